@@ -1,0 +1,49 @@
+# Thin: every line here stands in README.md without make. GNU make 3.81 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: help figures test lab notebooks lock clean
+
+help:
+	@echo "make figures    run all notebooks headless and write figures/"
+	@echo "make test       all tests, notebooks included"
+	@echo "make lab        JupyterLab on the notebooks (loopback, token)"
+	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
+	@echo "make lock       resolve requirements.lock anew"
+	@echo "make clean      remove build/ and the virtual environment"
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install "`grep '^torch==' requirements.lock`"
+	$(BIN)/python -m pip install -c requirements.lock -e ".[test]"
+	touch $@
+
+figures: $(READY)
+	$(BIN)/grsd reproduce
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -n 2
+
+lab: $(READY)
+	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb `test "$$(id -u)" != 0 || echo --allow-root`
+
+notebooks: $(READY)
+	$(BIN)/grsd reproduce --refresh
+
+# torch first and by exact version; its build tag (+cpu, +cu130) differs from machine to machine and is left out.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install "`grep '^torch==' requirements.lock`"
+	build/lock/bin/python -m pip install ".[test]"
+	(echo "# Versions tested together; made by 'make lock'."; \
+	 build/lock/bin/python -m pip freeze --exclude grsd | sed 's/^\(torch==[^+]*\)+.*/\1/') > build/lock/requirements.lock
+	mv build/lock/requirements.lock requirements.lock
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,34 @@
+"""Companion to 'When Does Learning Renormalize?' (arXiv 2512.18209): shells, tangent kernels and their flow."""
+
+from grsd.datasets import digits
+from grsd.evidence import claims
+from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
+from grsd.kernel import memory_estimate, tangent_kernel, tangent_kernel_and_rate
+from grsd.networks import Perceptron
+from grsd.project import project
+from grsd.runs import measured_energy_change, shell_history
+from grsd.shells import LogShells, energy_budget, merge_shells, velocity_over_runs
+from grsd.spectrum import Spectrum, spectrum
+
+__all__ = [
+    "Flow",
+    "FlowError",
+    "LogShells",
+    "Perceptron",
+    "Snapshot",
+    "Spectrum",
+    "claims",
+    "digits",
+    "energy_budget",
+    "gradient_flow",
+    "log_times",
+    "measured_energy_change",
+    "memory_estimate",
+    "merge_shells",
+    "project",
+    "shell_history",
+    "spectrum",
+    "tangent_kernel",
+    "tangent_kernel_and_rate",
+    "velocity_over_runs",
+]

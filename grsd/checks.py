@@ -1,0 +1,105 @@
+"""Refusals: what a call needs is checked before any computing, and said in one line."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
+
+
+def floating_dtype(call: str, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` if it is float32 or float64; raise ``TypeError`` otherwise."""
+    if dtype not in DTYPES:
+        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {dtype}")
+    return dtype
+
+
+def resolve_device(call: str, device: str | torch.device | None, model: nn.Module) -> torch.device:
+    """The device a call computes on.
+
+    ``None`` keeps the model's own device, ``"auto"`` takes CUDA where there is one and the CPU otherwise, anything
+    else is taken as asked. Raises ``ValueError`` for MPS (no float64) and for CUDA where there is none.
+    """
+    if device is None:
+        first = next(iter(model.parameters()), None)
+        device = torch.device("cpu") if first is None else first.device
+    elif device == "auto":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    if device.type == "mps":
+        raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
+    if device.type not in {"cpu", "cuda"}:
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got '{device}'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{call}(device='{device}'): no CUDA device here; use device='auto' or 'cpu'")
+    return device
+
+
+def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
+    """Refuse what is not a torch module with a trainable parameter, or not a batch of finite numbers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{call}(model, ...): expected a torch.nn.Module, got {type(model).__name__}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"{call}(model, ...): the model has no parameter with requires_grad=True; nothing can learn")
+    if not isinstance(inputs, Tensor):
+        hint = "; use torch.as_tensor(inputs)" if hasattr(inputs, "__array__") else ""
+        raise TypeError(f"{call}(..., inputs): expected a torch.Tensor, got {type(inputs).__name__}{hint}")
+    if inputs.ndim == 0 or inputs.shape[0] == 0:
+        raise ValueError(f"{call}(..., inputs): expected a batch of shape (N, ...), N >= 1, got {tuple(inputs.shape)}")
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
+
+
+def check_outputs(call: str, outputs: object, samples: int) -> None:
+    """Refuse a model whose output is not a finite real tensor of shape (N, C) or (N,)."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}")
+    if outputs.ndim not in {1, 2} or outputs.shape[0] != samples or 0 in outputs.shape:
+        raise ValueError(
+            f"{call}(model, ...): the model must map {samples} samples to an output of shape ({samples}, C) or "
+            f"({samples},), it gave {tuple(outputs.shape)}"
+        )
+    if not outputs.is_floating_point():
+        raise TypeError(f"{call}(model, ...): the model's output must be real floating point, it is {outputs.dtype}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
+
+
+def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
+    if not isinstance(targets, Tensor):
+        hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
+        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
+    if not targets.is_floating_point():
+        raise TypeError(
+            f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double(): the loss is the "
+            "mean squared error, cross-entropy is out of scope"
+        )
+    if tuple(targets.shape) != shape:
+        raise ValueError(
+            f"{call}(..., targets): expected exactly the output's shape {shape}, got {tuple(targets.shape)}; "
+            "nothing is broadcast"
+        )
+    if not bool(torch.isfinite(targets).all()):
+        raise ValueError(f"{call}(..., targets): found NaN or infinity")
+
+
+def positive(call: str, name: str, value: float) -> float:
+    """Return ``value`` as a float if it is positive and finite; raise ``ValueError`` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {value!r}")
+    return float(value)
+
+
+def whole(call: str, name: str, value: int, least: int) -> int:
+    """Return ``value`` if it is an int of at least ``least``; raise ``ValueError`` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{call}({name}=...): expected a whole number of at least {least}, got {value!r}")
+    return value

@@ -1,0 +1,89 @@
+"""The architectures compared: plain and residual perceptrons, as ordinary torch modules."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grsd.checks import positive, whole
+
+
+class Erf(nn.Module):
+    """The error function, elementwise: the activation whose infinite-width kernels are closed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.erf(x)
+
+
+ACTIVATIONS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "identity": nn.Identity}
+
+
+class Perceptron(nn.Module):
+    r"""A perceptron whose plain and residual forms differ in the skip connection and in nothing else.
+
+    .. math::
+        h_1 = \sigma(W_1 x + b_1), \qquad
+        h_{l+1} = \begin{cases} \sigma(W_{l+1} h_l + b_{l+1}) & \text{plain} \\
+        h_l + \beta\,\sigma(W_{l+1} h_l + b_{l+1}) & \text{residual,} \end{cases} \qquad f = V h_L + c .
+
+    Weights are drawn from N(0, weight_scale^2 / fan_in), the readout from N(0, 1 / width), biases start at zero. The
+    same seed gives the same weights whatever the form, the dtype or the global random state.
+
+    Args:
+        features: input features d.
+        outputs: output features C.
+        width: units in a hidden layer.
+        depth: hidden layers L; the residual form has L - 1 skips.
+        residual: whether the skips are there.
+        activation: one of ``ACTIVATIONS``.
+        weight_scale: standard deviation of a hidden weight times sqrt(fan_in); 1 is critical for tanh.
+        branch_scale: beta, the scale of a residual branch; ``None`` means 1 / sqrt(depth). Unused in the plain form.
+        seed: seed of the initial weights.
+
+    Shapes: input (N, d), output (N, C); dtype that of the parameters (``torch.get_default_dtype()`` at first).
+    Errors: ``ValueError`` for a size below one, an unknown activation or a scale that is not positive.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        residual: bool = False,
+        activation: str = "tanh",
+        weight_scale: float = 1.0,
+        branch_scale: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"features": features, "outputs": outputs, "width": width, "depth": depth}.items():
+            whole("Perceptron", name, value, 1)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"Perceptron(activation=...): expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
+        positive("Perceptron", "weight_scale", weight_scale)
+        self.residual = residual
+        self.branch_scale = 1 / math.sqrt(depth) if branch_scale is None else float(branch_scale)
+        self.activation = ACTIVATIONS[activation]()
+        sizes = [features] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(p, q) for p, q in pairwise(sizes))
+        self.readout = nn.Linear(width, outputs)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in [*self.hidden, self.readout]:
+                scale = 1.0 if layer is self.readout else weight_scale
+                draw = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+                layer.weight.copy_(scale / math.sqrt(layer.in_features) * draw)
+                layer.bias.zero_()
+
+    def forward(self, x: Float[Tensor, "samples features"]) -> Float[Tensor, "samples outputs"]:
+        h = self.activation(self.hidden[0](x))
+        for layer in self.hidden[1:]:
+            branch = self.activation(layer(h))
+            h = h + self.branch_scale * branch if self.residual else branch
+        return self.readout(h)

@@ -1,0 +1,95 @@
+"""One style, one savefig, the figures used twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from grsd.project import figures
+
+# Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#000000",
+}
+STYLE = {
+    "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "font.size": 10,
+    "image.cmap": "viridis",
+    "legend.frameon": False,
+    "lines.markersize": 4,
+    "svg.hashsalt": "grsd",
+}
+
+
+def use_style() -> None:
+    """The companion's look, for the rest of this session."""
+    mpl.rcParams.update(STYLE)
+
+
+def savefig(figure: Figure, name: str) -> list[Path]:
+    """Write ``name``.svg and ``name``.png, the same bytes whenever the figure is the same, and return their paths.
+
+    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.project.figures``.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
+        raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")
+    paths = []
+    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
+            paths.append(figures() / f"{name}.{suffix}")
+            figure.savefig(paths[-1], metadata=metadata, dpi=150)
+    return paths
+
+
+def decades(s: np.ndarray) -> np.ndarray:
+    """log10 of an eigenvalue from its natural logarithm: what the axes show."""
+    return np.asarray(s) / np.log(10)
+
+
+def energy_map(
+    axes: Axes, history: xr.Dataset, *, floor: float = 1e-6, largest: float | None = None
+) -> mpl.collections.QuadMesh:
+    """Shell energies over log time as an image, with the frontier lambda t = 1; returns the mesh for a colour bar.
+
+    Shells that are masked, or under ``floor`` times ``largest`` (the largest shell energy), are left white.
+    """
+    energy = history.energy.where(history.mask == 0)
+    largest = float(energy.max()) if largest is None else largest
+    energy = energy.where(energy > floor * largest)
+    kept = energy.notnull().any("time").values
+    index = np.flatnonzero(kept)
+    energy = energy.isel(shell=slice(index[0], index[-1] + 1))
+    width = history.attrs["shell_width"]
+    edges = np.append(energy.shell.values - width / 2, energy.shell.values[-1] + width / 2)
+    times = np.log10(history.time.values)
+    half = np.diff(times) / 2
+    time_edges = np.concatenate([[times[0] - half[0]], times[:-1] + half, [times[-1] + half[-1]]])
+    norm = LogNorm(floor * largest, largest)
+    mesh = axes.pcolormesh(time_edges, decades(edges), energy.T.values, norm=norm, rasterized=True)
+    axes.plot(times, -times, color="white", lw=3)
+    axes.plot(times, -times, color=COLOURS["red"], lw=1.5, ls="--", label=r"frontier $\lambda t = 1$")
+    axes.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none")
+    axes.set(
+        xlim=(time_edges[0], time_edges[-1]),
+        ylim=decades(edges[[0, -1]]),
+        xlabel=r"$\log_{10}$ time $t$",
+        ylabel=r"shell, $\log_{10}\lambda$ [1/time]",
+    )
+    return mesh

@@ -1,0 +1,18 @@
+"""One progress bar, shown where somebody can see it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+VARIABLE = "GRSD_PROGRESS"
+
+
+def bar(items: Iterable, *, show: bool | None = None, **labels: str) -> tqdm:
+    """``items`` behind a bar. ``show=None``: on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs)."""
+    if show is None:
+        show = os.environ.get(VARIABLE) != "0" and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(items, disable=not show, leave=False, dynamic_ncols=True, **labels)

@@ -1,0 +1,22 @@
+"""What every result carries: versions, and the parameters that made it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+
+PACKAGES = ("grsd", "torch", "numpy", "scipy", "xarray")
+
+
+def provenance(parameters: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Attributes for a labelled result: ``versions`` in one line, and each parameter under its own name.
+
+    Values that a netCDF attribute cannot hold (None, booleans, devices, dtypes) are written as text.
+    """
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    attributes: dict[str, object] = {"versions": f"python {platform.python_version()}, {versions}"}
+    for name, value in (parameters or {}).items():
+        plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        attributes[name] = value if plain else str(value)
+    return attributes

@@ -1,0 +1,103 @@
+"""Shell dynamics along a whole run, from the snapshots of one gradient flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from grsd.flow import Flow, nearby
+from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
+from grsd.progress import bar
+from grsd.provenance import provenance
+from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
+from grsd.spectrum import Spectrum, spectrum
+
+EMPTY = {"velocity": np.nan, "mask": sum(MASK_FLAGS.values()) - 1, "boundary_mask": sum(MASK_FLAGS.values()) - 1}
+
+
+def shell_history(
+    flow: Flow,
+    shells: LogShells,
+    *,
+    progress: bool | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The energy budget at every snapshot of ``flow``: ``energy_budget``'s variables with a ``time`` dimension.
+
+    Without a span the shells cover, at each time, the spectrum and eight smoothings more on either side, where the
+    windows vanish to rounding; shells that a snapshot does not reach are then exactly empty there, and masked.
+    Also ``largest_eigenvalue(time)`` and the flow's own history. Cost: one kernel with its rate and one
+    eigendecomposition a snapshot; only shell-sized results are kept.
+    """
+    budgets = []
+    for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
+        decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
+        budget = energy_budget(decomposed, snapshot.error, _covering(shells, decomposed))
+        budgets.append(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])))
+    empty = {name: EMPTY.get(name, 0) for name in budgets[0].data_vars}
+    time = xr.DataArray(flow.times, dims="time", name="time", attrs=flow.history.time.attrs)
+    edges = ["shell_index", "shell_lower", "shell_upper"]
+    history = xr.concat(
+        [budget.drop_vars(edges) for budget in budgets], dim=time, join="outer", fill_value=empty, combine_attrs="drop"
+    )
+    half = shells.width / 2
+    lower, upper = history.shell.values - half, history.shell.values + half
+    index = np.rint(lower / shells.width).astype(int)
+    lower[0], upper[-1] = -np.inf, np.inf
+    history = history.assign_coords(
+        shell_index=("shell", index), shell_lower=("shell", lower), shell_upper=("shell", upper)
+    )
+    for name in [*edges, *budgets[0].variables]:
+        history[name].attrs = dict(budgets[0][name].attrs)
+    history["largest_eigenvalue"].attrs = {"long_name": "largest eigenvalue of M", "units": "1/time"}
+    settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
+    attributes = {**flow.history.attrs, **provenance(parameters), **settings}
+    return history.assign(flow.history.data_vars).assign_attrs(attributes)
+
+
+def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: float = 0.01) -> xr.Dataset:
+    """dE_a/dt of snapshot ``index`` twice: from the budget, and from a central difference of the flow, without M'.
+
+    The difference is of fourth order in ``step`` (in units of 1 / lambda_max) and uses the energies of the shells at
+    four neighbouring times, each from its own kernel and decomposition. The shells cover the snapshot's spectrum.
+
+    Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (of the shell's own dissipation and
+    couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
+    """
+    snapshot = flow.snapshots[index]
+    decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
+    fixed = replace(shells, span=shells.span or log_range(decomposed))
+    budget = energy_budget(decomposed, snapshot.error, fixed)
+    terms = np.column_stack([budget.coupling.values, budget.dissipation.values])
+    change = terms[:, :-1].sum(1) - terms[:, -1]
+
+    duration = step / float(decomposed.eigenvalues[-1])
+    energies = []
+    for neighbour in nearby(snapshot, flow.inputs, flow.targets, duration, (-2, -1, 1, 2)):
+        kernel = tangent_kernel(neighbour.model, flow.inputs)
+        energies.append(energy_budget(spectrum(kernel), neighbour.error, fixed).energy.values)
+    before2, before, after, after2 = energies
+    difference = (8 * (after - before) - (after2 - before2)) / (12 * duration)
+    largest = np.abs(terms).max(1)
+    rate = {"units": "energy/time"}
+    return xr.Dataset(
+        {
+            "budget": ("shell", change, {"long_name": "sum_b T_ab - D_a", **rate}),
+            "difference": ("shell", difference, {"long_name": "central difference of E_a", **rate}),
+            "largest_term": ("shell", largest, {"long_name": "largest term of the shell's budget", **rate}),
+            "discrepancy": ("shell", np.abs(change - difference) / largest, {"units": "1"}),
+            "mask": budget.mask,
+        },
+        attrs={**budget.attrs, "time": snapshot.time, "difference_step": duration},
+    )
+
+
+def _covering(shells: LogShells, decomposed: Spectrum) -> LogShells:
+    if shells.span is not None:
+        return shells
+    low, high = log_range(decomposed)
+    margin = 8 * shells.smoothing
+    return replace(shells, span=(low - margin, high + margin))

@@ -1,0 +1,27 @@
+"""One thread a worker: two workers share two cores. Set before torch is imported."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GRSD_PROGRESS", "0")
+
+import jaxtyping
+import pytest
+import torch
+from models import CASES
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without the annotations enforced: wrong types must reach our own refusals, as they do for a user."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(params=CASES, ids=[case.name for case in CASES])
+def case(request):
+    """(model, inputs, targets) of each row of the shared table."""
+    return request.param.make()

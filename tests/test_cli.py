@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import grsd
+
+GRSD = Path(sys.executable).with_name("grsd")
+
+
+def grsd_command(*arguments, **options):
+    return subprocess.run([GRSD, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--only", "01", "--set", "dpeth=8"],
+            "grsd reproduce: no parameter 'dpeth' in 01_shell_dynamics; there are depth",
+        ),
+        (["--only", "77"], "grsd reproduce: no notebook '77'; there are 00_start_here"),
+        (["--profile", "huge"], "grsd reproduce: no profile 'huge'"),
+        (["--set", "depth=deep"], "grsd reproduce: parameter depth=deep: expected int"),
+        (
+            ["--project", "nowhere"],
+            "grsd reproduce: no notebooks/profiles.yaml in nowhere: clone the companion's repository",
+        ),
+        (["--colour"], "grsd: unrecognized arguments: --colour (see grsd --help)"),
+    ],
+)
+def test_refused_in_one_line(tmp_path, arguments, message):
+    done = grsd_command("reproduce", "--output", "out", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_installed_without_the_repository(tmp_path):
+    """The package alone, copied elsewhere: one clear line."""
+    package = tmp_path / "grsd"
+    package.mkdir()
+    for path in Path(grsd.__file__).parent.glob("*.py"):
+        (package / path.name).write_text(path.read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "grsd.cli", "reproduce"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "clone the companion's repository and run this inside it" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_exit_code_of_a_failing_notebook(monkeypatch):
+    from grsd import cli
+    from grsd.reproduce import Job
+
+    for failure, code in ((None, 0), ("cell 1: ValueError: no", 1)):
+        monkeypatch.setattr(
+            cli, "reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
+        )
+        assert cli.main(["reproduce"]) == code
+
+
+def test_help_and_version():
+    assert "reproduce" in grsd_command("--help").stdout
+    assert grsd_command("--version").stdout.startswith("grsd 0.")

@@ -1,0 +1,133 @@
+"""The house: files that must agree, the order of imports, what must not be in the tree."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = [
+    "project", "provenance", "progress", "checks",
+    "networks", "datasets",
+    "tangents", "kernel", "spectrum", "shells", "flow",
+    "evidence", "runs",
+    "plotting", "reproduce", "cli",
+]  # fmt: skip
+
+
+def pins():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+
+
+def test_lock_satisfies_the_floors():
+    locked = pins()
+    for requirement in requirements():
+        assert requirement.name in locked
+        assert Version(locked[requirement.name]) in requirement.specifier, requirement
+        assert [part.operator for part in requirement.specifier] == [">="], "pyproject has floors"
+    assert locked["torch"] == "2.13.0"
+    assert "grsd" not in locked
+
+
+def test_conda_environment_is_the_lock_and_this_package():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, rest = environment["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert environment["channels"] == ["conda-forge"]
+    assert environment["name"] == project["name"]
+    assert Version(python.removeprefix("python=")) in Requirement(f"python{project['requires-python']}").specifier
+    assert pip == "pip"
+    assert rest == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_readme_makefile_and_ci_say_the_same():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", readme, re.MULTILINE)
+    assert targets == ["figures", "test", "lab"]
+    assert set(targets) <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    assert f"torch=={pins()['torch']}" in readme
+    for command in ('pip install -c requirements.lock -e ".[test]"', "grsd reproduce", "pytest -n 2"):
+        assert command in readme
+        assert command in makefile
+    assert (ROOT / ".ci/run").read_text().strip().endswith("make test")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert {"run": "bash .ci/run"} in steps
+    for step in steps:
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", f"a/b@{'0' * 40}")), step
+    assert "secrets" not in str(workflow)
+
+
+def test_readme_maps_every_notebook():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"[{path.stem}](notebooks/{path.name})" in readme
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_readme_lines_run_as_printed(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in block.splitlines() if line]) <= 10
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", block],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("energy", "dissipation", "flux", "velocity"):
+        assert name in done.stdout
+
+
+def test_imports_go_one_way():
+    modules = {path.stem for path in (ROOT / "grsd").glob("*.py")} - {"__init__"}
+    assert modules == set(ORDER)
+    for module in modules:
+        tree = ast.parse((ROOT / "grsd" / f"{module}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("grsd"):
+                other = node.module.removeprefix("grsd.")
+                assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module}: relative import"
+
+
+def test_every_module_has_its_tests():
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    assert set(ORDER) - {"cli"} <= tests
+    assert "cli" in tests
+
+
+def test_every_dependency_is_used():
+    source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).glob("*.py"))
+    source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
+    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyter lab"}
+    for requirement in requirements():
+        assert imported.get(requirement.name, requirement.name) in source, requirement
+
+
+@pytest.mark.parametrize("path", subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split())
+def test_tracked_files(path):
+    """Small, and unsafe calls nowhere."""
+    file = ROOT / path
+    assert file.stat().st_size < 2**20
+    if file.suffix == ".py":
+        tree = ast.parse(file.read_text())
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not calls & {"eval", "exec", "yaml.load", "pickle.load", "pickle.loads", "os.system"}

@@ -1,0 +1,134 @@
+"""The real notebooks: their form, and their values at other parameters than their own."""
+
+import re
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import grsd
+from grsd.plotting import decades
+from grsd.reproduce import plan, reproduce
+
+ROOT = grsd.project()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
+
+
+def code(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_form(path):
+    cells = code(path)
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    written = re.findall(r"^(\w+): (\w+) = ", tagged[0].source, re.MULTILINE)
+    found = {name: details["inferred_type_name"] for name, details in papermill.inspect_notebook(str(path)).items()}
+    assert found == dict(written), "papermill reads every parameter, with its type"
+    assert "device" in found
+    for cell in cells:
+        assert cell.execution_count is not None, cell.source
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.source
+    marked = [cell for cell in cells if "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert marked
+    assert all(cell.outputs for cell in marked)
+    assert "papermill" not in nbformat.read(path, as_version=4).metadata
+    figures = [name for cell in cells for name in re.findall(r'savefig\(figure, "([^"]+)"', cell.source)]
+    assert figures
+    committed = {f.stem for f in (ROOT / "figures").glob(f"{path.stem}-*")}
+    assert set(figures) == committed
+    assert all((ROOT / "figures" / f"{name}.{kind}").is_file() for name in figures for kind in ("svg", "png"))
+
+
+def test_every_profile_can_be_planned():
+    profiles = yaml.safe_load((ROOT / "notebooks" / "profiles.yaml").read_text())
+    assert set(profiles) == {"test", "default", "full"}
+    for profile in profiles:
+        assert len(plan(ROOT, profile=profile)) == len(NOTEBOOKS)
+        assert set(profiles[profile]) <= {path.stem for path in NOTEBOOKS}
+    assert profiles["default"] == {}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Notebook 01 twice at profile ``test`` with other parameters: by ``reproduce``, and from another folder."""
+    once = tmp_path_factory.mktemp("once")
+    settings = [f"{name}={str(value).lower()}" for name, value in OTHER.items()]
+    (job,) = reproduce(only=["01"], profile="test", settings=settings, output=once)
+    assert job.failure is None
+    again = tmp_path_factory.mktemp("again")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRSD_FIGURES", str(again / "figures"))
+        papermill.execute_notebook(
+            str(job.notebook),
+            str(again / job.notebook.name),
+            parameters=job.parameters,
+            cwd=str(again),
+            progress_bar=False,
+        )
+    return job, once, again
+
+
+def said(path):
+    return "".join(output.get("text", "") for cell in code(path) for output in cell.outputs)
+
+
+def test_values_at_other_parameters(executed):
+    """What the notebook prints, against the library called here with the same parameters."""
+    job, _, _ = executed
+    text = said(job.output)
+    chosen = job.parameters
+    data = grsd.digits(chosen["samples"])
+    network = grsd.Perceptron(64, 10, width=20, depth=3, seed=7, residual=False)
+    top = torch.linalg.eigvalsh(grsd.tangent_kernel(network, data.inputs))[-1].item()
+    times = grsd.log_times(0.03 / top, chosen["last"] / top, chosen["snapshots"])
+    flow = grsd.gradient_flow(network, data.inputs, data.targets, times)
+    middle = int(np.argmin(np.abs(np.log(times * top / np.sqrt(chosen["last"])))))
+    losses = flow.history.loss.values
+    assert f"loss: {losses[0]:.2f} at first, {losses[middle]:.2f} in the middle" in text
+    assert losses[middle] < losses[0]
+    for name in ("budget-closes", "coupling-antisymmetric", "flow-is-accurate"):
+        assert f"{name}: holds (at most {grsd.claims()[name].threshold:g})" in text
+        value = float(re.search(rf"^{name}: (\d\S*)$", text, re.MULTILINE)[1])
+        assert 0 < value <= grsd.claims()[name].threshold
+    shells = grsd.LogShells(0.5, 0.1)
+    check = grsd.measured_energy_change(flow, middle, shells)
+    table = next(
+        output.data["text/plain"]
+        for cell in code(job.output)
+        for output in cell.outputs
+        if "discrepancy" in output.get("data", {}).get("text/plain", "")
+    )
+    kept = check.where(check.mask == 0, drop=True)
+    printed = np.array([float(line.split()[1]) for line in table.splitlines()[2:]])
+    assert np.allclose(printed, kept.budget, rtol=1e-4, atol=1e-5)
+    assert decades(kept.shell).size >= 4
+
+
+def test_figures_are_the_same_bytes_from_any_folder(executed):
+    _, once, again = executed
+    first = {path.name: path.read_bytes() for path in (once / "figures").iterdir()}
+    second = {path.name: path.read_bytes() for path in (again / "figures").iterdir()}
+    assert first.keys() == second.keys()
+    assert len(first) == 2 * len({name.rsplit(".", 1)[0] for name in first})
+    assert [name for name in first if first[name] != second[name]] == []
+    for path in (once / "figures").glob("*.png"):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert pixels.std() > 5, f"{path.name} is blank"
+
+
+def test_the_tour_at_profile_test(tmp_path):
+    (job,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
+    assert job.failure is None
+    assert job.seconds < 60
+    lines = said(job.output).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["plain", "residual"]
+    assert all(re.search("has learned (faster|slower) than its frozen kernel", line) for line in lines)
+    assert len(job.figures) == 2

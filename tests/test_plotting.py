@@ -1,0 +1,58 @@
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import grsd
+from grsd.plotting import STYLE, energy_map, savefig, use_style
+
+
+@pytest.fixture(autouse=True)
+def headless(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRSD_FIGURES", str(tmp_path))
+    mpl.use("Agg")
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def test_the_same_figure_is_the_same_bytes(tmp_path):
+    written = []
+    for _ in range(2):
+        figure, axes = plt.subplots()
+        axes.plot([1, 2, 3], label="line")
+        axes.legend()
+        paths = savefig(figure, "00_start_here-test")
+        written.append([path.read_bytes() for path in paths])
+        assert [path.name for path in paths] == ["00_start_here-test.svg", "00_start_here-test.png"]
+        assert all(path.parent == tmp_path for path in paths)
+    assert written[0] == written[1]
+    assert written[0][1].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["energy", "../00_start_here-x", "00_start_here", "00_start_here-x.png"])
+def test_names_refused(name):
+    with pytest.raises(ValueError, match=r"savefig\(name=...\): expected NOTEBOOK-WHAT"):
+        savefig(plt.figure(), name)
+
+
+def test_style_is_applied():
+    use_style()
+    assert mpl.rcParams["image.cmap"] == "viridis"
+    assert mpl.rcParams["svg.hashsalt"] == STYLE["svg.hashsalt"]
+
+
+def test_energy_map_shows_the_data():
+    data = grsd.digits(20)
+    flow = grsd.gradient_flow(grsd.Perceptron(64, 10, width=16, depth=2), data.inputs, data.targets, [0.01, 0.1, 1.0])
+    history = grsd.shell_history(flow, grsd.LogShells(1.0, 0.2))
+    _, axes = plt.subplots()
+    mesh = energy_map(axes, history)
+    shown = np.ma.masked_invalid(mesh.get_array())
+    kept = history.energy.where(history.mask == 0)
+    assert float(shown.max()) == pytest.approx(float(kept.max()))
+    assert shown.count() == int((kept > 1e-6 * kept.max()).sum())
+    frontier = axes.lines[-1]
+    assert np.allclose(frontier.get_ydata(), -np.log10(flow.times))
+    assert "time" in axes.get_xlabel()
+    assert "[1/time]" in axes.get_ylabel()

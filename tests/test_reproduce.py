@@ -1,0 +1,102 @@
+"""Planning and running, on a small project of its own; the real notebooks are in test_notebooks.py."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from grsd.reproduce import Refused, plan, reproduce
+
+PROFILES = "test: {00_first: {count: 2}}\ndefault: {}\nfull: {00_first: {rate: 1e-3, flag: true}}\n"
+PARAMETERS = (
+    'count: int = 5\nrate: float = 0.5\nflag: bool = False\nname: str = "a"\nsteps: list = [1]\ndevice: str = "auto"\n'
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two notebooks; the second has one parameter and divides by it."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "profiles.yaml").write_text(PROFILES)
+    cells = {
+        "00_first": [PARAMETERS, "print(count, rate, flag, name, steps, device)", "import os; print(os.getcwd())"],
+        "01_second": ["divisor: int = 1\n", "print('before')", "print(1 / divisor)", "print('after')"],
+    }
+    for name, sources in cells.items():
+        notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.cells[0].metadata["tags"] = ["parameters"]
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    return tmp_path
+
+
+def outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    return [output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_plan_types_and_profiles(root):
+    first, second = plan(root)
+    assert (first.notebook.stem, second.notebook.stem) == ("00_first", "01_second")
+    assert first.parameters == second.parameters == {}
+    (job,) = plan(root, only=["00"], profile="full", settings=["count=7", "steps=[1, 2]", "name=7"], device="cpu")
+    assert job.parameters == {"rate": 1e-3, "flag": True, "count": 7, "steps": [1, 2], "name": "7", "device": "cpu"}
+    assert plan(root, only=["01_second"], settings=["divisor=3"])[0].parameters == {"divisor": 3}
+    assert plan(root, settings=["divisor=3"])[0].parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"only": ["02"]}, "no notebook '02'; there are 00_first, 01_second"),
+        ({"only": ["0"]}, "no notebook '0'; there are"),
+        ({"profile": "huge"}, "no profile 'huge'; there are test, default, full"),
+        ({"settings": ["cuont=3"]}, "no parameter 'cuont' in 00_first, 01_second; there are count, device, divisor"),
+        ({"only": ["01"], "settings": ["count=3"]}, "no parameter 'count' in 01_second; there are divisor"),
+        ({"settings": ["count=3.5"]}, "parameter count=3.5: expected int"),
+        ({"settings": ["count=true"]}, "parameter count=true: expected int"),
+        ({"settings": ["rate=fast"]}, "parameter rate=fast: expected float"),
+        ({"settings": ["flag=1"]}, "parameter flag=1: expected bool"),
+        ({"settings": ["steps=3"]}, "parameter steps=3: expected list"),
+        ({"settings": ["count"]}, "--set count: expected name=value"),
+        ({"only": ["01"], "device": "cpu"}, "no parameter 'device' in 01_second"),
+    ],
+)
+def test_refused_before_anything_runs(root, request_, message):
+    with pytest.raises(Refused, match=message) as caught:
+        reproduce(where=root, **request_)
+    assert "\n" not in str(caught.value)
+    assert not (root / "build").exists()
+
+
+def test_a_profile_with_an_unknown_parameter_is_refused(root):
+    (root / "notebooks" / "profiles.yaml").write_text("default: {00_first: {cuont: 1}}")
+    with pytest.raises(Refused, match=r"profiles\.yaml, profile default: 00_first has no parameter 'cuont'"):
+        plan(root)
+
+
+def test_run_continue_and_keep(root, monkeypatch, tmp_path, capsys):
+    """The second notebook fails in one cell: the first is done, what the second made is kept, and both are reported."""
+    monkeypatch.chdir(tmp_path)
+    first, second = reproduce(where=root, settings=["divisor=0", "count=9"])
+    assert first.failure is None
+    assert second.failure == "cell 4: ZeroDivisionError: division by zero"
+    assert first.output == root / "build" / "custom" / "00_first.ipynb"
+    assert outputs(first.output)[0] == "9 0.5 False a [1] auto\n"
+    assert outputs(first.output)[1].strip() == str(root / "notebooks")
+    assert "before\n" in outputs(second.output)
+    assert "after\n" not in outputs(second.output)
+    said = capsys.readouterr()
+    assert "01_second stopped at cell 4: ZeroDivisionError: division by zero (what ran is kept in" in said.err
+    assert "00_first" in said.out
+
+
+def test_refresh_writes_clean_outputs_back(root):
+    reproduce(where=root, only=["00"], refresh=True)
+    notebook = nbformat.read(root / "notebooks" / "00_first.ipynb", as_version=4)
+    assert "papermill" not in notebook.metadata
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert outputs(root / "notebooks" / "00_first.ipynb")[0] == "5 0.5 False a [1] auto\n"
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
+    with pytest.raises(Refused, match="--refresh goes with the notebooks' own defaults"):
+        reproduce(where=root, settings=["count=3"], refresh=True)

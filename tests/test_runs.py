@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+import grsd
+from grsd.shells import LogShells
+
+
+def train(residual, task="one-hot", samples=24, times=(0.05, 0.5, 2.0)):
+    data = grsd.digits(samples, task=task)
+    model = grsd.Perceptron(64, data.targets.shape[1], width=24, depth=4, residual=residual)
+    return grsd.gradient_flow(model, data.inputs, data.targets, list(times))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("task", ["one-hot", "parity"])
+def test_budget_closes_on_a_trained_snapshot(residual, task):
+    """Against a fourth-order central difference of the flow: at most 1e-7 of the shell's own largest term."""
+    flow = train(residual, task, samples=24 if task == "one-hot" else 100)
+    check = grsd.measured_energy_change(flow, -1, LogShells(0.7, 0.14))
+    kept = check.mask.values == 0
+    print(f"\n{task}, residual {residual}: {kept.sum()} shells, largest {check.discrepancy.values[kept].max():.1e}")
+    assert kept.sum() >= 5
+    assert check.discrepancy.values[kept].max() <= grsd.claims()["budget-closes"].threshold
+    assert np.abs(check.difference.values[kept]).max() > 0
+
+
+def test_the_difference_is_of_fourth_order():
+    flow = train(True)
+    gaps = []
+    for step in (0.4, 0.8):
+        check = grsd.measured_energy_change(flow, 0, LogShells(0.7, 0.14), step=step)
+        gaps.append(float(np.abs(check.budget - check.difference).max()))
+    assert np.log2(gaps[1] / gaps[0]) == pytest.approx(4, abs=0.3)
+
+
+def test_history_is_the_budget_of_every_snapshot():
+    flow = train(True)
+    shells = LogShells(0.5, 0.1)
+    history = grsd.shell_history(flow, shells, parameters={"seed": 0})
+    assert np.array_equal(history.time, flow.times)
+    low, high = history.shell.values[0], history.shell.values[-1]
+    wide = LogShells(0.5, 0.1, span=(low - 0.25, high + 0.25))
+    for index, snapshot in enumerate(flow.snapshots):
+        modes = grsd.spectrum(*grsd.tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
+        budget = grsd.energy_budget(modes, snapshot.error, wide)
+        for name in ("energy", "dissipation", "coupling", "flux", "density", "modes"):
+            scale = float(np.abs(budget[name]).max())
+            assert np.abs(history[name].isel(time=index) - budget[name]).max() < 1e-12 * scale, name
+        kept = budget.boundary_mask.values == 0
+        assert np.allclose(history.velocity.isel(time=index).values[kept], budget.velocity.values[kept])
+        assert np.array_equal(history.mask.isel(time=index) == 0, budget.mask == 0)
+    total = history.energy.sum("shell").values
+    assert np.allclose(total, history.loss * 24, rtol=1e-12)
+    assert np.isfinite(history.largest_eigenvalue).all()
+    assert history.attrs["seed"] == 0
+    assert history.attrs["shell_width"] == 0.5
+    assert np.isneginf(history.shell_lower.values[0])
+    assert history.energy.attrs["units"] == "energy"
+
+
+def test_history_can_be_merged():
+    flow = train(False)
+    fine = grsd.shell_history(flow, LogShells(0.5, 0.1, span=(-6, 6)))
+    coarse = grsd.shell_history(flow, LogShells(1.0, 0.1, span=(-6, 6)))
+    merged = grsd.merge_shells(fine, 2)
+    for name in ("energy", "coupling", "flux"):
+        assert np.allclose(merged[name], coarse[name], rtol=1e-9, atol=1e-12)
+        assert merged[name].dims == coarse[name].dims
+    assert np.array_equal(merged.mask, coarse.mask)
+    assert np.array_equal(merged.loss, coarse.loss)
+
+
+def test_a_frozen_kernel_moves_nothing():
+    """A linear model: M' = 0, so no exchange, and the budget closes on dissipation alone."""
+    data = grsd.digits(30)
+    flow = grsd.gradient_flow(torch.nn.Linear(64, 10), data.inputs, data.targets, [0.1])
+    history = grsd.shell_history(flow, LogShells(0.5))
+    assert float(np.abs(history.coupling).max()) == 0
+    assert float(np.nanmax(np.abs(history.flux))) == 0
