@@ -50,6 +50,7 @@ def savefig(figure: Figure, name: str) -> list[Path]:
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")
+    _settle(figure)
     paths = []
     with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
         for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
@@ -58,7 +59,19 @@ def savefig(figure: Figure, name: str) -> list[Path]:
     return paths
 
 
-def decades(s: np.ndarray) -> np.ndarray:
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once and round where its axes are.
+
+    The solver behind the constrained layout moves axes by a rounding error from run to run, and clip paths are named
+    after a hash of those positions.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position(original=True).bounds, 6))
+
+
+def decades(s: np.ndarray | xr.DataArray) -> np.ndarray:
     """log10 of an eigenvalue from its natural logarithm: what the axes show."""
     return np.asarray(s) / np.log(10)
 

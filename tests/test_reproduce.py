@@ -80,14 +80,14 @@ def test_run_continue_and_keep(root, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     first, second = reproduce(where=root, settings=["divisor=0", "count=9"])
     assert first.failure is None
-    assert second.failure == "cell 4: ZeroDivisionError: division by zero"
+    assert second.failure == "cell In [4]: ZeroDivisionError: division by zero"
     assert first.output == root / "build" / "custom" / "00_first.ipynb"
     assert outputs(first.output)[0] == "9 0.5 False a [1] auto\n"
     assert outputs(first.output)[1].strip() == str(root / "notebooks")
     assert "before\n" in outputs(second.output)
     assert "after\n" not in outputs(second.output)
     said = capsys.readouterr()
-    assert "01_second stopped at cell 4: ZeroDivisionError: division by zero (what ran is kept in" in said.err
+    assert "01_second stopped at cell In [4]: ZeroDivisionError: division by zero (what ran is kept in" in said.err
     assert "00_first" in said.out
 
 
