@@ -7,7 +7,15 @@ from grsd.kernel import memory_estimate, tangent_kernel, tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.project import project
 from grsd.runs import measured_energy_change, shell_history
-from grsd.shells import LogShells, energy_budget, merge_shells, velocity_over_runs
+from grsd.shells import (
+    LogShells,
+    energy_budget,
+    flux_from_differences,
+    locality,
+    merge_shells,
+    remove_scale,
+    velocity_over_runs,
+)
 from grsd.spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -20,12 +28,15 @@ __all__ = [
     "claims",
     "digits",
     "energy_budget",
+    "flux_from_differences",
     "gradient_flow",
+    "locality",
     "log_times",
     "measured_energy_change",
     "memory_estimate",
     "merge_shells",
     "project",
+    "remove_scale",
     "shell_history",
     "spectrum",
     "tangent_kernel",

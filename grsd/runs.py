@@ -15,7 +15,9 @@ from grsd.provenance import provenance
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
 from grsd.spectrum import Spectrum, spectrum
 
-EMPTY = {"velocity": np.nan, "mask": sum(MASK_FLAGS.values()) - 1, "boundary_mask": sum(MASK_FLAGS.values()) - 1}
+UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
+EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)
+EMPTY |= {"mask": UNREACHED, "boundary_mask": UNREACHED}
 
 
 def shell_history(

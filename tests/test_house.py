@@ -1,6 +1,7 @@
 """The house: files that must agree, the order of imports, what must not be in the tree."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -98,16 +99,27 @@ def test_readme_lines_run_as_printed(tmp_path):
         assert name in done.stdout
 
 
+def module_of(parts):
+    """grsd/kernel.py and grsd/shells/budget.py are the modules kernel and shells."""
+    return parts[0].removesuffix(".py")
+
+
 def test_imports_go_one_way():
-    modules = {path.stem for path in (ROOT / "grsd").glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
-    for module in modules:
-        tree = ast.parse((ROOT / "grsd" / f"{module}.py").read_text())
-        for node in ast.walk(tree):
+    package = ROOT / "grsd"
+    files = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
+    assert {module_of(path.relative_to(package).parts) for path in files} == set(ORDER)
+    inner: dict[str, set[str]] = {}
+    for path in files:
+        module = module_of(path.relative_to(package).parts)
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("grsd"):
-                other = node.module.removeprefix("grsd.")
-                assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module}: relative import"
+                other = module_of(node.module.split(".")[1:])
+                if other == module:
+                    inner.setdefault(node.module, set()).add(f"grsd.{module}.{path.stem}")
+                else:
+                    assert ORDER.index(other) < ORDER.index(module), f"{path.name} imports {other}"
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative import"
+    graphlib.TopologicalSorter(inner).prepare()
 
 
 def test_every_module_has_its_tests():
@@ -116,8 +128,14 @@ def test_every_module_has_its_tests():
     assert "cli" in tests
 
 
+def test_every_package_is_installed():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "grsd").rglob("__init__.py")}
+    assert set(packages) == found
+
+
 def test_every_dependency_is_used():
-    source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).glob("*.py"))
+    source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).rglob("*.py"))
     source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
     imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyter lab"}
     for requirement in requirements():

@@ -59,6 +59,25 @@ def test_history_is_the_budget_of_every_snapshot():
     assert history.energy.attrs["units"] == "energy"
 
 
+def test_flux_without_the_rate_converges_at_second_order():
+    data = grsd.digits(24)
+    model = grsd.Perceptron(64, 10, width=24, depth=4, residual=True)
+    gaps = []
+    for count in (17, 33):
+        times = grsd.log_times(0.05, 0.4, count)
+        flow = grsd.gradient_flow(model, data.inputs, data.targets, times, tolerance=1e-8)
+        history = grsd.shell_history(flow, LogShells(1.0, 0.2))
+        difference = grsd.flux_from_differences(history)
+        exact = history.flux.isel(time=slice(1, -1))
+        middle = np.log(times[-1] * times[0]) / 2
+        at = int(np.argmin(np.abs(np.log(difference.time.values) - middle)))
+        gaps.append(float(np.abs(difference - exact).isel(time=at).max() / np.abs(exact).isel(time=at).max()))
+    assert gaps[1] < 0.02
+    assert np.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.3)
+    with pytest.raises(ValueError, match="expected at least 3 snapshots, got 2"):
+        grsd.flux_from_differences(history.isel(time=slice(2)))
+
+
 def test_history_can_be_merged():
     flow = train(False)
     fine = grsd.shell_history(flow, LogShells(0.5, 0.1, span=(-6, 6)))

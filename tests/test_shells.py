@@ -1,8 +1,13 @@
+import itertools
 import math
+from itertools import pairwise
 
+import mpmath as mp
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from torch.overrides import TorchFunctionMode
 
 import grsd
 from grsd.shells import MASK_FLAGS, LogShells
@@ -135,7 +140,17 @@ def test_merging_shells_equals_coarser_shells(snapshot, factor):
     fine = grsd.energy_budget(spectrum, error, LogShells(0.5, 0.1, span))
     coarse = grsd.energy_budget(spectrum, error, LogShells(0.5 * factor, 0.1, span))
     merged = grsd.merge_shells(fine, factor)
-    for name in ("energy", "dissipation", "coupling", "modes", "flux", "density", "velocity"):
+    for name in (
+        "energy",
+        "dissipation",
+        "coupling",
+        "scale_coupling",
+        "modes",
+        "drift",
+        "flux",
+        "density",
+        "velocity",
+    ):
         assert np.allclose(merged[name], coarse[name], rtol=1e-9, atol=1e-12, equal_nan=True), name
         assert merged[name].dims == coarse[name].dims
     for name in ("mask", "shell", "shell_from", "shell_lower", "shell_upper", "shell_index", "boundary"):
@@ -231,3 +246,160 @@ def test_refusals(snapshot):
         with pytest.raises((TypeError, ValueError), match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def exact_coupling(values, rate, g, edges, delta):
+    """T by the definition in 60 digits; the diagonal by the analytic derivative."""
+    mp.mp.dps = 60
+    lam = [mp.mpf(v) for v in values]
+
+    def windows(x):
+        below = [mp.mpf(0)] + [mp.ncdf((mp.mpf(e) - mp.log(x)) / delta) for e in edges] + [mp.mpf(1)]
+        return [b - a for a, b in pairwise(below)]
+
+    def slopes(x):
+        bell = [mp.mpf(0)] + [-mp.npdf((mp.mpf(e) - mp.log(x)) / delta) / delta / x for e in edges] + [mp.mpf(0)]
+        return [b - a for a, b in pairwise(bell)]
+
+    w, dw = [windows(x) for x in lam], [slopes(x) for x in lam]
+    size = len(edges) + 1
+    total = mp.matrix(size, size)
+    for u, v in itertools.product(range(len(lam)), repeat=2):
+        weight = mp.mpf(rate[u][v]) * mp.mpf(g[u]) * mp.mpf(g[v]) / 2
+        for a, b in itertools.product(range(size), repeat=2):
+            if lam[u] == lam[v]:
+                quotient = dw[u][a] * w[u][b] - w[u][a] * dw[u][b]
+            else:
+                quotient = (w[u][a] * w[v][b] - w[v][a] * w[u][b]) / (lam[u] - lam[v])
+            total[a, b] += weight * quotient
+    return np.array(total.tolist(), dtype=float)
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.5])
+@pytest.mark.parametrize("gap", [0.0] + [10.0**-k for k in range(2, 15)])
+def test_close_pairs_to_rounding(gap, delta):
+    """Against 60 digits, at every distance from clearly apart to exactly degenerate."""
+    values = [0.4, 1.1, 1.1 * (1 + gap), 3.0]
+    rate = [[0.2, 0.3, -0.1, 0.4], [0.3, 0.3, 0.7, 0.1], [-0.1, 0.7, -0.2, 0.5], [0.4, 0.1, 0.5, 0.6]]
+    g = [0.7, 1.3, -0.4, 0.9]
+    spectrum = diagonal(values, torch.tensor(rate, dtype=torch.float64))
+    budget = grsd.energy_budget(spectrum, torch.tensor(g, dtype=torch.float64), LogShells(0.5, delta, span=(-1, 1.5)))
+    exact = exact_coupling([float(x) for x in spectrum.eigenvalues], rate, g, budget.boundary.values, delta)
+    assert np.abs(budget.coupling.values - exact).max() < 2e-12 * np.abs(exact).max()
+
+
+def test_degenerate_and_rank_deficient_spectra():
+    """Many exact degeneracies, and modes under the floor: finite, antisymmetric, independent of the basis chosen."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.zeros(10), torch.ones(20), 2 * torch.ones(20), torch.tensor([5.0])]).double()
+    rate = torch.randn(51, 51, generator=generator, dtype=torch.float64)
+    rate = rate + rate.T
+    error = torch.randn(51, generator=generator, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(20, 20, generator=generator, dtype=torch.float64)).Q
+    basis = torch.eye(51, dtype=torch.float64)
+    basis[10:30, 10:30] = turn
+    floor = 1e-12
+    first = grsd.energy_budget(Spectrum(values, torch.eye(51).double(), rate, floor), error, LogShells(0.7, 0.3))
+    turned = Spectrum(values, basis, basis.T @ rate @ basis, floor)
+    second = grsd.energy_budget(turned, error, LogShells(0.7, 0.3))
+    t = first.coupling.values
+    assert np.isfinite(t).all()
+    assert np.abs(t + t.T).max() <= 1e-12 * np.abs(t).max()
+    assert np.abs(t - second.coupling.values).max() < 1e-11 * np.abs(t).max()
+
+
+def test_flux_parts_and_operator_coupling_by_hand(snapshot):
+    spectrum, error = snapshot
+    budget = grsd.energy_budget(spectrum, error, LogShells(0.9, 0.2))
+    values, rate = spectrum.eigenvalues, spectrum.rate
+    g = spectrum.eigenvectors.T @ error.reshape(-1)
+    _, bell = LogShells(0.9, 0.2).cumulative(values, torch.as_tensor(budget.boundary.values), spectrum.floor)
+    crossing = (bell * (rate.diagonal() / values * g**2 / 2)).sum(1)
+    assert np.allclose(budget.flux_crossing, crossing)
+    assert np.allclose(budget.flux_crossing + budget.flux_rotation, budget.flux)
+    edges = np.concatenate([[-np.inf], budget.boundary.values, [np.inf]])
+    x = (torch.as_tensor(edges)[:, None] - values.log()) / 0.2
+    w = torch.special.ndtr(x).diff(dim=0)
+    strength = rate**2 / values[:, None] / values[None]
+    strength.fill_diagonal_(0)
+    pairs = w.sum(1)[:, None] * w.sum(1)[None] - w @ w.T
+    expected = (w @ strength @ w.T / pairs).numpy()
+    kept = pairs.numpy() > 1
+    assert np.allclose(budget.operator.values[kept], expected[kept], rtol=1e-9)
+    assert np.isnan(budget.operator.values[~kept]).all()
+    normal = budget.operator_normalized.values
+    assert np.allclose(np.diag(normal)[np.isfinite(np.diag(normal))], 1)
+    carried = bell * g**2
+    assert np.allclose(budget.effective_modes, (carried.sum(1) ** 2 / (carried**2).sum(1)).numpy())
+
+
+def test_a_growing_scale_is_removed_exactly(snapshot):
+    """M' = r M moves energy at u = r through every boundary; what is left after removal is nothing."""
+    spectrum, error = snapshot
+    pure = Spectrum(spectrum.eigenvalues, spectrum.eigenvectors, 0.7 * torch.diag(spectrum.eigenvalues), spectrum.floor)
+    budget = grsd.energy_budget(pure, error, LogShells(0.5, 0.1))
+    assert np.allclose(budget.velocity, 0.7)
+    left = grsd.remove_scale(budget, -2.0, 2.0)
+    assert float(left.scale_rate) == pytest.approx(0.7)
+    assert np.abs(left.coupling).max() < 1e-12 * np.abs(budget.coupling).max()
+    assert np.abs(left.velocity).max() < 1e-12
+
+    added = Spectrum(spectrum.eigenvalues, spectrum.eigenvectors, spectrum.rate + pure.rate, spectrum.floor)
+    plain, scaled = (grsd.energy_budget(each, error, LogShells(0.5, 0.1)) for each in (spectrum, added))
+    one, other = (grsd.remove_scale(each, -2.0, 2.0) for each in (plain, scaled))
+    assert float(other.scale_rate - one.scale_rate) == pytest.approx(0.7)
+    for name in ("coupling", "flux", "velocity", "drift"):
+        assert np.allclose(one[name], other[name], equal_nan=True, atol=1e-10), name
+    with pytest.raises(ValueError, match=r"remove_scale\(low, high\): expected low < high"):
+        grsd.remove_scale(plain, 2.0, -2.0)
+    with pytest.raises(ValueError, match=r"remove_scale\(low, high\): no modes"):
+        grsd.remove_scale(plain, 50.0, 60.0)
+
+
+def test_locality_by_signed_shares():
+    """Nearest neighbours only: all of the flux within one shell; then a long-range part that is seen."""
+    size = 8
+    near = np.diag(np.arange(1.0, size), -1)
+    near = near - near.T
+    far = np.zeros((size, size))
+    far[6, 1], far[1, 6] = 3.0, -3.0
+    shells = {"shell": np.arange(size) + 0.5, "shell_from": np.arange(size) + 0.5, "boundary": np.arange(1.0, size)}
+    for coupling, reach in ((near, [1] * 7), (near + far, [1, 5, 5, 5, 5, 5, 1])):
+        flux = [coupling[c:, :c].sum() for c in range(1, size)]
+        variables = {"coupling": (("shell", "shell_from"), coupling), "flux": ("boundary", flux)}
+        budget = xr.Dataset(variables, shells, {"shell_width": 1.0})
+        found = grsd.locality(budget)
+        assert np.allclose(found.share.isel(reach=-1), 1)
+        assert found.reach_90.values.tolist() == reach
+    assert float(found.share.sel(boundary=4.0, reach=1.0)) == pytest.approx(4 / 7)
+
+
+class _Transfers(TorchFunctionMode):
+    """The size of every tensor that is brought to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in {
+            "cpu",
+            "numpy",
+            "tolist",
+            "item",
+            "__float__",
+            "__bool__",
+            "__array__",
+            "to",
+        }:
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_shell_sized_results_leave_the_device(snapshot):
+    spectrum, error = snapshot
+    shells = LogShells(0.9, 0.2)
+    with _Transfers() as seen:
+        budget = grsd.energy_budget(spectrum, error, [shells, LogShells(1.3, 0.2)])[0]
+    assert seen.sizes, "the test sees transfers"
+    assert max(seen.sizes) <= budget.sizes["shell"] ** 2 < spectrum.dimension

@@ -1,0 +1,17 @@
+"""Shells of the tangent kernel's spectrum: windows, the energy budget, and what is made of budgets."""
+
+from grsd.shells.budget import energy_budget, log_range
+from grsd.shells.combine import flux_from_differences, locality, merge_shells, remove_scale, velocity_over_runs
+from grsd.shells.windows import MASK_FLAGS, LogShells
+
+__all__ = [
+    "MASK_FLAGS",
+    "LogShells",
+    "energy_budget",
+    "flux_from_differences",
+    "locality",
+    "log_range",
+    "merge_shells",
+    "remove_scale",
+    "velocity_over_runs",
+]

@@ -1,0 +1,272 @@
+r"""The exact energy budget of gradient flow over smooth log shells.
+
+With e' = -M e, M phi_u = lambda_u phi_u, g_u = <e, phi_u> and s = log lambda, shells are cut at multiples of a width h
+by smooth cumulative windows W_s(lambda) = Phi((s - log lambda) / delta). Then, exactly (Daleckii and Krein),
+
+.. math:: \frac{d}{dt} \tfrac12 \langle e, w(M) e\rangle = -\langle e, M w(M) e\rangle
+          + \tfrac12 \sum_{uv} w^{[1]}(\lambda_u, \lambda_v)\, M'_{uv}\, g_u g_v ,
+
+w^{[1]} the divided differences of the window. Shells and their exchange are the paper's (arXiv 2512.18209, after
+2512.10427); the smooth windows, the coupling matrix and this identity are this project's operational form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from grsd.provenance import provenance
+from grsd.shells.windows import (
+    LEAST_LOCAL_MODES,
+    LEAST_MODES,
+    LEAST_SHARE,
+    MASK_FLAGS,
+    LogShells,
+    mask_flags,
+    shell_coords,
+)
+from grsd.spectrum import Spectrum
+
+NEAR = 1e-4
+CHUNK = 2**21
+LEAST_PAIRS = 1.0
+SHELL, PAIR, BOUNDARY = ("shell",), ("shell", "shell_from"), ("boundary",)
+VARIABLES = {
+    "energy": (SHELL, "error energy E_a", "energy"),
+    "dissipation": (SHELL, "dissipation D_a", "energy/time"),
+    "modes": (SHELL, "effective number of modes", "1"),
+    "density": (BOUNDARY, "energy per unit of log eigenvalue", "energy"),
+    "local_modes": (BOUNDARY, "modes within about one smoothing of the boundary", "1"),
+    "effective_modes": (BOUNDARY, "effective number of modes that carry the density, (sum x)^2 / sum x^2", "1"),
+    "coupling": (PAIR, "energy gained from shell_from, T_ab", "energy/time"),
+    "scale_coupling": (PAIR, "the coupling that M' = M would give", "energy"),
+    "drift": (SHELL, "mean of M'_uu / lambda_u over the shell's modes", "1/time"),
+    "operator": (PAIR, "mean of M'_uv^2 / (lambda_u lambda_v) over pairs of modes u != v, R_ab", "1/time^2"),
+    "operator_normalized": (PAIR, "R_ab / sqrt(R_aa R_bb)", "1"),
+    "flux": (BOUNDARY, "energy flux upward through the boundary, F", "energy/time"),
+    "flux_crossing": (BOUNDARY, "part of the flux carried by eigenvalues that cross", "energy/time"),
+    "flux_rotation": (BOUNDARY, "part of the flux carried by eigenvectors that rotate", "energy/time"),
+    "velocity": (BOUNDARY, "velocity u = F / density", "1/time"),
+}
+
+
+def energy_budget(
+    spectrum: Spectrum,
+    error: Tensor,
+    shells: LogShells | Sequence[LogShells],
+    *,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset | tuple[xr.Dataset, ...]:
+    r"""The energy budget of the error over shells: dE_a/dt = sum_b T_ab - D_a, exactly.
+
+    Args:
+        spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate only energies, dissipation and counts are given.
+        error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum.
+        shells: one ``LogShells``, or several: they share the decomposition and all D x D work.
+        parameters: what to write into the attributes besides versions and settings (seed, depth, time, ...).
+
+    Returns: a dataset (a tuple of them for several shells) with
+
+        * ``energy(shell)`` E_a = 1/2 sum_u w_a g_u^2 and ``dissipation(shell)`` D_a = <e, M w_a e>;
+        * ``coupling(shell, shell_from)`` T_ab: energy that ``shell`` gains from ``shell_from`` per time, antisymmetric;
+          ``scale_coupling``: the same for M' = M, to be removed by ``remove_scale``;
+        * ``flux(boundary)`` F: energy that crosses s upward per time, the sum of T_ab over a >= c > b, and its parts
+          ``flux_crossing`` (pairs u = v) and ``flux_rotation``; near avoided crossings only their sum has a meaning;
+        * ``density(boundary)`` eps: energy per unit of s, and ``velocity(boundary)`` u = F / eps, in 1 / time;
+        * ``operator(shell, shell_from)`` R_ab and ``operator_normalized``; ``drift(shell)``, mean M'_uu/lambda_u;
+        * ``modes(shell)`` the window's sum, ``local_modes(boundary)`` the modes within about one smoothing,
+          ``effective_modes(boundary)`` how many of them carry the density;
+        * ``mask``, ``boundary_mask``: zero where the numbers mean something, else the sum of the reasons' flags.
+
+    Pairs of modes closer than 1e-4 smoothings in log lambda use a midpoint expansion of the divided difference, good
+    to rounding down to exact degeneracy. Everything is computed on the spectrum's device; shell-sized results leave.
+
+    Cost: per width four products of (shells, D) with (D, D); a dozen elementwise passes over D x D, shared.
+    Source: notebook 01; Daleckii and Krein 1965 for the derivative of a function of a matrix.
+    Errors: ``ValueError`` for an error of another size, NaN, dtype or device mismatch.
+    """
+    several = isinstance(shells, Sequence)
+    chosen = tuple(shells) if several else (shells,)
+    if not chosen or not all(isinstance(item, LogShells) for item in chosen):
+        raise TypeError(f"energy_budget(shells=...): expected LogShells or a sequence of them, got {shells!r}")
+    error = _check_error(spectrum, error)
+    modes = _modes(spectrum, error, NEAR * min(item.smoothing for item in chosen))
+    budgets = tuple(_budget(spectrum, modes, item, parameters) for item in chosen)
+    return budgets if several else budgets[0]
+
+
+def log_range(spectrum: Spectrum) -> tuple[float, float]:
+    """(low, high): log of the smallest eigenvalue, or of the precision floor if that is higher, and of the largest."""
+    values = spectrum.eigenvalues
+    return math.log(max(float(values[0]), spectrum.floor)), math.log(float(values[-1]))
+
+
+@dataclass(frozen=True)
+class _Modes:
+    """What all widths share. ``s`` is log lambda, -inf at and under the floor; the rest is None without a rate.
+
+    ``apart``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. Near pairs u <= v: ``middle`` and ``half`` of
+    their log eigenvalues, ``weight`` the sum of 1/2 M'_uv g_u g_v over both orders. ``strength``: M'_uv^2 / (lambda_u
+    lambda_v). ``drift``: M'_uu / lambda_u.
+    """
+
+    g: Tensor
+    s: Tensor
+    apart: Tensor | None = None
+    middle: Tensor | None = None
+    half: Tensor | None = None
+    weight: Tensor | None = None
+    strength: Tensor | None = None
+    drift: Tensor | None = None
+
+
+def _check_error(spectrum: Spectrum, error: Tensor) -> Tensor:
+    if not isinstance(error, Tensor):
+        raise TypeError(f"energy_budget(error=...): expected a torch.Tensor, got {type(error).__name__}")
+    if error.ndim not in {1, 2} or error.numel() != spectrum.dimension:
+        raise ValueError(
+            f"energy_budget(error=...): expected shape (N, C) or (D,) with D = {spectrum.dimension}, as the spectrum, "
+            f"got {tuple(error.shape)}"
+        )
+    same = spectrum.eigenvalues
+    if error.dtype != same.dtype or error.device != same.device:
+        raise ValueError(
+            f"energy_budget(error=...): expected {same.dtype} on {same.device}, as the spectrum, got {error.dtype} on "
+            f"{error.device}; use error.to(spectrum.eigenvalues)"
+        )
+    if not bool(torch.isfinite(error).all()):
+        raise ValueError("energy_budget(error=...): found NaN or infinity")
+    return error.detach().reshape(-1)
+
+
+def _modes(spectrum: Spectrum, error: Tensor, reach: float) -> _Modes:
+    values, rate = spectrum.eigenvalues, spectrum.rate
+    g = spectrum.eigenvectors.T @ error
+    above = values > spectrum.floor
+    s = torch.where(above, values, torch.zeros_like(values)).log()
+    if rate is None:
+        return _Modes(g, s)
+    under = int((~above).sum())
+    index = torch.arange(values.shape[0], device=values.device)
+    count = torch.searchsorted(s, s + reach, right=True) - index
+    count[:under] = 0
+    u = index.repeat_interleave(count)
+    v = torch.arange(u.shape[0], device=values.device) - (count.cumsum(0) - count)[u] + u
+
+    gap = values[:, None] - values[None, :]
+    gap[u, v] = torch.inf
+    gap[v, u] = torch.inf
+    gap[:under, :under] = torch.inf
+    apart = (rate * g[:, None]).mul_(g).div_(gap)
+    inverse_root = torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()
+    strength = torch.mul(rate, inverse_root[:, None], out=gap).mul_(inverse_root).square_()
+    return _Modes(
+        g,
+        s,
+        apart,
+        middle=(s[u] + s[v]) / 2,
+        half=(s[u] - s[v]) / 2,
+        weight=rate[u, v] * g[u] * g[v] * torch.where(u == v, 0.5, 1.0),
+        strength=strength,
+        drift=rate.diagonal() * inverse_root.square(),
+    )
+
+
+def _near_coupling(modes: _Modes, shells: LogShells, boundaries: Tensor) -> Tensor:
+    """T of the near pairs: [w_a(u) w_b(v) - w_a(v) w_b(u)] / (lambda_u - lambda_v), expanded about their middle."""
+    size = boundaries.shape[0] + 1
+    total = boundaries.new_zeros(size, size)
+    for start in range(0, modes.middle.shape[0], max(1, CHUNK // size)):
+        part = slice(start, start + max(1, CHUNK // size))
+        middle, square = modes.middle[part], modes.half[part].square()
+        q = modes.weight[part] * torch.exp(-middle) * (1 - square / 6)
+        w, w1, w2, w3 = shells.derivatives(middle, boundaries, 3)
+        total += (q * (w1 + square / 6 * w3)) @ w.T + (q * square / 2 * w1) @ w2.T
+    return total - total.T
+
+
+def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
+    return top / torch.where(bottom > 0, bottom, torch.full_like(bottom, torch.nan))
+
+
+def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, w: Tensor, bell: Tensor) -> dict:
+    """Everything that needs M'. ``bell``: dW/ds at the boundaries, (boundaries, D)."""
+    energies = modes.g.square() / 2
+    above = modes.s > -torch.inf
+    coupling = w @ modes.apart @ w.T + _near_coupling(modes, shells, at)
+    slope = shells.derivatives(modes.s, at, 1)[1]
+    scale = (slope * energies) @ w.T
+    live = w * above
+    count = live.sum(1)
+    pairs = count[:, None] * count[None, :] - live @ live.T
+    strength = live @ modes.strength @ live.T - (live * modes.strength.diagonal()) @ live.T
+    operator = _ratio(strength, torch.where(pairs > LEAST_PAIRS, pairs, torch.zeros_like(pairs)))
+    self_strength = operator.diagonal().sqrt()
+    crossing = bell @ (modes.drift * energies)
+    size = w.shape[0]
+    flux = torch.stack([coupling[c:, :c].sum() for c in range(1, size)]) if size > 1 else at
+    return {
+        "coupling": coupling,
+        "scale_coupling": scale - scale.T,
+        "drift": _ratio(live @ modes.drift, count),
+        "operator": operator,
+        "operator_normalized": operator / self_strength[:, None] / self_strength[None, :],
+        "flux": flux,
+        "flux_crossing": crossing,
+        "flux_rotation": flux - crossing,
+        "velocity": flux / (bell @ energies),
+    }
+
+
+def _budget(
+    spectrum: Spectrum, modes: _Modes, shells: LogShells, parameters: Mapping[str, object] | None
+) -> xr.Dataset:
+    values = spectrum.eigenvalues
+    indices = np.array(shells.indices(*log_range(spectrum)))
+    boundaries = indices[1:] * shells.width
+    at = torch.as_tensor(boundaries, dtype=values.dtype, device=values.device)
+    (w,) = shells.derivatives(modes.s, at, 0)
+    _, bell = shells.cumulative(values, at, spectrum.floor)
+    energies = modes.g.square() / 2
+    carried = bell * energies
+    found = {
+        "energy": w @ energies,
+        "dissipation": 2 * (w @ (values * energies)),
+        "modes": w.sum(1),
+        "density": carried.sum(1),
+        "local_modes": bell.sum(1) * (shells.smoothing * math.sqrt(2 * math.pi)),
+        "effective_modes": _ratio(carried.sum(1).square(), carried.square().sum(1)),
+    }
+    if spectrum.rate is not None:
+        found |= _exchange(spectrum, modes, shells, at, w, bell)
+    data = xr.Dataset()
+    for name, tensor in found.items():
+        dims, text, units = VARIABLES[name]
+        data[name] = (dims, tensor.cpu().numpy(), {"long_name": text, "units": units})
+
+    floor = math.log(spectrum.floor)
+    masks = {
+        "mask": ("shell", indices * shells.width, "modes", LEAST_MODES, "energy"),
+        "boundary_mask": ("boundary", boundaries - shells.smoothing, "local_modes", LEAST_LOCAL_MODES, "density"),
+    }
+    for name, (dim, lowest, count, least, energy) in masks.items():
+        below = xr.DataArray(lowest < floor, dims=dim)
+        data[name] = mask_flags(below, data[count], least, data[energy], float(energies.sum()))
+        text = f"0: kept; below_floor: reaches under the precision floor; few_modes: {count} < {least:g}; "
+        data[name].attrs = {
+            "long_name": text + f"no_energy: {energy} at most {LEAST_SHARE:g} of all",
+            "flag_masks": np.array(list(MASK_FLAGS.values()), dtype=np.int8),
+            "flag_meanings": " ".join(MASK_FLAGS),
+        }
+    boundary = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
+    coords = shell_coords(indices, shells.width) | {"boundary": ("boundary", boundaries, boundary)}
+    settings = {"shell_width": shells.width, "smoothing": shells.smoothing, "log_floor": floor}
+    return data.assign_coords(coords).assign_attrs(
+        provenance(parameters) | settings | {"dimension": spectrum.dimension}
+    )

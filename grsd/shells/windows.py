@@ -1,0 +1,104 @@
+"""Log shells: edges at multiples of a width, smooth windows, what is masked and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from grsd.checks import positive
+
+LEAST_MODES = 1.0
+LEAST_LOCAL_MODES = 2.0
+LEAST_SHARE = 1e-12
+MASK_FLAGS = {"below_floor": 1, "few_modes": 2, "no_energy": 4}
+
+
+@dataclass(frozen=True)
+class LogShells:
+    """Shells [a h, (a + 1) h) in s = log lambda, natural logarithm.
+
+    Args:
+        width: h > 0.
+        smoothing: delta > 0, the standard deviation of the window's edge; ``None`` means h / 5. A structure of period p
+            in s is invisible unless delta <= .15 p; shells to be merged want delta <= h / 5 at the finest h.
+        span: (low, high) in s to be covered by the shells; ``None`` covers each spectrum from its smallest eigenvalue
+            above the precision floor to its largest. The end shells reach to infinity either way.
+    """
+
+    width: float = math.log(2)
+    smoothing: float | None = None
+    span: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        positive("LogShells", "width", self.width)
+        smoothing = self.width / 5 if self.smoothing is None else self.smoothing
+        object.__setattr__(self, "smoothing", positive("LogShells", "smoothing", smoothing))
+        if self.span is not None:
+            low, high = self.span
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(
+                    f"LogShells(span=...): expected (low, high) in log lambda, low < high, got {self.span!r}"
+                )
+
+    def indices(self, low: float, high: float) -> range:
+        """The a of the shells that cover [low, high] (or the span, where one was given)."""
+        low, high = self.span or (low, high)
+        first = math.floor(low / self.width + 1e-9)
+        return range(first, max(first + 1, math.ceil(high / self.width - 1e-9)))
+
+    def cumulative(
+        self, eigenvalues: Float[Tensor, " D"], boundaries: Float[Tensor, " B"], floor: float
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """W_s(lambda_u) and its derivative dW/ds = -lambda dW/dlambda; W = 1 and dW/ds = 0 at and under the floor."""
+        above = eigenvalues > floor
+        s = torch.where(above, eigenvalues, torch.ones_like(eigenvalues)).log()
+        x = (boundaries[:, None] - s[None, :]) / self.smoothing
+        window = torch.where(above, torch.special.ndtr(x), torch.ones_like(x))
+        slope = torch.exp(-x.square() / 2) / (self.smoothing * math.sqrt(2 * math.pi))
+        return window, torch.where(above, slope, torch.zeros_like(slope))
+
+    def derivatives(
+        self, s: Float[Tensor, " P"], boundaries: Float[Tensor, " B"], order: int
+    ) -> list[Float[Tensor, "shells P"]]:
+        """The shells' windows w_a and their derivatives in log lambda up to ``order`` <= 3, at log eigenvalues ``s``.
+
+        ``boundaries`` are the interior edges; s = -inf stands for a mode at or under the precision floor.
+        """
+        x = ((boundaries[:, None] - s[None, :]) / self.smoothing).clamp(-40, 40)
+        bell = torch.exp(-x.square() / 2) / (self.smoothing * math.sqrt(2 * math.pi))
+        ones = torch.ones_like(s)[None]
+        values = [torch.special.ndtr(x), -bell, -x * bell / self.smoothing, (1 - x.square()) * bell / self.smoothing**2]
+        return [
+            torch.cat([0 * ones, value, (1 if k == 0 else 0) * ones]).diff(dim=0)
+            for k, value in enumerate(values[: order + 1])
+        ]
+
+
+def mask_flags(
+    below: xr.DataArray, modes: xr.DataArray, least: float, energy: xr.DataArray, total: object
+) -> xr.DataArray:
+    """The sum of the flags of the reasons why a shell or boundary means nothing; zero where it is kept."""
+    flags = below * MASK_FLAGS["below_floor"] + (modes < least) * MASK_FLAGS["few_modes"]
+    return (flags + (energy <= LEAST_SHARE * total) * MASK_FLAGS["no_energy"]).astype(np.int8)
+
+
+def shell_coords(indices: np.ndarray, width: float) -> dict[str, object]:
+    """Coordinates of the shells a = ``indices``: centres, indices, edges (the end shells reach to infinity)."""
+    centre = (indices + 0.5) * width
+    lower, upper = indices * width, (indices + 1) * width
+    lower, upper = lower.astype(float), upper.astype(float)
+    lower[0], upper[-1] = -np.inf, np.inf
+    text = "log eigenvalue at the shell's centre"
+    return {
+        "shell": ("shell", centre, {"long_name": text, "units": "log(1/time)"}),
+        "shell_from": ("shell_from", centre, {"long_name": text, "units": "log(1/time)"}),
+        "shell_index": ("shell", indices, {"long_name": "a, the shell being [a h, (a + 1) h)"}),
+        "shell_lower": ("shell", lower, {"long_name": "lower edge", "units": "log(1/time)"}),
+        "shell_upper": ("shell", upper, {"long_name": "upper edge", "units": "log(1/time)"}),
+    }
