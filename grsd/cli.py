@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from grsd.project import ProjectNotFound
-from grsd.reproduce import PROFILES, Refused, reproduce
+from grsd.confirm import confirm_claims
+from grsd.evidence import claims, results, verdict_lines
+from grsd.project import PROJECT, ProjectNotFound, project
+from grsd.reproduce import PROFILES, reproduce
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,26 +35,43 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
     run.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     run.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
+    table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
+    table.add_argument(
+        "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
+    )
+    table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     return parser
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    jobs = reproduce(
+        only=options.only,
+        profile=options.profile,
+        settings=options.set,
+        device=options.device,
+        output=options.output,
+        where=options.project,
+        refresh=options.refresh,
+    )
+    return int(any(job.failure for job in jobs))
+
+
+def _claims(options: argparse.Namespace) -> int:
+    os.environ[PROJECT] = str(project(options.project))
+    if options.confirm is not None:
+        confirm_claims(options.confirm)
+    print("\n".join(verdict_lines(claims(), results())))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 a notebook failed, 2 refused before anything ran."""
     options = _parser().parse_args(arguments)
     try:
-        jobs = reproduce(
-            only=options.only,
-            profile=options.profile,
-            settings=options.set,
-            device=options.device,
-            output=options.output,
-            where=options.project,
-            refresh=options.refresh,
-        )
-    except (Refused, ProjectNotFound) as error:
+        return {"reproduce": _reproduce, "claims": _claims}[options.command](options)
+    except (ValueError, ProjectNotFound) as error:
         print(f"grsd {options.command}: {error}", file=sys.stderr)
         return 2
-    return int(any(job.failure for job in jobs))
 
 
 if __name__ == "__main__":

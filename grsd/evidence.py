@@ -1,70 +1,268 @@
-"""Claims and their verdicts: what is claimed, by whom, and the rule that judges it, written before the run."""
+"""Claims and verdicts that cannot be bent: the rule is written first, and every result carries the hash of its rule."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import yaml
+from scipy.stats import binomtest, bootstrap
 
 from grsd.project import project
+from grsd.provenance import provenance
 
 WHOSE = ("paper", "ours")
+DIRECTIONS = ("at most", "at least", "contains")
+SUMMARIES = {"mean": np.mean, "median": np.median, "max": np.max, "min": np.min, "proportion": np.mean}
+PILOT_SEEDS = range(100)
+FIRST_CONFIRMATORY_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is judged.
+
+    Attributes:
+        statistic: what is measured for each seed, in words.
+        summary: how seeds are put together: mean or median (bootstrap interval over seeds), proportion (of zeros and
+            ones; exact binomial interval), max or min (of an identity; no sampling interval).
+        direction: ``"at most"``: holds where the whole interval is at most ``threshold``; ``"at least"`` likewise;
+            ``"contains"``: holds where the interval contains it.
+        threshold, reason: the number, and why it is that number.
+        fails_beyond, fails_reason: the whole interval beyond this fails (default: the threshold); between the two lies
+            ``inconclusive``.
+        confidence: of the interval. ``seeds``: how many confirmatory seeds a verdict needs.
+    """
+
+    statistic: str
+    direction: str
+    threshold: float
+    reason: str
+    summary: str = "mean"
+    fails_beyond: float | None = None
+    fails_reason: str | None = None
+    confidence: float = 0.95
+    seeds: int = 8
+
+    def interval(self, values: Sequence[float]) -> tuple[float, float, float]:
+        """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
+        sample = np.asarray(values, dtype=float)
+        function = SUMMARIES[self.summary]
+        estimate = float(function(sample))
+        if self.summary in {"max", "min"} or not np.isfinite(sample).all():
+            return estimate, estimate, estimate
+        if self.summary == "proportion":
+            exact = binomtest(int(sample.sum()), sample.size).proportion_ci(self.confidence, "exact")
+            return estimate, float(exact.low), float(exact.high)
+        if sample.size < 2 or np.ptp(sample) == 0:
+            return estimate, (estimate if sample.size > 1 else -math.inf), (estimate if sample.size > 1 else math.inf)
+        generator = np.random.default_rng(0)
+        options = {"confidence_level": self.confidence, "rng": generator, "vectorized": True}
+        found = bootstrap((sample,), function, **options).confidence_interval
+        return estimate, float(found.low), float(found.high)
+
+    def verdict(self, low: float, high: float | None = None) -> str:
+        """``"holds"``, ``"fails"`` or ``"inconclusive"`` for the interval [low, high] (one number: no interval)."""
+        high = low if high is None else high
+        if math.isnan(low) or math.isnan(high):
+            return "inconclusive"
+        if self.direction == "contains":
+            return "holds" if low <= self.threshold <= high else "fails"
+        beyond = self.threshold if self.fails_beyond is None else self.fails_beyond
+        if self.direction == "at most":
+            holds, fails = high <= self.threshold, low > beyond
+        else:
+            holds, fails = low >= self.threshold, high < beyond
+        return "holds" if holds else "fails" if fails else "inconclusive"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One entry of data/claims.yaml.
-
-    ``notebook`` and ``figure`` are None where the claim has not been examined yet; ``threshold`` is the largest
-    statistic for which the claim holds and ``reason`` why it is that number.
-    """
+    """One entry of data/claims.yaml. ``notebook``, ``figure`` and ``rule`` are None where it is not examined yet."""
 
     id: str
     claim: str
     whose: str
     notebook: str | None = None
     figure: str | None = None
-    statistic: str | None = None
-    threshold: float | None = None
-    reason: str | None = None
+    rule: Rule | None = None
 
-    def verdict(self, statistic: float) -> str:
-        """``"holds"`` where the statistic is at most the threshold, ``"fails"`` otherwise (NaN fails)."""
-        if self.threshold is None:
-            raise ValueError(f"claim {self.id}: data/claims.yaml gives no threshold, so nothing can be judged")
-        return "holds" if not math.isnan(statistic) and statistic <= self.threshold else "fails"
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the sentence and its rule: a result made under other words or numbers is not this claim's."""
+        content = json.dumps({"claim": self.claim, "rule": asdict(self.judged)}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def judged(self) -> Rule:
+        if self.rule is None:
+            raise ValueError(f"claim {self.id}: data/claims.yaml gives no rule, so nothing can be judged")
+        return self.rule
+
+
+@dataclass(frozen=True)
+class Result:
+    """A judged claim: the values of its seeds, the interval and the verdict they give, and the hash of the rule."""
+
+    claim: str
+    rule_hash: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    estimate: float
+    low: float
+    high: float
+    verdict: str
+    provenance: dict[str, object]
 
 
 def claims(path: Path | None = None) -> dict[str, Claim]:
     """The claims of data/claims.yaml by id, in their order.
 
     Errors: ``ValueError`` naming the entry for an unknown or missing field, a repeated id, a claim that is neither the
-    paper's nor ours, or a threshold without a statistic and a reason.
+    paper's nor ours, or a rule without its reasons.
     """
     path = path or project() / "data" / "claims.yaml"
-    known = {field.name for field in fields(Claim)}
     found: dict[str, Claim] = {}
     for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
         name = entry.get("id", entry)
-        if not {"id", "claim", "whose"} <= set(entry) <= known:
-            raise ValueError(f"{path.name}: claim {name}: expected id, claim, whose and fields of {sorted(known)}")
+        where = f"{path.name}: claim {name}"
+        _check_fields(where, entry, Claim, {"id", "claim", "whose"})
         if entry["whose"] not in WHOSE:
-            raise ValueError(f"{path.name}: claim {name}: whose is {entry['whose']!r}, expected one of {WHOSE}")
-        if entry.get("threshold") is not None and not (entry.get("statistic") and entry.get("reason")):
-            raise ValueError(f"{path.name}: claim {name}: a threshold needs its statistic and its reason")
+            raise ValueError(f"{where}: whose is {entry['whose']!r}, expected one of {WHOSE}")
         if name in found:
-            raise ValueError(f"{path.name}: claim {name} stands twice")
-        found[name] = Claim(**entry)
+            raise ValueError(f"{where} stands twice")
+        rule = _rule(where, entry["rule"]) if entry.get("rule") else None
+        found[name] = Claim(**entry | {"rule": rule, "claim": " ".join(entry["claim"].split())})
     return found
 
 
-def claims_table(chosen: dict[str, Claim]) -> str:
-    """A Markdown table: claim, whose, notebook, figure."""
-    rows = ["| claim | whose | notebook | figure |", "|---|---|---|---|"]
+def judge(claim: Claim, seeds: Sequence[int], values: Sequence[float], parameters: Mapping[str, object]) -> Result:
+    """Judge a claim on confirmatory seeds.
+
+    Errors: ``ValueError`` for pilot seeds (anything under 1000), repeated seeds, fewer seeds than the rule asks for, or
+    as many values as there are not seeds.
+    """
+    rule = claim.judged
+    if len(seeds) != len(values):
+        raise ValueError(
+            f"judge({claim.id}): expected one value a seed, got {len(seeds)} seeds and {len(values)} values"
+        )
+    wrong = [seed for seed in seeds if seed < FIRST_CONFIRMATORY_SEED]
+    if wrong:
+        raise ValueError(
+            f"judge({claim.id}): seed {wrong[0]} is not confirmatory; a verdict needs seeds from "
+            f"{FIRST_CONFIRMATORY_SEED} on, {PILOT_SEEDS[0]} to {PILOT_SEEDS[-1]} are for looking"
+        )
+    if len(set(seeds)) < len(seeds) or len(seeds) < rule.seeds:
+        raise ValueError(
+            f"judge({claim.id}): expected at least {rule.seeds} different seeds, got {sorted(seeds)!r:.80}"
+        )
+    estimate, low, high = rule.interval(values)
+    return Result(
+        claim.id,
+        claim.hash,
+        tuple(int(seed) for seed in seeds),
+        tuple(float(value) for value in values),
+        estimate,
+        low,
+        high,
+        rule.verdict(low, high),
+        provenance(parameters),
+    )
+
+
+def confirm(claim: Claim, measure: Callable[[int], float], parameters: Mapping[str, object]) -> Result:
+    """``judge`` on the first confirmatory seeds that the rule asks for, measured one after the other."""
+    seeds = range(FIRST_CONFIRMATORY_SEED, FIRST_CONFIRMATORY_SEED + claim.judged.seeds)
+    return judge(claim, seeds, [measure(seed) for seed in seeds], parameters)
+
+
+def write_result(result: Result, folder: Path | None = None) -> Path:
+    """Store a result as data/results/CLAIM.json, atomically."""
+    folder = folder or project() / "data" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result.claim}.json"
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None) -> dict[str, Result]:
+    """The stored results by claim, each judged again from its values.
+
+    Errors: ``ValueError`` naming the file where the claim is unknown, its rule has changed since, a seed is a pilot
+    seed, or the stored interval or verdict is not what the values give.
+    """
+    folder = folder or project() / "data" / "results"
+    known = claims() if known is None else known
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        stored = Result(**json.loads(path.read_text(encoding="utf-8")))
+        if stored.claim not in known or path.stem != stored.claim:
+            raise ValueError(f"{path.name}: no claim {stored.claim!r} in data/claims.yaml")
+        claim = known[stored.claim]
+        if stored.rule_hash != claim.hash:
+            raise ValueError(f"{path.name}: the rule of {claim.id} has changed since this result; measure it anew")
+        again = judge(claim, stored.seeds, stored.values, {})
+        same = np.allclose(
+            [stored.estimate, stored.low, stored.high], [again.estimate, again.low, again.high], rtol=1e-9
+        )
+        if not same or stored.verdict != again.verdict:
+            raise ValueError(f"{path.name}: stored as {stored.verdict}, but its values give {again.verdict}")
+        found[claim.id] = stored
+    return found
+
+
+def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | None = None) -> str:
+    """A Markdown table: claim, whose, verdict with its interval, notebook, figure."""
+    judged = judged or {}
+    rows = ["| claim | whose | verdict | notebook | figure |", "|---|---|---|---|---|"]
     for claim in chosen.values():
         notebook = f"[{claim.notebook}]({claim.notebook}.ipynb)" if claim.notebook else "not examined yet"
         figure = f"[{claim.figure}](../figures/{claim.figure}.svg)" if claim.figure else ""
-        rows.append(f"| {' '.join(claim.claim.split())} | {claim.whose} | {notebook} | {figure} |")
+        rows.append(f"| {claim.claim} | {claim.whose} | {_said(claim, judged)} | {notebook} | {figure} |")
     return "\n".join(rows)
+
+
+def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
+    """The same for a terminal: verdict, whose, id and sentence, two lines a claim."""
+    lines = []
+    for claim in chosen.values():
+        lines.append(f"{claim.id} ({claim.whose}): {_said(claim, judged) or 'not examined yet'}")
+        lines.append(f"    {claim.claim}")
+    return lines
+
+
+def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
+    if claim.rule is None:
+        return ""
+    if claim.id not in judged:
+        return "in the notebook"
+    result = judged[claim.id]
+    interval = f"{result.estimate:.3g}"
+    if result.low != result.high:
+        interval += f" [{result.low:.3g}, {result.high:.3g}]"
+    return f"{result.verdict}: {interval}, {claim.rule.direction} {claim.rule.threshold:g}, {len(result.seeds)} seeds"
+
+
+def _check_fields(where: str, entry: Mapping[str, object], kind: type, needed: set[str]) -> None:
+    known = {field.name for field in fields(kind)}
+    if not needed <= set(entry) <= known:
+        raise ValueError(f"{where}: expected {', '.join(sorted(needed))} and fields of {sorted(known)}")
+
+
+def _rule(where: str, entry: Mapping[str, object]) -> Rule:
+    _check_fields(f"{where}: rule", entry, Rule, {"statistic", "direction", "threshold", "reason"})
+    rule = Rule(**entry)
+    if rule.direction not in DIRECTIONS or rule.summary not in SUMMARIES:
+        raise ValueError(f"{where}: rule: direction is one of {DIRECTIONS}, summary one of {tuple(SUMMARIES)}")
+    if not rule.reason or (rule.fails_beyond is not None and not rule.fails_reason):
+        raise ValueError(f"{where}: rule: every threshold needs its reason")
+    return rule

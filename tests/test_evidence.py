@@ -1,9 +1,16 @@
+import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from grsd.evidence import Claim, claims, claims_table
+from grsd.evidence import Claim, Rule, claims, claims_table, confirm, judge, results, verdict_lines, write_result
 from grsd.project import project
+
+RULE = Rule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
+CLAIM = Claim("x", "A sentence.", "ours", rule=RULE)
+SEEDS = tuple(range(1000, 1008))
 
 
 def test_committed_claims():
@@ -12,40 +19,135 @@ def test_committed_claims():
     for claim in found.values():
         if claim.notebook:
             assert (project() / "notebooks" / f"{claim.notebook}.ipynb").is_file()
-            assert claim.threshold is not None
-            assert len(claim.reason.split()) > 8
+            assert len(claim.judged.reason.split()) > 8
         if claim.figure:
             assert claim.figure.startswith(f"{claim.notebook}-")
             assert (project() / "figures" / f"{claim.figure}.svg").is_file()
 
 
-def test_verdicts():
-    claim = Claim("x", "y", "ours", statistic="s", threshold=1.0, reason="r")
-    assert [claim.verdict(value) for value in (0.5, 1.0, 1.1, math.nan, math.inf)] == [
-        "holds",
-        "holds",
-        "fails",
-        "fails",
-        "fails",
-    ]
-    with pytest.raises(ValueError, match="gives no threshold"):
-        Claim("x", "y", "paper").verdict(0.0)
+def test_committed_results_stand():
+    """Verdicts recomputed from the stored values, under the committed rules, on confirmatory seeds."""
+    judged = results()
+    assert judged
+    for name, result in judged.items():
+        claim = claims()[name]
+        assert result.rule_hash == claim.hash
+        assert min(result.seeds) >= 1000
+        assert len(result.seeds) >= claim.judged.seeds
+        assert "torch" in result.provenance["versions"]
 
 
-def test_table_names_what_is_not_examined():
-    table = claims_table(claims())
-    assert table.count("\n") == len(claims()) + 1
-    assert "| not examined yet |" in table
-    assert "[01_shell_dynamics](01_shell_dynamics.ipynb)" in table
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((0.0, 0.1), "holds"),
+        ((0.05, 0.2), "inconclusive"),
+        ((0.2, 0.25), "inconclusive"),
+        ((0.2, 0.4), "inconclusive"),
+        ((0.31, 0.4), "fails"),
+        ((math.nan, 0.1), "inconclusive"),
+        ((-math.inf, math.inf), "inconclusive"),
+    ],
+)
+def test_verdicts(interval, verdict):
+    assert RULE.verdict(*interval) == verdict
+    mirrored = replace(RULE, direction="at least", threshold=-0.1, fails_beyond=-0.3)
+    assert mirrored.verdict(-interval[1], -interval[0]) == verdict
+    contains = replace(RULE, direction="contains", fails_beyond=None)
+    assert contains.verdict(0.05, 0.2) == "holds"
+    assert contains.verdict(0.15, 0.2) == "fails"
+
+
+def test_intervals():
+    sample = np.random.default_rng(0).normal(1.0, 2.0, 40)
+    estimate, low, high = RULE.interval(sample)
+    assert estimate == pytest.approx(sample.mean())
+    half = 1.96 * sample.std(ddof=1) / math.sqrt(40)
+    assert high - low == pytest.approx(2 * half, rel=0.1)
+    assert low < estimate < high
+    assert RULE.interval(sample) == (estimate, low, high)
+    assert replace(RULE, summary="max").interval(sample) == (sample.max(),) * 3
+    proportion = replace(RULE, summary="proportion").interval([1] * 38 + [0] * 2)
+    assert proportion == pytest.approx((0.95, 0.8308, 0.9939), abs=1e-4)
+    assert RULE.interval([0.05]) == (0.05, -math.inf, math.inf)
+    assert RULE.interval([0.05] * 8) == (0.05, 0.05, 0.05)
+
+
+def test_bootstrap_covers():
+    """Means of 20 normal numbers: the 95 % interval covers about 95 % of the time."""
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        _, low, high = RULE.interval(generator.normal(0.0, 1.0, 20))
+        hits += low <= 0 <= high
+    assert hits >= 50
+
+
+@pytest.mark.parametrize(
+    ("seeds", "values", "message"),
+    [
+        ((0, *SEEDS[1:]), [0.0] * 8, r"judge\(x\): seed 0 is not confirmatory; a verdict needs seeds from 1000 on"),
+        ((999, *SEEDS[1:]), [0.0] * 8, r"seed 999 is not confirmatory"),
+        (SEEDS[:7], [0.0] * 7, r"expected at least 8 different seeds"),
+        ((1001, *SEEDS[1:]), [0.0] * 8, r"expected at least 8 different seeds"),
+        (SEEDS, [0.0] * 7, r"expected one value a seed, got 8 seeds and 7 values"),
+    ],
+)
+def test_seeds_refused(seeds, values, message):
+    with pytest.raises(ValueError, match=message):
+        judge(CLAIM, seeds, values, {})
+
+
+def test_results_cannot_be_bent(tmp_path):
+    known = {"x": CLAIM}
+    result = confirm(CLAIM, lambda seed: 0.01 * (seed - 1000), {"depth": 8})
+    assert result.seeds == SEEDS
+    assert result.verdict == "holds"
+    path = write_result(result, tmp_path)
+    assert results(tmp_path, known)["x"].verdict == "holds"
+    stored = json.loads(path.read_text())
+    moved = {"x": replace(CLAIM, rule=replace(RULE, threshold=0.2))}
+    with pytest.raises(ValueError, match=r"x.json: the rule of x has changed since this result"):
+        results(tmp_path, moved)
+    reworded = {"x": replace(CLAIM, claim="Another sentence.")}
+    with pytest.raises(ValueError, match="has changed since"):
+        results(tmp_path, reworded)
+    for change, message in (
+        ({"verdict": "fails"}, "stored as fails, but its values give holds"),
+        ({"high": 0.01}, "but its values give"),
+        ({"values": [0.5] * 8}, "but its values give fails"),
+        ({"seeds": list(range(8))}, "seed 0 is not confirmatory"),
+        ({"claim": "y"}, "no claim 'y' in data/claims.yaml"),
+    ):
+        path.write_text(json.dumps(stored | change))
+        with pytest.raises(ValueError, match=message):
+            results(tmp_path, known)
+
+
+def test_tables():
+    judged = {"x": confirm(CLAIM, lambda seed: 0.01 * (seed - 1000), {})}
+    known = {"x": CLAIM, "y": Claim("y", "Unknown.", "paper")}
+    table = claims_table(known, judged)
+    assert "holds: 0.035 [0.02, 0.05" in table
+    assert "| Unknown. | paper |  | not examined yet |  |" in table
+    lines = verdict_lines(known, judged)
+    assert lines[0].startswith("x (ours): holds: 0.035 [")
+    assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
+
+
+GOOD = "statistic: s, direction: at most, threshold: 1.0"
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{id: a, claim: b}", "claim a: expected id, claim, whose"),
-        ("{id: a, claim: b, whose: ours, verdict: holds}", "claim a: expected id, claim, whose and fields of"),
+        ("{id: a, claim: b}", "claim a: expected claim, id, whose"),
+        ("{id: a, claim: b, whose: ours, verdict: holds}", "claim a: expected claim, id, whose and fields of"),
         ("{id: a, claim: b, whose: theirs}", "claim a: whose is 'theirs'"),
-        ("{id: a, claim: b, whose: ours, threshold: 1.0}", "claim a: a threshold needs its statistic and its reason"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}}}}}", "claim a: rule: expected direction, reason"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: ''}}}}", "every threshold needs its reason"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, fails_beyond: 2}}}}", "every threshold needs"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, summary: mode}}}}", "summary one of"),
         ("{id: a, claim: b, whose: ours}\n- {id: a, claim: b, whose: ours}", "claim a stands twice"),
     ],
 )

@@ -20,7 +20,7 @@ ORDER = [
     "networks", "datasets",
     "tangents", "kernel", "spectrum", "shells", "flow",
     "evidence", "runs",
-    "plotting", "reproduce", "cli",
+    "confirm", "plotting", "reproduce", "cli",
 ]  # fmt: skip
 
 

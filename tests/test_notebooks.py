@@ -95,9 +95,9 @@ def test_values_at_other_parameters(executed):
     assert f"loss: {losses[0]:.2f} at first, {losses[middle]:.2f} in the middle" in text
     assert losses[middle] < losses[0]
     for name in ("budget-closes", "coupling-antisymmetric", "flow-is-accurate"):
-        assert f"{name}: holds (at most {grsd.claims()[name].threshold:g})" in text
+        assert f"{name}: holds (at most {grsd.claims()[name].rule.threshold:g})" in text
         value = float(re.search(rf"^{name}: (\d\S*)$", text, re.MULTILINE)[1])
-        assert 0 < value <= grsd.claims()[name].threshold
+        assert 0 < value <= grsd.claims()[name].rule.threshold
     shells = grsd.LogShells(0.5, 0.1)
     check = grsd.measured_energy_change(flow, middle, shells)
     table = next(

@@ -21,7 +21,7 @@ def test_budget_closes_on_a_trained_snapshot(residual, task):
     kept = check.mask.values == 0
     print(f"\n{task}, residual {residual}: {kept.sum()} shells, largest {check.discrepancy.values[kept].max():.1e}")
     assert kept.sum() >= 5
-    assert check.discrepancy.values[kept].max() <= grsd.claims()["budget-closes"].threshold
+    assert check.discrepancy.values[kept].max() <= grsd.claims()["budget-closes"].rule.threshold
     assert np.abs(check.difference.values[kept]).max() > 0
 
 

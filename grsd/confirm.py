@@ -1,0 +1,81 @@
+"""What each judged claim measures for one seed, and the command that turns it into a stored result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from grsd.datasets import digits
+from grsd.evidence import Result, claims, confirm, results, write_result
+from grsd.flow import Flow, gradient_flow
+from grsd.kernel import tangent_kernel
+from grsd.networks import Perceptron
+from grsd.progress import bar
+from grsd.runs import measured_energy_change, shell_history
+from grsd.shells import LogShells
+from grsd.spectrum import spectrum
+
+DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """``measure(seed)`` gives the claim's statistic; ``parameters`` go into the result's provenance."""
+
+    measure: Callable[[int], float]
+    parameters: dict[str, object]
+
+
+@cache
+def _trained(seed: int, tolerance: float = 1e-4) -> Flow:
+    data = digits(DIGITS["samples"], seed=seed)
+    network = Perceptron(64, 10, width=DIGITS["width"], depth=DIGITS["depth"], residual=DIGITS["residual"], seed=seed)
+    top = float(spectrum(tangent_kernel(network, data.inputs)).eigenvalues[-1])
+    return gradient_flow(network, data.inputs, data.targets, [DIGITS["end"] / top], tolerance=tolerance)
+
+
+def _shells() -> LogShells:
+    return LogShells(DIGITS["shell_width"], DIGITS["smoothing"])
+
+
+def _budget_gap(seed: int) -> float:
+    check = measured_energy_change(_trained(seed), -1, _shells())
+    return float(check.discrepancy.where(check.mask == 0).max())
+
+
+def _asymmetry(seed: int) -> float:
+    coupling = shell_history(_trained(seed), _shells()).coupling.values
+    return float(np.abs(coupling + coupling.swapaxes(-1, -2)).max() / np.abs(coupling).max())
+
+
+def _end_error(seed: int) -> float:
+    end, reference = (_trained(seed, tolerance).snapshots[-1].error for tolerance in (1e-4, 1e-7))
+    return float((end - reference).norm() / reference.norm())
+
+
+MEASUREMENTS = {
+    "budget-closes": Measurement(_budget_gap, DIGITS),
+    "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
+    "flow-is-accurate": Measurement(_end_error, DIGITS | {"tolerance": 1e-4, "reference_tolerance": 1e-7}),
+}
+
+
+def confirm_claims(names: Sequence[str] = ()) -> list[Result]:
+    """Measure the claims that have a rule and no result yet (or ``names``) on confirmatory seeds; store the results.
+
+    Errors: ``ValueError`` for a claim that has no measurement; before anything is measured.
+    """
+    known = claims()
+    for name in names:
+        if name not in known or name not in MEASUREMENTS:
+            raise ValueError(f"no measurement for claim {name!r}; there are {', '.join(MEASUREMENTS)}")
+    wanted = names or sorted(MEASUREMENTS.keys() - results().keys())
+    found = []
+    for name in bar(wanted, desc="claims", unit="claim"):
+        measurement = MEASUREMENTS[name]
+        found.append(confirm(known[name], measurement.measure, measurement.parameters))
+        write_result(found[-1])
+    return found

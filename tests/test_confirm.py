@@ -1,0 +1,21 @@
+import pytest
+
+from grsd import confirm
+from grsd.evidence import claims, results
+
+
+def test_every_rule_has_its_measurement():
+    ruled = {name for name, claim in claims().items() if claim.rule}
+    assert set(confirm.MEASUREMENTS) == ruled
+
+
+def test_unknown_claims_are_refused_before_measuring():
+    with pytest.raises(ValueError, match="no measurement for claim 'rigidity'; there are budget-closes"):
+        confirm.confirm_claims(["rigidity"])
+
+
+def test_one_stored_value_comes_out_again():
+    """The first confirmatory seed, measured anew: the same number (to the differences' rounding)."""
+    stored = results()["flow-is-accurate"]
+    again = confirm.MEASUREMENTS["flow-is-accurate"].measure(stored.seeds[0])
+    assert again == pytest.approx(stored.values[0], rel=0.05)
