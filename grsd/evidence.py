@@ -204,7 +204,8 @@ def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None
     known = claims() if known is None else known
     found = {}
     for path in sorted(folder.glob("*.json")):
-        stored = Result(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = Result(**content | {name: tuple(content[name]) for name in ("seeds", "values")})
         if stored.claim not in known or path.stem != stored.claim:
             raise ValueError(f"{path.name}: no claim {stored.claim!r} in data/claims.yaml")
         claim = known[stored.claim]
