@@ -14,10 +14,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "grsd").rglob("*.py"))
 ORDER = [
     "project", "provenance", "progress", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "flow",
+    "tangents", "kernel", "spectrum", "shells", "flow", "solvable",
     "evidence", "runs",
     "plotting", "reproduce", "cli",
 ]  # fmt: skip
@@ -99,15 +100,23 @@ def test_readme_lines_run_as_printed(tmp_path):
 
 
 def test_imports_go_one_way():
-    modules = {path.stem for path in (ROOT / "grsd").glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
-    for module in modules:
-        tree = ast.parse((ROOT / "grsd" / f"{module}.py").read_text())
-        for node in ast.walk(tree):
+    """A folder counts as one module, whose files may import each other."""
+    files = {path: path.relative_to(ROOT / "grsd").parts[0].removesuffix(".py") for path in SOURCES}
+    assert set(files.values()) - {"__init__"} == set(ORDER)
+    for path, module in files.items():
+        if module == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("grsd"):
-                other = node.module.removeprefix("grsd.")
-                assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module}: relative import"
+                other = node.module.split(".")[1]
+                inside = other == module and path.parent.name == module
+                assert inside or ORDER.index(other) < ORDER.index(module), f"{path.name} imports {other}"
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative import"
+
+
+def test_subpackages_are_installed():
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES if path.stem == "__init__"}
+    assert found == set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
 
 
 def test_every_module_has_its_tests():

@@ -10,15 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
-PANEL = 0.5
 LARGEST = 600.0
 
 
-def mode_quadrature(last: float, direct: int = 1000) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def mode_quadrature(
+    last: float, direct: int = 1000, *, panel: float = 0.5
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """(log k, weight): nodes for a sum over the modes k = 1, 2, ... up to log k = ``last``.
 
     The first ``direct`` modes are summed one by one, the rest are integrated from ``direct`` + 1/2 by Gauss-Legendre
-    panels in log k, for terms that are smooth in log k there. The midpoint start leaves a relative error of about
+    panels in log k, for terms that are smooth over a ``panel``. The midpoint start leaves a relative error of about
     1 / (24 direct^2) of the term.
     """
     last = min(last, LARGEST)
@@ -27,7 +28,7 @@ def mode_quadrature(last: float, direct: int = 1000) -> tuple[Float[np.ndarray, 
     first = math.log(counted + 0.5)
     if last <= first:
         return log_k, np.ones(counted)
-    edges = np.linspace(first, last, 2 + int((last - first) / PANEL))
+    edges = np.linspace(first, last, 2 + int((last - first) / panel))
     half = np.diff(edges)[:, None] / 2
     inner = ((edges[:-1, None] + half) + half * NODES).ravel()
     return np.concatenate([log_k, inner]), np.concatenate([np.ones(counted), (half * WEIGHTS).ravel() * np.exp(inner)])

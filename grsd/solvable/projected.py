@@ -22,6 +22,7 @@ from grsd.solvable.modes import NODES, WEIGHTS, diagonal_matrices, mode_quadratu
 LOG_CLOCK = (-20.0, 80.0)
 STEP = 0.25
 LAST = 36.0
+LEAST_ALPHA = 0.2
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class ProjectedTwoLayer:
               Q = \sum_k w^{*2}_k (1 - e^{-\lambda_k S})^2, \qquad \lambda_k = k^{-\alpha}, \quad
               \lambda_k w^{*2}_k = k^{-\alpha\beta - 1} .
 
-    The error e_k = -sqrt(N lambda_k) v_k obeys e' = -M e with eigenvalues m_k = lambda_k S', so u = m'/m = S''/S' is the
-    same in every shell (b = 1), and t u -> c = (1 - beta) / (1 + beta) for beta < 1, else 0.
+    The error e_k = -sqrt(N lambda_k) v_k obeys e' = -M e with eigenvalues m_k = lambda_k S', so u = m'/m = S''/S' is
+    the same in every shell (b = 1), and t u -> c = (1 - beta) / (1 + beta) for beta < 1, else 0.
 
     Args:
-        alpha: decay of the spectrum (capacity), > 0.
+        alpha: decay of the spectrum (capacity), at least 0.2.
         beta: source exponent, > 0; below 1 the task is hard.
         gamma: strength of feature learning, >= 0; 0 is the lazy limit.
         modes: K, the nodes of the simulation that ``matrices`` gives.
@@ -50,7 +51,8 @@ class ProjectedTwoLayer:
     modes: int = 200
 
     def __post_init__(self) -> None:
-        positive("ProjectedTwoLayer", "alpha", self.alpha)
+        if positive("ProjectedTwoLayer", "alpha", self.alpha) < LEAST_ALPHA:
+            raise ValueError(f"ProjectedTwoLayer(alpha=...): expected at least {LEAST_ALPHA}, got {self.alpha!r}")
         positive("ProjectedTwoLayer", "beta", self.beta)
         not_negative("ProjectedTwoLayer", "gamma", self.gamma)
         whole("ProjectedTwoLayer", "modes", self.modes, 2)
@@ -85,8 +87,7 @@ class ProjectedTwoLayer:
 
     def relative_velocity(self, time: float) -> float:
         """u = S''/S', the same for every mode; 1 / time."""
-        speed, slope = _speed(self, np.array([self.clock(time)]))
-        return float(slope[0])
+        return float(_speed(self, np.array([self.clock(time)]))[1][0])
 
     def ranks(self, time: float) -> Float[np.ndarray, " K"]:
         """k at the K nodes of the simulation: equally spaced in log k, four decades of lambda S on either side of 1.
@@ -115,17 +116,24 @@ class ProjectedTwoLayer:
         """L(t) = 1/2 sum_k k^(-alpha beta - 1) e^(-2 lambda_k S) over all modes, shape (T,)."""
         clocks = [self.clock(float(t)) for t in time_array("ProjectedTwoLayer.loss", times)]
         log_k, weights = _modes(self)
-        energy = weights * np.exp(-(self.alpha * self.beta + 1) * log_k)
-        return np.array([0.5 * float(energy @ np.exp(-2 * s * np.exp(-self.alpha * log_k))) for s in clocks])
+        r = self.alpha * self.beta
+        energy = weights * np.exp(-(r + 1) * log_k)
+        rest = math.exp(-r * _last(self)) / r
+        return np.array([0.5 * (float(energy @ np.exp(-2 * s * np.exp(-self.alpha * log_k))) + rest) for s in clocks])
 
     def matrices(self, time: float) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"], Float[Tensor, " K"]]:
         """(M, M', e) at a time, diagonal, at ``ranks(time)``."""
         return diagonal_matrices(self.eigenvalues(time), self.velocity(time), self.error(time))
 
 
+def _last(model: ProjectedTwoLayer) -> float:
+    """log k up to which sums are taken: past it lambda S is under rounding at every tabulated time."""
+    return (LOG_CLOCK[1] + LAST) / model.alpha + math.log(1000)
+
+
 @cache
 def _modes(model: ProjectedTwoLayer) -> tuple[np.ndarray, np.ndarray]:
-    return mode_quadrature(math.log(1000) + LOG_CLOCK[1] / model.alpha + LAST / (model.alpha * model.beta))
+    return mode_quadrature(_last(model))
 
 
 def _speed(model: ProjectedTwoLayer, clocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
