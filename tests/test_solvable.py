@@ -48,13 +48,13 @@ def test_lazy_flow_follows_its_closed_form():
     model = LazyPowerLaw(1.5, 0.5, modes=32)
     module, inputs, targets = model.problem()
     times = [0.3, 3.0, 30.0]
-    flow = grsd.gradient_flow(module, inputs, targets, times, tolerance=1e-7)
+    flow = grsd.gradient_flow(module, inputs, targets, times, tolerance=1e-6)
     assert np.allclose(flow.history.loss, model.loss(times, tail=False), rtol=1e-4)
     for snapshot in flow.snapshots:
         modes = grsd.spectrum(*grsd.tangent_kernel_and_rate(snapshot.model, inputs, targets))
         assert np.allclose(modes.eigenvalues.numpy()[::-1], model.eigenvalues, rtol=1e-12)
         g = (modes.eigenvectors.T @ snapshot.error.reshape(-1)).abs().flip(0)
-        assert np.abs(g.numpy() - np.abs(model.error(snapshot.time))).max() < 5e-5
+        assert np.abs(g.numpy() - np.abs(model.error(snapshot.time))).max() < 2e-4
         budget = grsd.energy_budget(modes, snapshot.error, grsd.LogShells(0.5, 0.25))
         assert np.abs(budget.velocity.values).max() < 1e-13
         assert np.abs(budget.coupling.values).max() < 1e-13 * float(budget.dissipation.sum())
@@ -79,7 +79,7 @@ def test_diagonal_velocity_is_the_closed_form(depth, choice):
     assert float((modes.rate - modes.rate.diagonal().diag()).abs().max()) < 1e-12 * v.max()
     shells = grsd.LogShells(0.5, 0.1)
     budget = grsd.energy_budget(modes, error, shells)
-    seen = np.flatnonzero(budget.density > 1e-9 * float(budget.energy.sum()))
+    seen = np.flatnonzero(budget.density > 1e-7 * float(budget.energy.sum()))
     assert len(seen) >= 5
     u = smoothed(shells, budget, m, e, v / m)
     v_seen = (budget.velocity * np.exp(budget.boundary)).values[seen]
@@ -110,12 +110,12 @@ def test_diagonal_flow_follows_its_closed_form(depth):
     model = DiagonalNet(depth, d=0.3, start=0.1, modes=6)
     module, inputs, targets = model.problem()
     times = [0.5, 2.0, 8.0]
-    flow = grsd.gradient_flow(module, inputs, targets, times, tolerance=1e-7)
-    assert np.allclose(flow.history.loss, model.loss(times, tail=False), rtol=1e-4)
+    flow = grsd.gradient_flow(module, inputs, targets, times, tolerance=1e-6)
+    assert np.allclose(flow.history.loss, model.loss(times, tail=False), rtol=5e-4)
     for snapshot in flow.snapshots:
         kernel = grsd.tangent_kernel(snapshot.model, inputs)
         found = np.sort(grsd.spectrum(kernel).eigenvalues.numpy())
-        assert np.allclose(found, np.sort(model.eigenvalues(snapshot.time)), rtol=1e-4)
+        assert np.allclose(found, np.sort(model.eigenvalues(snapshot.time)), rtol=5e-4)
 
 
 @pytest.mark.parametrize(("depth", "power"), [(2, 1.0), (3, 5 / 4), (4, 4 / 3), (6, 7 / 5)])
@@ -149,6 +149,20 @@ def test_field_exponent_far_below_the_frontier(depth, choice, power):
     assert budget.sizes["boundary"] >= 14
     slope = np.polyfit(budget.boundary, np.log(budget.velocity) + budget.boundary, 1)[0]
     assert slope == pytest.approx(power, abs=1e-2)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_time_rescaling_covariance_without_a_power_law(depth):
+    """v = t^-2 Psi(m t): mode 8 k at the time when it has grown as far as mode k had; not so from a common start."""
+    for choice, covariant in (({}, True), ({"d": 0.3}, True), ({"d": 0.3, "common": True}, False)):
+        model = DiagonalNet(depth, a=1.5, start=0.05, modes=160, **choice)
+        k, early = np.arange(1, 21), 2.0
+        later = early * 8 ** (1.5 + model.d * (2 - 2 / depth))
+        m, v = model.eigenvalues(early)[k - 1] * early, model.velocity(early)[k - 1] * early**2
+        m_later, v_later = model.eigenvalues(later)[8 * k - 1] * later, model.velocity(later)[8 * k - 1] * later**2
+        assert np.allclose(m, m_later, rtol=1e-9) == covariant
+        assert np.allclose(v, v_later, rtol=1e-9) == covariant
+        assert np.ptp(slopes(model.eigenvalues(early), model.velocity(early))) > 0.5
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -219,7 +233,7 @@ def test_aligned_velocity_with_degenerate_pairs():
     assert np.isfinite(budget.coupling).all()
     t = budget.coupling.values
     assert np.abs(t + t.T).max() <= 1e-12 * np.abs(t).max()
-    seen = np.flatnonzero(budget.density > 1e-9 * float(budget.energy.sum()))
+    seen = np.flatnonzero(budget.density > 1e-7 * float(budget.energy.sum()))
     expected = smoothed(shells, budget, m, model.error(time), v / m)
     assert np.abs(budget.velocity.values / expected - 1)[seen].max() < 1e-6
 

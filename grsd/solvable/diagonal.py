@@ -22,6 +22,7 @@ from grsd.checks import positive, whole
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, rotation, time_array
 
 LAST = 36.0
+LARGEST = 600.0
 ITERATIONS = 1000
 
 
@@ -142,9 +143,10 @@ class DiagonalNet:
         for time in time_array("DiagonalNet.loss", times):
             last, counted, rest = math.log(self.modes), self.modes, 0.0
             if tail and self.common and self.d:
-                last, counted = -math.log(self.start) / self.d, direct
+                last, counted = min(LARGEST, -math.log(self.start) / self.d), direct
             elif tail:
-                last, counted = math.log(direct) + (math.log(1 + self.depth * time) + LAST) / self.a, direct
+                reach = math.log(direct) + (math.log(1 + self.depth * time) + LAST) / self.a
+                last, counted = min(LARGEST, reach), direct
                 rest = (1 - self.start) ** 2 * math.exp(-r * last) / r
             log_k, weights = mode_quadrature(last, counted, panel=0.05)
             missing = self._grown(log_k, time)[1]

@@ -10,19 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
-LARGEST = 600.0
 
 
 def mode_quadrature(
     last: float, direct: int = 1000, *, panel: float = 0.5
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """(log k, weight): nodes for a sum over the modes k = 1, 2, ... up to log k = ``last``.
+    """(log k, weight): nodes for a sum over the modes k = 1, 2, ... up to log k = ``last`` < 700.
 
     The first ``direct`` modes are summed one by one, the rest are integrated from ``direct`` + 1/2 by Gauss-Legendre
     panels in log k, for terms that are smooth over a ``panel``. The midpoint start leaves a relative error of about
     1 / (24 direct^2) of the term.
     """
-    last = min(last, LARGEST)
     counted = math.floor(min(direct, math.exp(last) * (1 + 1e-12)))
     log_k = np.log(np.arange(1, counted + 1))
     first = math.log(counted + 0.5)
