@@ -50,7 +50,7 @@ class Rule:
     confidence: float = 0.95
     seeds: int = 8
 
-    def interval(self, values: Sequence[float]) -> tuple[float, float, float]:
+    def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
         """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
         sample = np.asarray(values, dtype=float)
         function = SUMMARIES[self.summary]

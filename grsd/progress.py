@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 VARIABLE = "GRSD_PROGRESS"
 

@@ -128,7 +128,7 @@ def test_tables():
     judged = {"x": confirm(CLAIM, lambda seed: 0.01 * (seed - 1000), {})}
     known = {"x": CLAIM, "y": Claim("y", "Unknown.", "paper")}
     table = claims_table(known, judged)
-    assert "holds: 0.035 [0.02, 0.05" in table
+    assert "holds: 0.035 [0.0188, 0.05" in table
     assert "| Unknown. | paper |  | not examined yet |  |" in table
     lines = verdict_lines(known, judged)
     assert lines[0].startswith("x (ours): holds: 0.035 [")

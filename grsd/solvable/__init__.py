@@ -1,0 +1,12 @@
+"""Models whose shells, velocities and exponents are known in closed form.
+
+Each gives its closed forms, and an ordinary simulation that the estimators read as they read a network: a torch module
+with its batch (``problem``) or the kernel, its rate and the error at a time (``matrices``).
+"""
+
+from grsd.solvable.aligned import AlignedDeepLinear
+from grsd.solvable.diagonal import DiagonalNet
+from grsd.solvable.lazy import LazyPowerLaw
+from grsd.solvable.projected import ProjectedTwoLayer
+
+__all__ = ["AlignedDeepLinear", "DiagonalNet", "LazyPowerLaw", "ProjectedTwoLayer"]

@@ -1,0 +1,160 @@
+"""The projected two-layer network of Bordelon, Atanasov and Pehlevan: feature learning that moves all shells alike.
+
+The model and the exponent chi(beta) are theirs (arXiv 2409.17858). The closed dynamics below is this project's
+restatement of it, checked by reproducing chi; the shell velocity read off it is this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+from scipy.interpolate import CubicHermiteSpline
+from torch import Tensor
+
+from grsd.checks import positive, whole
+from grsd.solvable.modes import NODES, WEIGHTS, diagonal_matrices, mode_quadrature, not_negative, time_array
+
+LOG_CLOCK = (-20.0, 80.0)
+STEP = 0.25
+LAST = 36.0
+LEAST_ALPHA = 0.2
+
+
+@dataclass(frozen=True)
+class ProjectedTwoLayer:
+    r"""Every mode decays on one clock S(t) that the learned features speed up.
+
+    .. math:: v_k = w^*_k e^{-\lambda_k S}, \qquad S' = \sqrt{1 + 2 \gamma Q(S)}, \qquad
+              Q = \sum_k w^{*2}_k (1 - e^{-\lambda_k S})^2, \qquad \lambda_k = k^{-\alpha}, \quad
+              \lambda_k w^{*2}_k = k^{-\alpha\beta - 1} .
+
+    The error e_k = -sqrt(N lambda_k) v_k obeys e' = -M e with eigenvalues m_k = lambda_k S', so u = m'/m = S''/S' is
+    the same in every shell (b = 1), and t u -> c = (1 - beta) / (1 + beta) for beta < 1, else 0.
+
+    Args:
+        alpha: decay of the spectrum (capacity), at least 0.2.
+        beta: source exponent, > 0; below 1 the task is hard.
+        gamma: strength of feature learning, >= 0; 0 is the lazy limit.
+        modes: K, the nodes of the simulation that ``matrices`` gives.
+
+    Errors: ``ValueError`` for parameters outside these ranges, or for times past the tabulated clock (S = e^80).
+    """
+
+    alpha: float = 2.0
+    beta: float = 0.5
+    gamma: float = 1.0
+    modes: int = 200
+
+    def __post_init__(self) -> None:
+        if positive("ProjectedTwoLayer", "alpha", self.alpha) < LEAST_ALPHA:
+            raise ValueError(f"ProjectedTwoLayer(alpha=...): expected at least {LEAST_ALPHA}, got {self.alpha!r}")
+        positive("ProjectedTwoLayer", "beta", self.beta)
+        not_negative("ProjectedTwoLayer", "gamma", self.gamma)
+        whole("ProjectedTwoLayer", "modes", self.modes, 2)
+
+    @property
+    def loss_exponent(self) -> float:
+        """chi = beta max(1, 2 / (1 + beta)); beta in the lazy limit."""
+        return self.beta * max(1.0, 2 / (1 + self.beta)) if self.gamma else self.beta
+
+    @property
+    def bulk_exponent(self) -> float:
+        """c, the limit of t u: (1 - beta) / (1 + beta) for beta < 1, else 0."""
+        return max(0.0, (1 - self.beta) / (1 + self.beta)) if self.gamma else 0.0
+
+    def clock(self, time: float) -> float:
+        """S(t)."""
+        t = not_negative("ProjectedTwoLayer.clock", "time", time)
+        log_s, elapsed, inverse = _table(self)
+        if t > elapsed[-1]:
+            raise ValueError(f"ProjectedTwoLayer.clock(time=...): expected at most {elapsed[-1]:.4g}, got {time!r}")
+        if t <= elapsed[0]:
+            return t
+        s = float(inverse(math.log(t)))
+        panel = min(int((s - log_s[0]) / STEP), len(log_s) - 2)
+        for _ in range(3):
+            half = (s - log_s[panel]) / 2
+            inner = np.exp(log_s[panel] + half + half * NODES)
+            speed = _speed(self, np.append(inner, math.exp(s)))[0]
+            now = elapsed[panel] + half * float(WEIGHTS @ (inner / speed[:-1]))
+            s += math.log(t / now) * now * speed[-1] / math.exp(s)
+        return math.exp(s)
+
+    def relative_velocity(self, time: float) -> float:
+        """u = S''/S', the same for every mode; 1 / time."""
+        return float(_speed(self, np.array([self.clock(time)]))[1][0])
+
+    def ranks(self, time: float) -> Float[np.ndarray, " K"]:
+        """k at the K nodes of the simulation: equally spaced in log k, four decades of lambda S on either side of 1.
+
+        Not below k = 1; not whole numbers.
+        """
+        s, reach = self.clock(time), math.log(1e4) / self.alpha
+        front = math.log(max(s, 1.0)) / self.alpha
+        return np.exp(np.linspace(max(0.0, front - reach), front + reach, self.modes))
+
+    def eigenvalues(self, time: float) -> Float[np.ndarray, " K"]:
+        """m_k = lambda_k S' at ``ranks(time)``; 1 / time."""
+        return self.ranks(time) ** -self.alpha * _speed(self, np.array([self.clock(time)]))[0]
+
+    def velocity(self, time: float) -> Float[np.ndarray, " K"]:
+        """v_k = m_k u; 1 / time^2."""
+        return self.eigenvalues(time) * self.relative_velocity(time)
+
+    def error(self, time: float) -> Float[np.ndarray, " K"]:
+        """e_k at ``ranks(time)``, N = 1; a node stands for the modes around it, so |e_k|^2 carries a factor dk."""
+        k = self.ranks(time)
+        spacing = k * math.log(k[1] / k[0])
+        return -np.sqrt(spacing * k ** (-self.alpha * self.beta - 1)) * np.exp(-(k**-self.alpha) * self.clock(time))
+
+    def loss(self, times: float | Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
+        """L(t) = 1/2 sum_k k^(-alpha beta - 1) e^(-2 lambda_k S) over all modes, shape (T,)."""
+        clocks = [self.clock(float(t)) for t in time_array("ProjectedTwoLayer.loss", times)]
+        log_k, weights = _modes(self)
+        r = self.alpha * self.beta
+        energy = weights * np.exp(-(r + 1) * log_k)
+        rest = math.exp(-r * _last(self)) / r
+        return np.array([0.5 * (float(energy @ np.exp(-2 * s * np.exp(-self.alpha * log_k))) + rest) for s in clocks])
+
+    def matrices(self, time: float) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"], Float[Tensor, " K"]]:
+        """(M, M', e) at a time, diagonal, at ``ranks(time)``."""
+        return diagonal_matrices(self.eigenvalues(time), self.velocity(time), self.error(time))
+
+
+def _last(model: ProjectedTwoLayer) -> float:
+    """log k up to which sums are taken: past it lambda S is under rounding at every tabulated time."""
+    return (LOG_CLOCK[1] + LAST) / model.alpha + math.log(1000)
+
+
+@cache
+def _modes(model: ProjectedTwoLayer) -> tuple[np.ndarray, np.ndarray]:
+    return mode_quadrature(_last(model))
+
+
+def _speed(model: ProjectedTwoLayer, clocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """S' = sqrt(1 + 2 gamma Q) and dS'/dS = S''/S' at values of S."""
+    log_k, weights = _modes(model)
+    energy = weights * np.exp(-(model.alpha * model.beta + 1) * log_k)
+    eigenvalues = np.exp(-model.alpha * log_k)
+    speed, slope = np.empty(len(clocks)), np.empty(len(clocks))
+    for i, s in enumerate(clocks):
+        grown = -np.expm1(-eigenvalues * s)
+        speed[i] = math.sqrt(1 + 2 * model.gamma * float((energy / eigenvalues) @ grown**2))
+        slope[i] = 2 * model.gamma * float(energy @ (grown * (1 - grown))) / speed[i]
+    return speed, slope
+
+
+@cache
+def _table(model: ProjectedTwoLayer) -> tuple[np.ndarray, np.ndarray, CubicHermiteSpline]:
+    """(log S, t) at the edges of panels in log S, and log S as a function of log t. S = t at the lowest edge."""
+    log_s = np.arange(LOG_CLOCK[0], LOG_CLOCK[1] + STEP / 2, STEP)
+    inner = np.exp(log_s[:-1, None] + STEP / 2 * (1 + NODES))
+    speed = _speed(model, inner.ravel())[0].reshape(inner.shape)
+    elapsed = math.exp(log_s[0]) + np.append(0.0, np.cumsum(STEP / 2 * (inner / speed) @ WEIGHTS))
+    slope = elapsed * _speed(model, np.exp(log_s))[0] * np.exp(-log_s)
+    return log_s, elapsed, CubicHermiteSpline(np.log(elapsed), log_s, slope)
