@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
@@ -71,6 +73,22 @@ def check_outputs(call: str, outputs: object, samples: int) -> None:
         raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
 
 
+def repeatable(call: str, function: Callable[[], object], buffers: Mapping[str, Tensor]) -> object:
+    """The model's output, evaluated twice without a graph; refuse one that is random or writes to its buffers."""
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    with torch.no_grad():
+        first, second = function(), function()
+    written = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
+    random = isinstance(first, Tensor) and not torch.equal(first, second) and bool(torch.isfinite(first).all())
+    if written or random:
+        what = f"writes to its buffer {written[0]!r}" if written else "gives another output each time"
+        raise ValueError(
+            f"{call}(model, ...): the model {what} when it is called (dropout or batch norm in training mode?); call "
+            "model.eval() first"
+        )
+    return first
+
+
 def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
     if not isinstance(targets, Tensor):
@@ -93,13 +111,13 @@ def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
 
 def positive(call: str, name: str, value: float) -> float:
     """Return ``value`` as a float if it is positive and finite; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{call}({name}=...): expected a positive finite number, got {value!r}")
     return float(value)
 
 
 def whole(call: str, name: str, value: int, least: int) -> int:
     """Return ``value`` if it is an int of at least ``least``; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{call}({name}=...): expected a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)

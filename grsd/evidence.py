@@ -33,7 +33,7 @@ class Rule:
         summary: how seeds are put together: mean or median (bootstrap interval over seeds), proportion (of zeros and
             ones; exact binomial interval), max or min (of an identity; no sampling interval).
         direction: ``"at most"``: holds where the whole interval is at most ``threshold``; ``"at least"`` likewise;
-            ``"contains"``: holds where the interval contains it.
+            ``"contains"``: holds where the interval contains it, and is inconclusive where it is wider than ``widest``.
         threshold, reason: the number, and why it is that number.
         fails_beyond, fails_reason: the whole interval beyond this fails (default: the threshold); between the two lies
             ``inconclusive``.
@@ -49,6 +49,7 @@ class Rule:
     fails_reason: str | None = None
     confidence: float = 0.95
     seeds: int = 8
+    widest: float = math.inf
 
     def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
         """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
@@ -73,6 +74,8 @@ class Rule:
         if math.isnan(low) or math.isnan(high):
             return "inconclusive"
         if self.direction == "contains":
+            if high - low > self.widest:
+                return "inconclusive"
             return "holds" if low <= self.threshold <= high else "fails"
         beyond = self.threshold if self.fails_beyond is None else self.fails_beyond
         if self.direction == "at most":
@@ -210,7 +213,9 @@ def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None
             raise ValueError(f"{path.name}: no claim {stored.claim!r} in data/claims.yaml")
         claim = known[stored.claim]
         if stored.rule_hash != claim.hash:
-            raise ValueError(f"{path.name}: the rule of {claim.id} has changed since this result; measure it anew")
+            raise ValueError(
+                f"{path.name}: the rule of {claim.id} has changed since this result; grsd claims --confirm {claim.id}"
+            )
         again = judge(claim, stored.seeds, stored.values, {})
         same = np.allclose(
             [stored.estimate, stored.low, stored.high], [again.estimate, again.low, again.high], rtol=1e-9
@@ -264,6 +269,8 @@ def _rule(where: str, entry: Mapping[str, object]) -> Rule:
     rule = Rule(**entry)
     if rule.direction not in DIRECTIONS or rule.summary not in SUMMARIES:
         raise ValueError(f"{where}: rule: direction is one of {DIRECTIONS}, summary one of {tuple(SUMMARIES)}")
+    if rule.direction == "contains" and not math.isfinite(rule.widest):
+        raise ValueError(f"{where}: rule: 'contains' needs the widest interval that still says something")
     if not rule.reason or (rule.fails_beyond is not None and not rule.fails_reason):
         raise ValueError(f"{where}: rule: every threshold needs its reason")
     return rule

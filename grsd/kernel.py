@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import check_inputs, check_outputs, check_targets, floating_dtype, resolve_device
+from grsd.checks import check_inputs, check_outputs, check_targets, floating_dtype, repeatable, resolve_device
 from grsd.tangents import Factor, Network, Parameters, linear_factors, linear_factors_and_rates, linear_uses
 
 SLICE = 2**24
@@ -121,7 +121,7 @@ def _prepare(
     limit = None if memory_limit is None else _bytes(call, memory_limit)
     network = Network(model, dtype, device)
     inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
-    outputs = network.outputs(inputs)
+    outputs = repeatable(call, lambda: network(network.parameters, inputs), network.fixed)
     check_outputs(call, outputs, inputs.shape[0])
     uses, shapes, missed = linear_uses(network, inputs)
     if missed:

@@ -23,7 +23,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "i
 
 
 class Perceptron(nn.Module):
-    r"""A perceptron whose plain and residual forms differ in the skip connection and in nothing else.
+    r"""A perceptron whose plain and residual forms differ in the skips and the scale beta of the branches only.
 
     .. math::
         h_1 = \sigma(W_1 x + b_1), \qquad
@@ -68,7 +68,9 @@ class Perceptron(nn.Module):
             raise ValueError(f"Perceptron(activation=...): expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
         positive("Perceptron", "weight_scale", weight_scale)
         self.residual = residual
-        self.branch_scale = 1 / math.sqrt(depth) if branch_scale is None else float(branch_scale)
+        self.branch_scale = positive(
+            "Perceptron", "branch_scale", 1 / math.sqrt(depth) if branch_scale is None else branch_scale
+        )
         self.activation = ACTIVATIONS[activation]()
         sizes = [features] + [width] * depth
         self.hidden = nn.ModuleList(nn.Linear(p, q) for p, q in pairwise(sizes))

@@ -77,13 +77,16 @@ def decades(s: np.ndarray | xr.DataArray) -> np.ndarray:
 
 
 def energy_map(
-    axes: Axes, history: xr.Dataset, *, floor: float = 1e-6, largest: float | None = None
+    axes: Axes, history: xr.Dataset, *, floor: float = 1e-9, largest: float | None = None
 ) -> mpl.collections.QuadMesh:
     """Shell energies over log time as an image, with the frontier lambda t = 1; returns the mesh for a colour bar.
 
     Shells that are masked, or under ``floor`` times ``largest`` (the largest shell energy), are left white.
     """
+    history = history.isel(time=history.time.values > 0)
     energy = history.energy.where(history.mask == 0)
+    if history.sizes["time"] < 2 or not energy.notnull().any():
+        raise ValueError("energy_map(history=...): expected at least 2 times after 0 and a shell that is not masked")
     largest = float(energy.max()) if largest is None else largest
     energy = energy.where(energy > floor * largest)
     kept = energy.notnull().any("time").values

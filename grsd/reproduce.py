@@ -144,6 +144,8 @@ def _execute(job: Job, output: Path) -> None:
             )
     except PapermillExecutionError as error:
         job.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
+    except RuntimeError as error:
+        job.failure = f"its kernel: {' '.join(str(error).split())}"
     job.seconds = time.perf_counter() - start
 
 

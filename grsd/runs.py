@@ -36,7 +36,9 @@ def shell_history(
     """
     budgets = []
     for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
-        decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
+        decomposed = spectrum(
+            *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)
+        )
         budget = energy_budget(decomposed, snapshot.error, _covering(shells, decomposed))
         budgets.append(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])))
     empty = {name: EMPTY.get(name, 0) for name in budgets[0].data_vars}
@@ -70,8 +72,10 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
     """
     snapshot = flow.snapshots[index]
-    decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
-    fixed = replace(shells, span=shells.span or log_range(decomposed))
+    decomposed = spectrum(
+        *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)
+    )
+    fixed = _covering(shells, decomposed)
     budget = energy_budget(decomposed, snapshot.error, fixed)
     terms = np.column_stack([budget.coupling.values, budget.dissipation.values])
     change = terms[:, :-1].sum(1) - terms[:, -1]
@@ -79,7 +83,7 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     duration = step / float(decomposed.eigenvalues[-1])
     energies = []
     for neighbour in nearby(snapshot, flow.inputs, flow.targets, duration, (-2, -1, 1, 2)):
-        kernel = tangent_kernel(neighbour.model, flow.inputs)
+        kernel = tangent_kernel(neighbour.model, flow.inputs, dtype=neighbour.error.dtype)
         energies.append(energy_budget(spectrum(kernel), neighbour.error, fixed).energy.values)
     before2, before, after, after2 = energies
     difference = (8 * (after - before) - (after2 - before2)) / (12 * duration)

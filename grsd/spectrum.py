@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.checks import floating_dtype
+from grsd.checks import DTYPES
 
 SYMMETRY = 1e-6
 
@@ -44,8 +44,14 @@ def spectrum(kernel: Float[Tensor, "D D"], rate: Float[Tensor, "D D"] | None = N
     for name, matrix in {"kernel": kernel, "rate": rate}.items():
         if matrix is None:
             continue
-        floating_dtype("spectrum", matrix.dtype)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape != kernel.shape:
+        if not isinstance(matrix, Tensor):
+            raise TypeError(f"spectrum({name}=...): expected a torch.Tensor, got {type(matrix).__name__}")
+        if matrix.dtype not in DTYPES or (matrix.dtype, matrix.device) != (kernel.dtype, kernel.device):
+            raise TypeError(
+                f"spectrum({name}=...): expected float32 or float64, one dtype and device for both, got {matrix.dtype} "
+                f"on {matrix.device} beside a kernel of {kernel.dtype} on {kernel.device}"
+            )
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape != kernel.shape or not matrix.numel():
             raise ValueError(
                 f"spectrum({name}=...): expected a square matrix (D, D), the same for kernel and rate, got "
                 f"{tuple(matrix.shape)} beside a kernel of {tuple(kernel.shape)}"
@@ -53,8 +59,12 @@ def spectrum(kernel: Float[Tensor, "D D"], rate: Float[Tensor, "D D"] | None = N
         scale = float(matrix.abs().max())
         if not scale < float("inf"):
             raise ValueError(f"spectrum({name}=...): found NaN or infinity")
-        if float((matrix - matrix.T).abs().max()) > SYMMETRY * scale:
-            raise ValueError(f"spectrum({name}=...): the matrix is not symmetric")
+        asymmetry = float((matrix - matrix.T).abs().max())
+        if asymmetry > SYMMETRY * scale:
+            raise ValueError(
+                f"spectrum({name}=...): the matrix is not symmetric, it differs from its transpose by {asymmetry:.2g} "
+                f"beside entries up to {scale:.2g}; if that is rounding, pass (K + K.T) / 2"
+            )
     eigenvalues, eigenvectors = torch.linalg.eigh(kernel)
     top = float(eigenvalues[-1])
     floor = kernel.shape[0] * torch.finfo(kernel.dtype).eps * top

@@ -97,3 +97,32 @@ def test_dtype_refused(call):
     arguments = (net(), X, Y) + (([1.0],) if call == "gradient_flow" else ())
     with pytest.raises(TypeError, match=r"expected torch.float32 or torch.float64, got torch.float16"):
         getattr(grsd, call)(*arguments, dtype=torch.float16)
+
+
+class Normalized(nn.Module):
+    """Batch norm in training mode: couples samples and writes to its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(5, 3), nn.BatchNorm1d(3, affine=False)
+
+    def forward(self, x):
+        return self.norm(self.layer(x))
+
+
+@pytest.mark.parametrize("call", ["gradient_flow", "tangent_kernel_and_rate"])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), "gives another output each time"),
+        (Normalized(), "writes to its buffer 'norm.running_mean'"),
+    ],
+)
+def test_training_mode_is_refused(call, model, message):
+    before = copy.deepcopy(model.state_dict())
+    arguments = (model, X, Y) + (([1.0],) if call == "gradient_flow" else ())
+    with pytest.raises(ValueError, match=rf"{message} when it is called .* call model.eval\(\) first"):
+        getattr(grsd, call)(*arguments)
+    for name, value in before.items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert model.training

@@ -9,6 +9,13 @@ def test_every_rule_has_its_measurement():
     assert set(confirm.MEASUREMENTS) == ruled
 
 
+def test_stored_results_were_measured_as_they_are_now():
+    for name, result in results().items():
+        for parameter, value in confirm.MEASUREMENTS[name].parameters.items():
+            stored = result.provenance[parameter]
+            assert stored == value or stored == str(value), f"{name}: {parameter} has changed since the result"
+
+
 def test_unknown_claims_are_refused_before_measuring():
     with pytest.raises(ValueError, match="no measurement for claim 'rigidity'; there are budget-closes"):
         confirm.confirm_claims(["rigidity"])

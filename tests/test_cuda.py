@@ -23,7 +23,9 @@ def table():
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["device", "torch", "check", "relative difference"])
-        writer.writerows([torch.cuda.get_device_name(), torch.__version__, check, f"{value:.1e}"] for check, value in rows)
+        writer.writerows(
+            [torch.cuda.get_device_name(), torch.__version__, check, f"{value:.1e}"] for check, value in rows
+        )
 
 
 def relative(found, expected):

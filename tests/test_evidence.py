@@ -56,6 +56,7 @@ def test_verdicts(interval, verdict):
     contains = replace(RULE, direction="contains", fails_beyond=None)
     assert contains.verdict(0.05, 0.2) == "holds"
     assert contains.verdict(0.15, 0.2) == "fails"
+    assert replace(contains, widest=0.1).verdict(0.05, 0.2) == "inconclusive"
 
 
 def test_intervals():

@@ -209,3 +209,13 @@ def test_chebyshev_coefficients(stages):
     small = np.array([-1e-3, -2e-3])
     error = np.abs(propagate(small) - np.exp(small))
     assert error[1] / error[0] == pytest.approx(8, rel=0.05)
+
+
+def test_a_perfect_fit_ends():
+    """Once the residual is rounding, nothing is left to resolve: the flow coasts to the end."""
+    x = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    flow = grsd.gradient_flow(torch.nn.Linear(4, 1), x, y, [1.0, 100.0, 1e4])
+    last = flow.history.isel(time=-1)
+    assert float(last.loss) < 1e-20
+    assert int(last.gradient_evaluations) < 20000

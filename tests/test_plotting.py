@@ -56,3 +56,16 @@ def test_energy_map_shows_the_data():
     assert np.allclose(frontier.get_ydata(), -np.log10(flow.times))
     assert "time" in axes.get_xlabel()
     assert "[1/time]" in axes.get_ylabel()
+
+
+def test_energy_map_needs_something_to_show():
+    data = grsd.digits(10)
+    network = grsd.Perceptron(64, 10, width=8, depth=2)
+    history = grsd.shell_history(
+        grsd.gradient_flow(network, data.inputs, data.targets, [0.0, 0.1, 0.2]), grsd.LogShells(1.0)
+    )
+    _, axes = plt.subplots()
+    energy_map(axes, history)
+    for nothing in (history.isel(time=[0, 1]), history.assign(mask=history.mask * 0 + 4)):
+        with pytest.raises(ValueError, match=r"energy_map\(history=...\): expected at least 2 times after 0"):
+            energy_map(axes, nothing)

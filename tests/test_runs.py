@@ -97,3 +97,20 @@ def test_a_frozen_kernel_moves_nothing():
     history = grsd.shell_history(flow, LogShells(0.5))
     assert float(np.abs(history.coupling).max()) == 0
     assert float(np.nanmax(np.abs(history.flux))) == 0
+
+
+def test_single_precision_and_one_output():
+    """A float32 flow is measured in float32; D = 1 has one mode and still a budget."""
+    data = grsd.digits(1, task="parity")
+    model = grsd.Perceptron(64, 1, width=8, depth=2)
+    flow = grsd.gradient_flow(model, data.inputs, data.targets, [0.01, 0.02])
+    check = grsd.measured_energy_change(flow, 0, LogShells(0.5, 0.1))
+    assert float(check.discrepancy[check.mask.values == 0].max(skipna=False)) < 1e-7
+    data = grsd.digits(12)
+    network = grsd.Perceptron(64, 10, width=8, depth=2)
+    single = grsd.gradient_flow(network, data.inputs, data.targets, [0.01, 0.1], dtype=torch.float32)
+    history = grsd.shell_history(single, LogShells(1.0, 0.2))
+    double = grsd.shell_history(
+        grsd.gradient_flow(network, data.inputs, data.targets, [0.01, 0.1]), LogShells(1.0, 0.2)
+    )
+    assert np.allclose(history.energy.sum("shell"), double.energy.sum("shell"), rtol=1e-3)

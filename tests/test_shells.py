@@ -403,3 +403,25 @@ def test_only_shell_sized_results_leave_the_device(snapshot):
         budget = grsd.energy_budget(spectrum, error, [shells, LogShells(1.3, 0.2)])[0]
     assert seen.sizes, "the test sees transfers"
     assert max(seen.sizes) <= budget.sizes["shell"] ** 2 < spectrum.dimension
+
+
+def test_combining_refuses_what_it_cannot_read(snapshot):
+    spectrum, error = snapshot
+    still = grsd.energy_budget(
+        Spectrum(spectrum.eigenvalues, spectrum.eigenvectors, None, spectrum.floor), error, LogShells()
+    )
+    budget = grsd.energy_budget(spectrum, error, LogShells())
+    for call, name in ((grsd.locality, "coupling"), (lambda b: grsd.remove_scale(b, -1.0, 1.0), "drift")):
+        with pytest.raises(
+            ValueError, match=rf"'{name}' is missing; make the budget from grsd.spectrum\(kernel, rate\)"
+        ):
+            call(still)
+    with pytest.raises(ValueError, match="'flux' is missing"):
+        grsd.velocity_over_runs([still, still])
+    with pytest.raises(ValueError, match=r"expected one snapshot a run, .* choose a time with .isel\(time=...\)"):
+        grsd.velocity_over_runs([budget.expand_dims(time=[0.1, 0.2])] * 2)
+    far = budget.assign_coords(boundary=budget.boundary + 100)
+    with pytest.raises(ValueError, match="no unmasked boundary in common"):
+        grsd.velocity_over_runs([budget, far])
+    with pytest.raises(ValueError, match="expected at least 2 shells, got 1"):
+        grsd.locality(grsd.energy_budget(spectrum, error, LogShells(100.0, 1.0, span=(0.0, 100.0))))

@@ -59,8 +59,14 @@ def velocity_over_runs(budgets: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(budgets) < 2:
         raise ValueError(f"velocity_over_runs(budgets): expected at least 2 runs, got {len(budgets)}")
     variables = ["flux", "density", "boundary_mask"]
+    for budget in budgets:
+        _needs("velocity_over_runs", budget, variables, ("boundary",))
     runs = xr.concat([budget[variables] for budget in budgets], dim="run", join="inner", combine_attrs="drop")
     runs = runs.isel(boundary=np.flatnonzero((runs.boundary_mask == 0).all("run")))
+    if runs.sizes["boundary"] == 0:
+        raise ValueError(
+            "velocity_over_runs(budgets): the runs have no unmasked boundary in common; give them one span"
+        )
     count = runs.sizes["run"]
     velocity = runs.flux.sum("run") / runs.density.sum("run")
     spread = np.sqrt(((runs.flux - velocity * runs.density) ** 2).sum("run") / (count * (count - 1)))
@@ -87,6 +93,7 @@ def remove_scale(budget: xr.Dataset, low: float, high: float) -> xr.Dataset:
     """
     if not low < high:
         raise ValueError(f"remove_scale(low, high): expected low < high in log eigenvalue, got {low!r} and {high!r}")
+    _needs("remove_scale", budget, ["drift", "scale_coupling", "flux"])
     judged = budget.sel(shell=slice(low, high))
     weight = judged.modes.where(judged.drift.notnull(), 0)
     if judged.sizes["shell"] == 0 or float(weight.sum()) == 0:
@@ -113,6 +120,9 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
     tends to one and may overshoot. ``reach_90(boundary)``: the smallest reach from which on the share stays within .1
     of one, in units of log eigenvalue. Sums of |T_ab| would count noise and are not used.
     """
+    _needs("locality", budget, ["coupling", "flux"])
+    if budget.sizes["shell"] < 2:
+        raise ValueError("locality(budget): expected at least 2 shells, got 1; take a smaller shell width")
     steps = np.arange(1, budget.sizes["shell"])
     upper = np.arange(budget.sizes["shell"])
     distance = upper[:, None] - upper[None, :]
@@ -161,3 +171,14 @@ def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
     coords = {"time": history.time[1:-1], "boundary": history.boundary}
     attrs = {"long_name": "flux from differences of snapshots", "units": "energy/time"}
     return xr.DataArray(flux, coords, ("time", "boundary"), "flux_from_differences", attrs)
+
+
+def _needs(call: str, budget: xr.Dataset, names: Sequence[str], dims: tuple[str, ...] | None = None) -> None:
+    missing = [name for name in names if name not in budget]
+    if missing:
+        raise ValueError(f"{call}(budget): {missing[0]!r} is missing; make the budget from grsd.spectrum(kernel, rate)")
+    if dims and budget[names[0]].dims != dims:
+        raise ValueError(
+            f"{call}(budgets): expected one snapshot a run, dimensions {dims}, got {budget[names[0]].dims}; choose a "
+            "time with .isel(time=...)"
+        )

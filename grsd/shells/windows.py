@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grsd.checks import positive
 
-LEAST_MODES = 1.0
+LEAST_MODES = 0.5
 LEAST_LOCAL_MODES = 2.0
 LEAST_SHARE = 1e-12
 MASK_FLAGS = {"below_floor": 1, "few_modes": 2, "no_energy": 4}
