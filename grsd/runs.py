@@ -75,7 +75,8 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     decomposed = spectrum(
         *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)
     )
-    fixed = _covering(shells, decomposed)
+    low, high = log_range(decomposed)
+    fixed = replace(shells, span=shells.span or (low, max(high, low + shells.width)))
     budget = energy_budget(decomposed, snapshot.error, fixed)
     terms = np.column_stack([budget.coupling.values, budget.dissipation.values])
     change = terms[:, :-1].sum(1) - terms[:, -1]
