@@ -6,26 +6,31 @@ from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
 from grsd.kernel import memory_estimate, tangent_kernel, tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.project import project
-from grsd.runs import measured_energy_change, shell_history
+from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
 from grsd.shells import LogShells, energy_budget, merge_shells, velocity_over_runs
 from grsd.spectrum import Spectrum, spectrum
 
 __all__ = [
+    "EnsembleError",
     "Flow",
     "FlowError",
     "LogShells",
     "Perceptron",
     "Snapshot",
+    "Spec",
     "Spectrum",
+    "at_width",
     "claims",
     "digits",
     "energy_budget",
+    "ensemble",
     "gradient_flow",
     "log_times",
     "measured_energy_change",
     "memory_estimate",
     "merge_shells",
     "project",
+    "run",
     "shell_history",
     "spectrum",
     "tangent_kernel",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -27,6 +27,8 @@ from grsd.provenance import provenance
 CALL = "gradient_flow"
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
+VECTORS = ("theta", "rate", "error", "direction")
+SCALARS = ("time", "step", "previous", "radius", "steps_on_radius", "estimate", "accepted", "rejected")
 HISTORY = {
     "loss": ("mean squared error |e|^2 / (2N)", "1"),
     "error_estimate": ("sum of the local error estimates |J est| / |e| since the start", "1"),
@@ -108,52 +110,90 @@ def gradient_flow(
     Errors: ``TypeError`` or ``ValueError`` in one line before any computing; ``FlowError``, which carries the
     snapshots already made, where the step underflows (a loss that is not smooth, or numbers that overflow).
     """
-    check_inputs(CALL, model, inputs)
-    floating_dtype(CALL, dtype)
-    positive(CALL, "tolerance", tolerance)
     times = _check_times(times)
-    device = resolve_device(CALL, device, model)
-    working = copy.deepcopy(model).to(device=device, dtype=dtype)
-    inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
-    with torch.no_grad():
-        outputs = working(inputs)
-    check_outputs(CALL, outputs, inputs.shape[0])
-    check_targets(CALL, targets, tuple(outputs.shape))
-    targets = targets.to(device=device, dtype=dtype)
-
-    problem = _Problem(working, inputs, targets)
-    attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
-    attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
-    integrator = _Chebyshev(problem, tolerance)
+    descent = Descent(model, inputs, targets, tolerance=tolerance, dtype=dtype, device=device, parameters=parameters)
     snapshots: list[Snapshot] = []
     rows: list[dict[str, float]] = []
 
     def result() -> Flow:
-        reached = [snapshot.time for snapshot in snapshots]
-        history = xr.Dataset(
-            {
-                name: ("time", np.array([row[name] for row in rows]), {"long_name": text, "units": units})
-                for name, (text, units) in HISTORY.items()
-            },
-            coords={"time": ("time", np.array(reached), {"long_name": "time of gradient flow", "units": "time"})},
-            attrs=attributes,
-        )
-        return Flow(tuple(snapshots), inputs, targets, history)
+        history = descent.history([snapshot.time for snapshot in snapshots], rows)
+        return Flow(tuple(snapshots), descent.inputs, descent.targets, history)
 
     shown = bar(times, show=progress, desc="gradient flow", unit="snapshot")
     for time in shown:
         try:
-            integrator.advance(float(time))
-        except _StepUnderflow:
+            snapshots.append(descent.snapshot(float(time)))
+        except StepUnderflow as error:
             raise FlowError(
-                f"{CALL}: the step fell under {SMALLEST_STEP:g} of the time reached, t = {integrator.time:.6g}; the "
-                f"{len(snapshots)} snapshots before it are in this exception's .flow",
-                result(),
+                f"{CALL}: {error}; the {len(snapshots)} snapshots before it are in this exception's .flow", result()
             ) from None
-        snapshots.append(Snapshot(float(time), problem.module(integrator.theta), integrator.error.detach().clone()))
-        rows.append(integrator.row())
+        rows.append(descent.row())
         shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}", gradients=rows[-1]["gradient_evaluations"])
     return result()
+
+
+class StepUnderflow(RuntimeError):
+    """No step is small enough: a loss that is not smooth, or numbers that overflow."""
+
+
+class Descent:
+    """A gradient flow under way: it can be stopped at any step and taken up again elsewhere with the same bits.
+
+    Arguments and refusals as ``gradient_flow``. ``state``: what ``state()`` gave during the same flow; the same bits
+    follow on the same machine with the same number of threads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        tolerance: float = 1e-4,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        parameters: Mapping[str, object] | None = None,
+        state: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        check_inputs(CALL, model, inputs)
+        floating_dtype(CALL, dtype)
+        positive(CALL, "tolerance", tolerance)
+        device = resolve_device(CALL, device, model)
+        working = copy.deepcopy(model).to(device=device, dtype=dtype)
+        self.inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
+        with torch.no_grad():
+            outputs = working(self.inputs)
+        check_outputs(CALL, outputs, inputs.shape[0])
+        check_targets(CALL, targets, tuple(outputs.shape))
+        self.targets = targets.to(device=device, dtype=dtype)
+        self._problem = _Problem(working, self.inputs, self.targets)
+        self._integrator = _Chebyshev(self._problem, tolerance, state)
+        self._attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
+        self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
+
+    def snapshot(self, time: float, after_step: Callable[[], None] | None = None) -> Snapshot:
+        """Go on to ``time``, calling ``after_step`` after each step; ``StepUnderflow`` where that is impossible."""
+        self._integrator.advance(time, after_step)
+        return Snapshot(time, self._problem.module(self._integrator.theta), self._integrator.error.detach().clone())
+
+    def row(self) -> dict[str, float]:
+        """One row of ``history``, where the flow is now."""
+        return self._integrator.row()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the rest of the flow depends on: four vectors and some scalars, exactly."""
+        return self._integrator.state()
+
+    def history(self, times: Sequence[float], rows: Sequence[Mapping[str, float]]) -> xr.Dataset:
+        """The labelled history of a ``Flow``, from the rows at the times."""
+        return xr.Dataset(
+            {
+                name: ("time", np.array([row[name] for row in rows]), {"long_name": text, "units": units})
+                for name, (text, units) in HISTORY.items()
+            },
+            coords={"time": ("time", np.array(times), {"long_name": "time of gradient flow", "units": "time"})},
+            attrs=self._attributes,
+        )
 
 
 def nearby(
@@ -232,10 +272,6 @@ class _Problem:
         return module
 
 
-class _StepUnderflow(Exception):
-    pass
-
-
 @cache
 def _coefficients(stages: int) -> list[tuple[float, float, float, float]]:
     """(mu, nu, mu~, gamma~) of stages 1..s (SSV 1998, equations 2.7 to 2.10), damping 2/13."""
@@ -258,17 +294,32 @@ def _coefficients(stages: int) -> list[tuple[float, float, float, float]]:
 class _Chebyshev:
     """The integrator's state: where the flow is, and what it has cost."""
 
-    def __init__(self, problem: _Problem, tolerance: float) -> None:
+    def __init__(self, problem: _Problem, tolerance: float, state: Mapping[str, np.ndarray] | None = None) -> None:
         self.problem, self.tolerance = problem, tolerance
         self.time, self.theta = 0.0, problem.start()
+        self.accepted = self.rejected = self.steps_on_radius = 0
+        self.estimate = self.radius = 0.0
+        self.previous = (math.nan, math.nan)
+        if state is not None:
+            self._restore(state)
+            return
         self.rate, self.error = problem.velocity(self.theta)
-        self.accepted = self.rejected = 0
-        self.estimate = 0.0
         self.direction = self.rate.clone()
-        self.radius = 0.0
         self.radius = self._spectral_radius()
         self.step = 0.1 / self.radius
-        self.previous: tuple[float, float] | None = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        tensors = {name: getattr(self, name).detach().cpu().numpy().copy() for name in VECTORS}
+        scalars = {name: np.array(getattr(self, name)) for name in SCALARS}
+        return {**tensors, **scalars, "evaluations": np.array(self.problem.evaluations)}
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        for name in VECTORS:
+            setattr(self, name, torch.tensor(state[name], dtype=self.theta.dtype, device=self.theta.device))
+        for name in SCALARS:
+            value = state[name].tolist()
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        self.problem.evaluations = int(state["evaluations"])
 
     def row(self) -> dict[str, float]:
         return {
@@ -280,7 +331,7 @@ class _Chebyshev:
             "rejected": self.rejected,
         }
 
-    def advance(self, end: float) -> None:
+    def advance(self, end: float, after_step: Callable[[], None] | None = None) -> None:
         """Step to exactly ``end``. The last step is shortened; the controller's own step is kept for the next."""
         while self.time < end:
             remaining = end - self.time
@@ -288,7 +339,7 @@ class _Chebyshev:
             if remaining < 2 * step < 2 * remaining:
                 step = remaining / 2
             if step < SMALLEST_STEP * max(end, 1e-300):
-                raise _StepUnderflow
+                raise StepUnderflow(f"the step fell under {SMALLEST_STEP:g} of the time reached, t = {self.time:.6g}")
             if self.steps_on_radius >= STEPS_PER_RADIUS:
                 self.radius = self._spectral_radius()
             if self._try(step):
@@ -296,6 +347,8 @@ class _Chebyshev:
                 self.steps_on_radius += 1
             else:
                 self.radius = self._spectral_radius()
+            if after_step is not None:
+                after_step()
 
     def _try(self, step: float) -> bool:
         """One step and its verdict. The next step follows the error (SSV 1998, section 3); a step cut short by a
@@ -318,8 +371,8 @@ class _Chebyshev:
             return False
         cut_short = step < self.step
         if not cut_short:
-            if self.previous is not None:
-                last_step, last_ratio = self.previous
+            last_step, last_ratio = self.previous
+            if not math.isnan(last_step):
                 factor = min(factor, factor * step / last_step * (last_ratio / ratio) ** (1 / 3))
             self.previous = (step, ratio)
         proposed = step * min(10.0, max(0.1, factor))

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,7 @@ def test_refused_in_one_line(tmp_path, arguments, message):
 
 def test_installed_without_the_repository(tmp_path):
     """The package alone, copied elsewhere: one clear line."""
-    package = tmp_path / "grsd"
-    package.mkdir()
-    for path in Path(grsd.__file__).parent.glob("*.py"):
-        (package / path.name).write_text(path.read_text())
+    shutil.copytree(Path(grsd.__file__).parent, tmp_path / "grsd", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
         [sys.executable, "-m", "grsd.cli", "reproduce"],
         capture_output=True,

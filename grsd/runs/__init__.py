@@ -1,0 +1,24 @@
+"""Experiments: one ``Spec``, one labelled file; computed once whoever asks, resumable, checked when read."""
+
+from grsd.runs.compute import obtain, run
+from grsd.runs.history import at_width, measured_energy_change, shell_history
+from grsd.runs.parallel import EnsembleError, Member, ensemble, members, summary
+from grsd.runs.spec import CHOICES, Spec, parse
+from grsd.runs.store import runs_folder
+
+__all__ = [
+    "CHOICES",
+    "EnsembleError",
+    "Member",
+    "Spec",
+    "at_width",
+    "ensemble",
+    "measured_energy_change",
+    "members",
+    "obtain",
+    "parse",
+    "run",
+    "runs_folder",
+    "shell_history",
+    "summary",
+]
