@@ -27,6 +27,7 @@ from grsd.provenance import provenance
 CALL = "gradient_flow"
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
+ROUNDING = 4
 VECTORS = ("theta", "rate", "error", "direction")
 SCALARS = ("time", "step", "previous", "radius", "steps_on_radius", "estimate", "accepted", "rejected")
 HISTORY = {
@@ -97,7 +98,8 @@ def gradient_flow(
         inputs: the full batch, shape (N, ...).
         targets: floating point, of exactly the output's shape.
         times: increasing, not negative; 0 is the start. ``log_times`` gives equally spaced log times.
-        tolerance: accepted local error of a step, in the residual and relative to it: |J est| <= tolerance |e|.
+        tolerance: accepted local error of a step, in the residual and relative to it: |J est| <= tolerance |e|, or
+            at the rounding of the targets where that is more (a flow that has fitted them to all digits).
         dtype: of the copy; float64 unless asked otherwise.
         device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
         progress: show a bar; ``None``: on a terminal and in Jupyter.
@@ -296,6 +298,7 @@ class _Chebyshev:
 
     def __init__(self, problem: _Problem, tolerance: float, state: Mapping[str, np.ndarray] | None = None) -> None:
         self.problem, self.tolerance = problem, tolerance
+        self.rounding = ROUNDING * torch.finfo(problem.targets.dtype).eps * float(problem.targets.norm())
         self.time, self.theta = 0.0, problem.start()
         self.accepted = self.rejected = self.steps_on_radius = 0
         self.estimate = self.radius = 0.0
@@ -363,7 +366,7 @@ class _Chebyshev:
             self.rejected += 1
             self.step = step / 10
             return False
-        ratio = max(local / self.tolerance, 1e-9)
+        ratio = max(local / max(self.tolerance, self.rounding / scale), 1e-9)
         factor = 0.8 / ratio ** (1 / 3)
         if ratio > 1:
             self.rejected += 1

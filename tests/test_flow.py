@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import grsd
-from grsd.flow import _coefficients, _Problem, nearby
+from grsd.flow import Descent, _coefficients, _Problem, nearby
 
 
 def problem(model, data):
@@ -148,6 +148,32 @@ def test_rejected_steps_are_counted():
     final = flow.history.isel(time=-1)
     assert int(final.rejected) > 0
     assert int(final.steps) > int(final.rejected)
+
+
+def test_fitted_to_all_digits_does_not_stall():
+    """Once the error is rounding, its own size is no measure for a step's error."""
+    data = grsd.digits(8, task="parity")
+    model = grsd.Perceptron(64, 1, width=8, depth=2, residual=True, seed=5)
+    flow = grsd.gradient_flow(model, data.inputs, data.targets, [300 / top_eigenvalue(model, data)])
+    assert float(flow.history.loss[-1]) < 1e-24
+    assert int(flow.history.steps[-1]) < 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_taken_up_again_with_the_same_bits(dtype):
+    """Stopped after each of 40 steps, in turn: state, snapshot and counts are those of a flow that was not."""
+    data = grsd.digits(20)
+    model = grsd.Perceptron(64, 10, width=16, depth=2)
+    whole = Descent(model, data.inputs, data.targets, dtype=dtype)
+    states = []
+    expected = whole.snapshot(1.0, lambda: states.append(whole.state()))
+    assert len(states) > 40
+    for state in states[:40:3]:
+        again = Descent(model, data.inputs, data.targets, dtype=dtype, state=state)
+        found = again.snapshot(1.0)
+        assert torch.equal(found.error, expected.error)
+        assert again.row() == whole.row()
+        assert all(np.array_equal(value, whole.state()[name]) for name, value in again.state().items())
 
 
 class Cliff(nn.Module):
