@@ -64,6 +64,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each process; default: the cores, shared out")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row a run")
     parser.set_defaults(call=_run)
@@ -128,15 +129,16 @@ def _run(options: argparse.Namespace) -> int:
         raise Refused(re.sub(r"^Spec\((\w+)=\.\.\.\)", lambda match: _option(match[1]), str(error))) from None
     if options.seeds is not None and "seed" in given:
         raise Refused("--seed or --seeds, not both")
-    if options.workers is not None and options.workers < 1:
-        raise Refused(f"--workers: expected a whole number of at least 1, got {options.workers}")
+    for name, value in {"--workers": options.workers, "--threads": options.threads}.items():
+        if value is not None and value < 1:
+            raise Refused(f"{name}: expected a whole number of at least 1, got {value}")
     if options.table is not None and not options.table.resolve().parent.is_dir():
         raise Refused(f"--table: there is no folder {options.table.resolve().parent}")
     specs = spec.with_seeds(options.seeds or [spec.seed])
     folder = runs_folder(options.folder)
     failures = {}
     try:
-        with closing(members(specs, options.workers, folder)) as arriving:
+        with closing(members(specs, options.workers, options.threads, folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")
             for index, member in shown:
                 if member.failure:

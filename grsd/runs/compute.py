@@ -24,7 +24,7 @@ from grsd.runs.store import load, locked, runs_folder, save
 SOURCES = sources("runs.compute")
 CODE = fingerprint(SOURCES)
 WORK, ROW = ".work", "row_"
-SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
 START = {
     "start_loss": ("loss at time 0", "1"),
     "start_largest_eigenvalue": ("largest eigenvalue of M at time 0", "1/time"),
@@ -37,7 +37,7 @@ def run(spec: Spec, *, folder: str | os.PathLike | None = None, progress: bool |
     The file is named after the spec and the code that computed it (sources of the package's modules involved, versions
     of torch, numpy, xarray and scikit-learn); whatever changes, it is computed again. It is checked byte by byte when
     read. Several processes that ask for the same spec compute it once; one that was interrupted, even killed, goes on
-    from its last snapshot (and at least from where it was 20 seconds before) and ends with the same bytes.
+    from where it was some seconds before (at its last step, or before a kernel) and ends with the same bytes.
 
     Args:
         spec: the experiment.
@@ -103,19 +103,21 @@ def compute(spec: Spec, scratch: Path, marks: Mapping[str, str], progress: bool 
         state["start_largest_eigenvalue"] = np.array(top)
     constant = {name: state[name] for name in ("times", *START)}
     rows = [{name: state[ROW + name][number].item() for name in HISTORY} for number in range(len(budgets))]
-    kept_at = time.monotonic()
+    saved, saved_at = len(budgets), time.monotonic()
 
-    def keep() -> None:
-        nonlocal kept_at
+    def keep_sometimes() -> None:
+        nonlocal saved, saved_at
+        if time.monotonic() - saved_at < SECONDS_BETWEEN_CHECKPOINTS:
+            return
+        for number in range(saved, len(budgets)):
+            for index, budget in enumerate(budgets[number]):
+                part = _part(number, index)
+                save(scratch, part, budget, {**marks, "part": part})
         done = {ROW + name: np.array([row[name] for row in rows]) for name in HISTORY}
         arrays = {**descent.state(), **constant, **done}
         variables = {name: ([f"{name}_{axis}" for axis in range(a.ndim)], a) for name, a in arrays.items()}
         save(scratch, "state", xr.Dataset(variables), {**marks, "part": "state"})
-        kept_at = time.monotonic()
-
-    def keep_sometimes() -> None:
-        if time.monotonic() - kept_at >= SECONDS_BETWEEN_CHECKPOINTS:
-            keep()
+        saved, saved_at = len(budgets), time.monotonic()
 
     times = constant["times"].tolist()
     shown = bar(range(len(times)), show=progress, desc=str(spec), unit="snapshot")
@@ -126,13 +128,9 @@ def compute(spec: Spec, scratch: Path, marks: Mapping[str, str], progress: bool 
             snapshot = descent.snapshot(times[number], keep_sometimes)
         except StepUnderflow as error:
             raise RuntimeError(f"run({spec}): {error}") from None
-        measured = snapshot_budgets(snapshot, descent.inputs, descent.targets, spec.shells)
-        for index, budget in enumerate(measured):
-            part = _part(number, index)
-            save(scratch, part, budget, {**marks, "part": part})
-        budgets.append(measured)
+        budgets.append(snapshot_budgets(snapshot, descent.inputs, descent.targets, spec.shells))
         rows.append(descent.row())
-        keep()
+        keep_sometimes()
         shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}")
     history = descent.history(times, rows)
     per_width = zip(*budgets, strict=True)

@@ -51,25 +51,28 @@ def ensemble(
     workers: int | None = None,
     progress: bool | None = None,
     *,
+    threads: int | None = None,
     folder: str | os.PathLike | None = None,
 ) -> list[xr.Dataset]:
     """``run`` for each of ``specs``, in parallel: their datasets in the order of ``specs``.
 
     Args:
         specs: the experiments.
-        workers: processes; ``None``: one a core for the CPU, one in all where a spec wants CUDA. The cores are shared
-            out: each worker has cores // workers threads. ``workers=1`` stays in this process, with its threads.
+        workers: processes; ``None``: one a core for the CPU, one in all where a spec wants CUDA. One worker is this
+            process itself.
         progress: show a bar with the time left; ``None``: on a terminal and in Jupyter.
+        threads: of each worker; ``None``: cores // workers, so that the cores are shared out. Give it where results
+            made with different numbers of workers must agree to the last digit.
         folder: of the results, as in ``run``.
 
     Finished runs are kept whatever happens; the same call goes on with the rest. A script that calls this with several
     workers needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
 
-    Errors: ``EnsembleError`` at the end where members failed; ``ValueError`` for workers below one.
+    Errors: ``EnsembleError`` at the end where members failed; ``ValueError`` for workers or threads below one.
     """
     specs = list(specs)
     done: dict[int, Member] = {}
-    with closing(members(specs, workers, folder)) as arriving:
+    with closing(members(specs, workers, threads, folder)) as arriving:
         for index, member in bar(arriving, show=progress, total=len(specs), desc="ensemble", unit="run"):
             done[index] = member
     results = [None if done[index].failure else obtain(spec, folder)[1] for index, spec in enumerate(specs)]
@@ -80,18 +83,22 @@ def ensemble(
 
 
 def members(
-    specs: Sequence[Spec], workers: int | None = None, folder: str | os.PathLike | None = None
+    specs: Sequence[Spec],
+    workers: int | None = None,
+    threads: int | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> Iterator[tuple[int, Member]]:
     """(position, member) as they are finished. Closing the iterator ends the workers at once."""
     if not all(isinstance(spec, Spec) for spec in specs):
         raise TypeError("ensemble(specs, ...): expected a sequence of grsd.Spec")
     folder = runs_folder(folder).resolve()
     count = _workers(specs, workers)
+    threads = max(1, cores() // count) if threads is None else whole("ensemble", "threads", threads, 1)
     if count == 1:
-        for index, spec in enumerate(specs):
-            yield index, _member(spec, folder)
+        with _threads(threads):
+            for index, spec in enumerate(specs):
+                yield index, _member(spec, folder)
         return
-    threads = max(1, cores() // count)
     with _pool(count, threads) as pool:
         waiting = {pool.submit(_member, spec, folder): index for index, spec in enumerate(specs)}
         for future in as_completed(waiting):
@@ -135,6 +142,16 @@ def _member(spec: Spec, folder: Path) -> Member:
     except Exception as error:
         return Member(spec, failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Member(spec, path, seconds)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
