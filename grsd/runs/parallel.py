@@ -164,7 +164,7 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BaseException:
         held.close()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
         raise
     else:
         pool.shutdown()
