@@ -13,9 +13,11 @@ sign of whole runs' residuals.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -27,6 +29,8 @@ OBSERVABLES = ("coupling", "velocity")
 LEAST_RUNS = 4
 EXPONENTS = (-5.0, 7.0)
 MOST_FLIPS = 4096
+RESOLVED = 0.15
+LEAST_LEFT = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class LawTest:
 
     Attributes:
         p: share of the sign patterns (the identity among them) whose statistic is at least the observed one.
-        statistic: |sum_r rho_r|^2 / sum_r |rho_r|^2, rho_r the runs' standardized residuals; 1 on average under the law.
+        statistic: the largest -log p (chi-squared, of one direction) over the directions searched.
+        period: in s, of the direction where it is largest; infinity for a common scale.
         defect, defect_interval: D^2, the share of the squared observable that the law leaves unexplained, from products
             of different runs only (unbiased up to the fit; may be negative), and its jackknife interval at ``level``.
         flips: number of sign patterns; all 2^(R-1) of them up to 4096, so that p >= 1 / flips.
@@ -102,6 +107,7 @@ class LawTest:
 
     p: float
     statistic: float
+    period: float
     defect: float
     defect_interval: tuple[float, float]
     flips: int
@@ -112,13 +118,14 @@ class LawTest:
 
 @dataclass(frozen=True)
 class _Observed:
-    """y (1 + R, m): of all runs, then with each run left out; x, group (m,); scale (1 + R, m), what r multiplies."""
+    """y (1 + R, m): of all runs, then with each run left out; x, group (m,); pumped (1 + R, m): what r multiplies."""
 
     y: np.ndarray
     x: np.ndarray
     group: np.ndarray
     separations: np.ndarray
-    scale: np.ndarray | None
+    pumped: np.ndarray
+    scaled: bool
 
     @property
     def runs(self) -> int:
@@ -213,18 +220,17 @@ def law_test(
     options = {"k_max": k_max, "scale": scale, "window": window}
     observed = [_observe("law_test", item, observable, **options) for item in widths]
     fits = [_fit_law(observable, item, None, level) for item in observed]
-    parts = [_residuals(item, fit) for item, fit in zip(observed, fits, strict=True)]
-    residuals = np.concatenate([part[0] for part in parts], axis=1)
-    signals = np.concatenate([part[1] for part in parts], axis=1)
-
+    parts = [_standardize(item, fit) for item, fit in zip(observed, fits, strict=True)]
+    residuals, signals = (np.concatenate([getattr(part, name) for part in parts], 1) for name in _Standard._fields[:2])
     signs = _signs(len(residuals))
-    gram = residuals @ residuals.T
-    totals = np.einsum("fr,rq,fq->f", signs, gram, signs)
-    p = float(np.mean(totals >= totals[0] * (1 - 1e-12)))
-    defect, interval = _defect(gram, signals @ signals.T, level)
+    shortest = min(item[0].attrs["smoothing"] for item in widths) / RESOLVED
+    statistics, period = _search(residuals, signs, parts, shortest)
+    p = float(np.mean(statistics >= statistics[0] - 1e-9))
+    defect, interval = _defect(residuals @ residuals.T, signals @ signals.T, level)
     return LawTest(
         p=p,
-        statistic=float(totals[0] / np.trace(gram)),
+        statistic=float(statistics[0]),
+        period=period,
         defect=defect,
         defect_interval=interval,
         flips=len(signs),
@@ -274,7 +280,7 @@ def _observe(
         y = _leave_out(flux) / _leave_out(density)
         group = separations = np.zeros(edge_kept.sum(), dtype=int)
         x, ones = boundary[edge_kept], np.ones_like(y)
-        observed = _Observed(y, x, group, separations, ones if scale else None)
+        observed = _Observed(y, x, group, separations, ones, scale)
     else:
         energy = stack("energy", shells)
         coupling = np.stack(
@@ -292,7 +298,7 @@ def _observe(
         pumped = np.where(apart == 1, density[:, np.minimum(lower, density.shape[1] - 1)], 0.0)
         x = (index[lower] + index[upper] + 1) * width / 2
         group = np.searchsorted(np.unique(apart), apart)
-        observed = _Observed(y, x, group, apart, _ratio(pumped, energy, upper, lower) if scale else None)
+        observed = _Observed(y, x, group, apart, _ratio(pumped, energy, upper, lower), scale)
         if len(np.unique(apart)) < k_max:
             raise ValueError(f"{call}(k_max={k_max}): no unmasked pair of shells for some separation in the window")
     parameters = len(np.unique(observed.group)) + 1 + scale
@@ -328,7 +334,7 @@ def _pseudo(estimates: np.ndarray) -> np.ndarray:
 
 def _solve(observed: _Observed, weights: np.ndarray, reference: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """b (n,), amplitudes (n, G), r (n,) by variable projection: b on nested grids, the rest linear given b."""
-    y, z = observed.y, observed.scale
+    y, z = observed.y, observed.pumped
     groups = np.arange(observed.group.max() + 1)
     member = (observed.group[None, :] == groups[:, None]).astype(float)
 
@@ -338,7 +344,7 @@ def _solve(observed: _Observed, weights: np.ndarray, reference: float) -> tuple[
         along = np.einsum("ngm,nm,Gm->ngG", shape, weights * y, member) / norm
         cost = (weights * y**2).sum(-1)[:, None] - (along**2 * norm).sum(-1)
         r = np.zeros_like(cost)
-        if z is not None:
+        if observed.scaled:
             z_along = np.einsum("ngm,nm,Gm->ngG", shape, weights * z, member) / norm
             zz = (weights * z**2).sum(-1)[:, None] - (z_along**2 * norm).sum(-1)
             zy = (weights * z * y).sum(-1)[:, None] - (z_along * along * norm).sum(-1)
@@ -381,9 +387,9 @@ def _fit_law(observable: str, observed: _Observed, reference: float | None, leve
         logs.append(interval(np.log(np.abs(column))) if sure else (-np.inf, np.inf))
     of_b = interval(b)
     fitted = amplitudes[0][observed.group] * np.exp((b[0] - 1) * (observed.x - reference))
-    scaled = observed.scale is not None
+    scaled = observed.scaled
     if scaled:
-        fitted = fitted + r[0] * observed.scale[0]
+        fitted = fitted + r[0] * observed.pumped[0]
     inside = ((b > EXPONENTS[0] + 1e-6) & (b < EXPONENTS[1] - 1e-6)).all()
     spread = amplitudes[1:] - amplitudes[1:].mean(0)
     return LawFit(
@@ -409,18 +415,69 @@ def _fit_law(observable: str, observed: _Observed, reference: float | None, leve
     )
 
 
-def _residuals(observed: _Observed, fit: LawFit) -> tuple[np.ndarray, np.ndarray]:
-    """(R, m) standardized residuals off the fit's tangent space, and (R, m) standardized pseudo-values."""
+class _Standard(NamedTuple):
+    """One width in units of the standard errors: residuals, signals (R, m), tangent (m, q), law, pumped and x (m,)."""
+
+    residuals: np.ndarray
+    signals: np.ndarray
+    tangent: np.ndarray
+    law: np.ndarray
+    pumped: np.ndarray
+    x: np.ndarray
+
+    def off(self, columns: np.ndarray) -> np.ndarray:
+        """(m, n), less what the fit can follow."""
+        return columns - self.tangent @ (self.tangent.T @ columns)
+
+
+def _standardize(observed: _Observed, fit: LawFit) -> _Standard:
     shape = np.exp((fit.exponent - 1) * (observed.x - fit.reference))
     member = observed.group[:, None] == np.arange(len(fit.amplitudes))
     law = fit.amplitudes[observed.group] * shape
     columns = [*(shape[:, None] * member).T, law * (observed.x - fit.reference)]
-    if observed.scale is not None:
-        columns.append(observed.scale[0])
-    basis, _ = np.linalg.qr(np.stack(columns, axis=1) / fit.standard_errors[:, None])
+    if observed.scaled:
+        columns.append(observed.pumped[0])
+    errors = fit.standard_errors
+    tangent, _ = np.linalg.qr(np.stack(columns, axis=1) / errors[:, None])
     pseudo = observed.pseudo()
-    raw = (pseudo - fit.fitted) / fit.standard_errors
-    return raw - raw @ basis @ basis.T, pseudo / fit.standard_errors
+    raw = (pseudo - fit.fitted) / errors
+    residuals = raw - raw @ tangent @ tangent.T
+    return _Standard(residuals, pseudo / errors, tangent, law / errors, observed.pumped[0] / errors, observed.x)
+
+
+def _search(
+    residuals: np.ndarray, signs: np.ndarray, parts: Sequence[_Standard], shortest: float
+) -> tuple[np.ndarray, float]:
+    """For each sign pattern the largest -log p over directions, and the period of the largest observed one.
+
+    Directions: law times cos and sin of 2 pi s / p, at frequencies from one wave over the data on, in half steps, to the
+    shortest period that the smoothing resolves; and a common scale (period infinity). A direction that the fit follows
+    is left out. Variances per direction are smoothed log-linearly in frequency, and do not change when signs flip.
+    """
+    x = np.concatenate([part.x for part in parts])
+    length = x.max() - x.min()
+    waves = np.arange(2, max(3, math.floor(2 * length / shortest) + 1)) / (2 * length)
+    scores, variances, frequencies = [], [], []
+    for frequency in [0.0, *waves]:
+        columns = []
+        for part in parts:
+            angle = 2 * math.pi * frequency * part.x
+            wave = part.pumped[:, None] if frequency == 0 else part.law[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+            columns.append((wave, part.off(wave)))
+        whole, left = (np.concatenate(item) for item in zip(*columns, strict=True))
+        u, size, _ = np.linalg.svd(left, full_matrices=False)
+        u = u[:, size > LEAST_LEFT * np.linalg.norm(whole)]
+        if u.shape[1]:
+            along = residuals @ u
+            scores.append(np.square(signs @ along).sum(1) / len(along))
+            variances.append(np.square(along).mean())
+            frequencies.append((frequency, u.shape[1]))
+    frequency, count = np.array(frequencies).T
+    line = np.polyfit(frequency[frequency > 0], np.log(variances)[frequency > 0], 1)
+    level = np.exp(np.polyval(line, np.maximum(frequency, waves[0])))
+    surprise = -stats.chi2.logsf(np.stack(scores, 1) / level, count)
+    best = frequency[surprise[0].argmax()]
+    return surprise.max(1), float(1 / best) if best else math.inf
 
 
 def _signs(runs: int) -> np.ndarray:

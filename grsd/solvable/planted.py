@@ -295,8 +295,9 @@ def coverage(
     scale: bool = False,
     level: float = 0.95,
 ) -> Coverage:
-    """Fit and test ``ensembles`` planted ensembles of ``runs`` runs, seeds counted from ``first_seed``.
+    """Fit and test planted ensembles of ``runs`` runs, with seeds ``first_seed``, ``first_seed`` + 1, ...
 
+    Run r of ensemble n has the seed 1000 n + r.
     The truth is the same fit to the noiseless mean, ``planted.population()``, at the fit's reference; where the plant is
     no law it has no meaning and only the rejections do. Intervals and the joint region are those of the first shells at
     ``level``; tests use the first shells alone, and all of them. Cost: some 30 ms a run.
@@ -310,7 +311,7 @@ def coverage(
     truth_velocity = velocity_law([mean] * runs, **options, level=level)
     truth_coupling = coupling_law([mean] * runs, **options, level=level, k_max=k_max)
     for ensemble in range(ensembles):
-        seeds = range(first_seed + runs * ensemble, first_seed + runs * (ensemble + 1))
+        seeds = [1000 * (first_seed + ensemble) + run for run in range(runs)]
         budgets = planted.budgets(seeds, list(shells))
         for observable, truth, b_name, amplitude in (
             ("velocity", truth_velocity, "b_velocity", "c"),
