@@ -5,19 +5,17 @@ The law (C4 of arXiv 2512.18209 in this project's operational form) is one of
 .. math:: u(s) = [r +] c\, e^{(b-1)(s - s_0)}, \qquad
           K_{ab} = \frac{T_{ab}}{\sqrt{E_a E_b}} = \kappa(a-b)\, e^{(b-1)((s_a + s_b)/2 - s_0)} ,
 
-s_0 a reference. Over R runs both are ratios of means, u = sum F / sum eps and K = sum T / sqrt(sum E_a sum E_b), so that
-mean couplings still add up to the mean flux. Runs are the only independent units: every interval is a delete-one-run
-jackknife of the whole fit with Student's (or Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the
-sign of whole runs' residuals.
+s_0 a reference. Over R runs u is the ratio of sums, sum F / sum eps, since a density can come near zero; K is the mean of
+the runs' own K, which is bounded by twice the norm of the rotation between the two shells. Runs are the only
+independent units: every interval is a delete-one-run jackknife of the whole fit with Student's (or Hotelling's)
+quantile on R - 1 degrees of freedom, and the test flips the sign of whole runs' residuals.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -29,8 +27,6 @@ OBSERVABLES = ("coupling", "velocity")
 LEAST_RUNS = 4
 EXPONENTS = (-5.0, 7.0)
 MOST_FLIPS = 4096
-RESOLVED = 0.15
-LEAST_LEFT = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,9 @@ class LawTest:
 
     Attributes:
         p: share of the sign patterns (the identity among them) whose statistic is at least the observed one.
-        statistic: the largest -log p (chi-squared, of one direction) over the directions searched.
-        period: in s, of the direction where it is largest; infinity for a common scale.
+        p_by_width: the same for each width alone.
+        statistic: the largest over widths of |sum_r rho_r|^2, rho_r the runs' standardized residuals, less its mean over
+            sign patterns and in units of its standard deviation over them.
         defect, defect_interval: D^2, the share of the squared observable that the law leaves unexplained, from products
             of different runs only (unbiased up to the fit; may be negative), and its jackknife interval at ``level``.
         flips: number of sign patterns; all 2^(R-1) of them up to 4096, so that p >= 1 / flips.
@@ -106,8 +103,8 @@ class LawTest:
     """
 
     p: float
+    p_by_width: tuple[float, ...]
     statistic: float
-    period: float
     defect: float
     defect_interval: tuple[float, float]
     flips: int
@@ -182,7 +179,7 @@ def coupling_law(
 ) -> LawFit:
     """Fit K_ab = kappa(a-b) e^{(b-1)((s_a+s_b)/2 - s_0)}, 1 <= a - b <= k_max, to the couplings of R >= 4 runs.
 
-    K = sum T_ab / sqrt(sum E_a sum E_b) over runs. The end shells, which reach to infinity, are left out; ``window``
+    K is the mean over runs of T_ab / sqrt(E_a E_b). The end shells, which reach to infinity, are left out; ``window``
     must contain both shells of a pair whole. A common scale adds r eps(s) / sqrt(E_a E_b) to neighbours (exactly, where
     no eigenvalue sits in three windows) and is fitted so. Other arguments and errors as in ``velocity_law``; k_max must
     be under R, or the joint region has no degrees of freedom.
@@ -208,7 +205,9 @@ def law_test(
 
     Each run's pseudo-values, less the fit and with the fit's tangent space projected out, are standardized by smoothed
     errors. Under the law they are independent with mean zero; where they are symmetric as well, flipping whole runs is
-    exact. Judging by products of different runs is what the theory's halves do, averaged over all halves.
+    exact. The defect uses products of different runs, which is what splitting the runs into halves does, over all halves.
+    The velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and one
+    shorter than about 1.5 widths is not seen in them.
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """
@@ -221,16 +220,15 @@ def law_test(
     observed = [_observe("law_test", item, observable, **options) for item in widths]
     fits = [_fit_law(observable, item, None, level) for item in observed]
     parts = [_standardize(item, fit) for item, fit in zip(observed, fits, strict=True)]
-    residuals, signals = (np.concatenate([getattr(part, name) for part in parts], 1) for name in _Standard._fields[:2])
-    signs = _signs(len(residuals))
-    shortest = min(item[0].attrs["smoothing"] for item in widths) / RESOLVED
-    statistics, period = _search(residuals, signs, parts, shortest)
-    p = float(np.mean(statistics >= statistics[0] - 1e-9))
+    signs = _signs(len(widths[0]))
+    totals = np.stack([np.square(signs @ residuals).sum(1) for residuals, _ in parts])
+    scores = (totals - totals.mean(1, keepdims=True)) / totals.std(1, keepdims=True)
+    residuals, signals = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
     defect, interval = _defect(residuals @ residuals.T, signals @ signals.T, level)
     return LawTest(
-        p=p,
-        statistic=float(statistics[0]),
-        period=period,
+        p=_share(scores.max(0)),
+        p_by_width=tuple(_share(row) for row in scores),
+        statistic=float(scores[:, 0].max()),
         defect=defect,
         defect_interval=interval,
         flips=len(signs),
@@ -322,8 +320,7 @@ def _leave_out(values: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, energy: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    mean = _leave_out(energy)
-    return _leave_out(numerator) / np.sqrt(mean[:, upper] * mean[:, lower])
+    return _leave_out(numerator / np.sqrt(energy[:, upper] * energy[:, lower]))
 
 
 def _pseudo(estimates: np.ndarray) -> np.ndarray:
@@ -415,69 +412,22 @@ def _fit_law(observable: str, observed: _Observed, reference: float | None, leve
     )
 
 
-class _Standard(NamedTuple):
-    """One width in units of the standard errors: residuals, signals (R, m), tangent (m, q), law, pumped and x (m,)."""
-
-    residuals: np.ndarray
-    signals: np.ndarray
-    tangent: np.ndarray
-    law: np.ndarray
-    pumped: np.ndarray
-    x: np.ndarray
-
-    def off(self, columns: np.ndarray) -> np.ndarray:
-        """(m, n), less what the fit can follow."""
-        return columns - self.tangent @ (self.tangent.T @ columns)
-
-
-def _standardize(observed: _Observed, fit: LawFit) -> _Standard:
+def _standardize(observed: _Observed, fit: LawFit) -> tuple[np.ndarray, np.ndarray]:
+    """(R, m) residuals off the fit's tangent space, and (R, m) pseudo-values, in units of the standard errors."""
     shape = np.exp((fit.exponent - 1) * (observed.x - fit.reference))
     member = observed.group[:, None] == np.arange(len(fit.amplitudes))
     law = fit.amplitudes[observed.group] * shape
     columns = [*(shape[:, None] * member).T, law * (observed.x - fit.reference)]
     if observed.scaled:
         columns.append(observed.pumped[0])
-    errors = fit.standard_errors
-    tangent, _ = np.linalg.qr(np.stack(columns, axis=1) / errors[:, None])
+    tangent, _ = np.linalg.qr(np.stack(columns, axis=1) / fit.standard_errors[:, None])
     pseudo = observed.pseudo()
-    raw = (pseudo - fit.fitted) / errors
-    residuals = raw - raw @ tangent @ tangent.T
-    return _Standard(residuals, pseudo / errors, tangent, law / errors, observed.pumped[0] / errors, observed.x)
+    residuals = (pseudo - fit.fitted) / fit.standard_errors
+    return residuals - residuals @ tangent @ tangent.T, pseudo / fit.standard_errors
 
 
-def _search(
-    residuals: np.ndarray, signs: np.ndarray, parts: Sequence[_Standard], shortest: float
-) -> tuple[np.ndarray, float]:
-    """For each sign pattern the largest -log p over directions, and the period of the largest observed one.
-
-    Directions: law times cos and sin of 2 pi s / p, at frequencies from one wave over the data on, in half steps, to the
-    shortest period that the smoothing resolves; and a common scale (period infinity). A direction that the fit follows
-    is left out. Variances per direction are smoothed log-linearly in frequency, and do not change when signs flip.
-    """
-    x = np.concatenate([part.x for part in parts])
-    length = x.max() - x.min()
-    waves = np.arange(2, max(3, math.floor(2 * length / shortest) + 1)) / (2 * length)
-    scores, variances, frequencies = [], [], []
-    for frequency in [0.0, *waves]:
-        columns = []
-        for part in parts:
-            angle = 2 * math.pi * frequency * part.x
-            wave = part.pumped[:, None] if frequency == 0 else part.law[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-            columns.append((wave, part.off(wave)))
-        whole, left = (np.concatenate(item) for item in zip(*columns, strict=True))
-        u, size, _ = np.linalg.svd(left, full_matrices=False)
-        u = u[:, size > LEAST_LEFT * np.linalg.norm(whole)]
-        if u.shape[1]:
-            along = residuals @ u
-            scores.append(np.square(signs @ along).sum(1) / len(along))
-            variances.append(np.square(along).mean())
-            frequencies.append((frequency, u.shape[1]))
-    frequency, count = np.array(frequencies).T
-    line = np.polyfit(frequency[frequency > 0], np.log(variances)[frequency > 0], 1)
-    level = np.exp(np.polyval(line, np.maximum(frequency, waves[0])))
-    surprise = -stats.chi2.logsf(np.stack(scores, 1) / level, count)
-    best = frequency[surprise[0].argmax()]
-    return surprise.max(1), float(1 / best) if best else math.inf
+def _share(scores: np.ndarray) -> float:
+    return float(np.mean(scores >= scores[0] - 1e-9))
 
 
 def _signs(runs: int) -> np.ndarray:
