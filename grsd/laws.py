@@ -5,9 +5,9 @@ The law (C4 of arXiv 2512.18209 in this project's operational form) is one of
 .. math:: u(s) = [r +] c\, e^{(b-1)(s - s_0)}, \qquad
           K_{ab} = \frac{T_{ab}}{\sqrt{E_a E_b}} = \kappa(a-b)\, e^{(b-1)((s_a + s_b)/2 - s_0)} ,
 
-s_0 a reference. Over R runs u is the ratio of sums, sum F / sum eps, since a density can come near zero; K is the mean of
-the runs' own K, which is bounded by twice the norm of the rotation between the two shells. Runs are the only
-independent units: every interval is a delete-one-run jackknife of the whole fit with Student's (or Hotelling's)
+s_0 a reference. Over R runs u is the ratio of sums, sum F / sum eps, since a density can come near zero; K is the mean
+of the runs' own K, which for sharp shells is bounded by twice the norm of the rotation between the two. Runs are the
+only independent units: every interval is a delete-one-run jackknife of the whole fit with Student's (or Hotelling's)
 quantile on R - 1 degrees of freedom, and the test flips the sign of whole runs' residuals.
 """
 
@@ -72,7 +72,9 @@ class LawFit:
         """Hotelling's T^2 of a vector of amplitudes (G,) from the estimate."""
         gap = np.asarray(amplitudes, dtype=float) - self.amplitudes
         if gap.shape != self.amplitudes.shape:
-            raise ValueError(f"LawFit.distance(amplitudes): expected {len(self.amplitudes)} numbers, got {amplitudes!r}")
+            raise ValueError(
+                f"LawFit.distance(amplitudes): expected {len(self.amplitudes)} numbers, got {amplitudes!r}"
+            )
         return float(gap @ np.linalg.solve(self.covariance, gap))
 
     @property
@@ -93,8 +95,8 @@ class LawTest:
     Attributes:
         p: share of the sign patterns (the identity among them) whose statistic is at least the observed one.
         p_by_width: the same for each width alone.
-        statistic: the largest over widths of |sum_r rho_r|^2, rho_r the runs' standardized residuals, less its mean over
-            sign patterns and in units of its standard deviation over them.
+        statistic: the largest over widths of |sum_r rho_r|^2, rho_r the runs' standardized residuals, less its mean
+            over sign patterns and in units of its standard deviation over them.
         defect, defect_interval: D^2, the share of the squared observable that the law leaves unexplained, from products
             of different runs only (unbiased up to the fit; may be negative), and its jackknife interval at ``level``.
         flips: number of sign patterns; all 2^(R-1) of them up to 4096, so that p >= 1 / flips.
@@ -205,9 +207,9 @@ def law_test(
 
     Each run's pseudo-values, less the fit and with the fit's tangent space projected out, are standardized by smoothed
     errors. Under the law they are independent with mean zero; where they are symmetric as well, flipping whole runs is
-    exact. The defect uses products of different runs, which is what splitting the runs into halves does, over all halves.
-    The velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and one
-    shorter than about 1.5 widths is not seen in them.
+    exact. The defect uses products of different runs, which is what splitting the runs into halves does, over all
+    halves. The velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and
+    one shorter than about 1.5 widths is hardly seen in them.
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """

@@ -59,12 +59,13 @@ class PlantedShells:
         wiggle, period, phase: drift and couplings times 1 + A cos(2 pi s / p + phase), s the middle of a pair.
         bend: (s_1, b_1): exponent b_1 instead of b above s_1, continuous.
 
-    What is exact. Kernel, "even" or "power": the mean over runs of E, eps, F and T is the budget of ``population()``, to
-    rounding. In the interior of an "even" spectrum that is the law to 1e-9 where the smoothing is at least 1.5 spacings;
-    F misses what the kernel would fetch from beyond the ends (under 1e-3 of F at 4 reaches from them). Shells: without
-    drift, K_ab of every run at these shells is kappa(a-b) e^{(b-1)(s_a+s_b)/2} times the run's noise, to rounding, for
-    any smoothing. Planted sharp and read with smoothing delta, kappa(1) is off by order delta / h: at delta = h/5 with
-    kappa = (1, .4), by +13 % .
+    What is exact. Kernel, "even" or "power": the mean over runs of E, eps, F and T is the budget of ``population()``,
+    to rounding. In the interior of an "even" spectrum that is the law to 1e-9 where the smoothing is at least 1.5
+    spacings; F lacks what the kernel would bring from beyond the ends, under 1e-4 of it at 4 reaches from them. Shells:
+    without drift, K_ab of every run at these shells is kappa(a-b) e^{(b-1)(s_a+s_b)/2} times the run's noise, to
+    rounding, for any smoothing. Planted sharp and read with smoothing delta, the shells share modes and lose coupling:
+    kappa(1) of (1, .4) reads 7, 13, 25 % low and kappa(2) 1, 2, 3 % high at delta / h = .05, .1, .2 (alone, kappa(1)
+    reads 8, 16, 30 % low).
 
     Errors: ``ValueError`` for a value out of range, and for kappa without shells.
     """
@@ -300,8 +301,8 @@ def coverage(
     """Fit and test planted ensembles of ``runs`` runs, with seeds ``first_seed``, ``first_seed`` + 1, ...
 
     Run r of ensemble n has the seed 1000 n + r. Intervals, at 95 %, are of the fits at the first shells; tests use each
-    width and all. b is judged against ``planted.exponent``; c, quoted at the middle of the window, against the noiseless
-    mean, ``planted.population()``, which holds drift and rotation (a kernel); kappa, quoted there, against
+    width and all. b is judged against ``planted.exponent``; c, quoted at the middle of the window, against the
+    noiseless mean, ``planted.population()``, which holds drift and rotation (a kernel); kappa, quoted there, against
     ``planted.kappa``, exact at the shells that were planted. Where the plant is no law only the rejections mean
     anything. Cost: some 15 ms a run and two shells at D = 200.
     """
