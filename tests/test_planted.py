@@ -65,7 +65,7 @@ def test_smoothing_correction_as_stated():
     planted = PlantedShells(exponent=1.2, kappa=(1.0, 0.4), shells=sharp)
     for share, first, second in ((0.05, 0.93, 1.01), (0.1, 0.87, 1.02), (0.2, 0.75, 1.03)):
         smooth = LogShells(math.log(2), share * math.log(2))
-        read = [energy_budget(*planted.run(seed), smooth) for seed in range(30)]
+        read = [energy_budget(*planted.run(seed), smooth) for seed in range(16)]
         assert np.mean([couplings(item, 1.2, 1)[4:-4] for item in read]) == pytest.approx(first, abs=0.015)
         assert np.mean([couplings(item, 1.2, 2)[4:-4] for item in read]) == pytest.approx(0.4 * second, abs=0.008)
 
@@ -90,14 +90,27 @@ def test_kernel_keeps_the_law_at_every_width(shells):
 
 @pytest.mark.parametrize("spectrum", ["even", "power"])
 def test_population_is_the_mean_over_runs(spectrum):
-    planted = replace(KERNEL, modes=60, span=(-5.0, 0.0), noise=0.3, spectrum=spectrum, scale=0.01)
-    runs = planted.budgets(range(400), THREE)
-    mean = energy_budget(*planted.population(), THREE)
-    for name in ("energy", "density", "flux", "coupling"):
-        values = np.stack([run[name].values for run in runs])
-        error = values.std(0, ddof=1) / math.sqrt(len(runs))
-        gap = np.abs(values.mean(0) - mean[name].values)
-        assert (gap <= 4.5 * error + 1e-12 * np.abs(values).max()).all(), name
+    """For u != v the rate times g_u g_v is the population's times two independent squares of mean one."""
+    planted = replace(KERNEL, modes=60, span=(-5.0, 0.0), noise=0.0, spectrum=spectrum, scale=0.01)
+    mean, root = planted.population()
+    outer = mean.rate * root[:, None] * root
+    for seed in range(3):
+        run, error = planted.run(seed)
+        squares = (error / root).square()
+        apart = run.rate * error[:, None] * error
+        expected = outer * squares[:, None] * squares
+        off = ~torch.eye(60, dtype=torch.bool)
+        assert torch.allclose(apart[off], expected[off], rtol=1e-10, atol=1e-18)
+        assert torch.allclose(run.rate.diagonal(), mean.rate.diagonal())
+
+
+def test_noise_has_mean_one():
+    planted = replace(KERNEL, modes=20, noise=0.4)
+    s = np.linspace(-12, 0, 20)
+    draws = [planted._factor(s, planted._field(np.random.default_rng(seed))) for seed in range(4000)]
+    for part in map(np.stack, zip(*draws, strict=True)):
+        assert np.abs(part.mean(0) - 1).max() < 5 * part.std(0).max() / math.sqrt(4000)
+        assert part.std(0).max() == pytest.approx(math.sqrt(math.exp(0.16) - 1), rel=0.1)
 
 
 def test_spectra():
