@@ -19,7 +19,7 @@ from itertools import product
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy import special, stats
 
 from grsd.checks import whole
 
@@ -68,7 +68,7 @@ class LawFit:
     degrees_of_freedom: int
     conclusive: bool
 
-    def distance(self, amplitudes: Sequence[float]) -> float:
+    def distance(self, amplitudes: Sequence[float] | np.ndarray) -> float:
         """Hotelling's T^2 of a vector of amplitudes (G,) from the estimate."""
         gap = np.asarray(amplitudes, dtype=float) - self.amplitudes
         if gap.shape != self.amplitudes.shape:
@@ -83,7 +83,7 @@ class LawFit:
         count, runs = len(self.amplitudes), self.runs
         return float(stats.f.ppf(self.level, count, runs - count) * count * (runs - 1) / (runs - count))
 
-    def contains(self, amplitudes: Sequence[float]) -> bool:
+    def contains(self, amplitudes: Sequence[float] | np.ndarray) -> bool:
         """Whether the joint region at ``level`` contains these amplitudes, quoted at ``reference``."""
         return self.distance(amplitudes) <= self.region
 
@@ -134,15 +134,26 @@ class _Observed:
         return _pseudo(self.y)
 
     def variances(self) -> np.ndarray:
-        """Of y, smoothed log-linearly in x within each group: R - 1 degrees of freedom are too few for raw weights."""
+        """Of y: in each group a power law times the square of y's trend.
+
+        R - 1 degrees of freedom are too few for raw weights, and weights that follow the noise cost coverage: the
+        power is shrunk, to zero where it is under two standard errors of what chance alone would make of it.
+        """
         raw = self.pseudo().var(axis=0, ddof=1) / self.runs
-        log = np.log(np.maximum(raw, 1e-24 * np.square(self.y[0]).max()))
-        smooth = np.empty_like(log)
+        raw = np.maximum(raw, 1e-24 * np.square(self.y[0]).max())
+        size = np.maximum(np.abs(self.y[0]), 1e-12 * np.abs(self.y[0]).max())
+        smooth = np.empty_like(raw)
         for value in np.unique(self.group):
             here = self.group == value
-            degree = 1 if here.sum() > 2 else 0
-            smooth[here] = np.polyval(np.polyfit(self.x[here], log[here], degree), self.x[here])
-        return np.exp(smooth)
+            x = self.x[here] - self.x[here].mean()
+            trend = 2 * np.log(size[here])
+            trend = trend.mean() + (trend @ x) / max(x @ x, 1e-300) * x
+            excess = np.log(raw[here]) - trend
+            power = (excess @ x) / max(x @ x, 1e-300)
+            chance = special.polygamma(1, (self.runs - 1) / 2) / max(x @ x, 1e-300)
+            power *= max(0.0, 1 - 4 * chance / max(power**2, 1e-300))
+            smooth[here] = np.exp(excess.mean() + trend + power * x)
+        return smooth
 
 
 def velocity_law(
