@@ -70,11 +70,12 @@ class LawFit:
 
     def distance(self, amplitudes: Sequence[float] | np.ndarray) -> float:
         """Hotelling's T^2 of a vector of amplitudes (G,) from the estimate."""
-        gap = np.asarray(amplitudes, dtype=float) - self.amplitudes
-        if gap.shape != self.amplitudes.shape:
+        given = np.asarray(amplitudes, dtype=float)
+        if given.shape != self.amplitudes.shape:
             raise ValueError(
                 f"LawFit.distance(amplitudes): expected {len(self.amplitudes)} numbers, got {amplitudes!r}"
             )
+        gap = given - self.amplitudes
         return float(gap @ np.linalg.solve(self.covariance, gap))
 
     @property
