@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 
 PACKAGES = ("grsd", "torch", "numpy", "scipy", "xarray")
@@ -14,9 +15,15 @@ def provenance(parameters: Mapping[str, object] | None = None) -> dict[str, obje
 
     Values that a netCDF attribute cannot hold (None, booleans, devices, dtypes) are written as text.
     """
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    attributes: dict[str, object] = {"versions": f"python {platform.python_version()}, {versions}"}
+    attributes: dict[str, object] = {"versions": _versions()}
     for name, value in (parameters or {}).items():
         plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         attributes[name] = value if plain else str(value)
     return attributes
+
+
+@cache
+def _versions() -> str:
+    """Read once: every budget carries this line, and package metadata are files."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"python {platform.python_version()}, {versions}"

@@ -13,6 +13,7 @@ from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
+from grsd.shells.windows import shell_coords
 from grsd.spectrum import Spectrum, spectrum
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
@@ -47,14 +48,9 @@ def shell_history(
     history = xr.concat(
         [budget.drop_vars(edges) for budget in budgets], dim=time, join="outer", fill_value=empty, combine_attrs="drop"
     )
-    half = shells.width / 2
-    lower, upper = history.shell.values - half, history.shell.values + half
-    index = np.rint(lower / shells.width).astype(int)
-    lower[0], upper[-1] = -np.inf, np.inf
-    history = history.assign_coords(
-        shell_index=("shell", index), shell_lower=("shell", lower), shell_upper=("shell", upper)
-    )
-    for name in [*edges, *budgets[0].variables]:
+    index = np.rint(history.shell.values / shells.width - 0.5).astype(int)
+    history = history.assign_coords(shell_coords(index, shells.width))
+    for name in budgets[0].variables:
         history[name].attrs = dict(budgets[0][name].attrs)
     history["largest_eigenvalue"].attrs = {"long_name": "largest eigenvalue of M", "units": "1/time"}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
