@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
 
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 
@@ -54,8 +56,57 @@ def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
         raise TypeError(f"{call}(..., inputs): expected a torch.Tensor, got {type(inputs).__name__}{hint}")
     if inputs.ndim == 0 or inputs.shape[0] == 0:
         raise ValueError(f"{call}(..., inputs): expected a batch of shape (N, ...), N >= 1, got {tuple(inputs.shape)}")
+    if inputs.is_complex() or inputs.layout != torch.strided:
+        what = str(inputs.dtype if inputs.is_complex() else inputs.layout)
+        raise TypeError(f"{call}(..., inputs): expected a dense real tensor, got {what}")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
+
+
+def check_module(call: str, model: nn.Module, device: str | torch.device | None) -> None:
+    """Refuse what has no exact real derivative here, or is not in one place."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{call}(model, ...): {name} has no shape yet; call the model once first")
+        if tensor.is_complex():
+            raise TypeError(f"{call}(model, ...): expected real parameters and buffers, {name} is {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{call}(model, ...): expected dense tensors, {name} is {tensor.layout}; use to_dense()")
+        if tensor.device.type == "meta":
+            raise ValueError(f"{call}(model, ...): {name} is on the meta device and has no values")
+    places = sorted({str(tensor.device) for tensor in tensors.values()})
+    if device is None and len(places) > 1:
+        raise ValueError(f"{call}(model, ...): the model is spread over {', '.join(places)}; name one device")
+    for name, part in model.named_modules():
+        for option in ("sparse", "scale_grad_by_freq", "max_norm"):
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and getattr(part, option):
+                raise ValueError(
+                    f"{call}(model, ...): {name or 'the model'} has {option}={getattr(part, option)!r}, under which "
+                    "its gradient is not the derivative of its output, or sparse; switch it off"
+                )
+
+
+def check_coupling(call: str, function: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
+    """Refuse a model in which samples see each other: the others are replaced, and a sample's output must stay."""
+    samples = len(inputs)
+    if samples == 1:
+        return
+    index = torch.arange(samples, device=inputs.device)
+    kept = index % 2 == 0
+    changed = []
+    for mask in (kept, ~kept):
+        ours = index[mask]
+        others = ours[torch.arange(samples, device=inputs.device) // 2 % len(ours)]
+        with torch.no_grad():
+            again = function(inputs[torch.where(mask, index, others)])
+        changed.append((again[mask] - outputs[mask]).abs().max())
+    if not bool(torch.stack(changed).max() <= 1e4 * torch.finfo(outputs.dtype).eps * outputs.abs().max()):
+        raise ValueError(
+            f"{call}(model, ...): the output of a sample changes with the other samples of its batch (batch norm "
+            "without running statistics, or attention over the batch?); M = J J^T / N is then not a sum over samples: "
+            "call model.eval(), or replace that layer"
+        )
 
 
 def check_outputs(call: str, outputs: object, samples: int) -> None:
@@ -107,6 +158,14 @@ def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
         )
     if not bool(torch.isfinite(targets).all()):
         raise ValueError(f"{call}(..., targets): found NaN or infinity")
+
+
+def memory_bytes(call: str, limit: str | int) -> int:
+    """Bytes, from a number or from text such as "4GiB"; raise ``ValueError`` otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
+    if isinstance(limit, bool) or match is None:
+        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {limit!r}")
+    return int(float(match[1]) * UNITS[match[2] or "B"])
 
 
 def positive(call: str, name: str, value: float) -> float:

@@ -1,0 +1,217 @@
+"""One kernel from admission to blocks: the self-check's numbers first, then the plan, then group after group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+from grsd.checks import check_targets, memory_bytes
+from grsd.kernel.admit import admit
+from grsd.kernel.meter import peak_and_result, through
+from grsd.kernel.plan import Group, Plan, Problem, free_memory, make_plan, whole
+from grsd.kernel.products import Blocks, Square, Tile
+from grsd.kernel.verify import Expected, disagreement, expect, pullback, same_outputs
+from grsd.tangents import ALONE, CAREFUL, TOGETHER, Parts, Unit, can_run_alone, jacobian, plan_units, random_like
+
+SMALL = 2**28
+T = TypeVar("T")
+
+Differentiated = list[tuple[Parts, Parts | None]]
+
+
+class Job:
+    """``expected``: what one backward pass says. ``plan``: how. ``total()`` and ``shares()``: the matrices."""
+
+    def __init__(
+        self,
+        call: str,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor | None,
+        dtype: torch.dtype,
+        device: str | torch.device | None,
+        memory_limit: str | int | None,
+        *,
+        rate: bool = False,
+        apart: bool = False,
+        refuse: bool = True,
+    ) -> None:
+        limit = None if memory_limit is None else memory_bytes(call, memory_limit)
+        admitted = admit(call, model, inputs, dtype, device)
+        self.call = call
+        self.network, self.inputs, self.reading = admitted.network, admitted.inputs, admitted.reading
+        self.samples, self.classes, self.rate = admitted.samples, admitted.classes, rate
+        outputs = admitted.outputs
+        if rate and refuse:
+            check_targets(call, targets, tuple(outputs.shape))
+        error = outputs - targets.to(outputs) if targets is not None else outputs
+        small = limit is None and self._crude(apart) < SMALL
+        limit = free_memory(self.inputs.device) if limit is None else limit
+
+        batch = self.samples if small else self._check_batch(limit)
+        self.direction = None
+        if rate:
+            gradient = pullback(self.network, self.inputs, error, batch)
+            self.direction = {name: g.div_(-self.samples) for name, g in gradient.items()}
+        probe = random_like(outputs)
+        self.expected: Expected = expect(self.network, self.inputs, probe, self.direction, batch)
+        self.units = plan_units(self.network, self.inputs, self.reading, self.expected.gradient, apart=apart)
+        self.expected.gradient.clear()
+        self.deviation = outputs.new_zeros(())
+        generic = any(not unit.uses for unit in self.units)
+        self.route = ALONE if generic and can_run_alone(self.network, self.inputs, outputs) else TOGETHER
+        self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart)
+        if refuse and self.plan.peak > limit:
+            raise MemoryError(
+                f"{call}(memory_limit={memory_limit!r}): D = {outputs.numel()} needs about "
+                f"{self.plan.peak / 2**30:.2f} GiB at least, {limit / 2**30:.2f} GiB are allowed; raise the limit, "
+                "take fewer samples or dtype=torch.float32"
+            )
+
+    def total(self) -> list[Square]:
+        """[M], or [M, M'], checked."""
+
+        def compute() -> tuple[list[Square], list[Square]]:
+            blocks = self._blocks()
+            self._visit(lambda unit: blocks)
+            matrices = blocks.finish()
+            return matrices, matrices
+
+        return self._checked(compute)
+
+    def shares(self) -> dict[str, Square]:
+        """M of every unit by itself; their sum is checked."""
+
+        def compute() -> tuple[dict[str, Square], list[Square]]:
+            blocks = {unit.names[0]: self._blocks() for unit in self.units}
+            self._visit(lambda unit: blocks[unit.names[0]])
+            shares = {name: own.finish()[0] for name, own in blocks.items()}
+            return shares, [sum(shares.values())]
+
+        return self._checked(compute)
+
+    def _checked(self, compute: Callable[[], tuple[T, list[Square]]]) -> T:
+        """What is computed, once more without ``torch.vmap`` where that fails: it has bugs for some functions."""
+        for route in (self.route, CAREFUL):
+            self.route = route
+            try:
+                result, matrices = compute()
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                problem = f"torch cannot differentiate it here: {str(error).splitlines()[0]}"
+                continue
+            problem = disagreement(matrices, self.expected)
+            if problem is None:
+                return result
+            del result, matrices
+        raise RuntimeError(f"{self.call}(model, ...): {problem}")
+
+    def _visit(self, blocks_of: Callable[[Unit], Blocks]) -> None:
+        for group in self.plan.groups:
+            spans = [slice(i, min(i + group.tile, self.samples)) for i in range(0, self.samples, group.tile)]
+            for i, span in enumerate(spans):
+                here = self._tiles(group, span)
+                for other in spans[i:]:
+                    there = here if other is span else self._tiles(group, other)
+                    for unit, left, right in zip(group.units, here, there, strict=True):
+                        blocks_of(unit).add(unit, left, right)
+        same_outputs(self.call, self.deviation, self.reading.outputs)
+
+    def _tiles(self, group: Group, span: slice) -> list[Tile]:
+        starts = range(span.start, span.stop, group.batch)
+        batches = (slice(start, min(start + group.batch, span.stop)) for start in starts)
+        pieces = (self._differentiate(group.units, batch) for batch in batches)
+        return [Tile(span, *unit) for unit in _joined(pieces, span.stop - span.start)]
+
+    def _differentiate(self, units: Sequence[Unit], batch: slice) -> Differentiated:
+        function = jacobian(self.network, self.inputs[batch], units, route=self.route)
+        if self.direction is None:
+            parts, outputs = function(self.network.parameters)
+            rates = [None] * len(parts)
+        else:
+            (parts, outputs), (rates, _) = jvp(function, (self.network.parameters,), (self.direction,))
+        difference = (outputs - self.reading.outputs[batch]).abs().max()
+        self.deviation = torch.maximum(self.deviation, difference)
+        return list(zip(parts, rates, strict=True))
+
+    def _blocks(self) -> Blocks:
+        like = self.reading.outputs
+        device = torch.device("cpu") if self.plan.host else like.device
+        return Blocks(self.samples, self.classes, self.rate, self.plan.workspace, like.dtype, device)
+
+    def _crude(self, apart: bool) -> int:
+        """Bytes, generously: enough to see that a small problem is small."""
+        passed = sum(shape.numel() for shape in self.reading.shapes) * (self.classes + 2)
+        taken = {name for pair in self.reading.names for name in pair} - self.reading.elsewhere
+        sizes = {name: p.numel() for name, p in self.network.parameters.items()}
+        generic = sum(size for name, size in sizes.items() if name not in taken) * self.samples * self.classes
+        matrices = (self.samples * self.classes) ** 2 * (len(sizes) if apart else 3)
+        numbers = matrices + 4 * passed * (3 if self.rate else 1) + 3 * generic + 4 * sum(sizes.values())
+        return numbers * self.reading.outputs.element_size()
+
+    def _check_batch(self, limit: int) -> int:
+        def peak(count: int) -> int:
+            few, probe = self.inputs[:count], random_like(self.reading.outputs[:count])
+            direction = self.network.parameters if self.rate else None
+            return peak_and_result(lambda: expect(self.network, few, probe, direction, count))[0]
+
+        line = through(peak(1), peak(min(2, self.samples)))
+        return max(1, line.most(limit - self._held(), self.samples))
+
+    def _held(self) -> int:
+        """Parameters, fixed tensors, inputs and outputs; the direction counts as parameters once more."""
+        tensors = [*self.network.parameters.values()] * (2 if self.rate else 1)
+        tensors += [*self.network.fixed.values(), self.inputs, self.reading.outputs]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def _plan(self, limit: int, apart: bool) -> Plan:
+        problem = Problem(
+            self.samples,
+            self.classes,
+            self.reading.outputs.element_size(),
+            self.rate,
+            self.inputs.device,
+            self._held(),
+            self.units,
+            lambda units, count: self._differentiate(units, slice(0, count)),
+        )
+        return make_plan(problem, limit)
+
+
+def _joined(pieces: Iterator[Differentiated], samples: int) -> Differentiated:
+    """Batches one after another, each copied into its place."""
+    first = next(pieces)
+    axes = [[_sample_axis(part) for part in _tensors(unit)] for unit in first]
+    if _tensors(first[0])[0].shape[axes[0][0]] == samples:
+        return first
+    places = [
+        [part.new_empty([samples if i == axis else size for i, size in enumerate(part.shape)]) for part, axis in pairs]
+        for pairs in (zip(_tensors(unit), own, strict=True) for unit, own in zip(first, axes, strict=True))
+    ]
+    start = 0
+    for piece in chain([first], pieces):
+        for unit, whole_unit, own in zip(piece, places, axes, strict=True):
+            for part, place, axis in zip(_tensors(unit), whole_unit, own, strict=True):
+                place.narrow(axis, start, part.shape[axis]).copy_(part)
+        start += part.shape[axis]
+    sizes = [len(parts) for parts, _ in first]
+    return [
+        (tuple(whole_unit[:size]), tuple(whole_unit[size:]) or None)
+        for whole_unit, size in zip(places, sizes, strict=True)
+    ]
+
+
+def _tensors(unit: tuple[Parts, Parts | None]) -> Parts:
+    parts, rates = unit
+    return parts + (rates or ())
+
+
+def _sample_axis(part: Tensor) -> int:
+    """Features (N, G, T, p) have the samples first; backprops (C, N, G, T, q) and rows (C, N, P) after the classes."""
+    return 0 if part.ndim == 4 else 1

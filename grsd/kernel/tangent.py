@@ -1,0 +1,112 @@
+r"""The empirical tangent kernel M = J J^T / N and its exact rate M' along gradient flow, for any torch module.
+
+Each parameter takes the cheapest exact route: two small Gram matrices contracted, M_(ic)(jd) = sum_ts (a_it . a_js)
+(delta_ict . delta_jds) / N; rows of the Jacobian formed slice by slice; or, for parameters used in a way that is not
+recognised, rows by one backward pass per output. Blocks are summed class-major, one half only, and permuted once.
+Definitions: arXiv 2512.18209 as restated in README.md; the routes are this project's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from grsd.kernel.job import Job
+from grsd.kernel.products import Square
+from grsd.tangents import exact_derivatives
+
+
+def tangent_kernel(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    memory_limit: str | int | None = None,
+    tf32: bool = False,
+) -> Square:
+    """M = J J^T / N of any module that maps each sample of a batch on its own.
+
+    Args:
+        model: maps (N, ...) to (N, C) or (N,). Every parameter with requires_grad counts, wherever it is used; frozen
+            ones are left out. The module is left untouched.
+        inputs: the batch, shape (N, ...); floating point or integers (tokens).
+        dtype: float64 unless asked otherwise: eigenvalues under about D * eps * lambda_max mean nothing.
+        device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        memory_limit: bytes, or text such as "4GiB", for all that is held on the device at once; ``None``: three
+            quarters of what is free. Under a tighter limit work is repeated; a matrix larger than half of the limit on
+            a GPU is collected in the host's memory and returned there.
+        tf32: allow the 10-bit products of NVIDIA GPUs in float32.
+
+    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time.
+
+    Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computing: samples that see
+    each other, active dropout, another output's shape, NaN, mixed devices, complex or sparse tensors. ``RuntimeError``
+    where M disagrees with |J^T v|^2 / N of one backward pass for a random v.
+    """
+    with exact_derivatives(tf32):
+        job = Job("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
+        (kernel,) = job.total()
+    return kernel
+
+
+def tangent_kernel_and_rate(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    memory_limit: str | int | None = None,
+    tf32: bool = False,
+) -> tuple[Square, Square]:
+    """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N).
+
+    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, by forward mode.
+
+    Args: as ``tangent_kernel``; ``targets``: floating point, of exactly the output's shape.
+    Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
+    Errors: as ``tangent_kernel``.
+    """
+    with exact_derivatives(tf32):
+        job = Job("tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True)
+        kernel, kernel_rate = job.total()
+    return kernel, kernel_rate
+
+
+def parameter_kernels(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    memory_limit: str | int | None = None,
+    tf32: bool = False,
+) -> dict[str, Square]:
+    """Each parameter's share of M, by the name ``model.named_parameters()`` gives it; M is their sum.
+
+    A tied parameter stands once, under its first name. Parameters that no output depends on are left out. All shares,
+    (D, D) each, are held at once. Args and errors as ``tangent_kernel``.
+    """
+    with exact_derivatives(tf32):
+        job = Job("parameter_kernels", model, inputs, None, dtype, device, memory_limit, apart=True)
+        return job.shares()
+
+
+def memory_estimate(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    rate: bool = False,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    memory_limit: str | int | None = None,
+) -> int:
+    """Bytes that ``tangent_kernel`` (``rate=True``: ``tangent_kernel_and_rate``) holds at its peak under this limit.
+
+    Counted on one and two samples and carried over to all, before anything large is made. Args as ``tangent_kernel``.
+    """
+    with exact_derivatives():
+        limit = 2**62 if memory_limit is None else memory_limit
+        job = Job("memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False)
+    return job.plan.peak

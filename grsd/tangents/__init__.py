@@ -1,0 +1,26 @@
+"""The Jacobian of any torch module, parameter by parameter, in the cheapest exact form; and its exact derivative."""
+
+from grsd.tangents.jacobian import ALONE, CAREFUL, TOGETHER, Parts, can_run_alone, jacobian
+from grsd.tangents.network import Network, Parameters, exact_derivatives, private_copy
+from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, plan_units, random_like, read
+
+__all__ = [
+    "ALONE",
+    "CAREFUL",
+    "GRAM",
+    "ROWS",
+    "SLICES",
+    "TOGETHER",
+    "Network",
+    "Parameters",
+    "Parts",
+    "Reading",
+    "Unit",
+    "can_run_alone",
+    "exact_derivatives",
+    "jacobian",
+    "plan_units",
+    "private_copy",
+    "random_like",
+    "read",
+]

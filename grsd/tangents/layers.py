@@ -1,0 +1,188 @@
+r"""What each known layer's parameters see: the features that multiply its backprops.
+
+For a call ``out = layer(input, weight, bias)`` with delta = df/d(out) the Jacobian of the weight is a sum over
+positions t of delta_t times features_t: an outer product for linear layers and convolutions (after unfolding) and for
+embeddings (one-hot tokens), an elementwise product for the scales of normalizations. Calls are recognised by the
+function of ``torch.nn.functional`` they make, whoever makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OUTER, SCALE = "outer", "scale"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One recognised call of a layer.
+
+    ``lead``: the number of the output's first dimensions among which the samples are to be found. ``features()``:
+    those dimensions first, then (groups, positions, p) for OUTER and (positions, *weight.shape) for SCALE.
+    ``arrange(delta)``: the backprops likewise, (groups, positions, q) or (positions, *weight.shape) after the lead.
+    ``features`` is None where only the call is noted. ``form`` tells calls whose contributions to one weight may be added position by position.
+    """
+
+    kind: str
+    weight: Tensor | None
+    bias: Tensor | None
+    lead: int
+    features: Callable[[], Tensor] | None
+    arrange: Callable[[Tensor], Tensor]
+    form: tuple
+    tokens: Tensor | None = None
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
+    if input.ndim < 2:
+        return None
+    lead = input.ndim - 1
+    return Call(
+        OUTER, weight, bias, lead, lambda: input[..., None, None, :], lambda d: d[..., None, None, :], ("linear",)
+    )
+
+
+def _convolution(dimensions: int) -> Callable[..., Call | None]:
+    def call(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | str | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Call | None:
+        if input.ndim != dimensions + 2:
+            return None
+        kernel = weight.shape[2:]
+        stride, dilation = _each(stride, dimensions), _each(dilation, dimensions)
+        if padding == "same":
+            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            around = [(t // 2, t - t // 2) for t in total]
+        else:
+            around = [(p, p) for p in _each(0 if padding == "valid" else padding, dimensions)]
+
+        def features() -> Tensor:
+            patches = F.pad(input, [p for pair in reversed(around) for p in pair])
+            for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), 2):
+                patches = patches.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+            positions = patches.shape[2 : 2 + dimensions]
+            patches = patches.reshape(input.shape[0], groups, -1, positions.numel(), kernel.numel())
+            return patches.transpose(2, 3).flatten(3)
+
+        def arrange(delta: Tensor) -> Tensor:
+            return delta.reshape(delta.shape[0], groups, weight.shape[0] // groups, -1).transpose(2, 3)
+
+        return Call(OUTER, weight, bias, 1, features, arrange, ("convolution", groups))
+
+    return call
+
+
+def _each(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    many = (value,) if isinstance(value, int) else tuple(value)
+    return many * dimensions if len(many) == 1 else many
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Call:
+    lead = input.ndim - len(normalized_shape)
+    return Call(
+        SCALE,
+        weight,
+        bias,
+        lead,
+        lambda: F.layer_norm(input, normalized_shape, eps=eps).unsqueeze(lead),
+        lambda delta: delta.unsqueeze(lead),
+        ("scale",),
+    )
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None = None, eps: float | None = None
+) -> Call:
+    lead = input.ndim - len(normalized_shape)
+    return Call(
+        SCALE,
+        weight,
+        None,
+        lead,
+        lambda: F.rms_norm(input, normalized_shape, eps=eps).unsqueeze(lead),
+        lambda delta: delta.unsqueeze(lead),
+        ("scale",),
+    )
+
+
+def _channels(weight: Tensor | None, bias: Tensor | None, normalized: Callable[[], Tensor]) -> Call:
+    def last(delta: Tensor) -> Tensor:
+        return delta.flatten(2).transpose(1, 2) if delta.ndim > 2 else delta[:, None]
+
+    return Call(SCALE, weight, bias, 1, lambda: last(normalized()), last, ("scale",))
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Call:
+    return _channels(weight, bias, lambda: F.group_norm(input, num_groups, eps=eps))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Call | None:
+    if training or running_mean is None:
+        return None
+    return _channels(weight, bias, lambda: F.batch_norm(input, running_mean, running_var, eps=eps))
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Call | None:
+    if max_norm is not None or scale_grad_by_freq or sparse or input.ndim < 1:
+        return None
+    skip = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    tokens = torch.where(input == skip, -1, input)
+    return Call(
+        OUTER,
+        weight,
+        None,
+        input.ndim,
+        lambda: tokens[..., None, None, None],
+        lambda delta: delta[..., None, None, :],
+        ("embedding",),
+        tokens,
+    )
+
+
+RECOGNISED: dict[Callable, Callable[..., Call | None]] = {
+    F.linear: _linear,
+    F.conv1d: _convolution(1),
+    F.conv2d: _convolution(2),
+    F.conv3d: _convolution(3),
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.batch_norm: _batch_norm,
+    F.embedding: _embedding,
+}
