@@ -3,7 +3,7 @@
 from grsd.datasets import digits
 from grsd.evidence import claims
 from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
-from grsd.kernel import memory_estimate, tangent_kernel, tangent_kernel_and_rate
+from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.project import project
 from grsd.runs import measured_energy_change, shell_history
@@ -35,6 +35,7 @@ __all__ = [
     "measured_energy_change",
     "memory_estimate",
     "merge_shells",
+    "parameter_kernels",
     "project",
     "remove_scale",
     "shell_history",

@@ -124,15 +124,15 @@ def check_outputs(call: str, outputs: object, samples: int) -> None:
         raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
 
 
-def repeatable(call: str, function: Callable[[], object], buffers: Mapping[str, Tensor]) -> object:
-    """The model's output, evaluated twice without a graph; refuse one that is random or writes to its buffers."""
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
+def repeatable(call: str, function: Callable[[], object], kept: Mapping[str, Tensor]) -> object:
+    """The model's output, evaluated twice without a graph; refuse one that is random or changes what it must keep."""
+    before = {name: tensor.clone() for name, tensor in kept.items()}
     with torch.no_grad():
         first, second = function(), function()
-    written = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
+    written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     random = isinstance(first, Tensor) and not torch.equal(first, second) and bool(torch.isfinite(first).all())
     if written or random:
-        what = f"writes to its buffer {written[0]!r}" if written else "gives another output each time"
+        what = f"changes {written[0]!r}" if written else "gives another output each time"
         raise ValueError(
             f"{call}(model, ...): the model {what} when it is called (dropout or batch norm in training mode?); call "
             "model.eval() first"

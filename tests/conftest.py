@@ -8,7 +8,7 @@ os.environ.setdefault("GRSD_PROGRESS", "0")
 import jaxtyping
 import pytest
 import torch
-from models import CASES
+from models import CASES, ZOO
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -24,4 +24,10 @@ def as_users_run_it():
 @pytest.fixture(params=CASES, ids=[case.name for case in CASES])
 def case(request):
     """(model, inputs, targets) of each row of the shared table."""
+    return request.param.make()
+
+
+@pytest.fixture(params=CASES + ZOO, ids=[case.name for case in CASES + ZOO])
+def any_case(request):
+    """(model, inputs, targets) of perceptrons and of every other kind of layer."""
     return request.param.make()

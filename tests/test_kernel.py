@@ -1,41 +1,95 @@
 import pytest
 import torch
-from models import dense
+from models import CASES, ZOO, dense, differences
 from torch import nn
 
 import grsd
-from grsd import kernel as kernel_module
+from grsd.kernel.job import Job
+from grsd.kernel.plan import Group, Plan
+from grsd.kernel.products import Blocks
+from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, exact_derivatives
 
 
 def relative(found, expected):
     return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
 
 
-def test_kernel_and_rate_against_one_dense_jacobian(case):
-    m, rate, _ = dense(*case)
-    kernel, kernel_rate = grsd.tangent_kernel_and_rate(*case)
+def test_kernel_against_one_dense_jacobian(any_case):
+    m = dense(*any_case)[0]
+    kernel, rate = grsd.tangent_kernel_and_rate(*any_case)
     assert relative(kernel, m) < 1e-13
-    assert relative(kernel_rate, rate) < 1e-12 or float(rate.norm()) == 0
-    assert relative(grsd.tangent_kernel(*case[:2]), kernel) < 1e-14
+    assert relative(grsd.tangent_kernel(*any_case[:2]), kernel) < 1e-14
     assert torch.equal(kernel, kernel.T)
-    assert torch.equal(kernel_rate, kernel_rate.T)
+    assert torch.equal(rate, rate.T)
 
 
-def test_rate_against_differences_of_the_dense_kernel(case):
-    """Fourth order, along the straight line theta + h theta', where M' is the first derivative."""
-    m, rate, along = dense(*case)
-    h = 1e-3 * min(1.0, float(m.norm() / rate.norm().clamp(min=1e-300)))
-    difference = (8 * (along(h) - along(-h)) - (along(2 * h) - along(-2 * h))) / (12 * h)
+def test_rate_by_forward_mode_of_the_dense_kernel(case):
+    _, rate, _ = dense(*case)
     found = grsd.tangent_kernel_and_rate(*case)[1]
-    assert float((found - difference).norm()) <= 1e-8 * float(rate.norm()) + 1e-12 * float(m.norm()) / h
+    assert relative(found, rate) < 1e-12 or float(rate.norm()) == 0
 
 
-def test_slices_add_up(case, monkeypatch):
-    """The route for several positions per sample, cut into single output features."""
-    whole = grsd.tangent_kernel_and_rate(*case)
-    monkeypatch.setattr(kernel_module, "SLICE", 1)
-    for part, one in zip(grsd.tangent_kernel_and_rate(*case), whole, strict=True):
-        assert torch.allclose(part, one, rtol=1e-12, atol=1e-14)
+def test_rate_against_differences_of_the_dense_kernel(any_case):
+    """Fourth order, along the straight line theta + h theta', where M' is the first derivative."""
+    m, _, along = dense(*any_case)
+    found = grsd.tangent_kernel_and_rate(*any_case)[1]
+    h = 2e-4 * min(1.0, float(m.norm() / found.norm().clamp(min=1e-300)))
+    difference = differences(along, h)
+    assert float((found - difference).norm()) <= 1e-8 * float(found.norm()) + 1e-14 * float(m.norm()) / h
+
+
+def test_parameter_kernels_add_up(any_case):
+    """Each is the kernel of the model with all other parameters frozen."""
+    model, inputs, _ = any_case
+    shares = grsd.parameter_kernels(model, inputs)
+    assert relative(sum(shares.values()), grsd.tangent_kernel(model, inputs)) < 1e-13
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert set(shares) <= set(trainable)
+    name = trainable[-1] if trainable[-1] in shares else next(iter(shares))
+    model.requires_grad_(False).get_parameter(name).requires_grad_(True)
+    assert relative(shares[name], grsd.tangent_kernel(model, inputs)) < 1e-12
+
+
+def test_unused_parameters_have_no_share():
+    model, inputs, _ = next(case for case in ZOO if case.name == "raw parameters").make()
+    assert set(dict(model.named_parameters())) - set(grsd.parameter_kernels(model, inputs)) == {"unused"}
+
+
+@pytest.mark.parametrize(("batch", "tile", "groups"), [(1, None, 1), (2, None, 3), (2, 2, 2), (1, 1, 1), (3, 2, 2)])
+def test_batches_groups_and_tiles_change_nothing(any_case, monkeypatch, batch, tile, groups):
+    """Any plan gives the same matrices; slices of a few numbers too."""
+    model, inputs, targets = any_case
+    expected = grsd.tangent_kernel_and_rate(model, inputs, targets)
+
+    def cut(units, samples):
+        size = -(-len(units) // groups)
+        packs = [tuple(units[i : i + size]) for i in range(0, len(units), size)]
+        return Plan(tuple(Group(pack, tile or samples, batch) for pack in packs), workspace=7)
+
+    monkeypatch.setattr("grsd.kernel.job.whole", cut)
+    if type(model).__name__ == "Branches" and batch <= 4 < len(inputs):
+        return
+    for part, one in zip(grsd.tangent_kernel_and_rate(model, inputs, targets), expected, strict=True):
+        assert relative(part, one) < 1e-12 or float(one.norm()) == 0
+
+
+def test_every_route_is_taken():
+    """The table reaches each route, or the tests above would say nothing about it."""
+    routes = set()
+    for case in CASES + ZOO:
+        with exact_derivatives():
+            job = Job("job", *case.make(), torch.float64, None, None, rate=True)
+        routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.route}
+    assert routes == {GRAM, ROWS, SLICES, "generic", ALONE, TOGETHER}
+
+
+def test_a_function_that_vmap_cannot_batch_is_done_one_by_one():
+    """torch.vmap cannot batch the backward pass of PReLU."""
+    case = next(case for case in ZOO if case.name == "prelu")
+    with exact_derivatives():
+        job = Job("job", *case.make(), torch.float64, None, None, rate=True)
+        job.total()
+    assert job.route == CAREFUL
 
 
 def test_order_of_samples_and_precision():
@@ -85,29 +139,49 @@ class Folds(nn.Module):
         return self.layer(x.reshape(-1, 10)).reshape(-1, 3)
 
 
-@pytest.mark.parametrize("model", [Couples(), Twice()])
-def test_self_check_refuses_what_the_route_cannot_see(model):
-    x = torch.randn(6, 5)
-    message = r"tangent_kernel\(model, ...\): self-check failed, .* couples samples, is random, or uses a parameter"
-    with pytest.raises(RuntimeError, match=message):
-        grsd.tangent_kernel(model, x)
-    with pytest.raises(RuntimeError, match="self-check failed"):
-        grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
+def test_weights_also_used_outside_their_layer():
+    model = Twice().double()
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64)
+    assert relative(grsd.tangent_kernel(model, x), dense(model, x, y)[0]) < 1e-13
 
 
-def test_self_check_covers_the_rate(monkeypatch):
-    monkeypatch.setattr(kernel_module._Accumulator, "add_rate", lambda self, factor, rate: self.add(factor))
-    model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
-    with pytest.raises(RuntimeError, match=r"self-check failed, v\^T M' v"):
-        grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
-
-
-def test_layers_other_than_linear_are_named():
-    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
-    with pytest.raises(ValueError, match=r"not so: 1.bias, 1.weight; set requires_grad=False to leave them out"):
+@pytest.mark.parametrize("model", [Couples(), Folds()])
+def test_coupled_samples_are_refused(model):
+    message = r"tangent_kernel\(model, ...\): the output of a sample changes with the other samples of its batch"
+    with pytest.raises(ValueError, match=message):
         grsd.tangent_kernel(model, torch.randn(6, 5))
-    with pytest.raises(ValueError, match=r"must keep the 6 samples as its first dimension, .* \(3, 6\)"):
-        grsd.tangent_kernel(Folds(), torch.randn(6, 5))
+    with pytest.raises(ValueError, match="other samples of its batch"):
+        grsd.tangent_kernel_and_rate(model, torch.randn(2, 5), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
+    """One part of one layer left out of M, or of M'."""
+    put = Blocks._put
+
+    def spoiled(self, number, c, *rest):
+        if number != which or c > 0:
+            put(self, number, c, *rest)
+
+    monkeypatch.setattr(Blocks, "_put", spoiled)
+    model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
+    what = ("M", "M'")[which]
+    with pytest.raises(RuntimeError, match=rf"tangent_kernel_and_rate\(model, ...\): self-check failed, v\^T {what} v = "):
+        grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
+
+
+def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(monkeypatch):
+    class Depends(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.layer(x) * (1 + len(x) / 10)
+
+    monkeypatch.setattr("grsd.kernel.job.whole", lambda units, samples: Plan((Group(tuple(units), samples, 2),)))
+    with pytest.raises(RuntimeError, match="outputs of a part of the batch differ by"):
+        grsd.tangent_kernel(Depends(), torch.randn(6, 5))
 
 
 def test_memory_limit():

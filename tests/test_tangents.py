@@ -1,53 +1,149 @@
+import pytest
 import torch
+from models import ZOO
 from torch.func import functional_call, jacrev
 
-from grsd.tangents import Network, linear_factors, linear_uses
+from grsd.tangents import (
+    ALONE,
+    CAREFUL,
+    ROWS,
+    TOGETHER,
+    Network,
+    can_run_alone,
+    exact_derivatives,
+    jacobian,
+    plan_units,
+    random_like,
+    read,
+)
 
 
 def network(model):
     return Network(model, torch.float64, torch.device("cpu"))
 
 
-def test_factors_give_the_jacobian(case):
-    """sum_t delta a^T is the dense Jacobian of the parameters each factor names."""
-    model, inputs, _ = case
+def units_of(net, inputs, apart=False):
+    reading = read(net, inputs)
+    return plan_units(net, inputs, reading, net.pullback(inputs, random_like(reading.outputs)), apart=apart), reading
+
+
+@pytest.mark.parametrize("route", [ALONE, TOGETHER, CAREFUL])
+def test_parts_give_the_jacobian(any_case, route):
+    """sum_t delta a^T, or the rows, against the dense Jacobian of the parameters each unit names."""
+    model, inputs, _ = any_case
     net = network(model)
-    outputs = net.outputs(inputs)
-    samples, classes = inputs.shape[0], outputs.numel() // inputs.shape[0]
-    dense = jacrev(lambda p: functional_call(model, p, (inputs,)).reshape(samples, classes))(net.parameters)
-    seen = dict.fromkeys(net.parameters, 0)
-    for factor in linear_factors(net, inputs):
-        jacobian = torch.einsum("cntq,ntp->ncqp", factor.backprops, factor.features)
-        for name in factor.names:
-            found = jacobian[..., -1] if name.endswith("bias") else jacobian[..., : dense[name].shape[-1]]
-            assert torch.allclose(found, dense[name], atol=1e-13)
-            seen[name] += 1
-    assert set(seen.values()) == {1}
+    with exact_derivatives():
+        units, reading = units_of(net, inputs)
+        if route == ALONE and not can_run_alone(net, inputs, reading.outputs):
+            return
+        samples, classes = len(inputs), reading.outputs.numel() // len(inputs)
+        dense = jacrev(lambda p: functional_call(model, p, (inputs,)).reshape(samples, classes))(net.parameters)
+        try:
+            parts, outputs = jacobian(net, inputs, units, route=route)(net.parameters)
+        except RuntimeError:
+            assert isinstance(model, torch.nn.Sequential)
+            assert any(isinstance(part, torch.nn.PReLU) for part in model)
+            assert route != CAREFUL
+            return
+    assert torch.equal(outputs, reading.outputs) or torch.allclose(outputs, reading.outputs, atol=1e-14)
+    for unit, part in zip(units, parts, strict=True):
+        if unit.route == ROWS:
+            rows = part[0]
+        else:
+            features, backprops = part
+            rows = torch.einsum("cngtq,ngtp->cngqp", backprops, features).flatten(2)
+        expected = torch.cat([dense[name].flatten(2) for name in unit.names], -1).transpose(0, 1)
+        norm = expected.square().sum(-1)
+        assert torch.allclose(rows.square().sum(-1), norm, atol=1e-12)
+        assert torch.allclose(
+            torch.einsum("cnp,dmp->cndm", rows, rows), torch.einsum("cnp,dmp->cndm", expected, expected), atol=1e-12
+        )
 
 
-def test_uses_are_seen_and_missed_parameters_named():
-    class Mixed(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.gain = torch.nn.Linear(5, 3), torch.nn.Parameter(torch.ones(3))
-
-        def forward(self, x):
-            return self.gain * self.layer(x)
-
-    uses, shapes, missed = linear_uses(network(Mixed()), torch.randn(6, 5, dtype=torch.float64))
-    assert [(use.weight, use.bias) for use in uses] == [("layer.weight", "layer.bias")]
-    assert [tuple(shape) for shape in shapes] == [(6, 3)]
-    assert missed == {"gain"}
-
-
-def test_the_module_is_never_written_to(case):
-    model, inputs, targets = case
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+def test_every_used_parameter_is_in_one_unit(any_case):
+    model, inputs, _ = any_case
     net = network(model)
-    net.pullback_and_rate(inputs, torch.ones_like(targets), net.pullback(inputs, targets))
+    with exact_derivatives():
+        for apart in (False, True):
+            units, _ = units_of(net, inputs, apart)
+            names = [name for unit in units for name in unit.names]
+            assert len(names) == len(set(names))
+            assert set(net.parameters) - set(names) <= {"unused"}
+            assert not apart or all(len(unit.names) == 1 for unit in units)
+
+
+def test_recognised_layers_need_no_generic_route():
+    generic = {}
+    for case in ZOO:
+        model, inputs, _ = case.make()
+        with exact_derivatives():
+            units, _ = units_of(network(model), inputs)
+        generic[case.name] = {unit.names[0] for unit in units if not unit.uses}
+    assert {name for name, units in generic.items() if units} == {
+        "cross attention, bias rows",
+        "weight norm",
+        "weight norm by a hook",
+        "orthogonal convolution",
+        "raw parameters",
+        "prelu",
+        "recurrent cell",
+        "looks at values",
+        "transformer, tied output",
+        "transformer, norms last",
+    }
+    assert generic["transformer, tied output"] == {"token.weight"}
+
+
+def state(model):
+    return {
+        "values": {name: value.clone() for name, value in model.state_dict().items()},
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training, sorted(vars(m)))
+            for m in model.modules()
+        ],
+        "parameters": [(name, id(p), p.requires_grad, p.grad is None, p.dtype) for name, p in model.named_parameters()],
+        "globals": (
+            torch.backends.mha.get_fastpath_enabled(),
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.math_sdp_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.is_grad_enabled(),
+        ),
+    }
+
+
+def same(before, after):
+    return before.keys() == after.keys() and all(
+        torch.equal(value, after["values"][name]) for name, value in before["values"].items()
+    ) and all(before[key] == after[key] for key in ("hooks", "parameters", "globals"))
+
+
+def test_the_module_is_never_written_to(any_case):
+    model, inputs, targets = any_case
+    before = state(model)
+    net = network(model)
+    with exact_derivatives():
+        net.pullback_and_rate(inputs, torch.ones_like(targets), net.pullback(inputs, targets))
     for tensor in net.parameters.values():
         tensor.add_(1.0)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-    assert all(p.grad is None for p in model.parameters())
-    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+    assert same(before, state(model))
+
+
+def test_a_copy_can_be_made_of_a_module_that_caches():
+    class Caches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = torch.nn.Linear(5, 3), None
+
+        def forward(self, x):
+            self.last = self.layer(x)
+            return self.last
+
+    model = Caches()
+    kept = model(torch.randn(2, 5))
+    assert kept.requires_grad
+    with exact_derivatives():
+        net = network(model)
+        net.pullback(torch.randn(2, 5, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64))
+    assert model.last is kept

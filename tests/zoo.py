@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -153,8 +155,6 @@ def convolved(*layers: nn.Module) -> nn.Module:
 
 
 def old_weight_norm() -> nn.Module:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 2))
@@ -191,11 +191,13 @@ MODELS: dict[str, tuple] = {
         lambda: nn.Sequential(nn.Embedding(6, 4, padding_idx=1), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)),
         (5, 3),
         (5, 2),
+        6,
     ),
     "short embedding": (
         lambda: nn.Sequential(nn.Embedding(50, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)),
         (7, 2),
         (7, 2),
+        50,
     ),
     "attention": (Attention, (4, 3, 4), (4, 2)),
     "attention, sequence first, as many positions as samples": (lambda: Attention(batch_first=False), (4, 4, 4), (4, 2)),
@@ -212,12 +214,12 @@ MODELS: dict[str, tuple] = {
         (4, 2),
     ),
     "raw parameters": (Raw, (4, 5), (4, 3)),
-    "bilinear, prelu": (lambda: nn.Sequential(nn.Linear(5, 4), nn.PReLU(4), nn.Linear(4, 2)), (4, 5), (4, 2)),
+    "prelu": (lambda: nn.Sequential(nn.Linear(5, 4), nn.PReLU(4), nn.Linear(4, 2)), (4, 5), (4, 2)),
     "branches on shapes": (Branches, (6, 5), (6, 3)),
     "folded patches": (Patches, (3, 6, 3), (3, 2)),
     "recurrent cell": (Recurrent, (4, 3, 4), (4, 2)),
     "looks at values": (WholeBatch, (4, 5), (4, 3)),
     "resnet": (resnet, (3, 2, 6, 6), (3, 3)),
-    "transformer, tied output": (Language, (4, 5), (4, 7)),
-    "transformer, norms last": (lambda: Language(norm_first=False), (3, 3), (3, 7)),
+    "transformer, tied output": (Language, (4, 5), (4, 7), 7),
+    "transformer, norms last": (lambda: Language(norm_first=False), (3, 3), (3, 7), 7),
 }
