@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "project", "provenance", "progress", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "flow", "solvable",
+    "tangents", "kernel", "spectrum", "shells", "flow", "laws", "solvable",
     "evidence", "runs",
     "confirm", "plotting", "reproduce", "cli",
 ]  # fmt: skip
