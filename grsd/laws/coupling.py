@@ -57,5 +57,6 @@ def couplings(
     pumped = np.where(apart == 1, density[:, np.minimum(lower, density.shape[1] - 1)], 0.0)
     x = (index[lower] + index[upper] + 1) * width / 2
     group = np.searchsorted(found, apart)
-    ensemble = Ensemble(leave_out(np.stack(exchanged) / root), x, group, apart, leave_out(pumped / root), scale)
+    normalized, ones = np.stack(exchanged) / root, np.ones_like(root)
+    ensemble = Ensemble(normalized, ones, x, group, apart, leave_out(pumped / root), scale)
     return ensemble.enough_for(call, len(found) + 1 + scale)

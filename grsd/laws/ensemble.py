@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -14,15 +15,17 @@ LEAST_RUNS = 4
 
 @dataclass(frozen=True)
 class Ensemble:
-    """An observable of R runs at m positions.
+    """An observable y = sum numerator / sum denominator over R runs, at m positions.
 
     Attributes:
-        y: (1 + R, m), of all runs, then with each run left out; 1 / time.
+        numerator, denominator: (R, m): F and eps for the velocity, K_ab and 1 for the coupling.
         x: (m,) log eigenvalue. group: (m,) which amplitude of the law applies. separations: (m,) a - b, 0 for u.
-        pumped: (1 + R, m) what a common scale r multiplies; dimensionless. scaled: whether r is fitted.
+        pumped: (1 + R, m) what a common scale r multiplies, of all runs, then with each left out; dimensionless.
+        scaled: whether r is fitted.
     """
 
-    y: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
     x: np.ndarray
     group: np.ndarray
     separations: np.ndarray
@@ -31,11 +34,16 @@ class Ensemble:
 
     @property
     def runs(self) -> int:
-        return len(self.y) - 1
+        return len(self.numerator)
 
-    def pseudo_values(self) -> np.ndarray:
-        """(R, m): the jackknife's R y - (R - 1) y without the run."""
-        return self.runs * self.y[:1] - (self.runs - 1) * self.y[1:]
+    @cached_property
+    def y(self) -> np.ndarray:
+        """(1 + R, m): of all runs, then with each run left out; 1 / time."""
+        return leave_out(self.numerator) / leave_out(self.denominator)
+
+    def departures(self, law: np.ndarray) -> np.ndarray:
+        """(R, m): (numerator - law denominator) / mean denominator. Of mean zero over runs where y's law is ``law``."""
+        return (self.numerator - law * self.denominator) / self.denominator.mean(0)
 
     def variances(self) -> np.ndarray:
         """Of y (m,): in each group a power law times the square of y's trend.
@@ -43,7 +51,7 @@ class Ensemble:
         R - 1 degrees of freedom are too few for raw weights, and weights that follow the noise cost coverage: the
         power is shrunk, to zero where it is under two standard errors of what chance alone would make of it.
         """
-        raw = self.pseudo_values().var(axis=0, ddof=1) / self.runs
+        raw = self.departures(self.y[0]).var(axis=0, ddof=1) / self.runs
         raw = np.maximum(raw, 1e-24 * np.square(self.y[0]).max())
         size = np.maximum(np.abs(self.y[0]), 1e-12 * np.abs(self.y[0]).max())
         smooth = np.empty_like(raw)

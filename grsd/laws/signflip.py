@@ -61,9 +61,11 @@ def law_test(
     width can never exclude a log-periodic law of its own period; two incommensurate widths can (log 2 and log 3), with
     a smoothing of at most .15 periods. Each width is fitted by itself; the residuals are judged together.
 
-    Each run's pseudo-values, less the fit and with the fit's tangent space projected out, are standardized by smoothed
-    errors. Under the law they are independent with mean zero; where they are symmetric as well, flipping whole runs is
-    exact. The defect uses products of different runs, which is what splitting the runs into halves does, over all
+    Each run's departure from the fitted law, F_r - u_fit eps_r over the mean density for velocities and K_r - K_fit for
+    couplings, is standardized by smoothed errors, with the fit's tangent space projected out. Under the law departures
+    are independent with mean zero; where they are symmetric as well, flipping whole runs is exact. (Departures of the
+    runs' own ratios, or of their pseudo-values, divide by fluctuating densities: skewed, they reject too often.) The
+    defect uses products of different runs, which is what splitting the runs into halves does, over all
     halves. The velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and
     one shorter than about 1.5 widths is hardly seen in them.
 
@@ -98,7 +100,7 @@ def law_test(
 
 
 def _standardize(observed: Ensemble, fit: LawFit) -> tuple[np.ndarray, np.ndarray]:
-    """(R, m) residuals off the fit's tangent space, and (R, m) pseudo-values, in units of the standard errors."""
+    """(R, m) departures from the fit, off its tangent space, and from zero, in units of the standard errors."""
     shape = np.exp((fit.exponent - 1) * (observed.x - fit.reference))
     member = observed.group[:, None] == np.arange(len(fit.amplitudes))
     law = fit.amplitudes[observed.group] * shape
@@ -106,9 +108,8 @@ def _standardize(observed: Ensemble, fit: LawFit) -> tuple[np.ndarray, np.ndarra
     if observed.scaled:
         columns.append(observed.pumped[0])
     tangent, _ = np.linalg.qr(np.stack(columns, axis=1) / fit.standard_errors[:, None])
-    pseudo = observed.pseudo_values()
-    residuals = (pseudo - fit.fitted) / fit.standard_errors
-    return residuals - residuals @ tangent @ tangent.T, pseudo / fit.standard_errors
+    residuals = observed.departures(fit.fitted) / fit.standard_errors
+    return residuals - residuals @ tangent @ tangent.T, observed.departures(0 * fit.fitted) / fit.standard_errors
 
 
 def _share(scores: np.ndarray) -> float:
@@ -125,7 +126,7 @@ def _signs(runs: int) -> np.ndarray:
 
 
 def _defect(residual_gram: np.ndarray, signal_gram: np.ndarray, level: float) -> tuple[float, tuple[float, float]]:
-    """sum over r != q of rho_r . rho_q / the same of the pseudo-values, and its delete-one-run jackknife interval."""
+    """sum over r != q of rho_r . rho_q / the same of the signals, and its delete-one-run jackknife interval."""
 
     def crossed(gram: np.ndarray) -> np.ndarray:
         off = gram - np.diag(np.diag(gram))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.laws.ensemble import Ensemble, common_shells, leave_out
+from grsd.laws.ensemble import Ensemble, common_shells
 from grsd.laws.fit import LawFit, fit_law
 
 
@@ -42,6 +42,6 @@ def velocities(
     common = common_shells(call, budgets, window)
     x = common.index[1:] * common.width
     kept = (common.boundaries("boundary_mask") == 0).all(0) & (x >= common.low) & (x <= common.high)
-    y = leave_out(common.boundaries("flux")[:, kept]) / leave_out(common.boundaries("density")[:, kept])
-    none = np.zeros(kept.sum(), dtype=int)
-    return Ensemble(y, x[kept], none, none, np.ones_like(y), scale).enough_for(call, 2 + scale)
+    flux, density = (common.boundaries(name)[:, kept] for name in ("flux", "density"))
+    none, ones = np.zeros(kept.sum(), dtype=int), np.ones((len(budgets) + 1, kept.sum()))
+    return Ensemble(flux, density, x[kept], none, none, ones, scale).enough_for(call, 2 + scale)

@@ -9,6 +9,16 @@ from grsd.solvable.coverage import coverage
 from grsd.solvable.diagonal import DiagonalNet
 from grsd.solvable.lazy import LazyPowerLaw
 from grsd.solvable.planted import PlantedShells
+from grsd.solvable.power import detection_limit, power_curve
 from grsd.solvable.projected import ProjectedTwoLayer
 
-__all__ = ["AlignedDeepLinear", "DiagonalNet", "LazyPowerLaw", "PlantedShells", "ProjectedTwoLayer", "coverage"]
+__all__ = [
+    "AlignedDeepLinear",
+    "DiagonalNet",
+    "LazyPowerLaw",
+    "PlantedShells",
+    "ProjectedTwoLayer",
+    "coverage",
+    "detection_limit",
+    "power_curve",
+]

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import xarray as xr
@@ -68,14 +69,20 @@ def outcomes(
         low, high = fit.exponent_interval
         found[f"b_{fit.observable}"] = low <= planted.exponent <= high
     if not planted.kappa and planted.spectrum != "random":
-        mean = energy_budget(*planted.population(), shells[0])
-        c = velocity_law([mean] * runs, reference=middle, **options).amplitudes[0]
         low, high = velocity.log_amplitude_intervals[0]
-        found["c"] = low <= math.log(abs(c)) <= high
+        found["c"] = low <= math.log(abs(_amplitude_of_the_mean(planted, shells[0], window, scale))) <= high
     if planted.kappa and shells[0] == planted.shells and not (planted.drift or planted.rotation):
         kappa = np.array([*planted.kappa, *[0.0] * k_max])[:k_max] * math.exp((planted.exponent - 1) * middle)
         found["kappa"] = coupling.contains(kappa)
     return {name: bool(value) for name, value in found.items()}
+
+
+@cache
+def _amplitude_of_the_mean(
+    planted: PlantedShells, shells: LogShells, window: tuple[float, float], scale: bool
+) -> float:
+    mean = [energy_budget(*planted.population(), shells)] * 4
+    return float(velocity_law(mean, reference=sum(window) / 2, scale=scale, window=window).amplitudes[0])
 
 
 def coverage(
