@@ -8,19 +8,15 @@ import pytest
 from scipy import stats
 
 from grsd.laws import law_test
-from grsd.shells import LogShells
 from grsd.solvable import PlantedShells, coverage, detection_limit, power_curve
-from grsd.solvable.coverage import ensemble_budgets, outcomes
+from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets, outcomes
 
-TWO, THREE = LogShells(math.log(2), 0.1), LogShells(math.log(3), 0.1)
-WINDOW = (-10.4, -1.9)
-KERNEL = PlantedShells(exponent=1.5, drift=0.3, rotation=0.1, reach=0.5, noise=0.2)
-SHELLS = PlantedShells(exponent=1.4, kappa=(0.5, 0.2), shells=TWO, noise=0.3)
+TWO = WIDTHS[0]
 
 
 def test_coverage_and_false_rejection():
-    law = coverage(KERNEL, (TWO, THREE), WINDOW, ensembles=40)
-    shells = coverage(SHELLS, [TWO], WINDOW, ensembles=40)
+    law = coverage(LAW, WIDTHS, INTERIOR, ensembles=40)
+    shells = coverage(SHELLS, [TWO], INTERIOR, ensembles=40)
     assert (law.low <= law.nominal).all(), law.share
     assert (law.nominal <= law.high).all(), law.share
     for name in ("b_coupling", "kappa"):
@@ -46,10 +42,10 @@ def test_coverage_and_false_rejection():
     ids=["wiggle", "scale", "bend", "commensurate"],
 )
 def test_broken_laws_are_caught(change):
-    planted = replace(KERNEL, **change)
+    planted = replace(LAW, **change)
     caught, alone = 0, 0
     for ensemble in range(10):
-        test = law_test(ensemble_budgets(planted, (TWO, THREE), ensemble, 8), observable="velocity", window=WINDOW)
+        test = law_test(ensemble_budgets(planted, WIDTHS, ensemble, 8), observable="velocity", window=INTERIOR)
         caught += test.p <= 0.05
         alone += test.p_by_width[0] <= 0.05
     assert caught >= 8
@@ -58,34 +54,34 @@ def test_broken_laws_are_caught(change):
 
 
 def test_an_ensemble_is_its_number():
-    first, again = (outcomes(KERNEL, [TWO], WINDOW, 3, runs=6) for _ in range(2))
+    first, again = (outcomes(LAW, [TWO], INTERIOR, 3, runs=6) for _ in range(2))
     assert first == again
-    seeds = [budget.attrs["seed"] for budget in ensemble_budgets(KERNEL, [TWO], 7, 4)[0]]
+    seeds = [budget.attrs["seed"] for budget in ensemble_budgets(LAW, [TWO], 7, 4)[0]]
     assert seeds == [700, 701, 702, 703]
 
 
 def test_power_grows_with_the_effect_and_the_runs():
-    curve = power_curve(KERNEL, [TWO], WINDOW, effect=[0.0, 0.05, 0.4], runs=[4, 6, 10], ensembles=6)
+    curve = power_curve(LAW, [TWO], INTERIOR, effect=[0.0, 0.05, 0.4], runs=[4, 6, 10], ensembles=6)
     assert curve.hits.dims == ("effect", "runs")
     assert (curve.share.sel(runs=4) == 0).all()
     assert float(curve.share.sel(effect=0.4, runs=10)) == 1
     assert float(curve.share.sel(effect=0.0, runs=10)) < 0.5
     assert (curve.low <= curve.share).all()
     assert (curve.share <= curve.high).all()
-    one = power_curve(KERNEL, [TWO], WINDOW, effect=[0.05], runs=[6], ensembles=6)
+    one = power_curve(LAW, [TWO], INTERIOR, effect=[0.05], runs=[6], ensembles=6)
     assert one.share.item() == curve.share.sel(effect=0.05, runs=6)
-    scales = power_curve(KERNEL, [TWO], WINDOW, effect=[0.1], runs=[8], ensembles=2, kind="scale")
+    scales = power_curve(LAW, [TWO], INTERIOR, effect=[0.1], runs=[8], ensembles=2, kind="scale")
     assert scales.share.item() == 1
     assert scales.effect.attrs["units"] == "1/time"
 
 
 def test_smoothing_damps_a_wiggle_as_the_normal_window_does():
     drift = PlantedShells(exponent=1.5, drift=0.3, wiggle=0.2)
-    found = detection_limit(drift, WINDOW, period=[0.7, 1.7, 3.0], smoothing=[0.1, 0.2, 0.4])
+    found = detection_limit(drift, INTERIOR, period=[0.7, 1.7, 3.0], smoothing=[0.1, 0.2, 0.4])
     assert np.allclose(found.damping, found.damping_theory, atol=1e-5)
     assert "share" not in found
-    kernel = replace(KERNEL, wiggle=0.3)
-    both = detection_limit(kernel, WINDOW, period=[1.7], smoothing=[0.1, 0.9], ensembles=4)
+    kernel = replace(LAW, wiggle=0.3)
+    both = detection_limit(kernel, INTERIOR, period=[1.7], smoothing=[0.1, 0.9], ensembles=4)
     assert (both.damping < both.damping_theory).all()
     assert both.share.values[0, 0] == 1
     assert both.share.values[0, 1] < 1
@@ -95,14 +91,14 @@ def test_smoothing_damps_a_wiggle_as_the_normal_window_does():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: coverage(KERNEL, [TWO], WINDOW, ensembles=0), "ensembles=.*at least 1"),
-        (lambda: coverage(KERNEL, [TWO], WINDOW, seed=-1), "seed=.*at least 0"),
-        (lambda: outcomes(KERNEL, [TWO], WINDOW, 0, runs=101), "at most 100, got 101"),
-        (lambda: outcomes(KERNEL, [TWO], WINDOW, 0, runs=3), "at least 4"),
-        (lambda: power_curve(KERNEL, [TWO], WINDOW, effect=[0.1], kind="noise"), "expected one of .'wiggle', 'scale'."),
-        (lambda: power_curve(KERNEL, [TWO], WINDOW, effect=[0.1], ensembles=0), "at least 1"),
-        (lambda: detection_limit(KERNEL, WINDOW, period=[1.0], smoothing=[0.1]), "use replace.planted, wiggle=.2."),
-        (lambda: detection_limit(replace(KERNEL, wiggle=0.1), WINDOW, period=[0.0], smoothing=[0.1]), "positive"),
+        (lambda: coverage(LAW, [TWO], INTERIOR, ensembles=0), "ensembles=.*at least 1"),
+        (lambda: coverage(LAW, [TWO], INTERIOR, seed=-1), "seed=.*at least 0"),
+        (lambda: outcomes(LAW, [TWO], INTERIOR, 0, runs=101), "at most 100, got 101"),
+        (lambda: outcomes(LAW, [TWO], INTERIOR, 0, runs=3), "at least 4"),
+        (lambda: power_curve(LAW, [TWO], INTERIOR, effect=[0.1], kind="noise"), "expected one of .'wiggle', 'scale'."),
+        (lambda: power_curve(LAW, [TWO], INTERIOR, effect=[0.1], ensembles=0), "at least 1"),
+        (lambda: detection_limit(LAW, INTERIOR, period=[1.0], smoothing=[0.1]), "use replace.planted, wiggle=.2."),
+        (lambda: detection_limit(replace(LAW, wiggle=0.1), INTERIOR, period=[0.0], smoothing=[0.1]), "positive"),
     ],
 )
 def test_refusals(call, message):

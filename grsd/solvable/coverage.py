@@ -22,6 +22,12 @@ from grsd.solvable.planted import PlantedShells
 LEVEL = 0.05
 MOST_RUNS = 100
 
+# The ensembles that fit and test are judged on: a law at every width, shells of one width, two incommensurate widths.
+LAW = PlantedShells(exponent=1.5, drift=0.3, rotation=0.1, reach=0.5, noise=0.2)
+WIDTHS = (LogShells(math.log(2), 0.1), LogShells(math.log(3), 0.1))
+SHELLS = PlantedShells(exponent=1.4, kappa=(0.5, 0.2), shells=WIDTHS[0], noise=0.3)
+INTERIOR = (-10.4, -1.9)
+
 
 def ensemble_budgets(
     planted: PlantedShells, shells: Sequence[LogShells], ensemble: int, runs: int

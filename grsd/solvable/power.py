@@ -66,7 +66,7 @@ def power_curve(
                 hits.loc[size, count] += test.p <= LEVEL
     settings = {"kind": kind, "ensembles": ensembles, "seed": seed, "window": window, "level": level}
     return proportions(hits, ensembles, level).assign_attrs(
-        described(planted, shells, settings | {"observable": observable})
+        described(planted, shells, settings | {"observable": observable, kind: "varied"})
     )
 
 
@@ -121,6 +121,7 @@ def detection_limit(
             hits.loc[p, delta] += law_test(budgets, observable="velocity", window=window).p <= LEVEL
     found = xr.Dataset({"damping": damping, "damping_theory": theory})
     settings = {"ensembles": ensembles, "window": window, "widths": ", ".join(f"{width:g}" for width in widths)}
+    settings["period"] = "varied"
     if ensembles:
         found = found.merge(proportions(hits, ensembles, level))
         settings |= {"runs": runs, "seed": seed, "level": level}
