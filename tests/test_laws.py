@@ -8,7 +8,9 @@ from scipy import stats
 from scipy.optimize import least_squares
 
 from grsd.laws import coupling_law, law_test, velocity_law
-from grsd.shells import LogShells, energy_budget
+from grsd.laws.coupling import couplings
+from grsd.laws.velocity import velocities
+from grsd.shells import LogShells, energy_budget, velocity_over_runs
 from grsd.solvable import PlantedShells
 
 TWO, THREE = LogShells(math.log(2), 0.1), LogShells(math.log(3), 0.1)
@@ -90,6 +92,19 @@ def test_couplings_are_means_of_the_runs_own():
     assert np.allclose(fit.values, expected)
     assert set(fit.separations) == {1}
     assert fit.positions.min() - TWO.width >= WINDOW[0] - 1e-9
+
+
+def test_departures_need_no_ratio_of_one_run():
+    """About the pooled velocity they sum to zero over runs, whatever single densities do."""
+    budgets = PLANTED.budgets(range(5), TWO)
+    velocity = velocities("test", budgets, scale=False, window=WINDOW)
+    departures = velocity.departures(velocity.y[0])
+    assert np.abs(departures.sum(0)).max() < 1e-12 * np.abs(departures).max()
+    pooled = velocity_over_runs(budgets).sel(boundary=velocity.x)
+    assert np.allclose(velocity.y[0], pooled.velocity)
+    assert np.allclose(np.sqrt(np.square(departures).sum(0) / (5 * 4)), pooled.standard_error)
+    coupling = couplings("test", budgets, k_max=1, scale=False, window=WINDOW)
+    assert np.array_equal(coupling.departures(0 * coupling.x), coupling.numerator)
 
 
 def test_the_mean_budget_gives_what_was_planted():

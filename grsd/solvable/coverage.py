@@ -14,6 +14,7 @@ from scipy import stats
 
 from grsd.checks import whole
 from grsd.laws import OBSERVABLES, coupling_law, law_test, velocity_law
+from grsd.laws.ensemble import LEAST_RUNS
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.shells import LogShells, energy_budget
@@ -33,8 +34,7 @@ def ensemble_budgets(
     planted: PlantedShells, shells: Sequence[LogShells], ensemble: int, runs: int
 ) -> list[list[xr.Dataset]]:
     """Budgets of ensemble n, one list for each of the shells: run r has the seed 100 n + r."""
-    if whole("ensemble_budgets", "runs", runs, 4) > MOST_RUNS:
-        raise ValueError(f"ensemble_budgets(runs=...): expected at most {MOST_RUNS}, got {runs}")
+    check_runs("ensemble_budgets", runs)
     return planted.budgets([MOST_RUNS * ensemble + run for run in range(runs)], list(shells))
 
 
@@ -112,6 +112,7 @@ def coverage(
     """
     whole("coverage", "ensembles", ensembles, 1)
     whole("coverage", "seed", seed, 0)
+    check_runs("coverage", runs)
     hits: Counter[str] = Counter()
     for ensemble in bar(range(seed, seed + ensembles), show=progress, desc="coverage", unit="ensemble"):
         hits.update(outcomes(planted, shells, window, ensemble, runs=runs, k_max=k_max, scale=scale))
@@ -120,6 +121,12 @@ def coverage(
     data = proportions(xr.DataArray([hits[name] for name in names], {"outcome": names}, "outcome"), ensembles, level)
     settings = {"ensembles": ensembles, "runs": runs, "seed": seed, "k_max": k_max, "window": window, "level": level}
     return data.assign(nominal=("outcome", nominal)).assign_attrs(described(planted, shells, settings))
+
+
+def check_runs(call: str, runs: int) -> None:
+    """Refuse a number of runs that no ensemble has."""
+    if not LEAST_RUNS <= whole(call, "runs", runs, 1) <= MOST_RUNS:
+        raise ValueError(f"{call}(runs=...): expected from {LEAST_RUNS} to {MOST_RUNS}, got {runs}")
 
 
 def proportions(hits: xr.DataArray, of: int, level: float) -> xr.Dataset:

@@ -13,7 +13,7 @@ from grsd.checks import positive, whole
 from grsd.laws import law_test
 from grsd.progress import bar
 from grsd.shells import LogShells, energy_budget
-from grsd.solvable.coverage import LEVEL, described, ensemble_budgets, proportions
+from grsd.solvable.coverage import LEVEL, check_runs, described, ensemble_budgets, proportions
 from grsd.solvable.planted import PlantedShells
 
 EFFECTS = ("wiggle", "scale")
@@ -53,6 +53,9 @@ def power_curve(
     if kind not in EFFECTS:
         raise ValueError(f"power_curve(kind=...): expected one of {EFFECTS}, got {kind!r}")
     whole("power_curve", "ensembles", ensembles, 1)
+    whole("power_curve", "seed", seed, 0)
+    for count in runs:
+        check_runs("power_curve", count)
     hits = xr.DataArray(0, {"effect": list(effect), "runs": list(runs)}, ["effect", "runs"])
     hits.effect.attrs = {"long_name": kind, "units": {"wiggle": "1", "scale": "1/time"}[kind]}
     hits.runs.attrs = {"long_name": "runs R"}
@@ -102,6 +105,8 @@ def detection_limit(
     if not planted.wiggle:
         raise ValueError("detection_limit(planted): expected a wiggle that is not 0; use replace(planted, wiggle=.2)")
     whole("detection_limit", "ensembles", ensembles, 0)
+    whole("detection_limit", "seed", seed, 0)
+    check_runs("detection_limit", runs)
     axes = {"period": list(period), "smoothing": list(smoothing)}
     for name, values in axes.items():
         for value in values:
