@@ -26,7 +26,7 @@ def test_coverage_and_false_rejection():
     assert "kappa" not in law.outcome
     exact = stats.binomtest(int(law.hits.sel(outcome="c")), 40).proportion_ci(0.99)
     assert (law.low.sel(outcome="c"), law.high.sel(outcome="c")) == pytest.approx(tuple(exact))
-    assert law.attrs["read_width/smoothing"] == "0.693147/0.1, 1.09861/0.1"
+    assert law.attrs["read_shells"] == "width 0.693147 smoothing 0.1, width 1.09861 smoothing 0.1"
     assert law.attrs["noise"] == 0.2
     assert "torch" in law.attrs["versions"]
 

@@ -58,7 +58,7 @@ def outcomes(
     ``planted.population()``, which holds drift and rotation (a kernel); kappa, quoted there, against ``planted.kappa``,
     exact at the shells that were planted. Where the plant is no law only the rejections mean anything.
 
-    Source: this project's. Cost: at D = 200 and two shells some 15 ms a run. Errors: as in ``law_test``.
+    Source: this project's. Cost: at D = 200 and two shells some 20 ms a run. Errors: as in ``law_test``.
     """
     middle = (window[0] + window[1]) / 2
     options = {"scale": scale, "window": window}
@@ -146,5 +146,5 @@ def proportions(hits: xr.DataArray, of: int, level: float) -> xr.Dataset:
 
 def described(planted: PlantedShells, shells: Sequence[LogShells], settings: dict[str, object]) -> dict[str, object]:
     """Attributes: versions, what was planted, how it was read."""
-    read = ", ".join(f"{item.width:g}/{item.smoothing:g}" for item in shells)
-    return provenance(asdict(planted) | {"read_width/smoothing": read} | settings)
+    read = ", ".join(f"width {item.width:g} smoothing {item.smoothing:g}" for item in shells)
+    return provenance(asdict(planted) | {"read_shells": read} | settings)

@@ -47,7 +47,7 @@ def power_curve(
         level: of the exact binomial intervals. Others as in ``law_test``.
 
     Returns: ``hits``, ``share``, ``low``, ``high`` over (effect, runs); versions and settings in the attributes.
-    Source: this project's. Cost: at D = 200 and two widths some 15 ms a run, for each size and the largest R.
+    Source: this project's. Cost: at D = 200 and two widths some 20 ms a run, for each size and the largest R.
     Errors: ``ValueError`` for an unknown ``kind`` and as in ``law_test``.
     """
     if kind not in EFFECTS:
@@ -99,7 +99,7 @@ def detection_limit(
     and ``hits``, ``share``, ``low``, ``high`` where ``ensembles`` is not 0.
 
     Source: this project's; the factor is the Fourier transform of the normal window. Cost: 0.1 s a cell, and
-    ``ensembles`` times ``runs`` times 15 ms.
+    ``ensembles`` times ``runs`` times 20 ms.
     Errors: ``ValueError`` for no wiggle, a planted kappa, and as in ``law_test``.
     """
     if not planted.wiggle:
