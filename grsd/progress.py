@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 VARIABLE = "GRSD_PROGRESS"
 
 
-def bar(items: Iterable, *, show: bool | None = None, **labels: str) -> tqdm:
+def bar(items: Iterable, *, show: bool | None = None, **labels: object) -> tqdm:
     """``items`` behind a bar. ``show=None``: on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs)."""
     if show is None:
         show = os.environ.get(VARIABLE) != "0" and (sys.stderr.isatty() or "ipykernel" in sys.modules)

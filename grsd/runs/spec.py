@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import get_type_hints
@@ -14,6 +12,7 @@ import torch
 from grsd.checks import positive, whole
 from grsd.datasets import DIGITS, TASKS, Data, digits
 from grsd.networks import ACTIVATIONS, Perceptron
+from grsd.runs.plain import key, plain, text
 from grsd.shells import LogShells
 
 CHOICES = {
@@ -42,7 +41,7 @@ class Spec:
         shell_widths: one or several widths of shells, measured together.
         smoothing: delta of all of them; ``None`` means a fifth of the finest width.
         device: "cpu" or "cuda"; "auto" becomes the one of them that this machine has.
-        dtype: of the flow, "float64" or "float32". Kernels and budgets are in float64 either way.
+        dtype: of the flow and of what is measured on it, "float64" or "float32".
 
     Equal specs have equal keys; ``str(spec)`` names what differs from the defaults.
     Errors: ``ValueError`` in one line for a value of the wrong type or range.
@@ -112,9 +111,8 @@ class Spec:
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON (sorted names, floats in hexadecimal): the same in every process."""
-        exact = {name: _exact(value) for name, value in self.to_dict().items()}
-        return hashlib.sha256(json.dumps(exact, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """sha256 of the fields, exactly: the same in every process."""
+        return key(self)
 
     def batch(self) -> Data:
         """The data to learn."""
@@ -136,8 +134,7 @@ class Spec:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values by field name, tuples as lists: what JSON and YAML can hold."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Spec:
@@ -149,7 +146,7 @@ class Spec:
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), sort_keys=True)
+        return text(self)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
@@ -186,9 +183,3 @@ def _number(text: str, kind: str) -> float | int:
         return int(text) if kind == "int" else float(text)
     except ValueError:
         raise ValueError(f"expected {'a whole number' if kind == 'int' else 'a number'}, got {text!r}") from None
-
-
-def _exact(value: object) -> object:
-    if isinstance(value, list):
-        return [_exact(item) for item in value]
-    return value.hex() if isinstance(value, float) and math.isfinite(value) else value
