@@ -17,7 +17,6 @@ from grsd.confirm import confirm_claims
 from grsd.evidence import claims, results, verdict_lines
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
-from grsd.reproduce import PROFILES, reproduce
 from grsd.runs import CHOICES, Spec, members, parse, run, runs_folder, summary
 
 MOST_SEEDS = 100_000
@@ -38,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
     )
-    notebooks.add_argument("--profile", default="default", help=f"one of {', '.join(PROFILES)}")
+    notebooks.add_argument("--profile", default="default", help="test, default or full")
     notebooks.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
     notebooks.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
     notebooks.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
@@ -103,6 +102,8 @@ def _seeds(text: str) -> list[int]:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from grsd.reproduce import reproduce  # papermill takes longer to import than some runs to compute
+
     jobs = reproduce(
         only=options.only,
         profile=options.profile,

@@ -62,7 +62,7 @@ def test_exit_code_of_a_failing_notebook(monkeypatch):
 
     for failure, code in ((None, 0), ("cell In [1]: ValueError: no", 1)):
         monkeypatch.setattr(
-            cli, "reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
+            "grsd.reproduce.reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
         )
         assert cli.main(["reproduce"]) == code
 
