@@ -75,7 +75,7 @@ def ensemble(
     """
     specs = list(specs)
     done: dict[int, Member] = {}
-    with closing(members(specs, function, workers, threads, folder)) as arriving:
+    with closing(members(specs, function, workers, threads, folder, progress)) as arriving:
         for index, member in bar(arriving, show=progress, total=len(specs), desc="ensemble", unit="run"):
             done[index] = member
     results = [None if done[index].failure else obtain(spec, function, folder)[1] for index, spec in enumerate(specs)]
@@ -91,8 +91,12 @@ def members(
     workers: int | None = None,
     threads: int | None = None,
     folder: str | os.PathLike | None = None,
+    progress: bool | None = None,
 ) -> Iterator[tuple[int, Member]]:
-    """(position, member) as they are finished. Closing the iterator ends the workers at once."""
+    """(position, member) as they are finished, those computed in this process with bars of their own if ``progress``.
+
+    Closing the iterator ends the workers at once.
+    """
     for spec in specs:
         identity(spec, function)
     folder = runs_folder(folder).resolve()
@@ -101,7 +105,7 @@ def members(
     if count == 1:
         with _threads(threads):
             for index, spec in enumerate(specs):
-                yield index, _member(spec, function, folder)
+                yield index, _member(spec, function, folder, progress)
         return
     with _pool(count, threads) as pool:
         waiting = {pool.submit(_member, spec, function, folder): index for index, spec in enumerate(specs)}
@@ -147,9 +151,9 @@ def _workers(specs: Sequence, workers: int | None) -> int:
     return 1 if any(plain(spec).get("device") == "cuda" for spec in specs) else max(1, min(cores(), len(specs)))
 
 
-def _member(spec: object, function: Callable[..., xr.Dataset], folder: Path) -> Member:
+def _member(spec: object, function: Callable[..., xr.Dataset], folder: Path, progress: bool | None = False) -> Member:
     try:
-        path, _, seconds = obtain(spec, function, folder, progress=False)
+        path, _, seconds = obtain(spec, function, folder, progress)
     except Exception as error:
         return Member(spec, failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Member(spec, path, seconds)
