@@ -16,7 +16,7 @@ def headless() -> bool:
     return os.environ.get(VARIABLE) == "0"
 
 
-def bar(items: Iterable, *, show: bool | None = None, **labels: str) -> tqdm:
+def bar(items: Iterable, *, show: bool | None = None, **labels: object) -> tqdm:
     """``items`` behind a bar. ``show=None``: on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs)."""
     if show is None:
         show = not headless() and (sys.stderr.isatty() or "ipykernel" in sys.modules)
