@@ -6,7 +6,7 @@ from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
 from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.project import project
-from grsd.runs import measured_energy_change, shell_history
+from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
 from grsd.shells import (
     LogShells,
     energy_budget,
@@ -19,15 +19,19 @@ from grsd.shells import (
 from grsd.spectrum import Spectrum, spectrum
 
 __all__ = [
+    "EnsembleError",
     "Flow",
     "FlowError",
     "LogShells",
     "Perceptron",
     "Snapshot",
+    "Spec",
     "Spectrum",
+    "at_width",
     "claims",
     "digits",
     "energy_budget",
+    "ensemble",
     "flux_from_differences",
     "gradient_flow",
     "locality",
@@ -38,6 +42,7 @@ __all__ = [
     "parameter_kernels",
     "project",
     "remove_scale",
+    "run",
     "shell_history",
     "spectrum",
     "tangent_kernel",

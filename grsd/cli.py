@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 from grsd.confirm import confirm_claims
 from grsd.evidence import claims, results, verdict_lines
+from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
-from grsd.reproduce import PROFILES, reproduce
+from grsd.runs import CHOICES, Spec, members, parse, run, runs_folder, summary
+
+MOST_SEEDS = 100_000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,23 +33,77 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="grsd", description="Companion to 'When Does Learning Renormalize?' (arXiv 2512.18209).")
     parser.add_argument("--version", action="version", version=f"grsd {version('grsd')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("reproduce", help="run the notebooks headless and write their figures")
-    run.add_argument("--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated")
-    run.add_argument("--profile", default="default", help=f"one of {', '.join(PROFILES)}")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
-    run.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
-    run.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
-    run.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
-    run.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
+    notebooks = commands.add_parser("reproduce", help="run the notebooks headless and write their figures")
+    notebooks.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
+    )
+    notebooks.add_argument("--profile", default="default", help="test, default or full")
+    notebooks.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    notebooks.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
+    notebooks.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
+    notebooks.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
     )
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    _add_run(
+        commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
+    )
     return parser
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of ``Spec``, and where and how to run."""
+    for field in fields(Spec):
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+        choices = f"{', '.join(CHOICES[field.name])}; " if field.name in CHOICES else ""
+        parser.add_argument(
+            _option(field.name),
+            type=_typed(field.name),
+            default=argparse.SUPPRESS,
+            metavar=field.name.upper(),
+            help=f"{choices}default {shown}",
+        )
+    parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each process; default: the cores, shared out")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row a run")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _typed(name: str) -> Callable[[str], object]:
+    def convert(text: str) -> object:
+        try:
+            return parse(name, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not 0 < len(seeds) + len(span) <= MOST_SEEDS or not span:
+            raise argparse.ArgumentTypeError(f"expected up to {MOST_SEEDS} seeds such as 0-7 or 0,3,5-6, got {text!r}")
+        seeds += span
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"a seed stands twice in {text!r}")
+    return seeds
+
+
 def _reproduce(options: argparse.Namespace) -> int:
+    from grsd.reproduce import reproduce  # papermill takes longer to import than some runs to compute
+
     jobs = reproduce(
         only=options.only,
         profile=options.profile,
@@ -64,11 +124,57 @@ def _claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> int:
+    """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
+    specs, folder = _specs(options), runs_folder(options.folder)
+    failures = {}
+    try:
+        with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
+            shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")
+            for index, member in shown:
+                if member.failure:
+                    failures[index] = member
+                    continue
+                took = "already there" if member.seconds is None else f"{member.seconds:.1f} s"
+                shown.write(f"seed {member.spec.seed}: {os.path.relpath(member.path)}, {took}")
+                sys.stdout.flush()
+        if options.table is not None:
+            kept = [None if index in failures else run(spec, folder=folder) for index, spec in enumerate(specs)]
+            scratch = options.table.with_name(options.table.name + ".part")
+            scratch.write_text(summary(specs, kept), encoding="utf-8", newline="")
+            os.replace(scratch, options.table)
+    except KeyboardInterrupt:
+        print("grsd run: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"grsd run: {error}", file=sys.stderr)
+        return 1
+    for index in sorted(failures):
+        print(f"grsd run: {failures[index].spec}: {failures[index].failure}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _specs(options: argparse.Namespace) -> list[Spec]:
+    given = {field.name: getattr(options, field.name) for field in fields(Spec) if hasattr(options, field.name)}
+    try:
+        spec = Spec(**given)
+    except ValueError as error:
+        raise ValueError(re.sub(r"^Spec\((\w+)=\.\.\.\)", lambda match: _option(match[1]), str(error))) from None
+    if options.seeds is not None and "seed" in given:
+        raise ValueError("--seed or --seeds, not both")
+    for name, value in {"--workers": options.workers, "--threads": options.threads}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value}")
+    if options.table is not None and not options.table.resolve().parent.is_dir():
+        raise ValueError(f"--table: there is no folder {options.table.resolve().parent}")
+    return spec.with_seeds(options.seeds or [spec.seed])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 done, 1 a notebook failed, 2 refused before anything ran."""
+    """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        return {"reproduce": _reproduce, "claims": _claims}[options.command](options)
+        return {"reproduce": _reproduce, "run": _run, "claims": _claims}[options.command](options)
     except (ValueError, ProjectNotFound) as error:
         print(f"grsd {options.command}: {error}", file=sys.stderr)
         return 2

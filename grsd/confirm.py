@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,9 +17,12 @@ from grsd.networks import Perceptron
 from grsd.progress import bar
 from grsd.runs import measured_energy_change, shell_history
 from grsd.shells import LogShells
+from grsd.solvable import PlantedShells
+from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 from grsd.spectrum import spectrum
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
+RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,31 @@ def _end_error(seed: int) -> float:
     return float((end - reference).norm() / reference.norm())
 
 
+@cache
+def _outcomes(planted: PlantedShells, shells: tuple[LogShells, ...], seed: int) -> dict[str, bool]:
+    return outcomes(planted, shells, INTERIOR, seed, runs=RUNS)
+
+
+def _planted(outcome: str, planted: PlantedShells, shells: tuple[LogShells, ...] = WIDTHS) -> Measurement:
+    """One or zero: whether ``outcome`` happened in the ensemble of that number."""
+    read = {"shell_widths": str([item.width for item in shells]), "smoothing": shells[0].smoothing}
+    return Measurement(
+        lambda seed: float(_outcomes(planted, shells, seed)[outcome]),
+        asdict(planted) | read | {"outcome": outcome, "runs": RUNS, "window": str(INTERIOR)},
+    )
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
     "flow-is-accurate": Measurement(_end_error, DIGITS | {"tolerance": 1e-4, "reference_tolerance": 1e-6}),
+    "coverage-b": _planted("b_velocity", LAW),
+    "coverage-c": _planted("c", LAW),
+    "coverage-kappa": _planted("kappa", SHELLS, WIDTHS[:1]),
+    "false-rejection": _planted("velocity_test", LAW),
+    "wiggle-detected": _planted("velocity_test", replace(LAW, wiggle=0.2, period=1.7)),
+    "scale-detected": _planted("velocity_test", replace(LAW, scale=0.03)),
+    "second-width": _planted("velocity_test_1", replace(LAW, wiggle=0.4, period=math.log(2))),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from grsd.checks import whole
 
 DIGITS = 1797
+TASKS = ("one-hot", "parity")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     """
     if whole("digits", "samples", samples, 1) > DIGITS:
         raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {samples}")
-    if task not in {"one-hot", "parity"}:
+    if task not in TASKS:
         raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {task!r}")
     pixels, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
     pixels = pixels.double() - pixels.double().mean(0)

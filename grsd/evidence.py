@@ -250,7 +250,7 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
     if claim.rule is None:
         return ""
     if claim.id not in judged:
-        return "in the notebook"
+        return "in the notebook" if claim.notebook else ""
     result = judged[claim.id]
     interval = f"{result.estimate:.3g}"
     if result.low != result.high:

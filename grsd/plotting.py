@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import ipywidgets
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
@@ -12,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from grsd.progress import headless
 from grsd.project import figures
 
 # Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
@@ -109,3 +112,22 @@ def energy_map(
         ylabel=r"shell, $\log_{10}\lambda$ [1/time]",
     )
     return mesh
+
+
+def explore(draw: Callable[..., object], **controls: object) -> object:
+    """Sliders for the arguments of ``draw``, as ``ipywidgets.interact`` makes them; headless, one drawing with the first
+    of each choice or the middle of each range.
+
+    A control is a list of choices or a (low, high, step) range of numbers.
+    """
+    if headless():
+        return draw(**{name: _first(control) for name, control in controls.items()})
+    ipywidgets.interact(draw, **controls)
+    return None
+
+
+def _first(control: object) -> object:
+    if isinstance(control, tuple):
+        low, high, step = control
+        return low + step * round((high - low) / step / 2)
+    return next(iter(control))

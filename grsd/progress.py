@@ -11,8 +11,13 @@ from tqdm.auto import tqdm
 VARIABLE = "GRSD_PROGRESS"
 
 
-def bar(items: Iterable, *, show: bool | None = None, **labels: str) -> tqdm:
+def headless() -> bool:
+    """Whether nobody is watching: GRSD_PROGRESS=0, as ``grsd reproduce`` and the tests set it."""
+    return os.environ.get(VARIABLE) == "0"
+
+
+def bar(items: Iterable, *, show: bool | None = None, **labels: object) -> tqdm:
     """``items`` behind a bar. ``show=None``: on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs)."""
     if show is None:
-        show = os.environ.get(VARIABLE) != "0" and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        show = not headless() and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(items, disable=not show, leave=False, dynamic_ncols=True, **labels)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import grsd
+from grsd import cli
 
 GRSD = Path(sys.executable).with_name("grsd")
 
@@ -57,12 +58,11 @@ def test_installed_without_the_repository(tmp_path):
 
 
 def test_exit_code_of_a_failing_notebook(monkeypatch):
-    from grsd import cli
     from grsd.reproduce import Job
 
     for failure, code in ((None, 0), ("cell In [1]: ValueError: no", 1)):
         monkeypatch.setattr(
-            cli, "reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
+            "grsd.reproduce.reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
         )
         assert cli.main(["reproduce"]) == code
 
@@ -70,3 +70,35 @@ def test_exit_code_of_a_failing_notebook(monkeypatch):
 def test_help_and_version():
     assert "reproduce" in grsd_command("--help").stdout
     assert grsd_command("--version").stdout.startswith("grsd 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width", "x"], "grsd run: argument --width: expected a whole number, got 'x' (see"),
+        (["--width", "0"], "grsd run: --width: expected a whole number of at least 1, got 0"),
+        (["--times", "1,2"], "grsd run: argument --times: expected 3 numbers separated by commas, got '1,2'"),
+        (["--shell-widths", "1,1"], "grsd run: --shell-widths: a width stands twice"),
+        (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
+        (["--architecture", "conv"], "grsd run: --architecture: expected one of plain, residual, got 'conv'"),
+        (["--seeds", "3-1"], "grsd run: argument --seeds: expected up to 100000 seeds such as 0-7"),
+        (["--seeds", "0-99999999999"], "grsd run: argument --seeds: expected up to 100000 seeds"),
+        (["--seeds", "1,0-2"], "grsd run: argument --seeds: a seed stands twice"),
+        (["--seed", "1", "--seeds", "2"], "grsd run: --seed or --seeds, not both"),
+        (["--workers", "0"], "grsd run: --workers: expected a whole number of at least 1"),
+        (["--table", "nowhere/t.csv"], "grsd run: --table: there is no folder"),
+        (["--dpeth", "3"], "grsd: unrecognized arguments: --dpeth 3"),
+    ],
+)
+def test_run_refuses_in_one_line(tmp_path, arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["run", "--folder", "out", *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out == ""
+    assert said.err.startswith(message)
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -26,3 +26,11 @@ def test_one_stored_value_comes_out_again():
     stored = results()["coupling-antisymmetric"]
     again = confirm.MEASUREMENTS["coupling-antisymmetric"].measure(stored.seeds[0])
     assert stored.values[0] / 10 < again < stored.values[0] * 10
+
+
+def test_planted_ensembles_give_ones_and_zeros():
+    for name in ("coverage-b", "second-width"):
+        measurement = confirm.MEASUREMENTS[name]
+        assert measurement.measure(0) in {0.0, 1.0}
+        assert measurement.parameters["runs"] == 8
+        assert claims()[name].judged.summary == "proportion"

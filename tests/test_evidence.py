@@ -134,6 +134,8 @@ def test_tables():
     lines = verdict_lines(known, judged)
     assert lines[0].startswith("x (ours): holds: 0.035 [")
     assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
+    assert verdict_lines(known, {})[0] == "x (ours): not examined yet"
+    assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): in the notebook"
 
 
 GOOD = "statistic: s, direction: at most, threshold: 1.0"

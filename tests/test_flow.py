@@ -7,11 +7,12 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import grsd
-from grsd.flow import _coefficients, _Problem, nearby
+from grsd.flow import Descent, nearby
+from grsd.flow.chebyshev import Problem, coefficients
 
 
 def problem(model, data):
-    return _Problem(copy.deepcopy(model).double(), data.inputs, data.targets)
+    return Problem(copy.deepcopy(model).double(), data.inputs, data.targets)
 
 
 def top_eigenvalue(model, data):
@@ -150,6 +151,23 @@ def test_rejected_steps_are_counted():
     assert int(final.steps) > int(final.rejected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_taken_up_again_with_the_same_bits(dtype):
+    """Stopped after every third of its steps, in turn: state, snapshot and counts are those of a flow that was not."""
+    data = grsd.digits(20)
+    model = grsd.Perceptron(64, 10, width=16, depth=2)
+    whole = Descent(model, data.inputs, data.targets, dtype=dtype)
+    states = []
+    expected = whole.snapshot(1.0, lambda: states.append(whole.state()))
+    assert len(states) > 40
+    for state in states[:40:3]:
+        again = Descent(model, data.inputs, data.targets, dtype=dtype, state=state)
+        found = again.snapshot(1.0)
+        assert torch.equal(found.error, expected.error)
+        assert again.row() == whole.row()
+        assert all(np.array_equal(value, whole.state()[name]) for name, value in again.state().items())
+
+
 class Cliff(nn.Module):
     """Overflows once its parameter has grown: no step is small enough."""
 
@@ -195,7 +213,7 @@ def test_log_times():
 @pytest.mark.parametrize("stages", [2, 3, 10, 60])
 def test_chebyshev_coefficients(stages):
     """On y' = z y the method is stable for -.65 (s^2 - 1) <= z <= 0 and of second order at z = 0."""
-    table = _coefficients(stages)
+    table = coefficients(stages)
 
     def propagate(z):
         before, current = 1.0, 1.0 + table[0][2] * z

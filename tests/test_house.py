@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "project", "provenance", "progress", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "flow", "solvable",
-    "evidence", "runs",
+    "tangents", "kernel", "spectrum", "shells", "flow", "laws", "solvable",
+    "evidence", "tables", "runs",
     "confirm", "plotting", "reproduce", "cli",
 ]  # fmt: skip
 
@@ -138,7 +138,6 @@ def test_every_dependency_is_used():
     source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).rglob("*.py"))
     source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
     imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyter lab"}
-    imported["ipywidgets"] = "tqdm.auto"  # its bars in a notebook are widgets
     for requirement in requirements():
         assert imported.get(requirement.name, requirement.name) in source, requirement
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
-from grsd.tangents import SLICES, Unit
+from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
 
@@ -51,7 +51,7 @@ class Problem:
     device: torch.device
     before: int
     units: Sequence[Unit]
-    work: Callable[[Sequence[Unit], int], Sequence[object]]
+    work: Callable[[Sequence[Unit], int], Sequence[tuple[Parts, Parts | None]]]
 
     @property
     def matrix(self) -> int:
@@ -124,12 +124,17 @@ def _packed(
 class _Costs:
     def __init__(self, problem: Problem, workspace: int) -> None:
         self.problem, self.workspace = problem, workspace
+        self.parts: dict[Unit, tuple[torch.Size, ...]] = {}
 
     def measure(self, units: tuple[Unit, ...]) -> tuple[Line, list[Line]]:
         """(the peak of differentiating these units, what each then holds), from one sample and two."""
         sizes = []
         for count in (1, min(2, self.problem.samples)):
             peak, results = peak_and_result(lambda count=count: self.problem.work(units, count))
+            if count == 1:
+                self.parts |= {
+                    unit: tuple(part.shape for part in parts) for unit, (parts, _) in zip(units, results, strict=True)
+                }
             sizes.append([peak, *(held_bytes(result) for result in results)])
         peak, *held = (through(one, two) for one, two in zip(*sizes, strict=True))
         return peak, held
@@ -139,12 +144,25 @@ class _Costs:
         copies = 1 if group.tile == self.problem.samples else 2
         stored = copies * held(group.tile)
         collected = stored - held(group.tile) if group.batch >= group.tile else stored
-        return max(collected + peak(group.batch), stored + self._multiplying(group, copies))
+        multiplying = max(self._multiplying(unit, group.tile, copies) for unit in group.units)
+        return max(collected + peak(group.batch), stored + self.problem.width * multiplying)
 
-    def _multiplying(self, group: Group, copies: int) -> float:
-        """Slices of rows, made and joined with their rates, and one row of blocks."""
-        rows = self.problem.classes * group.tile
-        slices = any(unit.route == SLICES for unit in group.units)
-        made = (2 if slices else 1) * self.workspace
-        joined = (4 + 2 * copies * slices if self.problem.rate else 0) * self.workspace
-        return self.problem.width * (max(made * copies, joined) + 2 * rows * group.tile)
+    def _multiplying(self, unit: Unit, tile: int, copies: int) -> float:
+        """Numbers made by ``Blocks.add`` at once: slices of rows, joined with their rates, and one row of blocks."""
+        classes, rate = self.problem.classes, self.problem.rate
+        shapes = self.parts[unit]
+        if unit.route == GRAM:
+            (_, groups, positions, _), q = shapes[0], shapes[1][-1]
+            step = min(tile, max(1, self.workspace // (classes * tile * positions**2)))
+            square, side = step * tile * positions**2, classes * tile * positions * q
+            return square * ((3 + 2 * classes) if rate else (1 + classes)) + side * (2 * rate + (groups > 1))
+        row = classes * tile
+        if unit.route == ROWS:
+            total = row * shapes[0][-1]
+            rows = min(total, max(row, self.workspace))
+            made = 4 * rows if rate else rows * (rows < total)
+        else:
+            one = row * shapes[0][1] * shapes[0][3]
+            rows = min(one * shapes[1][-1], max(one, self.workspace))
+            made = rows * (4 + 2 * copies if rate else 1 + copies)
+        return made + row * tile

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
-from grsd.flow import Flow, nearby
+from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.progress import bar
 from grsd.provenance import provenance
@@ -37,13 +39,29 @@ def shell_history(
     """
     budgets = []
     for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
-        decomposed = spectrum(
-            *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)
-        )
-        budget = energy_budget(decomposed, snapshot.error, _covering(shells, decomposed))
-        budgets.append(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])))
+        budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells])
+    return join_budgets(budgets, flow.history, shells, parameters=parameters)
+
+
+def snapshot_budgets(
+    snapshot: Snapshot, inputs: Tensor, targets: Tensor, shells: Sequence[LogShells]
+) -> tuple[xr.Dataset, ...]:
+    """The energy budget of one snapshot for each of ``shells``, in its own dtype, with its ``largest_eigenvalue``."""
+    decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, inputs, targets, dtype=snapshot.error.dtype))
+    budgets = energy_budget(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
+    return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
+
+
+def join_budgets(
+    budgets: Sequence[xr.Dataset],
+    flow_history: xr.Dataset,
+    shells: LogShells,
+    *,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """``shell_history`` from the budgets of its snapshots and the flow's own history, which has their times."""
     empty = {name: EMPTY.get(name, 0) for name in budgets[0].data_vars}
-    time = xr.DataArray(flow.times, dims="time", name="time", attrs=flow.history.time.attrs)
+    time = xr.DataArray(flow_history.time.values, dims="time", name="time", attrs=flow_history.time.attrs)
     edges = ["shell_index", "shell_lower", "shell_upper"]
     history = xr.concat(
         [budget.drop_vars(edges) for budget in budgets], dim=time, join="outer", fill_value=empty, combine_attrs="drop"
@@ -54,8 +72,42 @@ def shell_history(
         history[name].attrs = dict(budgets[0][name].attrs)
     history["largest_eigenvalue"].attrs = {"long_name": "largest eigenvalue of M", "units": "1/time"}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
-    attributes = {**flow.history.attrs, **provenance(parameters), **settings}
-    return history.assign(flow.history.data_vars).assign_attrs(attributes)
+    attributes = {**flow_history.attrs, **provenance(parameters), **settings}
+    return history.assign(flow_history.data_vars).assign_attrs(attributes)
+
+
+def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The histories of one flow at several shell widths as one dataset, which ``at_width`` takes apart again.
+
+    The first keeps its names; variables and dimensions of the k-th end in ``_k``: ``energy_2(time, shell_2)``.
+    """
+    first, *others = histories
+    joined = first.copy()
+    for number, other in enumerate(others, 2):
+        own = [name for name in other.variables if set(other[name].dims) - {"time"}]
+        part = other[own].drop_vars("time")
+        joined = joined.assign(part.rename({name: f"{name}_{number}" for name in {*own, *part.dims} - {"time"}}))
+    widths = [history.attrs["shell_width"] for history in histories]
+    return joined.assign_attrs({**first.attrs, "shell_widths": widths})
+
+
+def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
+    """The part of a run measured with shells of ``width``, named as ``shell_history`` names it.
+
+    Raises ``ValueError`` where the run was not measured at that width.
+    """
+    widths = np.atleast_1d(run.attrs.get("shell_widths", run.attrs["shell_width"])).tolist()
+    if width not in widths:
+        raise ValueError(f"at_width(width=...): expected one of {', '.join(map(repr, widths))}, got {width!r}")
+    number = widths.index(width) + 1
+    of_shells = {name for name in run.variables if set(run[name].dims) - {"time"}}
+    other = re.compile(r".*_\d+")
+    own = {n for n in of_shells if (n.endswith(f"_{number}") if number > 1 else not other.fullmatch(str(n)))}
+    part = run.drop_vars(of_shells - own)
+    if number > 1:
+        names = {*own, *part.dims} - {"time"}
+        part = part.rename({name: str(name).removesuffix(f"_{number}") for name in names})
+    return part.assign_attrs(shell_width=width, shell_widths=width)
 
 
 def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: float = 0.01) -> xr.Dataset:

@@ -1,0 +1,16 @@
+"""Gradient flow: the integrator, and the flow of a network with its snapshots."""
+
+from grsd.flow.chebyshev import StepUnderflow
+from grsd.flow.gradient import HISTORY, Descent, Flow, FlowError, Snapshot, gradient_flow, log_times, nearby
+
+__all__ = [
+    "HISTORY",
+    "Descent",
+    "Flow",
+    "FlowError",
+    "Snapshot",
+    "StepUnderflow",
+    "gradient_flow",
+    "log_times",
+    "nearby",
+]

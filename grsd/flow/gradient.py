@@ -1,0 +1,226 @@
+"""Gradient flow of the full-batch mean squared error, with snapshots at given times."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from grsd.checks import (
+    check_inputs,
+    check_outputs,
+    check_targets,
+    floating_dtype,
+    positive,
+    repeatable,
+    resolve_device,
+    whole,
+)
+from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
+from grsd.progress import bar
+from grsd.provenance import provenance
+
+CALL = "gradient_flow"
+HISTORY = {
+    "loss": ("mean squared error |e|^2 / (2N)", "1"),
+    "error_estimate": ("sum of the local error estimates |J est| / |e| since the start", "1"),
+    "spectral_radius": ("spectral radius of the Hessian of the loss, last estimate", "1/time"),
+    "gradient_evaluations": ("full-batch gradients so far, power iterations and error estimates included", "1"),
+    "steps": ("accepted steps so far", "1"),
+    "rejected": ("rejected steps so far", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The network at one time: ``model`` is a copy of the user's module, ``error`` e = f(X) - Y of shape (N, C)."""
+
+    time: float
+    model: nn.Module
+    error: Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A gradient flow: its snapshots, the batch it ran on and a labelled ``history`` (one row per snapshot)."""
+
+    snapshots: tuple[Snapshot, ...]
+    inputs: Tensor
+    targets: Tensor
+    history: xr.Dataset
+
+    @property
+    def times(self) -> np.ndarray:
+        return self.history.time.values
+
+
+class FlowError(RuntimeError):
+    """The flow could not be continued; ``flow`` holds what had been computed."""
+
+    def __init__(self, message: str, flow: Flow) -> None:
+        super().__init__(message)
+        self.flow = flow
+
+
+def log_times(first: float, last: float, count: int) -> np.ndarray:
+    """``count`` times equally spaced in log time from ``first`` to ``last``, both included; float64, shape (count,)."""
+    positive("log_times", "first", first)
+    if not first < positive("log_times", "last", last):
+        raise ValueError(f"log_times(last=...): expected more than first={first!r}, got {last!r}")
+    return np.geomspace(first, last, whole("log_times", "count", count, 2))
+
+
+def gradient_flow(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    times: Sequence[float] | np.ndarray,
+    *,
+    tolerance: float = 1e-4,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> Flow:
+    """Follow theta' = -grad |f(X) - Y|^2 / (2N) on a copy of ``model`` and keep a snapshot at each of ``times``.
+
+    Args:
+        model: any module mapping (N, ...) to (N, C) or (N,). Left untouched; frozen parameters stay frozen.
+        inputs: the full batch, shape (N, ...).
+        targets: floating point, of exactly the output's shape.
+        times: increasing, not negative; 0 is the start. ``log_times`` gives equally spaced log times.
+        tolerance: accepted local error of a step, in the residual and relative to it: |J est| <= tolerance |e|. Once
+            |e| is under 1e4 roundings of the outputs there is nothing left to follow, and the flow stands still.
+        dtype: of the copy; float64 unless asked otherwise.
+        device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        progress: show a bar; ``None``: on a terminal and in Jupyter.
+        parameters: what to write into the history's attributes besides versions and settings (seed, depth, ...).
+
+    Returns:
+        ``Flow``. Its history counts every gradient spent and sums the local error estimates: for a flow that
+        contracts, and whose errors decay no slower than e itself, the sum bounds the relative end error.
+
+    Errors: ``TypeError`` or ``ValueError`` in one line before any computing; ``FlowError``, which carries the
+    snapshots already made, where the step underflows (a loss that is not smooth, or numbers that overflow).
+    """
+    times = _check_times(times)
+    descent = Descent(model, inputs, targets, tolerance=tolerance, dtype=dtype, device=device, parameters=parameters)
+    snapshots: list[Snapshot] = []
+    rows: list[dict[str, float]] = []
+
+    def result() -> Flow:
+        history = descent.history([snapshot.time for snapshot in snapshots], rows)
+        return Flow(tuple(snapshots), descent.inputs, descent.targets, history)
+
+    shown = bar(times, show=progress, desc="gradient flow", unit="snapshot")
+    for time in shown:
+        try:
+            snapshots.append(descent.snapshot(float(time)))
+        except StepUnderflow as error:
+            raise FlowError(
+                f"{CALL}: {error}; the {len(snapshots)} snapshots before it are in this exception's .flow", result()
+            ) from None
+        rows.append(descent.row())
+        shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}", gradients=rows[-1]["gradient_evaluations"])
+    return result()
+
+
+class Descent:
+    """A gradient flow under way: it can be stopped at any step and taken up again elsewhere with the same bits.
+
+    Arguments and refusals as ``gradient_flow``. ``state``: what ``state()`` gave during the same flow; the same bits
+    follow on the same machine with the same number of threads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        tolerance: float = 1e-4,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        parameters: Mapping[str, object] | None = None,
+        state: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        check_inputs(CALL, model, inputs)
+        floating_dtype(CALL, dtype)
+        positive(CALL, "tolerance", tolerance)
+        device = resolve_device(CALL, device, model)
+        working = copy.deepcopy(model).to(device=device, dtype=dtype)
+        self.inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
+        outputs = repeatable(CALL, lambda: working(self.inputs), dict(working.named_buffers()))
+        check_outputs(CALL, outputs, inputs.shape[0])
+        check_targets(CALL, targets, tuple(outputs.shape))
+        self.targets = targets.to(device=device, dtype=dtype)
+        self._problem = Problem(working, self.inputs, self.targets)
+        self._integrator = Chebyshev(self._problem, tolerance, state)
+        self._attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
+        self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
+
+    def snapshot(self, time: float, after_step: Callable[[], None] | None = None) -> Snapshot:
+        """Go on to ``time``, calling ``after_step`` after each step; ``StepUnderflow`` where that is impossible."""
+        self._integrator.advance(time, after_step)
+        return Snapshot(time, self._problem.module(self._integrator.theta), self._integrator.error.detach().clone())
+
+    def row(self) -> dict[str, float]:
+        """One row of ``history``, where the flow is now."""
+        return self._integrator.row()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the rest of the flow depends on: four vectors and some scalars, exactly."""
+        return self._integrator.state()
+
+    def history(self, times: Sequence[float], rows: Sequence[Mapping[str, float]]) -> xr.Dataset:
+        """The labelled history of a ``Flow``, from the rows at the times."""
+        return xr.Dataset(
+            {
+                name: ("time", np.array([row[name] for row in rows]), {"long_name": text, "units": units})
+                for name, (text, units) in HISTORY.items()
+            },
+            coords={"time": ("time", np.array(times), {"long_name": "time of gradient flow", "units": "time"})},
+            attrs=self._attributes,
+        )
+
+
+def nearby(
+    snapshot: Snapshot, inputs: Tensor, targets: Tensor, duration: float, offsets: Sequence[int]
+) -> list[Snapshot]:
+    """The flow at ``snapshot.time + k * duration`` for each k of ``offsets``, backwards too.
+
+    One step of the classical fourth-order Runge-Kutta method per ``duration``: for durations small against
+    1 / lambda_max, where its error is of order (lambda_max duration)^5. ``inputs`` and ``targets`` as in the ``Flow``.
+    """
+    problem = Problem(snapshot.model, inputs, targets)
+    found: dict[int, Tensor] = {0: problem.start()}
+    for sign in (-1, 1):
+        for k in range(1, max([sign * offset for offset in offsets] + [0]) + 1):
+            theta, h = found[sign * (k - 1)], sign * duration
+            k1 = problem.velocity(theta)[0]
+            k2 = problem.velocity(theta + h / 2 * k1)[0]
+            k3 = problem.velocity(theta + h / 2 * k2)[0]
+            k4 = problem.velocity(theta + h * k3)[0]
+            found[sign * k] = theta + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return [
+        Snapshot(snapshot.time + k * duration, problem.module(found[k]), problem.residual(found[k]).detach())
+        for k in offsets
+    ]
+
+
+def _check_times(times: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(times, dtype=float)
+    if (
+        array.ndim != 1
+        or array.size == 0
+        or not np.isfinite(array).all()
+        or array[0] < 0
+        or (np.diff(array) <= 0).any()
+    ):
+        raise ValueError(f"{CALL}(..., times): expected finite, increasing times >= 0 of shape (T,), got {times!r:.80}")
+    return array

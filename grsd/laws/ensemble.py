@@ -1,0 +1,132 @@
+"""What a law is fitted to: one observable over R runs on common shells, and its delete-one-run jackknife."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+from scipy import special, stats
+
+LEAST_RUNS = 4
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """An observable y = sum numerator / sum denominator over R runs, at m positions.
+
+    Attributes:
+        numerator, denominator: (R, m): F and eps for the velocity, K_ab and 1 for the coupling.
+        x: (m,) log eigenvalue. group: (m,) which amplitude of the law applies. separations: (m,) a - b, 0 for u.
+        pumped: (1 + R, m) what a common scale r multiplies, of all runs, then with each left out; dimensionless.
+        scaled: whether r is fitted.
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+    x: np.ndarray
+    group: np.ndarray
+    separations: np.ndarray
+    pumped: np.ndarray
+    scaled: bool
+
+    @property
+    def runs(self) -> int:
+        return len(self.numerator)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """(1 + R, m): of all runs, then with each run left out; 1 / time."""
+        return leave_out(self.numerator) / leave_out(self.denominator)
+
+    def departures(self, law: np.ndarray) -> np.ndarray:
+        """(R, m): (numerator - law denominator) / mean denominator. Of mean zero over runs where y's law is ``law``."""
+        return (self.numerator - law * self.denominator) / self.denominator.mean(0)
+
+    def variances(self) -> np.ndarray:
+        """Of y (m,): in each group a power law times the square of y's trend.
+
+        R - 1 degrees of freedom are too few for raw weights, and weights that follow the noise cost coverage: the
+        power is shrunk, to zero where it is under two standard errors of what chance alone would make of it.
+        """
+        raw = self.departures(self.y[0]).var(axis=0, ddof=1) / self.runs
+        raw = np.maximum(raw, 1e-24 * np.square(self.y[0]).max())
+        size = np.maximum(np.abs(self.y[0]), 1e-12 * np.abs(self.y[0]).max())
+        smooth = np.empty_like(raw)
+        for value in np.unique(self.group):
+            here = self.group == value
+            x = self.x[here] - self.x[here].mean()
+            trend = 2 * np.log(size[here])
+            trend = trend.mean() + (trend @ x) / max(x @ x, 1e-300) * x
+            excess = np.log(raw[here]) - trend
+            power = (excess @ x) / max(x @ x, 1e-300)
+            chance = special.polygamma(1, (self.runs - 1) / 2) / max(x @ x, 1e-300)
+            power *= max(0.0, 1 - 4 * chance / max(power**2, 1e-300))
+            smooth[here] = np.exp(excess.mean() + trend + power * x)
+        return smooth
+
+    def enough_for(self, call: str, parameters: int) -> Ensemble:
+        """Itself, or ``ValueError`` where there is not one value more than parameters."""
+        if len(self.x) <= parameters:
+            raise ValueError(
+                f"{call}(budgets): {len(self.x)} unmasked values in the window for {parameters} parameters; at least "
+                f"{parameters + 1} are needed"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class CommonShells:
+    """Budgets of R runs over the shells ``index`` that all of them have."""
+
+    budgets: Sequence[xr.Dataset]
+    index: np.ndarray
+    width: float
+    low: float
+    high: float
+
+    def shells(self, name: str) -> np.ndarray:
+        """(R, shells) values of a shell variable."""
+        return np.stack([b[name].values[at] for b, at in zip(self.budgets, self.places(), strict=True)])
+
+    def boundaries(self, name: str) -> np.ndarray:
+        """(R, shells - 1) values of a boundary variable."""
+        return np.stack([b[name].values[at[1:] - 1] for b, at in zip(self.budgets, self.places(), strict=True)])
+
+    def places(self) -> list[np.ndarray]:
+        """Where the common shells stand in each budget."""
+        return [np.searchsorted(budget.shell_index.values, self.index) for budget in self.budgets]
+
+
+def common_shells(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None) -> CommonShells:
+    """What all runs share. Errors: ``ValueError`` for under 4 runs, other shells in some run, an empty window."""
+    low, high = (-np.inf, np.inf) if window is None else window
+    if not low < high:
+        raise ValueError(f"{call}(window=...): expected (low, high) in log lambda, low < high, got {window!r}")
+    if len(budgets) < LEAST_RUNS:
+        raise ValueError(f"{call}(budgets): expected at least {LEAST_RUNS} runs, got {len(budgets)}")
+    first = budgets[0]
+    for budget in budgets:
+        if "coupling" not in budget or budget.energy.ndim != 1:
+            raise ValueError(f"{call}(budgets): expected energy budgets of one snapshot each, with a rate")
+        if any(budget.attrs[name] != first.attrs[name] for name in ("shell_width", "smoothing")):
+            raise ValueError(f"{call}(budgets): expected one shell width and one smoothing in all runs")
+    ends = [(budget.shell_index.values[0], budget.shell_index.values[-1]) for budget in budgets]
+    index = np.arange(max(item[0] for item in ends), min(item[1] for item in ends) + 1)
+    return CommonShells(budgets, index, first.attrs["shell_width"], low, high)
+
+
+def leave_out(values: np.ndarray) -> np.ndarray:
+    """(R, ...) -> (1 + R, ...): the mean, then the mean without each run."""
+    total, runs = values.sum(0), len(values)
+    return np.concatenate([total[None] / runs, (total - values) / (runs - 1)])
+
+
+def jackknife_interval(estimates: np.ndarray, level: float) -> tuple[float, float]:
+    """Of (1 + R,) estimates, the first of all runs, by Student's quantile on R - 1 degrees of freedom."""
+    runs = len(estimates) - 1
+    error = np.sqrt((runs - 1) / runs * np.square(estimates[1:] - estimates[1:].mean()).sum())
+    half = stats.t.ppf((1 + level) / 2, runs - 1) * error
+    return float(estimates[0] - half), float(estimates[0] + half)

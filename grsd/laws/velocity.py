@@ -1,0 +1,47 @@
+"""The law of the velocities, u = [r +] c e^{(b-1)(s - s_0)}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from grsd.laws.ensemble import Ensemble, common_shells
+from grsd.laws.fit import LawFit, fit_law
+
+
+def velocity_law(
+    budgets: Sequence[xr.Dataset],
+    *,
+    scale: bool = False,
+    window: tuple[float, float] | None = None,
+    reference: float | None = None,
+    level: float = 0.95,
+) -> LawFit:
+    """Fit u = c e^{(b-1)(s - s_0)}, with ``scale`` u = r + c e^{(b-1)(s - s_0)}, to the velocities of R >= 4 runs.
+
+    Args:
+        budgets: one energy budget a run, over common shells, at matched states of the runs.
+        scale: fit a common scale r besides; b near 1 is then not ``conclusive``.
+        window: (low, high) in s of the boundaries used; all that no run masks otherwise. The law is to be judged at and
+            below the frontier lambda t = 1, and away from the ends of the spectrum.
+        reference: s_0; the middle of what is fitted otherwise. Far from the data c inherits the error of b.
+        level: of the intervals.
+
+    Source: this project's. Cost: negligible.
+    Errors: ``ValueError`` for fewer than 4 runs, no common unmasked boundary, or fewer than one more than parameters.
+    """
+    return fit_law("velocity", velocities("velocity_law", budgets, scale=scale, window=window), reference, level)
+
+
+def velocities(
+    call: str, budgets: Sequence[xr.Dataset], *, scale: bool, window: tuple[float, float] | None
+) -> Ensemble:
+    """u at the unmasked boundaries in the window: sum F / sum eps over runs."""
+    common = common_shells(call, budgets, window)
+    x = common.index[1:] * common.width
+    kept = (common.boundaries("boundary_mask") == 0).all(0) & (x >= common.low) & (x <= common.high)
+    flux, density = (common.boundaries(name)[:, kept] for name in ("flux", "density"))
+    none, ones = np.zeros(kept.sum(), dtype=int), np.ones((len(budgets) + 1, kept.sum()))
+    return Ensemble(flux, density, x[kept], none, none, ones, scale).enough_for(call, 2 + scale)

@@ -1,0 +1,262 @@
+r"""Planted shells: an ensemble whose shell velocities and couplings are known because they were put there.
+
+Eigenvalues drift, lambda_u' = v(lambda_u) with v = c lambda^b, and eigenvectors rotate, phi_v' = -sum_u Omega_uv phi_u,
+so M'_uu = v(lambda_u) and M'_uv = Omega_uv (lambda_u - lambda_v). For disjoint windows T_ab is the sum of
+Omega_uv g_u g_v over u in a, v in b; for smooth ones it is sum_uv w_a(u) w_b(v) Omega_uv g_u g_v. Two rotations:
+
+* a kernel in continuous s, with mean energy density eps(s) = e^{gamma s},
+  Omega_uv = k(s_u - s_v) e^{(b-1)(s_u+s_v)/2} g_u g_v / (4 sqrt(eps_u eps_v)), k(x) = k_0 (x/l) e^{(1 - x^2/l^2)/2}.
+  Nothing singles out a width: the law holds at every width, offset and smoothing at once;
+* shells: Omega_uv = g_u g_v sum_ab w_a(u) Z_ab w_b(v), Z = G^-1 T G^-1, G_ab = sum_u w_a w_b g_u^2 and
+  T_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2} sqrt(E_a E_b). For sharp windows G = 2 diag(E) and this is
+  kappa(a-b) e^{(b-1)(s_a+s_b)/2} g_u g_v / (4 sqrt(E_a E_b)). It singles out one width: read at another width it is a
+  log-periodic law, and the test of two widths must refuse it.
+
+This construction is this project's own; it serves to judge the estimators, not to imitate a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from scipy.integrate import solve_ivp
+
+from grsd.checks import positive, whole
+from grsd.shells import LogShells, energy_budget
+from grsd.spectrum import Spectrum
+
+SPECTRA = ("even", "random", "power")
+MOST_MODES = 200
+
+
+@dataclass(frozen=True)
+class PlantedShells:
+    r"""An ensemble of planted runs; a seed is a run.
+
+    Args:
+        exponent: b of the drift and of the couplings.
+        drift: c, v = c lambda^b; units such that u = c e^{(b-1)s} is 1 / time.
+        rotation, reach: k_0 (1 / time, the largest value of k) and l (in s) of the kernel.
+        kappa, shells: kappa(1), kappa(2), ... (1 / time) of the planted shells, and which shells these are.
+        growth: gamma of the mean energy density e^{gamma s}; g_u are independent Gaussians.
+        modes: D, at most 200.
+        span: (low, high) of s. ``spectrum``: "even" (midpoints of D equal cells), "random" (independent uniform draws)
+            or "power" (lambda_k a power of k from the top of the span to its bottom).
+        rotated: random orthogonal eigenvectors instead of the identity.
+        noise, noise_reach: drift and couplings are multiplied by exp(noise f(s) - mean), f a Gaussian field of variance
+            one and about this correlation length, drawn for each run; the factor's mean over runs is exactly one.
+        scale: r; M' gets r M besides.
+        wiggle, period, phase: drift and couplings times 1 + A cos(2 pi s / p + phase), s the middle of a pair.
+        bend: (s_1, b_1): exponent b_1 instead of b above s_1, continuous.
+
+    What is exact. Kernel, "even" or "power": the mean over runs of E, eps, F and T is the budget of ``population()``,
+    to rounding. In the interior of an "even" spectrum that is the law to 1e-9 where the smoothing is at least 1.5
+    spacings; F lacks what the kernel would bring from beyond the ends, under 1e-4 of it at 4 reaches from them. Shells:
+    without drift, K_ab of every run at these shells is kappa(a-b) e^{(b-1)(s_a+s_b)/2} times the run's noise, to
+    rounding, for any smoothing. Planted sharp and read with smoothing delta, the shells share modes and lose coupling:
+    kappa(1) of (1, .4) reads 7, 13, 25 % low and kappa(2) 1, 2, 3 % high at delta / h = .05, .1, .2 (alone, kappa(1)
+    reads 8, 16, 30 % low).
+
+    Errors: ``ValueError`` for a value out of range, and for kappa without shells.
+    """
+
+    exponent: float = 1.0
+    drift: float = 0.0
+    rotation: float = 0.0
+    reach: float = 0.7
+    kappa: tuple[float, ...] = ()
+    shells: LogShells | None = None
+    growth: float = 0.3
+    modes: int = MOST_MODES
+    span: tuple[float, float] = (-12.0, 0.0)
+    spectrum: str = "even"
+    rotated: bool = False
+    noise: float = 0.0
+    noise_reach: float = 1.0
+    scale: float = 0.0
+    wiggle: float = 0.0
+    period: float = 1.5
+    phase: float = 0.0
+    bend: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        call = "PlantedShells"
+        for name in ("reach", "noise_reach", "period"):
+            positive(call, name, getattr(self, name))
+        if whole(call, "modes", self.modes, 2) > MOST_MODES:
+            raise ValueError(f"{call}(modes=...): expected at most {MOST_MODES}, got {self.modes}")
+        low, high = self.span
+        if not -math.inf < low < high < math.inf or high - low > 30:
+            raise ValueError(f"{call}(span=...): expected (low, high) in s, at most 30 apart, got {self.span!r}")
+        if self.spectrum not in SPECTRA:
+            raise ValueError(f"{call}(spectrum=...): expected one of {SPECTRA}, got {self.spectrum!r}")
+        if not 0 <= self.noise < 2:
+            raise ValueError(f"{call}(noise=...): expected a number from 0 to 2, got {self.noise!r}")
+        if bool(self.kappa) != (self.shells is not None):
+            raise ValueError(f"{call}(kappa=..., shells=...): expected both or neither")
+
+    def run(self, seed: int) -> tuple[Spectrum, Float[torch.Tensor, " D"]]:
+        """Spectrum, with M' in the eigenbasis, and error e of one run."""
+        rng = np.random.default_rng(seed)
+        s, density = self._eigenvalues(rng)
+        g = self._amplitudes(s, density) * rng.standard_normal(self.modes)
+        field = self._field(rng)
+        vectors = np.linalg.qr(rng.standard_normal((self.modes, self.modes)))[0] if self.rotated else np.eye(self.modes)
+        velocity, omega = self._rates(s, g, density, field)
+        return self._member(s, g, vectors, velocity, omega)
+
+    def population(self) -> tuple[Spectrum, Float[torch.Tensor, " D"]]:
+        """The run with every g_u at its root mean square and no noise: its budget is the mean over runs (kernel)."""
+        if self.spectrum == "random" or self.kappa:
+            raise ValueError('PlantedShells.population(): expected spectrum="even" or "power", and no planted kappa')
+        s, density = self._eigenvalues(None)
+        g = self._amplitudes(s, density)
+        velocity, omega = self._rates(s, g, density, None)
+        return self._member(s, g, np.eye(self.modes), velocity, omega)
+
+    def budgets(
+        self, seeds: Sequence[int], shells: LogShells | Sequence[LogShells]
+    ) -> list[xr.Dataset] | list[list[xr.Dataset]]:
+        """Energy budgets of these runs; for several shells one list for each of them."""
+        members = [energy_budget(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
+        if isinstance(shells, LogShells):
+            return members
+        return [list(item) for item in zip(*members, strict=True)]
+
+    def trajectory(
+        self, seed: int, times: Sequence[float], *, tolerance: float = 1e-10
+    ) -> list[tuple[float, Spectrum, Float[torch.Tensor, " D"]]]:
+        """(time, spectrum, error) of one run along e' = -M e with lambda' = v and the planted rotation, from time 0.
+
+        In the moving eigenbasis g' = -lambda g + Omega g, Phi' = -Phi Omega: integrated to ``tolerance`` (relative), so
+        snapshots agree with their own M' to that order. Energies decay, the normalization stays that of time 0: with a
+        kernel K decays as the energy does; with shells the law stands at every time. The factor of the noise stays with
+        its mode. Cost: D^2 + 2 D equations; keep D to some 50.
+        """
+        times = [float(time) for time in times]
+        if not times or times[0] < 0 or sorted(set(times)) != times:
+            raise ValueError(f"PlantedShells.trajectory(times=...): expected increasing times from 0 on, got {times!r}")
+        rng = np.random.default_rng(seed)
+        s, density = self._eigenvalues(rng)
+        g = self._amplitudes(s, density) * rng.standard_normal(self.modes)
+        field = self._field(rng)
+        d = self.modes
+        vectors = np.linalg.qr(rng.standard_normal((d, d)))[0] if self.rotated else np.eye(d)
+        level = self._amplitudes(s, density) ** 2 / 2 * density
+
+        def slope(_: float, state: np.ndarray) -> np.ndarray:
+            s, g, vectors = state[:d], state[d : 2 * d], state[2 * d :].reshape(d, d)
+            velocity, omega = self._rates(s, g, density, field, level)
+            return np.concatenate([velocity, omega @ g - np.exp(s) * g, -(vectors @ omega).ravel()])
+
+        start = np.concatenate([s, g, vectors.ravel()])
+        found = [start]
+        if times[-1] > 0:
+            scale = np.concatenate([np.ones(d), np.abs(g), np.ones(d * d)])
+            solved = solve_ivp(
+                slope, (0.0, times[-1]), start, "DOP853", times, rtol=tolerance, atol=tolerance * 1e-2 * scale
+            )
+            if not solved.success:
+                raise ValueError(f"PlantedShells.trajectory(...): the integration failed: {solved.message}")
+            found = list(solved.y.T)
+        snapshots = []
+        for time, state in zip(times, found, strict=True):
+            s, g, vectors = state[:d], state[d : 2 * d], state[2 * d :].reshape(d, d)
+            snapshots.append((time, *self._member(s, g, vectors, *self._rates(s, g, density, field, level))))
+        return snapshots
+
+    def law(self, s: np.ndarray) -> np.ndarray:
+        """e^{(b-1)s} with its bend and its wiggle."""
+        law = np.exp((self.exponent - 1) * s)
+        if self.bend is not None:
+            at, above = self.bend
+            law = law * np.exp((above - self.exponent) * np.maximum(s - at, 0.0))
+        return law * (1 + self.wiggle * np.cos(2 * math.pi * s / self.period + self.phase))
+
+    def _eigenvalues(self, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """s (D,) ascending, and the mean number of modes per unit of s at each."""
+        low, high = self.span
+        rank = np.arange(self.modes)
+        if self.spectrum == "power":
+            place = self.modes - rank
+            steepness = (high - low) / math.log(self.modes)
+            return high - steepness * np.log(place), place / steepness
+        cells = np.sort(rng.random(self.modes)) if self.spectrum == "random" else (rank + 0.5) / self.modes
+        return low + (high - low) * cells, np.full(self.modes, self.modes / (high - low))
+
+    def _amplitudes(self, s: np.ndarray, density: np.ndarray) -> np.ndarray:
+        return np.sqrt(2 * np.exp(self.growth * s) / density)
+
+    def _field(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Coefficients of the run's noise on the bumps of ``_bumps``."""
+        return rng.standard_normal(self._knots().size) if self.noise else None
+
+    def _knots(self) -> np.ndarray:
+        low, high = self.span
+        return np.arange(low - 2 * self.noise_reach, high + 3 * self.noise_reach, self.noise_reach / 2)
+
+    def _factor(self, s: np.ndarray, field: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The noise at each s (m,), and at each pair (m, m); both of mean one."""
+        if field is None:
+            return np.ones(len(s)), np.ones((len(s), len(s)))
+        bumps = np.exp(-np.square((s[:, None] - self._knots()) / self.noise_reach))
+        bumps /= np.linalg.norm(bumps, axis=1, keepdims=True)
+        log = self.noise * (bumps @ field)
+        correlation = self.noise**2 * (bumps @ bumps.T)
+        pair = np.exp((log[:, None] + log[None, :]) / 2 - (self.noise**2 + correlation) / 4)
+        return np.exp(log - self.noise**2 / 2), pair
+
+    def _rates(
+        self,
+        s: np.ndarray,
+        g: np.ndarray,
+        density: np.ndarray,
+        field: np.ndarray | None,
+        level: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """d log lambda / dt (D,) and Omega (D, D), antisymmetric; ``level`` is the mean energy density at each mode."""
+        alone, pair = self._factor(s, field)
+        velocity = self.scale + self.drift * self.law(s) * alone
+        omega = np.zeros((len(s), len(s)))
+        if self.rotation:
+            level = self._amplitudes(s, density) ** 2 / 2 * density if level is None else level
+            x = (s[:, None] - s[None, :]) / self.reach
+            shape = g / (2 * np.sqrt(level))
+            law = self.law((s[:, None] + s[None, :]) / 2)
+            omega += self.rotation * x * np.exp((1 - x**2) / 2) * law * pair * shape[:, None] * shape[None, :]
+        if self.kappa:
+            omega += self._shell_rotation(s, g, field)
+        return velocity, omega
+
+    def _shell_rotation(self, s: np.ndarray, g: np.ndarray, field: np.ndarray | None) -> np.ndarray:
+        index = np.array(self.shells.indices(s.min(), s.max()))
+        edges = torch.as_tensor(index[1:] * self.shells.width)
+        below = self.shells.cumulative(torch.as_tensor(np.exp(s)), edges, 0.0)[0].numpy()
+        w = np.diff(np.concatenate([np.zeros((1, len(s))), below, np.ones((1, len(s)))]), axis=0)
+        energy = w @ np.square(g) / 2
+        centre = (index + 0.5) * self.shells.width
+        apart = index[:, None] - index[None, :]
+        kappa = np.concatenate([[0.0], self.kappa, np.zeros(len(index))])[np.abs(apart)] * np.sign(apart)
+        law = self.law((centre[:, None] + centre[None, :]) / 2) * self._factor(centre, field)[1]
+        coupling = kappa * law * np.sqrt(energy[:, None] * energy[None, :])
+        inverse = np.linalg.pinv((w * np.square(g)) @ w.T, rcond=1e-13, hermitian=True)
+        planted = w.T @ (inverse @ coupling @ inverse) @ w
+        return g[:, None] * g[None, :] * (planted - planted.T) / 2
+
+    def _member(
+        self, s: np.ndarray, g: np.ndarray, vectors: np.ndarray, velocity: np.ndarray, omega: np.ndarray
+    ) -> tuple[Spectrum, torch.Tensor]:
+        order = np.argsort(s)
+        values = np.exp(s)
+        rate = omega * (values[:, None] - values[None, :])
+        rate[np.diag_indices(len(s))] = values * velocity
+        rate, values = rate[np.ix_(order, order)], values[order]
+        floor = len(s) * np.finfo(float).eps * values[-1]
+        arrays = [torch.as_tensor(np.ascontiguousarray(item)) for item in (values, vectors[:, order], rate)]
+        return Spectrum(*arrays, float(floor)), torch.as_tensor(vectors @ g)

@@ -1,0 +1,63 @@
+"""Small result tables under data/tables: text that a diff can show, with the versions and settings that made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from grsd.project import project
+
+NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
+
+
+def path_of(name: str) -> Path:
+    """data/tables/NAME.csv; ``name`` starts with its notebook's, as a figure's does."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"table name: expected NOTEBOOK-WHAT such as '02_calibration-power', got {name!r}")
+    return project() / "data" / "tables" / f"{name}.csv"
+
+
+def save_table(data: xr.Dataset, name: str) -> Path:
+    """Write a labelled dataset as a CSV file: one row for each combination of its coordinates.
+
+    The first lines, after "# ", are JSON: the attributes (provenance, settings), the dimensions, and the attributes of
+    each variable. Numbers are written so that they are read back exactly.
+    """
+    target = path_of(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    head = {
+        "attributes": {key: _plain(value) for key, value in data.attrs.items()},
+        "dimensions": list(data.sizes),
+        "variables": {key: {k: _plain(v) for k, v in data[key].attrs.items()} for key in data.variables},
+    }
+    lines = "".join(f"# {line}\n" for line in json.dumps(head, indent=1, ensure_ascii=False).splitlines())
+    frame = data.to_dataframe(dim_order=list(data.sizes)).reset_index()
+    target.write_text(lines + frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    return target
+
+
+def read_table(name: str) -> xr.Dataset:
+    """The dataset that ``save_table`` wrote. Errors: ``FileNotFoundError`` naming the command that makes it."""
+    source = path_of(name)
+    if not source.exists():
+        notebook = name.split("-")[0][:2]
+        raise FileNotFoundError(f"no table {name}; `grsd reproduce --profile full --only {notebook}` makes it")
+    lines = source.read_text(encoding="utf-8").splitlines()
+    comments = [line.removeprefix("# ") for line in lines if line.startswith("#")]
+    head = json.loads("\n".join(comments))
+    frame = pd.read_csv(source, skiprows=len(comments), float_precision="round_trip")
+    data = frame.set_index(head["dimensions"]).to_xarray().assign_attrs(head["attributes"])
+    for key, attributes in head["variables"].items():
+        data[key].attrs = attributes
+    return data
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
