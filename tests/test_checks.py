@@ -115,7 +115,7 @@ class Normalized(nn.Module):
     ("model", "message"),
     [
         (nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), "gives another output each time"),
-        (Normalized(), "writes to its buffer 'norm.running_mean'"),
+        (Normalized(), "changes 'norm.running_mean'"),
     ],
 )
 def test_training_mode_is_refused(call, model, message):

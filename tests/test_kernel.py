@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from models import CASES, ZOO, dense, differences
@@ -5,9 +7,9 @@ from torch import nn
 
 import grsd
 from grsd.kernel.job import Job
-from grsd.kernel.plan import Group, Plan
+from grsd.kernel.plan import Group, Plan, Problem, make_plan
 from grsd.kernel.products import Blocks
-from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, exact_derivatives
+from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 
 
 def relative(found, expected):
@@ -55,7 +57,7 @@ def test_unused_parameters_have_no_share():
     assert set(dict(model.named_parameters())) - set(grsd.parameter_kernels(model, inputs)) == {"unused"}
 
 
-@pytest.mark.parametrize(("batch", "tile", "groups"), [(1, None, 1), (2, None, 3), (2, 2, 2), (1, 1, 1), (3, 2, 2)])
+@pytest.mark.parametrize(("batch", "tile", "groups"), [(2, None, 3), (1, 2, 2)])
 def test_batches_groups_and_tiles_change_nothing(any_case, monkeypatch, batch, tile, groups):
     """Any plan gives the same matrices; slices of a few numbers too."""
     model, inputs, targets = any_case
@@ -190,9 +192,81 @@ def test_memory_limit():
     assert need >= 2 * 180**2 * 8
     assert grsd.memory_estimate(model, x, rate=True) > need
     grsd.tangent_kernel(model, x, memory_limit=need)
-    for limit in (need - 1, "100 KiB", "0.1MB"):
+    for limit in (2 * 180**2 * 8, "100 KiB", "0.1MB"):
         with pytest.raises(MemoryError, match=r"D = 180 needs about .* raise the limit, take fewer samples"):
             grsd.tangent_kernel(model, x, memory_limit=limit)
     for wrong in ("much", "4 TB", True):
         with pytest.raises(ValueError, match=r"memory_limit=...\): expected bytes or text such as '4GiB'"):
             grsd.tangent_kernel(model, x, memory_limit=wrong)
+
+
+def allocated(function):
+    """The most bytes that torch held on the CPU during the call, as its profiler counts them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("rate", [False, True])
+@pytest.mark.parametrize("name", [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}])
+def test_the_estimate_is_what_is_held(name, rate):
+    """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples."""
+    case = next(case for case in ZOO if case.name == name)
+    model, x, y = replace(case, inputs=(100, *case.inputs[1:]), outputs=(100, *case.outputs[1:])).make()
+    estimate = grsd.memory_estimate(model, x, rate=rate)
+
+    def compute(limit=2**40):
+        if rate:
+            return grsd.tangent_kernel_and_rate(model, x, y, memory_limit=limit)
+        return grsd.tangent_kernel(model, x, memory_limit=limit)
+
+    assert allocated(compute) == pytest.approx(estimate, rel=0.2)
+    limit = int(0.75 * estimate)
+    try:
+        less = grsd.memory_estimate(model, x, rate=rate, memory_limit=limit)
+        held = allocated(lambda: compute(limit))
+    except MemoryError:
+        return
+    assert held == pytest.approx(less, rel=0.2)
+    assert held <= 1.05 * limit
+
+
+def test_a_tight_limit_costs_repetitions_and_changes_nothing():
+    """Through the planner itself: groups, tiles and batches, on a network of convolutions."""
+    case = next(case for case in ZOO if case.name == "resnet")
+    model, x, y = replace(case, inputs=(40, *case.inputs[1:]), outputs=(40, *case.outputs[1:])).make()
+    free = grsd.tangent_kernel_and_rate(model, x, y)
+    plans = []
+    for share in (1.5, 0.7, 0.5, 0.3):
+        limit = int(share * grsd.memory_estimate(model, x, rate=True))
+        with exact_derivatives():
+            job = Job("job", model, x, y, torch.float64, None, limit, rate=True, refuse=False)
+            plans.append(job.plan)
+            for part, one in zip(job.total(), free, strict=True):
+                assert relative(part, one) < 1e-12
+    assert len(plans[0].groups) == 1
+    assert plans[0].groups[0].batch == 40
+    assert any(len(plan.groups) > 1 for plan in plans)
+    assert any(group.tile < 40 for plan in plans for group in plan.groups)
+
+
+def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
+    problem = Problem(
+        samples=1000,
+        classes=10,
+        width=8,
+        rate=False,
+        matrices=1,
+        device=torch.device("cuda"),
+        before=0,
+        units=[Unit(("weight",))],
+        work=lambda units, count: [((torch.zeros(10, count, 3),), None) for _ in units],
+    )
+    assert make_plan(problem, 10**9).host
+    assert make_plan(problem, 10**9).peak < 10**9
+    assert not make_plan(problem, 10**10).host

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
@@ -55,7 +56,7 @@ class Job:
         small = limit is None and self._crude(apart) < SMALL
         limit = free_memory(self.inputs.device) if limit is None else limit
 
-        batch = self.samples if small else self._check_batch(limit)
+        batch, checking = (self.samples, 0) if small else self._check_batch(limit)
         self.direction = None
         if rate:
             gradient = pullback(self.network, self.inputs, error, batch)
@@ -66,7 +67,7 @@ class Job:
         self.expected.gradient.clear()
         self.deviation = outputs.new_zeros(())
         self.route = self._route()
-        self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart)
+        self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart, checking)
         if refuse and self.plan.peak > limit:
             raise MemoryError(
                 f"{call}(memory_limit={memory_limit!r}): D = {outputs.numel()} needs about "
@@ -122,6 +123,8 @@ class Job:
                     there = here if other is span else self._tiles(group, other)
                     for unit, left, right in zip(group.units, here, there, strict=True):
                         blocks_of(unit).add(unit, left, right)
+                    del there, left, right
+                del here
         same_outputs(self.call, self.deviation, self.reading.outputs)
 
     def _tiles(self, group: Group, span: slice) -> list[Tile]:
@@ -169,14 +172,22 @@ class Job:
         numbers = matrices + 4 * passed * (3 if self.rate else 1) + 3 * generic + 4 * sum(sizes.values())
         return numbers * self.reading.outputs.element_size()
 
-    def _check_batch(self, limit: int) -> int:
-        def peak(count: int) -> int:
-            few, probe = self.inputs[:count], random_like(self.reading.outputs[:count])
-            direction = self.network.parameters if self.rate else None
-            return peak_and_result(lambda: expect(self.network, few, probe, direction, count))[0]
+    def _check_batch(self, limit: int) -> tuple[int, int]:
+        """How many samples the self-check takes at once, and the bytes that it or the first evaluation holds."""
 
-        line = through(peak(1), peak(min(2, self.samples)))
-        return max(1, line.most(limit - self._held(), self.samples))
+        def check(count: int) -> object:
+            few, probe = self.inputs[:count], random_like(self.reading.outputs[:count])
+            return expect(self.network, few, probe, self.network.parameters if self.rate else None, count)
+
+        def evaluation(count: int) -> object:
+            return read(self.network, self.inputs[:count])
+
+        check_line, read_line = (
+            through(*(peak_and_result(partial(stage, count))[0] for count in (1, min(2, self.samples))))
+            for stage in (check, evaluation)
+        )
+        batch = max(1, check_line.most(limit - self._held(), self.samples))
+        return batch, int(self._held() + max(check_line(batch), read_line(self.samples)))
 
     def _held(self) -> int:
         """Parameters, fixed tensors, inputs and outputs; the direction counts as parameters once more."""
@@ -184,21 +195,23 @@ class Job:
         tensors += [*self.network.fixed.values(), self.inputs, self.reading.outputs]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def _plan(self, limit: int, apart: bool) -> Plan:
+    def _plan(self, limit: int, apart: bool, checking: int) -> Plan:
         few = [read(self.network, self.inputs[:count]) for count in (1, min(2, self.samples))]
         if not all(reading.same_calls(self.reading) for reading in few):
             return replace(whole(self.units, self.samples), peak=self._crude(apart))
         problem = Problem(
-            self.samples,
-            self.classes,
-            self.reading.outputs.element_size(),
-            self.rate,
-            self.inputs.device,
-            self._held(),
-            self.units,
-            lambda units, count: self._differentiate(units, slice(0, count)),
+            samples=self.samples,
+            classes=self.classes,
+            width=self.reading.outputs.element_size(),
+            rate=self.rate,
+            matrices=len(self.units) if apart else 1 + self.rate,
+            device=self.inputs.device,
+            before=self._held(),
+            units=self.units,
+            work=lambda units, count: self._differentiate(units, slice(0, count)),
         )
-        return make_plan(problem, limit)
+        plan = make_plan(problem, limit)
+        return replace(plan, peak=max(plan.peak, checking))
 
 
 def _joined(pieces: Iterator[Differentiated], samples: int) -> Differentiated:

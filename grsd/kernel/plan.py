@@ -16,6 +16,7 @@ from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
+SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ class Plan:
 class Problem:
     """What decides the memory; ``work(units, count)`` differentiates units on ``count`` samples, one result a unit.
 
-    ``before``: bytes held all along.
+    ``before``: bytes held all along. ``matrices``: how many of D by D.
     """
 
     samples: int
     classes: int
     width: int
     rate: bool
+    matrices: int
     device: torch.device
     before: int
     units: Sequence[Unit]
@@ -56,10 +58,6 @@ class Problem:
     @property
     def matrix(self) -> int:
         return (self.samples * self.classes) ** 2 * self.width
-
-    @property
-    def matrices(self) -> int:
-        return 1 + self.rate
 
 
 def free_memory(device: torch.device) -> int:
@@ -85,7 +83,7 @@ def make_plan(problem: Problem, limit: int) -> Plan:
     n = problem.samples
     host = problem.device.type != "cpu" and (problem.matrices + 1) * problem.matrix > limit // 2
     fixed = problem.before + (0 if host else problem.matrices * problem.matrix)
-    room = max(0, limit - fixed)
+    room = max(0, int(SAFETY * limit) - fixed)
     workspace = min(LARGEST, max(SMALLEST, room // (32 * problem.width)))
     costs = _Costs(problem, workspace)
     everything = tuple(problem.units)
@@ -104,7 +102,7 @@ def make_plan(problem: Problem, limit: int) -> Plan:
             batch = max(1, own.most(room - copies * line(tile), tile))
             groups.append((Group(units, tile, batch), own, line))
     most = fixed + max(costs.group(*group) for group in groups)
-    finish = problem.before + (0 if host else (problem.matrices + 1) * problem.matrix)
+    finish = problem.before + (0 if host else (problem.matrices + 1) * problem.matrix + n * n * problem.width)
     return Plan(tuple(group for group, _, _ in groups), workspace, host, int(max(most, finish)))
 
 

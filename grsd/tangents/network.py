@@ -23,33 +23,36 @@ def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) ->
     return private.to(device=device, dtype=dtype).requires_grad_(False)
 
 
-@contextmanager
-def exact_derivatives(tf32: bool = False):
-    """Fused attention has no forward mode, TF32 has 10 bits, and under ``no_grad`` some forward derivatives of backward
-    passes are lost: all off, and as they were afterwards."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 class _Differentiable(TorchFunctionMode):
-    """Puts compositions in the place of fused functions that have no forward mode."""
+    """Puts compositions in the place of fused functions."""
 
     FUSED: ClassVar = {torch._weight_norm: _weight_norm}
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         return self.FUSED.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def exact_derivatives(tf32: bool = False):
+    """Within: functions that have a forward mode, full precision, and gradients; afterwards all as it was.
+
+    Fused attention and weight norm have no forward mode, TF32 has 10 bits, and under ``no_grad`` forward derivatives of
+    some backward passes are silently lost.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad(), _Differentiable():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Network:
@@ -64,8 +67,7 @@ class Network:
         self.fixed |= {name: buffer.detach() for name, buffer in self.module.named_buffers()}
 
     def __call__(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        with _Differentiable():
-            return functional_call(self.module, parameters | self.fixed, (inputs,))
+        return functional_call(self.module, parameters | self.fixed, (inputs,))
 
     def pullback(self, inputs: Tensor, cotangent: Tensor) -> Parameters:
         """J^T cotangent; cotangent has the output's shape."""
