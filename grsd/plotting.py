@@ -115,10 +115,10 @@ def energy_map(
 
 
 def explore(draw: Callable[..., object], **controls: object) -> object:
-    """Sliders for the arguments of ``draw``, as ``ipywidgets.interact`` makes them; headless, one drawing with the first
-    of each choice or the middle of each range.
+    """Sliders for the arguments of ``draw``, as ``ipywidgets.interact`` makes them.
 
-    A control is a list of choices or a (low, high, step) range of numbers.
+    A control is a list of choices or a (low, high, step) range of numbers. Headless there is one drawing, with the
+    first of each choice and the middle of each range.
     """
     if headless():
         return draw(**{name: _first(control) for name, control in controls.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -50,11 +51,19 @@ def read_table(name: str) -> xr.Dataset:
     lines = source.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("# ") for line in lines if line.startswith("#")]
     head = json.loads("\n".join(comments))
-    frame = pd.read_csv(source, skiprows=len(comments), float_precision="round_trip")
+    frame = pd.read_csv(source, skiprows=len(comments), dtype=str, keep_default_na=False).apply(_numbers)
     data = frame.set_index(head["dimensions"]).to_xarray().assign_attrs(head["attributes"])
     for key, attributes in head["variables"].items():
         data[key].attrs = attributes
     return data
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Integers or floats, every bit as written; otherwise the text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return pd.Series([kind(text) for text in column.replace("", "nan")], name=column.name)
+    return column
 
 
 def _plain(value: object) -> object:

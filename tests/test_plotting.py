@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import grsd
-from grsd.plotting import STYLE, energy_map, savefig, use_style
+from grsd.plotting import STYLE, energy_map, explore, savefig, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,13 @@ def test_energy_map_needs_something_to_show():
     for nothing in (history.isel(time=[0, 1]), history.assign(mask=history.mask * 0 + 4)):
         with pytest.raises(ValueError, match=r"energy_map\(history=...\): expected at least 2 times after 0"):
             energy_map(axes, nothing)
+
+
+def test_sliders_or_one_drawing(monkeypatch):
+    drawn = []
+    explore(lambda **values: drawn.append(values), width=(0.0, 1.0, 0.5), kind=["a", "b"])
+    assert drawn == [{"width": 0.5, "kind": "a"}]
+    monkeypatch.setenv("GRSD_PROGRESS", "1")
+    explore(lambda **values: drawn.append(values), width=(0.0, 1.0, 0.5), kind=["a", "b"])
+    assert drawn[-1] == {"width": 0.5, "kind": "a"}
+    assert len(drawn) == 2

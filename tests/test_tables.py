@@ -24,22 +24,24 @@ def example():
         },
         {"effect": ("effect", [0.1, 0.2], {"units": "1/time"}), "runs": [6, 8, 16]},
     )
-    return data.assign_attrs(provenance({"seed": np.int64(3), "window": (-1.0, 2.0)}))
+    return data.assign_attrs(provenance({"seed": 3, "window": (-1.0, 2.0)}) | {"count": np.int64(5)})
 
 
 def test_a_table_is_read_back_exactly(here):
     path = tables.save_table(example(), "02_calibration-power")
     assert path == here / "data" / "tables" / "02_calibration-power.csv"
     found = tables.read_table("02_calibration-power")
-    xr.testing.assert_equal(found[["share", "hits"]], example()[["share", "hits"]])
+    xr.testing.assert_identical(found[["share", "hits"]].drop_attrs(), example()[["share", "hits"]].drop_attrs())
     assert found.share.attrs == example().share.attrs
     assert found.effect.attrs == {"units": "1/time"}
     assert found.attrs["seed"] == 3
+    assert found.attrs["count"] == 5
+    assert np.isnan(found.nominal.sel(runs=16)).all()
     assert found.attrs["window"] == "(-1.0, 2.0)"
     before = path.read_bytes()
     assert tables.save_table(found, "02_calibration-power").read_bytes() == before
     head = "".join(line[2:] for line in path.read_text().splitlines() if line.startswith("#"))
-    assert json.loads(head)["attributes"]["grsd"]
+    assert json.loads(head)["attributes"]["versions"]
 
 
 def test_refusals(here):
