@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from grsd.confirm import confirm_claims
 from grsd.evidence import claims, results, verdict_lines
 from grsd.progress import bar
@@ -48,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
     )
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
+    timings.add_argument("--large", action="store_true", help="the ResNet-18 rows")
+    timings.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
+    timings.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
+    timings.add_argument("--folder", type=Path, metavar="DIR", help="the table goes here")
     _add_run(
         commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
     )
@@ -124,6 +131,16 @@ def _claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from grsd.bench import bench
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device here")
+    threads = options.threads or (os.cpu_count() if options.large else 1) or 1
+    print(bench(large=options.large, device=options.device, threads=threads, folder=options.folder))
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
     specs, folder = _specs(options), runs_folder(options.folder)
@@ -174,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        return {"reproduce": _reproduce, "run": _run, "claims": _claims}[options.command](options)
+        return {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench}[options.command](options)
     except (ValueError, ProjectNotFound) as error:
         print(f"grsd {options.command}: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp
-
 from zoo import MODELS
 
 from grsd.networks import Perceptron
@@ -110,8 +109,8 @@ ZOO = [Case(name, build, inputs, outputs, *tokens) for name, (build, inputs, out
 def dense(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Callable[[float], Tensor]]:
     """(M, M' by forward mode, M along the straight line theta + h theta') by one dense Jacobian of everything.
 
-    Forward mode of ``torch.func.jacrev`` is wrong for some models of the zoo (half a percent for a transformer), and not
-    to be had for others: those have None for M', and differences along the line are their reference.
+    Forward mode of ``torch.func.jacrev`` is wrong for some models of the zoo (half a percent for a transformer), and
+    not to be had for others: those have None for M', and differences along the line are their reference.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     samples = inputs.shape[0]

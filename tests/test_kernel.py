@@ -168,7 +168,9 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
     monkeypatch.setattr(Blocks, "_put", spoiled)
     model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
     what = ("M", "M'")[which]
-    with pytest.raises(RuntimeError, match=rf"tangent_kernel_and_rate\(model, ...\): self-check failed, v\^T {what} v = "):
+    with pytest.raises(
+        RuntimeError, match=rf"tangent_kernel_and_rate\(model, ...\): self-check failed, v\^T {what} v = "
+    ):
         grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
 
 
@@ -213,7 +215,9 @@ def allocated(function):
 
 
 @pytest.mark.parametrize("rate", [False, True])
-@pytest.mark.parametrize("name", [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}])
+@pytest.mark.parametrize(
+    "name", [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}]
+)
 def test_the_estimate_is_what_is_held(name, rate):
     """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples."""
     case = next(case for case in ZOO if case.name == name)

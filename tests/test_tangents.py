@@ -2,6 +2,7 @@ import pytest
 import torch
 from models import ZOO
 from torch.func import functional_call, jacrev
+from untouched import state
 
 from grsd.tangents import (
     ALONE,
@@ -94,40 +95,15 @@ def test_recognised_layers_need_no_generic_route():
     assert generic["transformer, tied output"] == {"token.weight"}
 
 
-def state(model):
-    return {
-        "values": {name: value.clone() for name, value in model.state_dict().items()},
-        "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training, sorted(vars(m)))
-            for m in model.modules()
-        ],
-        "parameters": [(name, id(p), p.requires_grad, p.grad is None, p.dtype) for name, p in model.named_parameters()],
-        "globals": (
-            torch.backends.mha.get_fastpath_enabled(),
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cuda.math_sdp_enabled(),
-            torch.backends.cuda.flash_sdp_enabled(),
-            torch.is_grad_enabled(),
-        ),
-    }
-
-
-def same(before, after):
-    return before.keys() == after.keys() and all(
-        torch.equal(value, after["values"][name]) for name, value in before["values"].items()
-    ) and all(before[key] == after[key] for key in ("hooks", "parameters", "globals"))
-
-
 def test_the_module_is_never_written_to(any_case):
     model, inputs, targets = any_case
-    before = state(model)
+    before = state(model, inputs)
     net = network(model)
     with exact_derivatives():
         net.pullback_and_rate(inputs, torch.ones_like(targets), net.pullback(inputs, targets))
     for tensor in net.parameters.values():
         tensor.add_(1.0)
-    assert same(before, state(model))
+    assert state(model, inputs) == before
 
 
 def test_a_copy_can_be_made_of_a_module_that_caches():

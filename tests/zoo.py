@@ -25,7 +25,9 @@ def randomized(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() and (tensor.ndim <= 1 or "norm" in name):
-                tensor.copy_(0.5 + torch.rand_like(tensor) if "var" in name else tensor + 0.3 * torch.randn_like(tensor))
+                tensor.copy_(
+                    0.5 + torch.rand_like(tensor) if "var" in name else tensor + 0.3 * torch.randn_like(tensor)
+                )
     return model.eval()
 
 
@@ -181,7 +183,11 @@ MODELS: dict[str, tuple] = {
         (3, 2),
     ),
     "conv3d": (lambda: convolved(nn.Conv3d(1, 2, 2, padding=(1, 0, 1))), (3, 1, 3, 3, 3), (3, 2)),
-    "wide convolution": (lambda: convolved(nn.Conv2d(8, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3)), (3, 8, 4, 4), (3, 2)),
+    "wide convolution": (
+        lambda: convolved(nn.Conv2d(8, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3)),
+        (3, 8, 4, 4),
+        (3, 2),
+    ),
     "layer norm": (lambda: normed(nn.LayerNorm((3, 4))), (4, 2, 3, 4), (4, 2)),
     "layer norm, no bias": (lambda: normed(nn.LayerNorm(4, bias=False)), (4, 3, 4), (4, 2)),
     "group norm": (lambda: normed(nn.GroupNorm(2, 4)), (4, 4, 3), (4, 2)),
@@ -200,7 +206,11 @@ MODELS: dict[str, tuple] = {
         50,
     ),
     "attention": (Attention, (4, 3, 4), (4, 2)),
-    "attention, sequence first, as many positions as samples": (lambda: Attention(batch_first=False), (4, 4, 4), (4, 2)),
+    "attention, sequence first, as many positions as samples": (
+        lambda: Attention(batch_first=False),
+        (4, 4, 4),
+        (4, 2),
+    ),
     "cross attention, bias rows": (lambda: Attention(cross=True, add_bias_kv=True), (4, 3, 4), (4, 2)),
     "weight norm": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 2)),

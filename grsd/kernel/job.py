@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -53,21 +53,22 @@ class Job:
         if rate and refuse:
             check_targets(call, targets, tuple(outputs.shape))
         error = outputs - targets.to(outputs) if targets is not None else outputs
-        small = limit is None and self._crude(apart) < SMALL
-        limit = free_memory(self.inputs.device) if limit is None else limit
+        with _in_one_line(call):
+            small = limit is None and self._crude(apart) < SMALL
+            limit = free_memory(self.inputs.device) if limit is None else limit
 
-        batch, checking = (self.samples, 0) if small else self._check_batch(limit)
-        self.direction = None
-        if rate:
-            gradient = pullback(self.network, self.inputs, error, batch)
-            self.direction = {name: g.div_(-self.samples) for name, g in gradient.items()}
-        probe = random_like(outputs)
-        self.expected: Expected = expect(self.network, self.inputs, probe, self.direction, batch)
-        self.units = plan_units(self.network, self.inputs, self.reading, self.expected.gradient, apart=apart)
-        self.expected.gradient.clear()
-        self.deviation = outputs.new_zeros(())
-        self.route = self._route()
-        self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart, checking)
+            batch, checking = (self.samples, 0) if small else self._check_batch(limit)
+            self.direction = None
+            if rate:
+                gradient = pullback(self.network, self.inputs, error, batch)
+                self.direction = {name: g.div_(-self.samples) for name, g in gradient.items()}
+            probe = random_like(outputs)
+            self.expected: Expected = expect(self.network, self.inputs, probe, self.direction, batch)
+            self.units = plan_units(self.network, self.inputs, self.reading, self.expected.gradient, apart=apart)
+            self.expected.gradient.clear()
+            self.deviation = outputs.new_zeros(())
+            self.route = self._route()
+            self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart, checking)
         if refuse and self.plan.peak > limit:
             raise MemoryError(
                 f"{call}(memory_limit={memory_limit!r}): D = {outputs.numel()} needs about "
@@ -106,7 +107,7 @@ class Job:
             except (RuntimeError, NotImplementedError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                problem = f"torch cannot differentiate it here: {str(error).splitlines()[0]}"
+                problem = _said(error)
                 continue
             problem = disagreement(matrices, self.expected)
             if problem is None:
@@ -212,6 +213,21 @@ class Job:
         )
         plan = make_plan(problem, limit)
         return replace(plan, peak=max(plan.peak, checking))
+
+
+def _said(error: Exception) -> str:
+    return f"torch cannot differentiate it here: {str(error).splitlines()[0]}"
+
+
+@contextmanager
+def _in_one_line(call: str) -> Iterator[None]:
+    """What torch cannot do with a model that runs, said in one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        raise RuntimeError(f"{call}(model, ...): {_said(error)}") from error
 
 
 def _joined(pieces: Iterator[Differentiated], samples: int) -> Differentiated:

@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """``workspace``: numbers in a slice of rows. ``host``: the matrices lie in the host's memory. ``peak``: in bytes."""
+    """``workspace``: numbers in a slice of rows. ``host``: matrices lie in the host's memory. ``peak``: bytes."""
 
     groups: tuple[Group, ...]
     workspace: int = LARGEST
@@ -106,9 +106,7 @@ def make_plan(problem: Problem, limit: int) -> Plan:
     return Plan(tuple(group for group, _, _ in groups), workspace, host, int(max(most, finish)))
 
 
-def _packed(
-    units: list[tuple[Unit, Line]], samples: int, room: int
-) -> list[tuple[tuple[Unit, ...], Line]]:
+def _packed(units: list[tuple[Unit, Line]], samples: int, room: int) -> list[tuple[tuple[Unit, ...], Line]]:
     """Neighbours together, as long as what they hold fits."""
     packs: list[tuple[tuple[Unit, ...], Line]] = []
     for unit, line in units:

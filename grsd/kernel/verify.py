@@ -66,8 +66,8 @@ def disagreement(matrices: Sequence[Tensor], expected: Expected) -> str | None:
         found, value = float(here @ (matrix @ here)), float(value)
         if not abs(found - value) <= TOLERANCE[matrix.dtype] * max(float(scale), 1e-300):
             return (
-                f"self-check failed, v^T {what} v = {found:.9g} but one backward pass gives {value:.9g}; the model couples samples, depends "
-                "on the size of its batch, or changes tensors in place"
+                f"self-check failed, v^T {what} v = {found:.9g} but one backward pass gives {value:.9g}; the model "
+                "couples samples, depends on the size of its batch, or changes tensors in place"
             )
     return None
 
@@ -77,6 +77,6 @@ def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:
     scale = float(outputs.abs().max())
     if not float(deviation) <= TOLERANCE[outputs.dtype] * max(scale, 1e-300):
         raise RuntimeError(
-            f"{call}(model, ...): the outputs of a part of the batch differ by {float(deviation):.3g} from those of the "
-            "whole; the model depends on the size of its batch: raise memory_limit or take fewer samples"
+            f"{call}(model, ...): the outputs of a part of the batch differ by {float(deviation):.3g} from those of "
+            "the whole; the model depends on the size of its batch: raise memory_limit or take fewer samples"
         )

@@ -33,9 +33,9 @@ def jacobian(
     """A function of the parameters giving, for each unit, its Jacobian on these inputs, and the outputs.
 
     A unit's parts are (features (N, G, T, p), backprops (C, N, G, T, q)) with J_ic = sum_t delta_ict a_it^T for each
-    group, or (rows (C, N, P),) where its route is ROWS. ``route``: how backward passes are batched. ALONE: over classes,
-    and over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by one, which
-    needs nothing of ``torch.vmap``.
+    group, or (rows (C, N, P),) where its route is ROWS. ``route``: how backward passes are batched. ALONE: over
+    classes, and over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by
+    one, which needs nothing of ``torch.vmap``.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
@@ -148,7 +148,7 @@ def _alone(
 def _together(
     network: Network, parameters: Parameters, selected: Parameters, inputs: Tensor, route: str
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The same for networks that cannot run on one sample, or not under vmap: backward passes for sample after sample."""
+    """The same for networks that cannot run on one sample, or not under vmap: sample after sample."""
     outputs, pull = vjp(lambda chosen: network(parameters | chosen, inputs), selected)
     select = _classes(outputs)
     rows = []
@@ -170,4 +170,6 @@ def can_run_alone(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
     except Exception:  # whatever vmap or the module refuses, the other route does without
         return False
     eps = torch.finfo(outputs.dtype).eps
-    return alone.shape == outputs[:2].shape and bool((alone - outputs[:2]).abs().max() <= 1e3 * eps * outputs.abs().max())
+    return alone.shape == outputs[:2].shape and bool(
+        (alone - outputs[:2]).abs().max() <= 1e3 * eps * outputs.abs().max()
+    )

@@ -25,7 +25,7 @@ class Call:
     ``lead``: the number of the output's first dimensions among which the samples are to be found. ``features()``:
     those dimensions first, then (groups, positions, p) for OUTER and (positions, *weight.shape) for SCALE.
     ``arrange(delta)``: the backprops likewise, (groups, positions, q) or (positions, *weight.shape) after the lead.
-    ``features`` is None where only the call is noted. ``form`` tells calls whose contributions to one weight may be added position by position.
+    ``features`` is None where only the call is noted. Calls of the same ``form`` may be added position by position.
     """
 
     kind: str

@@ -93,7 +93,7 @@ def plan_units(network: Network, inputs: Tensor, reading: Reading, probe: Parame
         and all(layouts[index] is not None for index in uses[name])
     }
     units, done = [], set()
-    for index, (weight, bias) in enumerate(reading.names):
+    for weight, bias in reading.names:
         together = not apart and {weight, bias} <= claimed and uses[weight] == uses[bias]
         for names in [(weight, bias)] if together else [(weight,), (bias,)]:
             if names[0] not in claimed or names[0] in done:
@@ -184,5 +184,3 @@ def random_like(tensor: Tensor) -> Tensor:
     """Standard normal numbers, the same for the same shape on every device."""
     generator = torch.Generator().manual_seed(tensor.numel())
     return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-
-

@@ -1,0 +1,43 @@
+"""What is timed: this package's calls, and its peers each in its best form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
+
+Method = Callable[[nn.Module, Tensor, Tensor, str | None], Tensor]
+
+
+def grsd_kernel(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
+    return tangent_kernel(model, inputs, dtype=inputs.dtype, memory_limit=memory_limit)
+
+
+def grsd_kernel_and_rate(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
+    return tangent_kernel_and_rate(model, inputs, targets, dtype=inputs.dtype, memory_limit=memory_limit)[0]
+
+
+def torch_jacrev(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
+    """One Jacobian for each sample by ``vmap(jacrev)``, then one product summed over parameters."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def one(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(model, p | buffers, (x[None],))[0]
+
+    jacobian = vmap(jacrev(one), (None, 0))(parameters, inputs)
+    rows = [part.flatten(2).flatten(0, 1) for part in jacobian.values()]
+    kernel = rows[0] @ rows[0].T
+    for part in rows[1:]:
+        kernel.addmm_(part, part.T)
+    return kernel / len(inputs)
+
+
+METHODS: dict[str, Method] = {
+    "grsd": grsd_kernel,
+    "grsd, with rate": grsd_kernel_and_rate,
+    "torch.func jacrev": torch_jacrev,
+}

@@ -1,0 +1,190 @@
+"""What ``tangent_kernel`` refuses, and that the model, the inputs and torch are exactly as they were."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from models import ZOO
+from torch import nn
+from untouched import state
+
+import grsd
+
+X, Y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+TOKENS = torch.arange(12).reshape(6, 2)
+
+
+class Does(nn.Module):
+    """A linear layer, then ``function`` of it and the inputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function, self.calls = nn.Linear(5, 3), function, []
+
+    def forward(self, x):
+        return self.function(self.layer(x), x)
+
+
+class Raises(nn.Module):
+    """Fails at its call number ``at``: somewhere in the middle of the computation."""
+
+    COUNT = 0
+
+    def __init__(self, at):
+        super().__init__()
+        self.first, self.norm, self.second, self.at = nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3), at
+        Raises.COUNT = 0
+
+    def forward(self, x):
+        Raises.COUNT += 1
+        h = self.norm(self.first(x))
+        if self.at == Raises.COUNT:
+            raise OSError("the disk is full")
+        return self.second(h)
+
+
+def embedding(**options):
+    return nn.Sequential(nn.Embedding(12, 2, **options), nn.Flatten(), nn.Linear(4, 3))
+
+
+def normalized(**options):
+    return nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3, **options))
+
+
+def attention_over_the_batch():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.readout = nn.MultiheadAttention(5, 1), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.readout(self.attention(x, x, x)[0])
+
+    return Attends()
+
+
+def with_parameter(tensor):
+    model = nn.Linear(5, 3)
+    model.extra = nn.Parameter(tensor)
+    return model
+
+
+def spread():
+    model = nn.Linear(5, 3)
+    model.register_buffer("far", torch.zeros(2, device="meta"))
+    return model
+
+
+REFUSED = [
+    ("batch norm in training mode", normalized, X, r"the model changes '1.running_mean' when it is called"),
+    (
+        "batch norm without running statistics",
+        lambda: normalized(track_running_stats=False).eval(),
+        X,
+        r"the output of a sample changes with the other samples of its batch \(batch norm without running statistics",
+    ),
+    ("attention over the batch", attention_over_the_batch, X, r"the output of a sample changes with the other samples"),
+    ("two coupled samples", lambda: Does(lambda y, x: y - y.mean(0)), X[:2], r"the output of a sample changes"),
+    ("active dropout", lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), X, r"gives another output each time"),
+    ("in place on the inputs", lambda: Does(lambda y, x: y + x.mul_(2).sum()), X, r"the model changes 'inputs'"),
+    ("two outputs", lambda: Does(lambda y, x: (y, y)), X, r"must return one tensor, it returned tuple"),
+    ("an image", lambda: Does(lambda y, x: y[:, None]), X, r"it gave \(6, 1, 3\)"),
+    ("other samples", lambda: Does(lambda y, x: y[1:]), X, r"it gave \(5, 3\)"),
+    ("nan out", lambda: Does(lambda y, x: y.sqrt()), X, r"the model's output contains NaN or infinity"),
+    ("inf in", lambda: nn.Linear(5, 3), X / 0, r"inputs\): found NaN or infinity"),
+    ("complex out", lambda: Does(lambda y, x: y + 1j), X, r"must be real floating point, it is torch.complex128"),
+    ("complex in", lambda: nn.Linear(5, 3), X + 0j, r"expected a dense real tensor, got torch.complex128"),
+    ("sparse in", lambda: nn.Linear(5, 3), X.to_sparse(), r"expected a dense real tensor, got torch.sparse_coo"),
+    ("complex parameter", lambda: with_parameter(torch.zeros(2) + 0j), X, r"extra is torch.complex64"),
+    ("sparse parameter", lambda: with_parameter(torch.eye(2).to_sparse()), X, r"extra is torch.sparse_coo"),
+    ("no values", lambda: nn.Linear(5, 3, device="meta"), X, r"weight is on the meta device and has no values"),
+    ("spread", spread, X, r"far is on the meta device"),
+    ("lazy", lambda: nn.LazyLinear(3), X, r"weight has no shape yet; call the model once first"),
+    ("sparse embedding", lambda: embedding(sparse=True), TOKENS, r"0 has sparse=True, under which"),
+    ("scaled embedding", lambda: embedding(scale_grad_by_freq=True), TOKENS, r"0 has scale_grad_by_freq=True"),
+    ("renormed embedding", lambda: embedding(max_norm=1.0), TOKENS, r"0 has max_norm=1.0"),
+]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("rate", [False, True])
+@pytest.mark.parametrize(("build", "inputs", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_refused_in_one_line_and_nothing_is_left_behind(build, inputs, message, rate):
+    model = build()
+    before = state(model, inputs)
+    call = "tangent_kernel_and_rate" if rate else "tangent_kernel"
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        getattr(grsd, call)(model, inputs, *([Y[: len(inputs)]] if rate else []))
+    assert str(caught.value).startswith(f"{call}(")
+    assert "\n" not in str(caught.value)
+    assert state(model, inputs) == before
+
+
+def test_two_devices(monkeypatch):
+    """Seen without a second device: the model's tensors say where they are."""
+    from grsd.checks import check_module
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("cuda:1")
+
+    model = nn.Linear(5, 3)
+    model.register_buffer("far", torch.zeros(2).as_subclass(Elsewhere))
+    with pytest.raises(ValueError, match=r"f\(model, ...\): the model is spread over cpu, cuda:1; name one device"):
+        check_module("f", model, None)
+    check_module("f", model, "cpu")
+
+
+@pytest.mark.parametrize("at", range(1, 16))
+def test_an_exception_anywhere_leaves_nothing_behind(at):
+    model = Raises(at).double()
+    before = state(model, X)
+    whole = Raises(0).double()
+    grsd.tangent_kernel_and_rate(whole, X, Y)
+    calls, Raises.COUNT = Raises.COUNT, 0
+    with pytest.raises(OSError, match="the disk is full") if at <= calls else nullcontext():
+        grsd.tangent_kernel_and_rate(model, X, Y)
+    assert state(model, X) == before
+
+
+def test_calls_leave_nothing_behind(any_case):
+    model, inputs, targets = any_case
+    before = state(model, inputs, targets)
+    with torch.no_grad():
+        grsd.tangent_kernel_and_rate(model, inputs, targets)
+    grsd.parameter_kernels(model, inputs)
+    grsd.memory_estimate(model, inputs)
+    assert state(model, inputs, targets) == before
+
+
+def test_under_no_grad_and_inference_mode():
+    """Where gradients are switched off the kernel is the same."""
+    case = next(case for case in ZOO if case.name == "orthogonal convolution")
+    model, x, y = case.make()
+    expected = grsd.tangent_kernel_and_rate(model, x, y)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = grsd.tangent_kernel_and_rate(model, x.clone(), y.clone())
+        for part, one in zip(found, expected, strict=True):
+            assert torch.allclose(part, one, rtol=1e-12)
+
+
+def test_what_torch_cannot_differentiate_is_said():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    model = Does(lambda y, x: Square.apply(y)).double()
+    before = state(model)
+    with pytest.raises(
+        RuntimeError, match=r"tangent_kernel\(model, ...\): torch cannot differentiate it here: "
+    ) as caught:
+        grsd.tangent_kernel(model, X)
+    assert "\n" not in str(caught.value)
+    assert state(model) == before
