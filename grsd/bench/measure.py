@@ -90,7 +90,7 @@ def _device_name(device: str) -> str:
 def _in_a_process(case: Case, device: str, threads: int, what: str, method: str = "") -> dict:
     task = json.dumps({"case": asdict(case), "device": device, "threads": threads, "what": what, "method": method})
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(  # noqa: S603: our own module
+    done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "grsd.bench.measure", task], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
