@@ -32,8 +32,8 @@ def relative(found, expected):
     return float((found.cpu() - expected).norm() / expected.norm().clamp(min=1e-300))
 
 
-def test_kernel_and_rate(case, table):
-    model, inputs, targets = case
+def test_kernel_and_rate(any_case, table):
+    model, inputs, targets = any_case
     on_cpu = grsd.tangent_kernel_and_rate(model, inputs, targets)
     on_cuda = grsd.tangent_kernel_and_rate(model, inputs, targets, device="cuda")
     for name, found, expected in zip(("kernel", "rate"), on_cuda, on_cpu, strict=True):

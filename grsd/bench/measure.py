@@ -100,7 +100,7 @@ def _in_a_process(case: Case, device: str, threads: int, what: str, method: str 
 
 def _work(task: dict) -> dict:
     torch.set_num_threads(task["threads"])
-    case, device = Case(**task["case"]), task["device"]
+    case, device = Case(**task["case"] | {"methods": tuple(task["case"]["methods"])}), task["device"]
     model, inputs, targets = PROBLEMS[case.problem].make(case.samples, getattr(torch, case.dtype), device)
 
     def run(method: str) -> torch.Tensor:
