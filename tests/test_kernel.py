@@ -192,7 +192,7 @@ def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(monkeypatc
             self.layer = torch.nn.Linear(5, 3)
 
         def forward(self, x):
-            return self.layer(x) * (1 + len(x) / 10)
+            return self.layer(x) * (2 if len(x) == 2 else 1)
 
     monkeypatch.setattr("grsd.kernel.job.whole", lambda units, samples: Plan((Group(tuple(units), samples, 2),)))
     with pytest.raises(RuntimeError, match="outputs of a part of the batch differ by"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.checks import (
+    FEW,
     check_coupling,
     check_inputs,
     check_module,
@@ -49,13 +50,8 @@ def admit(
     device = resolve_device(call, device, model)
     network = Network(model, dtype, device)
     inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
-    readings: list[Reading] = []
-
-    def evaluate() -> Tensor:
-        readings[:] = [read(network, inputs)]
-        return readings[0].outputs
-
-    outputs = repeatable(call, evaluate, network.fixed | network.parameters | {"inputs": inputs})
-    check_outputs(call, outputs, len(inputs))
-    check_coupling(call, lambda batch: network(network.parameters, batch), inputs, outputs)
-    return Admitted(network, inputs, readings[0])
+    kept = network.fixed | network.parameters | {"inputs": inputs}
+    reading = repeatable(call, lambda: read(network, inputs), kept, lambda: network(network.parameters, inputs[:FEW]))
+    check_outputs(call, reading.outputs, len(inputs))
+    check_coupling(call, lambda batch: network(network.parameters, batch), inputs, reading.outputs)
+    return Admitted(network, inputs, reading)

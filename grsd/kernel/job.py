@@ -21,7 +21,7 @@ from grsd.kernel.products import Blocks, Square, Tile
 from grsd.kernel.verify import Expected, disagreement, expect, pullback, same_outputs
 from grsd.tangents import ALONE, CAREFUL, TOGETHER, Parts, Unit, can_run_alone, jacobian, plan_units, random_like, read
 
-SMALL = 2**28
+SMALL = 2**30  # under it nothing is metered
 T = TypeVar("T")
 
 Differentiated = list[tuple[Parts, Parts | None]]
@@ -54,8 +54,9 @@ class Job:
             check_targets(call, targets, tuple(outputs.shape))
         error = outputs - targets.to(outputs) if targets is not None else outputs
         with _in_one_line(call):
-            small = limit is None and self._crude(apart) < SMALL
-            limit = free_memory(self.inputs.device) if limit is None else limit
+            free = free_memory(self.inputs.device)
+            small = limit is None and self._crude(apart) < min(SMALL, free // 2)
+            limit = free if limit is None else limit
 
             batch, checking = (self.samples, 0) if small else self._check_batch(limit)
             self.direction = None

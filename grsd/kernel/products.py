@@ -135,4 +135,9 @@ def _rows(unit: Unit, tile: Tile, columns: slice) -> tuple[Tensor, ...]:
 
 
 def _outer(delta: Tensor, a: Tensor) -> Tensor:
-    return torch.einsum("cngtq,ngtp->cngqp", delta, a).flatten(2)
+    """(C, n, G, T, q) and (n, G, T, p) to (C, n, G q p), each class written to its place."""
+    classes, samples, groups, _, q = delta.shape
+    rows = delta.new_empty(classes, samples * groups, q, a.shape[-1])
+    for out, of_class in zip(rows, delta, strict=True):
+        torch.bmm(of_class.flatten(0, 1).transpose(1, 2), a.flatten(0, 1), out=out)
+    return rows.view(classes, samples, -1)
