@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "project", "provenance", "progress", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "flow", "laws", "solvable",
+    "tangents", "kernel", "spectrum", "shells", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
     "confirm", "bench", "plotting", "reproduce", "cli",
 ]  # fmt: skip

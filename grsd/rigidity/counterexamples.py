@@ -1,0 +1,77 @@
+r"""Velocities that keep some of the hypotheses of the rigidity theorem and are no power law: none can be dropped.
+
+Theorem 1 (notebook 08): a measurable v with v(e^tau lambda, t) = a(tau, t) v(lambda, t) for all tau (log-shift
+invariance) is c(t) lambda^{b(t)}; one with v(kappa lambda, t / kappa) = kappa^2 v(lambda, t) (covariance) is
+lambda^2 Phi(lambda t); both give c lambda^b t^{b-2}. (arXiv 2512.18209 states that the two together force a power law;
+this form and the proofs are this project's.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Velocity = Callable[[np.ndarray, float], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A velocity v(lambda, t), and what holds for it: invariance under the shifts in log lambda named, covariance."""
+
+    velocity: Velocity
+    shifts: str
+    covariant: bool
+    text: str
+
+
+def power_law(b: float = 1.5, c: float = 0.3) -> Velocity:
+    """c lambda^b t^{b-2}."""
+    return lambda eigenvalue, time: c * eigenvalue**b * time ** (b - 2)
+
+
+def log_periodic(b: float = 1.5, period: float = math.log(2), amplitude: float = 0.4) -> Velocity:
+    """lambda^b t^{b-2} (1 + A cos(2 pi log(lambda t) / p)): covariant, and invariant under shifts by multiples of p."""
+
+    def velocity(eigenvalue: np.ndarray, time: float) -> np.ndarray:
+        wave = 1 + amplitude * np.cos(2 * math.pi * np.log(eigenvalue * time) / period)
+        return eigenvalue**b * time ** (b - 2) * wave
+
+    return velocity
+
+
+EXAMPLES: Mapping[str, Example] = {
+    "power law": Example(power_law(), "all", True, r"$\lambda^{b}\,t^{b-2}$"),
+    "one shift, covariance": Example(
+        log_periodic(), "log 2", True, r"$\lambda^{b}t^{b-2}\,(1 + A\cos(2\pi\log(\lambda t)/\log 2))$"
+    ),
+    "covariance only": Example(
+        lambda eigenvalue, time: eigenvalue**2 / (1 + eigenvalue * time), "none", True, r"$\lambda^2/(1+\lambda t)$"
+    ),
+    "all shifts, no covariance": Example(
+        lambda eigenvalue, time: eigenvalue ** (1 + 0.5 / (1 + time)), "all", False, r"$\lambda^{1 + 1/(2+2t)}$"
+    ),
+}
+
+
+def shift_error(velocity: Velocity, shift: float, time: float, s: np.ndarray) -> float:
+    """Half the spread of log v(e^{s + shift}, t) - log v(e^s, t) over s: 0 where the shift leaves v as it is."""
+    return float(np.ptp(np.log(velocity(np.exp(s + shift), time)) - np.log(velocity(np.exp(s), time))) / 2)
+
+
+def covariance_error(velocity: Velocity, factor: float, time: float, s: np.ndarray) -> float:
+    """Largest |log v(kappa lambda, t / kappa) - log(kappa^2 v(lambda, t))| over s = log lambda."""
+    scaled = np.log(velocity(factor * np.exp(s), time / factor)) - 2 * math.log(factor)
+    return float(np.abs(scaled - np.log(velocity(np.exp(s), time))).max())
+
+
+def additive(rational: int, root: int) -> float:
+    """A solution of A(x + y) = A(x) + A(y) that is not linear, at x = rational + root sqrt(2): A(1) = 1, A(sqrt 2) = 0.
+
+    On the numbers p + q sqrt(2), p and q whole (or rational), which are dense: v = lambda^2 e^{A(log lambda)}, extended
+    to all lambda by a basis of the reals over the rationals, is log-shift invariant and no power law. Not measurable.
+    """
+    del root  # A(sqrt 2) = 0
+    return float(rational)
