@@ -86,8 +86,8 @@ def measure(
         parameters: what to write into the attributes; ``judge`` reads ``depth`` (else: the nodes) and ``seed``.
 
     Returns: a dataset over (l, m), the nodes in the order of the forward pass; NaN unless l < m:
-        ``gain`` G_lm and its ``standard_error`` over samples (dimensionless), ``norm`` |dh_m/dh_l|_2. Scalars: ``worst``,
-        the largest |1/2 log G|; ``lyapunov``, the least-squares slope of 1/2 log G on m - l, per node.
+        ``gain`` G_lm and its ``standard_error`` over samples (dimensionless), ``norm`` |dh_m/dh_l|_2. Scalars:
+        ``worst``, the largest |1/2 log G|; ``lyapunov``, the least-squares slope of 1/2 log G on m - l, per node.
 
     Cost: one backward pass for each unit of each node. Source: this project's form of the paper's condition.
     Errors: ``ValueError`` where no nodes match, one is called twice or never, or samples see each other.
@@ -147,7 +147,9 @@ def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> PropagationVerdi
     groups: dict[int, list[xr.Dataset]] = {}
     for item in datasets:
         if "seed" not in item.attrs:
-            raise ValueError("propagation.judge(datasets): expected measure(..., parameters={'seed': ...}); one has none")
+            raise ValueError(
+                "propagation.judge(datasets): expected measure(..., parameters={'seed': ...}); one has none"
+            )
         groups.setdefault(int(item.attrs["seed"]), []).append(item)
     depths = {tuple(sorted(int(item.attrs["depth"]) for item in group)) for group in groups.values()}
     if len(depths) != 1 or len(set(next(iter(depths)))) < 3 or len(groups) < rule.seeds:
@@ -183,7 +185,9 @@ def _chosen(model: nn.Module, node: Nodes | None) -> list[str]:
         if missing:
             raise ValueError(f"{CALL}(node=...): no submodule {missing[0]!r}; there are {', '.join(modules)!s:.200}")
     if len(names) < 2:
-        raise ValueError(f"{CALL}(node=...): expected at least 2 submodules, got {names}; there are {list(modules)!r:.200}")
+        raise ValueError(
+            f"{CALL}(node=...): expected at least 2 submodules, got {names}; there are {list(modules)!r:.200}"
+        )
     return names
 
 
@@ -196,7 +200,9 @@ class _Graph:
         for name in names:
             part = module.get_submodule(name)
             if side == "input":
-                part.register_forward_pre_hook(lambda _, given, name=name: self._keep(name, given[0] if given else None))
+                part.register_forward_pre_hook(
+                    lambda _, given, name=name: self._keep(name, given[0] if given else None)
+                )
             else:
                 part.register_forward_hook(lambda _, given, value, name=name: self._keep(name, value))
 
@@ -235,11 +241,11 @@ def _gains(nodes: list[Tensor], norms: bool) -> tuple[Tensor, Tensor]:
     samples, count = len(nodes[0]), len(nodes)
     gain, norm = nodes[0].new_full((2, samples, count, count), torch.nan)
     for m in range(1, count):
-        for l, jacobian in enumerate(_jacobians(nodes[m], nodes[:m])):
-            gain[:, l, m] = jacobian.square().sum((1, 2)) / jacobian.shape[1]
+        for below, jacobian in enumerate(_jacobians(nodes[m], nodes[:m])):
+            gain[:, below, m] = jacobian.square().sum((1, 2)) / jacobian.shape[1]
             if norms:
                 small = jacobian if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT
-                norm[:, l, m] = torch.linalg.eigvalsh(small @ small.mT)[:, -1].clamp(min=0).sqrt()
+                norm[:, below, m] = torch.linalg.eigvalsh(small @ small.mT)[:, -1].clamp(min=0).sqrt()
     return gain, norm
 
 
