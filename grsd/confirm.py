@@ -103,16 +103,6 @@ def _planted_excess(seed: int) -> float:
 
 
 MEASUREMENTS = {
-    "gradient-propagation": _propagation("residual"),
-    "gradient-propagation-isometry": _propagation("orthogonal linear"),
-    "gradient-propagation-off-critical": _propagation("sub-critical", "super-critical"),
-    "gradient-propagation-plain": _propagation("critical"),
-    "initial-incoherence": _incoherence("residual", "one-hot"),
-    "initial-incoherence-plain": _incoherence("critical", "one-hot"),
-    "initial-incoherence-one-output": _incoherence("residual", "parity"),
-    "initial-incoherence-one-output-plain": _incoherence("critical", "parity"),
-    "initial-incoherence-planted": Measurement(_planted_excess, INCOHERENCE | {"modes": 400, "aligned": 0}),
-    "initial-incoherence-aligned": _incoherence("aligned linear", "one-hot", (8,)),
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
     "flow-is-accurate": Measurement(_end_error, DIGITS | {"tolerance": 1e-4, "reference_tolerance": 1e-6}),
@@ -123,6 +113,16 @@ MEASUREMENTS = {
     "wiggle-detected": _planted("velocity_test", replace(LAW, wiggle=0.2, period=1.7)),
     "scale-detected": _planted("velocity_test", replace(LAW, scale=0.03)),
     "second-width": _planted("velocity_test_1", replace(LAW, wiggle=0.4, period=math.log(2))),
+    "gradient-propagation": _propagation("residual"),
+    "gradient-propagation-isometry": _propagation("orthogonal linear"),
+    "gradient-propagation-off-critical": _propagation("sub-critical", "super-critical"),
+    "gradient-propagation-plain": _propagation("critical"),
+    "initial-incoherence": _incoherence("residual", "one-hot"),
+    "initial-incoherence-plain": _incoherence("critical", "one-hot"),
+    "initial-incoherence-one-output": _incoherence("residual", "parity"),
+    "initial-incoherence-one-output-plain": _incoherence("critical", "parity"),
+    "initial-incoherence-planted": Measurement(_planted_excess, INCOHERENCE | {"modes": 400, "aligned": 0}),
+    "initial-incoherence-aligned": _incoherence("aligned linear", "one-hot", (8,)),
 }
 
 

@@ -173,7 +173,7 @@ def measure_modes(
     found = {name: np.array(values) for name, values in {"flux_off": flux, "pairs": pairs}.items()}
     sd = np.sqrt(np.array(variance))
     with np.errstate(divide="ignore", invalid="ignore"):
-        z, null = found["flux_off"] / sd, np.array(turned).reshape(len(sd), -1) / sd[:, None]
+        z, null = found["flux_off"] / sd, np.array(turned).reshape(len(sd), flips) / sd[:, None]
         found |= {"null_sd": sd, "z": z, "coherence": _coherence(np.square(z), found["pairs"])}
     found["p"] = (1 + (np.abs(null) >= np.abs(z)[:, None]).sum(1)) / (1 + flips)
     for name, values in found.items():
