@@ -78,6 +78,7 @@ def test_verdicts_of_planted_cases():
     aligned = [incoherence.measure_modes(*planted_signs(100, aligned=1.0, seed=s), SHELLS, flips=199) for s in range(4)]
     verdict = incoherence.judge(aligned)
     assert (verdict.verdict, verdict.by_boundary, verdict.rejected) == ("fails", "fails", 1.0)
+    assert all((found.flux_off > 0).all() for found in aligned)
 
 
 def test_planted_couplings_are_coherent():

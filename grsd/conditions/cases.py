@@ -10,7 +10,6 @@ import xarray as xr
 from grsd.conditions import incoherence, propagation
 from grsd.datasets import digits
 from grsd.networks import Perceptron
-from grsd.provenance import provenance
 from grsd.shells import LogShells
 from grsd.spectrum import Spectrum
 
@@ -119,15 +118,15 @@ def _table(runs: Sequence[xr.Dataset], dims: tuple[str, ...], names: tuple[str, 
         found = item if "lyapunov" not in item else item.assign(lyapunov_depth=abs(item.lyapunov) * labels["depth"])
         row = found[list(names)].drop_vars(list(found[list(names)].coords))
         rows.append(row.expand_dims({name: [labels[name]] for name in dims}))
-    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(provenance({"width": runs[0].attrs["width"]}))
+    return xr.combine_by_coords(rows, combine_attrs="drop_conflicts")
 
 
 def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> tuple[Spectrum, torch.Tensor]:
     """A spectrum with its rate, and the error: M' of independent signs, or with a share of pairs made to agree.
 
     Eigenvalues are log-uniform on [1e-4, 1], g_u is normal and M'_uv = sqrt(lambda_u lambda_v) times a symmetric
-    matrix of normal numbers, of which a share ``aligned`` (0 to 1) takes the sign of g_u g_v (lambda_u - lambda_v): all
-    those pairs send energy the same way, up. Then z_c is N(0, 1) for 0, and about sqrt(2 n_pair / pi) for 1.
+    matrix of normal numbers, of which a share ``aligned`` (0 to 1) takes the sign of g_u g_v: all those pairs send
+    energy up. Then z_c is N(0, 1) for 0, and the largest that it can be, sum |x| / sqrt(sum x^2), for 1.
     """
     if not 0 <= aligned <= 1:
         raise ValueError(f"planted_signs(aligned=...): expected a share between 0 and 1, got {aligned!r}")
@@ -137,8 +136,7 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     g = torch.randn(modes, **draw)
     free = torch.randn(modes, modes, **draw).triu()
     chosen = torch.rand(modes, modes, **draw) < aligned
-    agreeing = free.abs() * torch.sign(g[:, None] * g * (values[:, None] - values))
-    free = torch.where(chosen, agreeing, free).triu(1)
+    free = torch.where(chosen, free.abs() * torch.sign(g[:, None] * g), free).triu(1)
     rate = (free + free.T) * (values[:, None] * values).sqrt()
     floor = modes * torch.finfo(torch.float64).eps * float(values[-1])
     return Spectrum(values, torch.eye(modes, dtype=torch.float64), rate, floor), g
