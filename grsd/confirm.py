@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from grsd.conditions import cases, incoherence, propagation
 from grsd.datasets import digits
 from grsd.evidence import Result, claims, confirm, results, write_result
 from grsd.flow import Flow, gradient_flow
@@ -23,6 +24,9 @@ from grsd.spectrum import spectrum
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 RUNS = 8
+PROPAGATION = {"depths": str(cases.DEPTHS), "width": 64, "samples": 8}
+INCOHERENCE = {"width": 64, "shell_width": cases.SHELLS.width, "smoothing": cases.SHELLS.smoothing, "flips": 999}
+TASKS = {"one-hot": 30, "parity": 200}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,30 @@ def _planted(outcome: str, planted: PlantedShells, shells: tuple[LogShells, ...]
     )
 
 
+def _propagation(*kinds: str) -> Measurement:
+    """The larger of the two slopes on log depth; the smaller over ``kinds``."""
+
+    def measure(seed: int) -> float:
+        return float(min(propagation.slopes(cases.propagation_over_depth(kind, seed)).max() for kind in kinds))
+
+    return Measurement(measure, PROPAGATION | {"kinds": ", ".join(kinds)})
+
+
+def _incoherence(kind: str, task: str, depths: Sequence[int] = cases.DEPTHS) -> Measurement:
+    """The excess coherence, mean over depths."""
+
+    def measure(seed: int) -> float:
+        found = [cases.incoherence_at(kind, depth, seed, task=task, samples=TASKS[task]) for depth in depths]
+        return float(np.mean([item.excess for item in found]))
+
+    settings = {"kind": kind, "task": task, "samples": TASKS[task], "depths": str(tuple(depths))}
+    return Measurement(measure, INCOHERENCE | settings)
+
+
+def _planted_excess(seed: int) -> float:
+    return float(incoherence.measure_modes(*cases.planted_signs(400, seed=seed), cases.SHELLS, seed=seed).excess)
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -85,6 +113,16 @@ MEASUREMENTS = {
     "wiggle-detected": _planted("velocity_test", replace(LAW, wiggle=0.2, period=1.7)),
     "scale-detected": _planted("velocity_test", replace(LAW, scale=0.03)),
     "second-width": _planted("velocity_test_1", replace(LAW, wiggle=0.4, period=math.log(2))),
+    "gradient-propagation": _propagation("residual"),
+    "gradient-propagation-isometry": _propagation("orthogonal linear"),
+    "gradient-propagation-off-critical": _propagation("sub-critical", "super-critical"),
+    "gradient-propagation-plain": _propagation("critical"),
+    "initial-incoherence": _incoherence("residual", "one-hot"),
+    "initial-incoherence-plain": _incoherence("critical", "one-hot"),
+    "initial-incoherence-one-output": _incoherence("residual", "parity"),
+    "initial-incoherence-one-output-plain": _incoherence("critical", "parity"),
+    "initial-incoherence-planted": Measurement(_planted_excess, INCOHERENCE | {"modes": 400, "aligned": 0}),
+    "initial-incoherence-aligned": _incoherence("aligned linear", "one-hot", (8,)),
 }
 
 

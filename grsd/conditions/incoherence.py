@@ -1,0 +1,283 @@
+r"""Condition 2: weak functional incoherence at initialization.
+
+At a boundary s_c of the log spectrum the off-diagonal flux is a sum over pairs of modes,
+
+.. math:: F_{off} = -\sum_{u<v} x_{uv}, \qquad
+          x_{uv} = \frac{W_c(\lambda_u) - W_c(\lambda_v)}{\lambda_u - \lambda_v}\, M'_{uv}\, g_u g_v .
+
+Were the signs of the g_u independent of everything else, M' held, it would have mean zero and variance V_c = sum of
+x^2: a random walk. How far z_c = F_off / sqrt(V_c) exceeds that, on a scale where 1 is all pairs pulling one way, is
+the coherence. The condition is the paper's (arXiv 2512.18209); this form of it, and the rule, are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grsd.checks import whole
+from grsd.evidence import Rule
+from grsd.kernel import tangent_kernel_and_rate
+from grsd.shells import LogShells, energy_budget
+from grsd.spectrum import Spectrum, spectrum
+from grsd.tangents import private_copy
+
+NEAR = 1e-6
+LEAST_PAIRS = 10
+FLIPS = 999
+UNITS = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
+
+RULE = Rule(
+    statistic="excess coherence: largest log+(z^2 / typical) / log n_pair over boundaries with at least 10 effective "
+    "pairs, typical the median over sign flips of the largest z^2",
+    direction="at most",
+    threshold=0.25,
+    reason="independent signs give .05 to .1 in the mean, all pairs of equal size pulling one way about 1; at .25 and "
+    "100 pairs the flux is 1.8 times what independent signs typically give, and no law should rest on it",
+    seeds=4,
+)
+
+
+@dataclass(frozen=True)
+class IncoherenceVerdict:
+    """Condition 2 over seeds.
+
+    Attributes:
+        verdict: of the excess coherence: "holds", "fails" or "inconclusive" (also where a seed has no boundary with ten
+            effective pairs).
+        excess, excess_interval: mean over seeds and its 95 % interval.
+        by_boundary: the stricter verdict: "holds" where the coherence is at most the threshold at every boundary,
+            "fails" where it is above at one; "inconclusive" also where a boundary has fewer than ten effective pairs in
+            the median. Over many boundaries and few seeds it is often inconclusive for independent signs.
+        boundaries: log eigenvalue of each judged boundary, kept by all seeds.
+        coherence, low, high: mean over seeds at each and its 95 % interval.
+        pairs: effective number of pairs, median over seeds.
+        rejected: share of seeds whose max |z| the sign flips reject at 5 %.
+        decay, decay_interval: slope of log R^_ab on |s_a - s_b|, mean over seeds and its 95 % interval.
+        seeds: how many.
+    """
+
+    verdict: str
+    excess: float
+    excess_interval: tuple[float, float]
+    by_boundary: str
+    boundaries: np.ndarray
+    coherence: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    pairs: np.ndarray
+    rejected: float
+    decay: float
+    decay_interval: tuple[float, float]
+    seeds: int
+
+
+def measure(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    shells: LogShells | None = None,
+    *,
+    flips: int = FLIPS,
+    recomputed: int = 0,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """Coherence of one network's flux at every boundary, against flips of the signs of the error's components.
+
+    Args:
+        model, inputs, targets, device: as in ``grsd.tangent_kernel_and_rate``.
+        shells: default width log 2.
+        flips: sign flips with M' held. ``seed``: of the flips.
+        recomputed: flips for which M' is computed anew from the flipped error, one kernel rate each. M' is linear in
+            the error, so held flips break a tie between the two that recomputed ones respect: a large ``z`` beside a
+            small ``z_recomputed`` says that the coherence comes from M' following the error.
+        parameters: what to write into the attributes.
+
+    Returns: as ``measure_modes``; with ``recomputed`` also ``z_recomputed(boundary)``, F_off over the root mean square
+    of its recomputed flips (their mean is zero by parity), and ``flux_recomputed(flip, boundary)``.
+    Errors: as ``tangent_kernel_and_rate``; ``ValueError`` for a negative number of flips.
+    """
+    whole("incoherence.measure", "recomputed", recomputed, 0)
+    shells = LogShells() if shells is None else shells
+    kernel, rate = tangent_kernel_and_rate(model, inputs, targets, device=device)
+    modes = spectrum(kernel, rate)
+    private = private_copy(model, kernel.dtype, kernel.device)
+    batch = inputs.to(device=kernel.device, dtype=kernel.dtype if inputs.is_floating_point() else inputs.dtype)
+    with torch.no_grad():
+        outputs = private(batch)
+    error = outputs - targets.to(outputs)
+    data = measure_modes(modes, error, shells, flips=flips, seed=seed, parameters=parameters)
+    if not recomputed:
+        return data
+    g = modes.eigenvectors.T @ error.reshape(-1)
+    fluxes = []
+    for signs in _signs(recomputed, len(g), seed + 1).to(g):
+        flipped = (modes.eigenvectors @ (signs * g)).reshape(outputs.shape)
+        _, rate = tangent_kernel_and_rate(private.requires_grad_(True), batch, outputs - flipped)
+        turned = modes.eigenvectors.T @ rate @ modes.eigenvectors
+        fluxes.append([-float(x.sum()) / 2 for x in _summands(modes, turned, signs * g, shells, data.boundary.values)])
+    flux = np.array(fluxes)
+    text = {"long_name": "F_off / root mean square over flips with M' recomputed", "units": "1"}
+    data["z_recomputed"] = "boundary", data.flux_off.values / np.sqrt(np.square(flux).mean(0)), text
+    data["flux_recomputed"] = ("flip", "boundary"), flux, {"long_name": "F_off, M' recomputed", "units": "energy/time"}
+    return data
+
+
+def measure_modes(
+    modes: Spectrum,
+    error: Float[Tensor, ...],
+    shells: LogShells,
+    *,
+    flips: int = FLIPS,
+    seed: int = 0,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The same from a spectrum with its rate, and the error (N, C) or (D,).
+
+    Returns: over ``boundary``: ``flux_off`` and ``null_sd`` = sqrt(V_c) (energy/time), ``z``, ``pairs`` = (sum x^2)^2 /
+    sum x^4, ``coherence`` = log+ z^2 / log n_pair (NaN under two pairs, above one where summands are of very
+    different size), ``p`` (share of flips with |z| at least as large, itself included), ``boundary_mask`` as in
+    ``energy_budget``; ``operator_normalized(shell, shell_from)`` R^_ab. Scalars, over kept boundaries with at least ten
+    effective pairs: ``p_max`` of max |z|; ``excess``: log+(z^2 / typical) / log n_pair where it is largest, ``typical``
+    the median over flips of the largest z^2. ``decay``: slope of log R^_ab on |s_a - s_b|,
+    ``decay_sum`` = sum_k (1 + k) max_a R^_{a,a+k}.
+
+    Cost: (1 + flips / 50) D x D passes a boundary. Source: this project's form of the paper's condition.
+    Errors: ``ValueError`` for a spectrum without rate, or fewer than 19 flips.
+    """
+    call = "incoherence.measure_modes"
+    if modes.rate is None:
+        raise ValueError(f"{call}(modes): expected a spectrum with its rate; use grsd.spectrum(kernel, rate)")
+    whole(call, "flips", flips, 19)
+    data = energy_budget(modes, error, shells, parameters=parameters)
+    data = data[["boundary_mask", "operator_normalized", "mask"]]
+    g = modes.eigenvectors.T @ error.reshape(-1)
+    signs = _signs(flips, len(g), seed).to(g)
+    flux, variance, pairs, turned = [], [], [], []
+    for x in _summands(modes, modes.rate, g, shells, data.boundary.values):
+        square = x.square()
+        flux.append(-float(x.sum()) / 2)
+        variance.append(float(square.sum()) / 2)
+        fourth = float(square.square().sum()) / 2
+        pairs.append(variance[-1] ** 2 / fourth if fourth > 0 else 0.0)
+        turned.append((-(signs * (signs @ x)).sum(1) / 2).cpu().numpy())
+    found = {name: np.array(values) for name, values in {"flux_off": flux, "pairs": pairs}.items()}
+    sd = np.sqrt(np.array(variance))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z, null = found["flux_off"] / sd, np.array(turned).reshape(len(sd), flips) / sd[:, None]
+        found |= {"null_sd": sd, "z": z, "coherence": _coherence(np.square(z), found["pairs"])}
+    found["p"] = (1 + (np.abs(null) >= np.abs(z)[:, None]).sum(1)) / (1 + flips)
+    for name, values in found.items():
+        unit = "energy/time" if name in {"flux_off", "null_sd"} else "1"
+        data[name] = "boundary", values, {"long_name": TEXTS[name], "units": unit}
+    kept = (data.boundary_mask.values == 0) & (found["pairs"] >= LEAST_PAIRS)
+    p, excess = math.nan, math.nan
+    if kept.any():
+        top = np.square(null[kept]).max(0)
+        p = (1 + (top >= np.square(z[kept]).max()).sum()) / (1 + flips)
+        excess = float(_coherence(np.square(z[kept]) / np.median(top), found["pairs"][kept]).max())
+    data["p_max"] = (), p, {"long_name": "p of the largest |z| over kept boundaries", "units": "1"}
+    data["excess"] = (), excess, {"long_name": "coherence beyond the typical largest z^2 of the flips", "units": "1"}
+    data["decay"], data["decay_sum"] = _decay(data)
+    return data.assign_attrs(flips=flips, flip_seed=seed)
+
+
+TEXTS = {
+    "flux_off": "off-diagonal flux F_off, up",
+    "null_sd": "standard deviation of the flux over sign flips",
+    "z": "F_off / null_sd",
+    "pairs": "effective number of pairs (sum x^2)^2 / sum x^4",
+    "coherence": "log+ z^2 / log n_pair",
+    "p": "share of sign flips with at least this |z|",
+}
+
+
+def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> IncoherenceVerdict:
+    """Condition 2 over seeds: holds where the upper 95 % of the mean excess coherence is at most .25.
+
+    The excess is that of the worst boundary, measured against what independent signs give at theirs. ``by_boundary``
+    takes the boundaries that every seed keeps (mask zero) one by one.
+
+    Errors: ``ValueError`` for fewer datasets than the rule wants, other shells, or no boundary kept.
+    """
+    if len(datasets) < rule.seeds or len({item.attrs["shell_width"] for item in datasets}) != 1:
+        raise ValueError(
+            f"incoherence.judge(datasets): expected at least {rule.seeds} networks on the same shells, got "
+            f"{len(datasets)}"
+        )
+    kept = [item.isel(boundary=item.boundary_mask.values == 0) for item in datasets]
+    common = xr.concat([item[["coherence", "pairs"]] for item in kept], "seed", join="inner")
+    if not common.sizes["boundary"]:
+        raise ValueError("incoherence.judge(datasets): no boundary is kept by every seed; use wider shells or a span")
+    pairs = common.pairs.median("seed").values
+    intervals = [rule.interval(column) for column in common.coherence.values.T]
+    verdicts = [
+        rule.verdict(low, high) if enough >= LEAST_PAIRS else "inconclusive"
+        for (_, low, high), enough in zip(intervals, pairs, strict=True)
+    ]
+    by_boundary = next(word for word in ("fails", "inconclusive", "holds") if word in verdicts)
+    excess, *around = rule.interval([float(item.excess) for item in datasets])
+    decay, *interval = rule.interval([float(item.decay) for item in datasets])
+    rejected = float(np.mean([float(item.p_max) <= 0.05 for item in datasets]))
+    mean, low, high = np.array(intervals).T
+    return IncoherenceVerdict(
+        rule.verdict(*around),
+        excess,
+        tuple(around),
+        by_boundary,
+        common.boundary.values,
+        mean,
+        low,
+        high,
+        pairs,
+        rejected,
+        decay,
+        tuple(interval),
+        len(datasets),
+    )
+
+
+def _coherence(square: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(pairs > 2, np.log(np.maximum(square, 1)) / np.log(pairs), np.nan)
+
+
+def _signs(flips: int, modes: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2.0 * torch.randint(0, 2, (flips, modes), generator=generator, dtype=torch.float64) - 1
+
+
+def _summands(modes: Spectrum, rate: Tensor, g: Tensor, shells: LogShells, boundaries: np.ndarray):
+    """x_uv (D, D), symmetric with a zero diagonal, boundary by boundary."""
+    values = modes.eigenvalues
+    at = torch.tensor(boundaries.tolist(), dtype=values.dtype, device=values.device)
+    window, bell = shells.cumulative(values, at, modes.floor)
+    gap = values[:, None] - values
+    near = gap.abs() <= NEAR * shells.smoothing * torch.maximum(values[:, None], values)
+    gap = torch.where(near, torch.ones_like(gap), gap)
+    moved = rate * g[:, None] * g
+    for w, b in zip(window, bell, strict=True):
+        slope = -b / values.clamp(min=modes.floor)
+        x = torch.where(near, (slope[:, None] + slope) / 2, (w[:, None] - w) / gap) * moved
+        yield x.fill_diagonal_(0.0)
+
+
+def _decay(data: xr.Dataset) -> tuple[float, float]:
+    kept = np.flatnonzero(data.mask.values == 0)
+    strength = data.operator_normalized.values[np.ix_(kept, kept)]
+    s, index = data.shell.values[kept], data.shell_index.values[kept]
+    a, b = np.nonzero((index[:, None] > index) & np.isfinite(strength) & (strength > 0))
+    if len(a) < 2 or len(set(index[a] - index[b])) < 2:
+        return math.nan, math.nan
+    slope = float(np.polyfit(s[a] - s[b], np.log(strength[a, b]), 1)[0])
+    steps = index[a] - index[b]
+    return slope, float(sum((1 + k) * strength[a, b][steps == k].max() for k in set(steps)))

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import jacrev
+
+from grsd.conditions import propagation
+from grsd.conditions.cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
+from grsd.networks import Perceptron
+
+INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, h):
+        return h + 0.5 * self.outer(torch.relu(self.inner(h)))
+
+
+class Residual(nn.Module):
+    """A user's own network: an embedding, blocks with their skips inside, a readout."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.embed, self.blocks = nn.Linear(6, 4), nn.Sequential(*(Block(4) for _ in range(3)))
+        self.readout = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.readout(self.blocks(self.embed(x)))
+
+
+def test_orthogonal_layers_have_gain_one():
+    found = propagation.measure(perceptron("orthogonal linear", 6, 0, width=12, features=6), INPUTS)
+    upper = np.triu_indices(6, 1)
+    assert np.allclose(found.gain.values[upper], 1, atol=1e-13)
+    assert np.allclose(found.norm.values[upper], 1, atol=1e-13)
+    assert float(found.worst) < 1e-13
+    assert np.isnan(found.gain.values[np.tril_indices(6)]).all()
+
+
+def test_gaussian_products_have_mean_gain_one():
+    gains = np.array(
+        [
+            propagation.measure(
+                Perceptron(6, 1, width=10, depth=5, activation="identity", seed=seed).double(), INPUTS[:1], norms=False
+            ).gain
+            for seed in range(80)
+        ]
+    )
+    mean, error = gains.mean(0), gains.std(0) / len(gains) ** 0.5
+    upper = np.triu_indices(5, 1)
+    assert (np.abs(mean - 1)[upper] < 4 * error[upper]).all()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_against_a_dense_jacobian(residual):
+    network = Perceptron(6, 2, width=7, depth=4, residual=residual, seed=1).double()
+    found = propagation.measure(network, INPUTS)
+
+    def onward(h):
+        for layer in network.hidden[2:]:
+            branch = torch.tanh(layer(h))
+            h = h + network.branch_scale * branch if residual else branch
+        return h
+
+    start = torch.tanh(network.hidden[0](INPUTS))
+    branch = torch.tanh(network.hidden[1](start))
+    second = start + network.branch_scale * branch if residual else branch
+    jacobians = torch.stack([jacrev(onward)(h) for h in second]).detach()
+    gains = jacobians.square().sum((1, 2)) / 7
+    assert np.isclose(found.gain.sel(l=2, m=4), gains.mean())
+    assert np.isclose(found.standard_error.sel(l=2, m=4), gains.std() / 5**0.5)
+    assert np.isclose(found.norm.sel(l=2, m=4), torch.linalg.matrix_norm(jacobians, 2).mean())
+
+
+@pytest.mark.parametrize(
+    "node", [r"blocks\.\d", ["blocks.0", "blocks.1", "blocks.2"], lambda _, part: isinstance(part, Block)]
+)
+def test_a_users_blocks(node):
+    network = Residual()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = propagation.measure(network, INPUTS.float(), node=node, side="output", parameters={"seed": 4})
+    assert found.l_name.values.tolist() == ["blocks.0", "blocks.1", "blocks.2"]
+    assert found.attrs["seed"] == 4
+    blocks = network.double().blocks
+    starts = blocks[0](network.embed(INPUTS.float().double()))
+    jacobians = torch.stack([jacrev(lambda h: blocks[2](blocks[1](h)))(h) for h in starts])
+    assert np.isclose(found.gain.sel(l=1, m=3), (jacobians.square().sum((1, 2)) / 4).mean().item())
+    assert all(torch.equal(before[name].double(), tensor) for name, tensor in network.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+
+
+def test_width_of_the_later_node_counts():
+    network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(3, 8)).double()
+    found = propagation.measure(network, INPUTS, node=r"\d", side="output")
+    assert np.isclose(found.gain.sel(l=1, m=2), network[1].weight.square().sum().item() / 3)
+    assert np.isclose(found.gain.sel(l=2, m=3), network[2].weight.square().sum().item() / 8)
+
+
+def test_verdicts_of_the_cases():
+    depths = (4, 8, 16)
+    words = {}
+    for kind in ("residual", "sub-critical", "super-critical", "orthogonal linear"):
+        runs = [propagation_over_depth(kind, seed, depths=depths, width=24, samples=3) for seed in range(4)]
+        words[kind] = propagation.judge([item for run in runs for item in run]).verdict
+    assert words == {
+        "residual": "holds",
+        "sub-critical": "fails",
+        "super-critical": "fails",
+        "orthogonal linear": "holds",
+    }
+    table = propagation_table(runs)
+    assert table.worst.sel(depth=8, seed=2, kind="orthogonal linear") == runs[2][1].worst
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (Residual(), {}, "only a grsd.Perceptron has nodes of its own"),
+        (Residual(), {"node": "nothing"}, "expected at least 2 submodules"),
+        (Residual(), {"node": ["blocks.0", "block.1"]}, "no submodule 'block.1'"),
+        (Residual(), {"node": ".*", "side": "both"}, r"side=...\): expected one of"),
+        (nn.Sequential(nn.Linear(6, 6), *[nn.ReLU()] * 2), {"node": ["0", "1"]}, "1 is called more than once"),
+        (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)), {"node": ["0", "1"]}, "call model.eval"),
+        (
+            nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 1)),
+            {"node": ["0", "2"], "side": "output"},
+            "overwritten in place",
+        ),
+    ],
+)
+def test_refusals(model, options, said):
+    with pytest.raises(ValueError, match=said):
+        propagation.measure(model, INPUTS.float(), **options)
+
+
+def test_judge_and_cases_refuse():
+    runs = propagation_over_depth("residual", 0, depths=(2, 3), width=8, samples=2)
+    with pytest.raises(ValueError, match="expected at least 3 depths"):
+        propagation.judge(runs)
+    del runs[0].attrs["seed"]
+    with pytest.raises(ValueError, match="one has none"):
+        propagation.judge(runs)
+    with pytest.raises(ValueError, match="networks of different depths"):
+        propagation.slopes(runs[:1])
+    with pytest.raises(ValueError, match="expected one of"):
+        perceptron("plain", 3, 0)
+    assert len(PERCEPTRONS) == 8
