@@ -115,7 +115,10 @@ def _table(runs: Sequence[xr.Dataset], dims: tuple[str, ...], names: tuple[str, 
     rows = []
     for item in runs:
         labels = item.attrs | {"task": str(item.attrs.get("data", "")).split(", ")[-3:][0]}
-        found = item if "lyapunov" not in item else item.assign(lyapunov_depth=abs(item.lyapunov) * labels["depth"])
+        found = item
+        if "lyapunov" in item:
+            along = abs(item.lyapunov) * labels["depth"]
+            found = item.assign(lyapunov_depth=along.assign_attrs(long_name="|Lyapunov rate x depth|", units="nats"))
         row = found[list(names)].drop_vars(list(found[list(names)].coords))
         rows.append(row.expand_dims({name: [labels[name]] for name in dims}))
     return xr.combine_by_coords(rows, combine_attrs="drop_conflicts")
