@@ -20,7 +20,7 @@ ORDER = [
     "networks", "datasets",
     "tangents", "kernel", "spectrum", "shells", "flow", "laws", "solvable",
     "evidence", "tables", "runs",
-    "confirm", "bench", "plotting", "reproduce", "cli",
+    "conditions", "confirm", "bench", "plotting", "reproduce", "cli",
 ]  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""The four conditions: measure, then judge."""

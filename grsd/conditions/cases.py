@@ -1,0 +1,101 @@
+"""Cases for conditions 3 and 4: one that holds by construction, one that is built to break it, and the networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+from grsd.conditions import evolution, invariance
+from grsd.runs import Spec
+from grsd.shells import LogShells
+from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
+from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
+from grsd.spectrum import spectrum
+
+RUNS = 8
+EXACT_SHELLS = LogShells(0.7, 0.1)
+EVOLUTION = Spec(width=48, task="parity", samples=100, times=(1.0, 30.0, 6), shell_widths=(0.7,), smoothing=0.1)
+INVARIANCE = Spec(
+    width=48,
+    task="parity",
+    samples=240,
+    times=(0.5, 60.0, 10),
+    shell_widths=invariance.WIDTHS,
+    smoothing=invariance.SMOOTHING,
+)
+LOG_LOSS, REACH = -1.5, 6.0
+INVARIANT = replace(LAW, noise=0.1)
+LOG_PERIODIC = replace(LAW, wiggle=0.6, period=2.5)
+SCALED = replace(LAW, scale=0.1)
+
+
+def controlled(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 by construction: the projected two-layer network, whose u is flat and t u tends to a constant.
+
+    The decay of the spectrum (1 to 3) and the source exponent (.2 to .8) are drawn by ``seed``; t from 1e2 to 1e6.
+    """
+    rng = np.random.default_rng(seed)
+    net = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.2, 0.8), modes=modes)
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1e2, 1e6, 8))
+    return evolution.along(states, EXACT_SHELLS, top=1.0, case="projected two-layer network", seed=seed)
+
+
+def sudden(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 broken: a diagonal network of depth 4 that starts small, then aligns suddenly, mode after mode.
+
+    The scale of the start (.05 to .1) is drawn by ``seed``; t from 1 to 30.
+    """
+    net = DiagonalNet(4, a=1.05, start=float(np.random.default_rng(seed).uniform(0.05, 0.1)), modes=modes)
+    top = float(net.eigenvalues(0.0).max())
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1, 30, 8) / top)
+    return evolution.along(states, EXACT_SHELLS, top=top, case="diagonal network, small start", seed=seed)
+
+
+def exact_control(case: str, seed: int) -> float:
+    """``evolution.control_ratio`` of one draw of "controlled" or "sudden"."""
+    run = {"controlled": controlled, "sudden": sudden}[case](seed)
+    return evolution.control_ratio(evolution.gather([run], [1], [seed]))
+
+
+def network_control(architecture: str, depths: Sequence[int], seed: int) -> float:
+    """``evolution.control_ratio`` of one seed of a network over several depths."""
+    specs = [replace(EVOLUTION, architecture=architecture, depth=depth, seed=seed) for depth in depths]
+    return evolution.control_ratio(evolution.measure(specs, workers=1, progress=False))
+
+
+def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
+    """The verdict of condition 4 on one planted ensemble of 8 runs at widths log 2 and log 3."""
+    return invariance.judge(ensemble_budgets(planted, WIDTHS, ensemble, RUNS), window=INTERIOR).verdict
+
+
+@cache
+def network_invariance(architecture: str, depth: int, first: int) -> tuple[invariance.Invariance, tuple[float, ...]]:
+    """Condition 4 for the networks with seeds ``first`` to ``first`` + 7 at the matched loss, and D^2 without each."""
+    specs = replace(INVARIANCE, architecture=architecture, depth=depth).with_seeds(range(first, first + RUNS))
+    measured = invariance.measure(specs, log_loss=LOG_LOSS, workers=1, progress=False)
+    window = invariance.frontier_window(measured, REACH)
+    rest = (measured.isel(run=[other for other in range(RUNS) if other != run]) for run in range(RUNS))
+    without = tuple(invariance.judge(part, window=window).defect for part in rest)
+    return invariance.judge(measured, window=window), without
+
+
+def defect_of_seed(architecture: str, depth: int, seed: int) -> float:
+    """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R = 8 seeds."""
+    found, without = network_invariance(architecture, depth, seed - seed % RUNS)
+    return RUNS * found.defect - (RUNS - 1) * without[seed % RUNS]
+
+
+def contrast_of_seed(depth: int, seed: int) -> float:
+    """``defect_of_seed`` of the plain network less that of the residual one, which starts from the same weights."""
+    return defect_of_seed("plain", depth, seed) - defect_of_seed("residual", depth, seed)
+
+
+def runs_needed(found: invariance.Invariance, target: float = invariance.RULE.threshold) -> float:
+    """How many runs would bring the half width of D^2's interval to ``target``, if it falls as 1 / sqrt(R)."""
+    half = (found.interval[1] - found.interval[0]) / 2
+    return math.ceil(found.runs * (half / target) ** 2)
