@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
+from grsd.conditions import cases
 from grsd.datasets import digits
 from grsd.evidence import Result, claims, confirm, results, write_result
 from grsd.flow import Flow, gradient_flow
@@ -74,6 +75,42 @@ def _planted(outcome: str, planted: PlantedShells, shells: tuple[LogShells, ...]
     )
 
 
+EVOLUTION = cases.EVOLUTION.to_dict() | {"depth": str(cases.DEPTHS)}
+INVARIANCE = cases.INVARIANCE.to_dict() | {"log_loss": cases.LOG_LOSS, "reach": cases.REACH, "runs": cases.RUNS}
+
+
+def _described(spec: dict[str, object], **changed: object) -> dict[str, object]:
+    listed = {name: str(value) if isinstance(value, list) else value for name, value in spec.items() if name != "seed"}
+    return listed | changed
+
+
+def _planted_invariance(verdict: str, *planted: PlantedShells) -> Measurement:
+    """One or zero: whether condition 4 got this verdict in the ensemble of that number, for all that were planted."""
+    described = {f"planted_{number}": str(asdict(item)) for number, item in enumerate(planted)}
+    return Measurement(
+        lambda seed: float(all(cases.planted_verdict(item, seed) == verdict for item in planted)),
+        described | {"runs": cases.RUNS},
+    )
+
+
+def _evolution(architecture: str, of: str) -> Measurement:
+    def measure(seed: int) -> float:
+        if of == "supremum":
+            return cases.network_supremum(architecture, seed)
+        return cases.network_slope(architecture, of, seed)
+
+    return Measurement(measure, _described(EVOLUTION, architecture=architecture, of=of))
+
+
+def _invariance(depth: int, architecture: str | None = None) -> Measurement:
+    """The defect of one architecture, or of the plain less that of the residual one."""
+    if architecture is None:
+        parameters = _described(INVARIANCE, architecture="plain - residual", depth=depth)
+        return Measurement(lambda seed: cases.contrast_of_seed(depth, seed), parameters)
+    parameters = _described(INVARIANCE, architecture=architecture, depth=depth)
+    return Measurement(lambda seed: cases.defect_of_seed(architecture, depth, seed), parameters)
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -85,6 +122,22 @@ MEASUREMENTS = {
     "wiggle-detected": _planted("velocity_test", replace(LAW, wiggle=0.2, period=1.7)),
     "scale-detected": _planted("velocity_test", replace(LAW, scale=0.03)),
     "second-width": _planted("velocity_test_1", replace(LAW, wiggle=0.4, period=math.log(2))),
+    "jacobian-evolution": _evolution("residual", "time"),
+    "evolution-time-plain": _evolution("plain", "time"),
+    "evolution-depth-residual": _evolution("residual", "depth"),
+    "evolution-depth-plain": _evolution("plain", "depth"),
+    "evolution-bound-residual": _evolution("residual", "supremum"),
+    "evolution-bound-plain": _evolution("plain", "supremum"),
+    "evolution-constructed": Measurement(partial(cases.exact_control, "controlled"), {"case": "controlled"}),
+    "evolution-broken": Measurement(partial(cases.exact_control, "sudden"), {"case": "sudden"}),
+    "log-shift-invariance": _invariance(32, "residual"),
+    "invariance-residual-16": _invariance(16, "residual"),
+    "invariance-plain-16": _invariance(16, "plain"),
+    "invariance-plain-32": _invariance(32, "plain"),
+    "residual-networks": _invariance(32),
+    "invariance-contrast-16": _invariance(16),
+    "invariance-constructed": _planted_invariance("holds", cases.INVARIANT),
+    "invariance-broken": _planted_invariance("fails", cases.LOG_PERIODIC, cases.SCALED),
 }
 
 

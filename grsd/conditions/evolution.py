@@ -22,7 +22,6 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from grsd.evidence import Rule
 from grsd.flow import gradient_flow, log_times
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.laws.ensemble import jackknife_interval
@@ -41,13 +40,6 @@ BOUND = 3.0
 LEAST_RUNS = 8
 RATES = ("rho", "omega")
 SLOPES = ("time", "shell", "depth")
-RULE = Rule(
-    statistic="largest of |beta| / .1 and sup t rho / 3, of rho and of omega",
-    direction="at most",
-    threshold=1.0,
-    reason="slopes of .1 change the rate by less than 1.6 over two decades; a rate above 3 / t lets an eigenvalue grow "
-    "faster than the cube of time, faster than any power-law phase of the exact models",
-)
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ def along(
 
 
 def rates_of_run(spec: Spec) -> xr.Dataset:
-    """Train the network of ``spec`` and measure ``along`` at its times that are at least 1, at its first shell width."""
+    """Train the network of ``spec`` and measure ``along`` at its times from 1 on, at its first shell width."""
     data = spec.batch()
     network = spec.network(data)
     dtype = getattr(torch, spec.dtype)
@@ -193,7 +185,7 @@ def gather(runs: Sequence[xr.Dataset], depths: Sequence[int], seeds: Sequence[in
     """The points of runs from ``along``; see ``measure``."""
     parts = []
     for run, depth, seed in zip(runs, depths, seeds, strict=True):
-        flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")  # noqa: PD013
+        flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")
         size = flat.sizes["point"]
         parts.append(flat.assign_coords(depth=("point", [depth] * size), seed=("point", [seed] * size)))
     joined = xr.concat(parts, dim="point", combine_attrs="drop")
@@ -214,14 +206,14 @@ def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
     seeds = np.unique(measured.seed.values)
     if len(seeds) < 2:
         raise ValueError(f"evolution.judge(measured): expected at least 2 seeds, got {len(seeds)}")
-    slopes, intervals, suprema, tops = {}, {}, {}, {}
+    values, intervals, suprema, tops = {}, {}, {}, {}
     holds, fails = True, False
     for rate in RATES:
-        estimates = [_slopes(measured, rate, exponent)]
-        estimates += [_slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
+        estimates = [slopes(measured, rate, exponent)]
+        estimates += [slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
         for of in estimates[0]:
             column = np.array([item[of] for item in estimates])
-            slopes[rate, of] = float(column[0])
+            values[rate, of] = float(column[0])
             low, high = intervals[rate, of] = jackknife_interval(column, 0.95)
             holds &= max(abs(low), abs(high)) <= SLOPE
             fails |= max(low, -high) > SLOPE
@@ -232,19 +224,20 @@ def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
         holds &= bool(highest.max() <= BOUND)
         fails |= tops[rate][0] > BOUND
     verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "fails" if fails else "holds" if holds else "inconclusive"
-    return Evolution(verdict, slopes, intervals, suprema, tops, len(seeds))
+    return Evolution(verdict, values, intervals, suprema, tops, len(seeds))
 
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
     """The largest of |beta| / .1 and sup / 3 over rho and omega: at most 1 where everything is controlled."""
     parts = []
     for rate in RATES:
-        parts += [abs(value) / SLOPE for value in _slopes(measured, rate, exponent).values()]
+        parts += [abs(value) / SLOPE for value in slopes(measured, rate, exponent).values()]
         parts.append(float(measured[f"t_{rate}"].max()) / BOUND)
     return max(parts)
 
 
-def _slopes(measured: xr.Dataset, rate: str, exponent: float) -> dict[str, float]:
+def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, float]:
+    """The slopes of log(t rho) ("rho") or log(t omega) ("omega") by "time", "shell" and (several depths) "depth"."""
     log_t, s, depth = np.log(measured.time.values), measured.shell.values, np.log(measured.depth.values)
     y = np.log(measured[f"t_{rate}"].values) + (1 - exponent) * (s + log_t)
     columns = [log_t, s] + ([depth] if np.ptp(depth) > 0 else [])

@@ -19,10 +19,8 @@ import xarray as xr
 
 from grsd.evidence import Rule
 from grsd.laws import LawTest, law_test
-from grsd.laws.ensemble import jackknife_interval, leave_out
 from grsd.provenance import provenance
 from grsd.runs import Spec, at_width, ensemble
-from grsd.shells import LogShells
 
 WIDTHS = (math.log(2), math.log(3))
 SMOOTHING = 0.1
