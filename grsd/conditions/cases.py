@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -10,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import evolution, invariance
+from grsd.provenance import provenance
 from grsd.runs import Spec
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
@@ -110,3 +113,62 @@ def runs_needed(found: invariance.Invariance, target: float = invariance.RULE.th
     """How many runs would bring the half width of D^2's interval to ``target``, if it falls as 1 / sqrt(R)."""
     half = (found.interval[1] - found.interval[0]) / 2
     return math.ceil(found.runs * (half / target) ** 2)
+
+
+def defect_table(
+    spec: Spec, depths: Sequence[int], seeds: Sequence[int], *, log_loss: float = LOG_LOSS, reach: float = REACH
+) -> xr.Dataset:
+    """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
+
+    ``needed``: ``runs_needed``. NaN and "inconclusive" where the window has too few shells for the fit.
+    """
+    axes = {
+        "architecture": ["residual", "plain"],
+        "depth": list(depths),
+        "observable": ["coupling", "velocity"],
+        "scale_removed": [0, 1],
+    }
+    shape = [len(axis) for axis in axes.values()]
+    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p", "needed")}
+    verdicts = np.full(shape, "inconclusive", dtype=object)
+    for i, architecture in enumerate(axes["architecture"]):
+        for j, depth in enumerate(depths):
+            specs = replace(spec, architecture=architecture, depth=depth).with_seeds(seeds)
+            measured = invariance.measure(specs, log_loss=log_loss)
+            window = invariance.frontier_window(measured, reach)
+            for k, observable in enumerate(axes["observable"]):
+                for scale in axes["scale_removed"]:
+                    with contextlib.suppress(ValueError):
+                        found = invariance.judge(measured, window=window, observable=observable, scale=bool(scale))
+                        values = (found.defect, *found.interval, found.p, runs_needed(found))
+                        for array, value in zip(numbers.values(), values, strict=True):
+                            array[i, j, k, scale] = value
+                        verdicts[i, j, k, scale] = found.verdict
+    data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
+    described = {name: value for name, value in spec.to_dict().items() if name not in {"architecture", "depth", "seed"}}
+    settings = {"seeds": str(list(seeds)), "log_loss": log_loss, "reach": reach}
+    return xr.Dataset(data, axes, attrs=provenance({name: str(v) for name, v in described.items()} | settings))
+
+
+def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """The slopes of condition 3 over (architecture, rate, of): ``slope``, ``low``, ``high``; verdicts as attributes.
+
+    ``of`` is "time", "shell" or "depth". ``supremum(architecture, rate)``: mean over seeds of the largest t rate.
+    """
+    axes = {"architecture": ["residual", "plain"], "rate": list(evolution.RATES), "of": list(evolution.SLOPES)}
+    numbers = {name: np.full([len(axis) for axis in axes.values()], np.nan) for name in ("slope", "low", "high")}
+    supremum, verdicts = np.full((2, 2), np.nan), {}
+    for i, architecture in enumerate(axes["architecture"]):
+        specs = [s for d in depths for s in replace(spec, architecture=architecture, depth=d).with_seeds(seeds)]
+        found = evolution.judge(evolution.measure(specs))
+        verdicts[f"verdict_{architecture}"] = found.verdict
+        for (rate, of), value in found.slopes.items():
+            place = i, axes["rate"].index(rate), axes["of"].index(of)
+            for array, number in zip(numbers.values(), (value, *found.slope_intervals[rate, of]), strict=True):
+                array[place] = number
+        supremum[i] = [found.suprema[rate] for rate in axes["rate"]]
+    data = {name: (list(axes), array) for name, array in numbers.items()}
+    data["supremum"] = (["architecture", "rate"], supremum)
+    described = {name: value for name, value in spec.to_dict().items() if name not in {"architecture", "depth", "seed"}}
+    settings = {"seeds": str(list(seeds)), "depths": str(list(depths))} | verdicts
+    return xr.Dataset(data, axes, attrs=provenance({name: str(v) for name, v in described.items()} | settings))

@@ -1,0 +1,60 @@
+"""The cases and what is drawn of them; each condition has tests of its own in test_evolution and test_invariance."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from grsd.conditions import cases, evolution, invariance
+from grsd.conditions.profile import profile
+
+SMALL = cases.replace(cases.INVARIANCE, samples=24, width=8, times=(0.2, 8.0, 4), smoothing=0.3)
+
+
+def points(values, seeds):
+    size = len(values)
+    data = {name: ("point", np.asarray(values, float)) for name in ("t_rho", "t_omega")}
+    coords = {"time": ("point", [1.0, 10.0] * (size // 2)), "shell": ("point", [0.0] * size)}
+    coords |= {"depth": ("point", [4] * size), "seed": ("point", seeds)}
+    return xr.Dataset(data, coords)
+
+
+def test_profile_is_a_geometric_mean_with_its_error_over_seeds():
+    found = profile(points([1, 2, 4, 8], [0, 0, 1, 1]), "time")
+    assert np.allclose(found.centre.values, [[2, 4]])
+    assert np.allclose(np.log(found.factor.values), np.log(4) / 2)
+    with pytest.raises(ValueError, match='expected "time" or "shell", got \'depth\''):
+        profile(points([1, 2], [0, 0]), "depth")
+
+
+def test_a_profile_of_one_seed_has_no_error():
+    assert np.isnan(profile(points([1, 2], [0, 0]), "time").centre).all()
+
+
+def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
+    judged = type("Judged", (), {"defect": 0.5})()
+    without = tuple(np.linspace(0.4, 0.6, 8))
+    monkeypatch.setattr(cases, "network_invariance", lambda *_: (judged, without))
+    values = [cases.defect_of_seed("plain", 4, seed) for seed in range(1000, 1008)]
+    assert np.isclose(np.mean(values), 8 * 0.5 - 7 * np.mean(without))
+    assert values[0] == 8 * 0.5 - 7 * 0.4
+    assert cases.contrast_of_seed(4, 1003) == 0
+
+
+def test_tables_of_small_networks(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
+    defects = cases.defect_table(SMALL, [2], range(4), log_loss=-0.3, reach=9.0)
+    assert dict(defects.sizes) == {"architecture": 2, "depth": 1, "observable": 2, "scale_removed": 2}
+    assert set(np.unique(defects.verdict)) == {"inconclusive"}, "four runs decide nothing"
+    known = defects.defect.notnull()
+    assert (defects.low < defects.high).where(known, True).all()
+    assert defects.attrs["samples"] == "24"
+    spec = cases.replace(cases.EVOLUTION, samples=24, width=8, times=(1.0, 3.0, 2))
+    slopes = cases.slope_table(spec, [2, 3], range(2))
+    assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
+    assert slopes.attrs["verdict_plain"] == "inconclusive"
+
+
+def test_runs_needed_grow_with_the_square_of_the_width():
+    judged = type("Judged", (), {"interval": (-0.08, 0.08), "runs": 8})()
+    assert cases.runs_needed(judged) == 32
+    assert evolution.LEAST_RUNS == invariance.LEAST_RUNS == cases.RUNS
