@@ -109,10 +109,9 @@ def contrast_of_seed(depth: int, seed: int) -> float:
     return defect_of_seed("plain", depth, seed) - defect_of_seed("residual", depth, seed)
 
 
-def runs_needed(found: invariance.Invariance, target: float = invariance.RULE.threshold) -> float:
-    """How many runs would bring the half width of D^2's interval to ``target``, if it falls as 1 / sqrt(R)."""
-    half = (found.interval[1] - found.interval[0]) / 2
-    return math.ceil(found.runs * (half / target) ** 2)
+def runs_needed(interval: tuple[float, float], runs: int, target: float = invariance.RULE.threshold) -> float:
+    """How many runs would bring the half width of an interval from ``runs`` runs to ``target``, as 1 / sqrt(R)."""
+    return math.ceil(runs * ((interval[1] - interval[0]) / 2 / target) ** 2)
 
 
 def defect_table(
@@ -140,7 +139,7 @@ def defect_table(
                 for scale in axes["scale_removed"]:
                     with contextlib.suppress(ValueError):
                         found = invariance.judge(measured, window=window, observable=observable, scale=bool(scale))
-                        values = (found.defect, *found.interval, found.p, runs_needed(found))
+                        values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
                         for array, value in zip(numbers.values(), values, strict=True):
                             array[i, j, k, scale] = value
                         verdicts[i, j, k, scale] = found.verdict
