@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -114,39 +114,35 @@ def runs_needed(interval: tuple[float, float], runs: int, target: float = invari
     return math.ceil(runs * ((interval[1] - interval[0]) / 2 / target) ** 2)
 
 
-def defect_table(
-    spec: Spec, depths: Sequence[int], seeds: Sequence[int], *, log_loss: float = LOG_LOSS, reach: float = REACH
-) -> xr.Dataset:
+def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
     """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
 
+    Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
     ``needed``: ``runs_needed``. NaN and "inconclusive" where the window has too few shells for the fit.
     """
     axes = {
-        "architecture": ["residual", "plain"],
-        "depth": list(depths),
+        "architecture": list(dict.fromkeys(architecture for architecture, _ in measured)),
+        "depth": list(dict.fromkeys(depth for _, depth in measured)),
         "observable": ["coupling", "velocity"],
         "scale_removed": [0, 1],
     }
     shape = [len(axis) for axis in axes.values()]
     numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p", "needed")}
     verdicts = np.full(shape, "inconclusive", dtype=object)
-    for i, architecture in enumerate(axes["architecture"]):
-        for j, depth in enumerate(depths):
-            specs = replace(spec, architecture=architecture, depth=depth).with_seeds(seeds)
-            measured = invariance.measure(specs, log_loss=log_loss)
-            window = invariance.frontier_window(measured, reach)
-            for k, observable in enumerate(axes["observable"]):
-                for scale in axes["scale_removed"]:
-                    with contextlib.suppress(ValueError):
-                        found = invariance.judge(measured, window=window, observable=observable, scale=bool(scale))
-                        values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
-                        for array, value in zip(numbers.values(), values, strict=True):
-                            array[i, j, k, scale] = value
-                        verdicts[i, j, k, scale] = found.verdict
+    for at in np.ndindex(*shape):
+        architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
+        runs = measured[architecture, depth]
+        window = invariance.frontier_window(runs, reach)
+        with contextlib.suppress(ValueError):
+            found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
+            values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
+            for array, value in zip(numbers.values(), values, strict=True):
+                array[at] = value
+            verdicts[at] = found.verdict
     data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
-    described = {name: value for name, value in spec.to_dict().items() if name not in {"architecture", "depth", "seed"}}
-    settings = {"seeds": str(list(seeds)), "log_loss": log_loss, "reach": reach}
-    return xr.Dataset(data, axes, attrs=provenance({name: str(v) for name, v in described.items()} | settings))
+    first = next(iter(measured.values()))
+    attributes = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
+    return xr.Dataset(data, axes, attrs=attributes | {"seeds": str(first.seed.values.tolist()), "reach": reach})
 
 
 def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
