@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
-from grsd.conditions import cases, incoherence, propagation
+from grsd.conditions import incoherence, initial_cases, propagation, training_cases
 from grsd.datasets import digits
 from grsd.evidence import Result, claims, confirm, results, write_result
 from grsd.flow import Flow, gradient_flow
@@ -24,8 +24,8 @@ from grsd.spectrum import spectrum
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 RUNS = 8
-PROPAGATION = {"depths": str(cases.DEPTHS), "width": 64, "samples": 8}
-INCOHERENCE = {"width": 64, "shell_width": cases.SHELLS.width, "smoothing": cases.SHELLS.smoothing, "flips": 999}
+PROPAGATION = {"depths": str(initial_cases.DEPTHS), "width": 64, "samples": 8}
+INCOHERENCE = {"width": 64, "shell_width": initial_cases.SHELLS.width, "smoothing": initial_cases.SHELLS.smoothing, "flips": 999}
 TASKS = {"one-hot": 30, "parity": 200}
 
 
@@ -82,16 +82,16 @@ def _propagation(*kinds: str) -> Measurement:
     """The larger of the two slopes on log depth; the smaller over ``kinds``."""
 
     def measure(seed: int) -> float:
-        return float(min(propagation.slopes(cases.propagation_over_depth(kind, seed)).max() for kind in kinds))
+        return float(min(propagation.slopes(initial_cases.propagation_over_depth(kind, seed)).max() for kind in kinds))
 
     return Measurement(measure, PROPAGATION | {"kinds": ", ".join(kinds)})
 
 
-def _incoherence(kind: str, task: str, depths: Sequence[int] = cases.DEPTHS) -> Measurement:
+def _incoherence(kind: str, task: str, depths: Sequence[int] = initial_cases.DEPTHS) -> Measurement:
     """The excess coherence, mean over depths."""
 
     def measure(seed: int) -> float:
-        found = [cases.incoherence_at(kind, depth, seed, task=task, samples=TASKS[task]) for depth in depths]
+        found = [initial_cases.incoherence_at(kind, depth, seed, task=task, samples=TASKS[task]) for depth in depths]
         return float(np.mean([item.excess for item in found]))
 
     settings = {"kind": kind, "task": task, "samples": TASKS[task], "depths": str(tuple(depths))}
@@ -99,7 +99,43 @@ def _incoherence(kind: str, task: str, depths: Sequence[int] = cases.DEPTHS) -> 
 
 
 def _planted_excess(seed: int) -> float:
-    return float(incoherence.measure_modes(*cases.planted_signs(400, seed=seed), cases.SHELLS, seed=seed).excess)
+    return float(incoherence.measure_modes(*initial_cases.planted_signs(400, seed=seed), initial_cases.SHELLS, seed=seed).excess)
+
+
+EVOLUTION = training_cases.EVOLUTION.to_dict() | {"depth": str(training_cases.DEPTHS)}
+INVARIANCE = training_cases.INVARIANCE.to_dict() | {"log_loss": training_cases.LOG_LOSS, "reach": training_cases.REACH, "runs": training_cases.RUNS}
+
+
+def _described(spec: dict[str, object], **changed: object) -> dict[str, object]:
+    listed = {name: str(value) if isinstance(value, list) else value for name, value in spec.items() if name != "seed"}
+    return listed | changed
+
+
+def _planted_invariance(verdict: str, *planted: PlantedShells) -> Measurement:
+    """One or zero: whether condition 4 got this verdict in the ensemble of that number, for all that were planted."""
+    described = {f"planted_{number}": str(asdict(item)) for number, item in enumerate(planted)}
+    return Measurement(
+        lambda seed: float(all(training_cases.planted_verdict(item, seed) == verdict for item in planted)),
+        described | {"runs": training_cases.RUNS},
+    )
+
+
+def _evolution(architecture: str, of: str) -> Measurement:
+    def measure(seed: int) -> float:
+        if of == "supremum":
+            return training_cases.network_supremum(architecture, seed)
+        return training_cases.network_slope(architecture, of, seed)
+
+    return Measurement(measure, _described(EVOLUTION, architecture=architecture, of=of))
+
+
+def _invariance(depth: int, architecture: str | None = None) -> Measurement:
+    """The defect of one architecture, or of the plain less that of the residual one."""
+    if architecture is None:
+        parameters = _described(INVARIANCE, architecture="plain - residual", depth=depth)
+        return Measurement(lambda seed: training_cases.contrast_of_seed(depth, seed), parameters)
+    parameters = _described(INVARIANCE, architecture=architecture, depth=depth)
+    return Measurement(lambda seed: training_cases.defect_of_seed(architecture, depth, seed), parameters)
 
 
 MEASUREMENTS = {
@@ -123,6 +159,22 @@ MEASUREMENTS = {
     "initial-incoherence-one-output-plain": _incoherence("critical", "parity"),
     "initial-incoherence-planted": Measurement(_planted_excess, INCOHERENCE | {"modes": 400, "aligned": 0}),
     "initial-incoherence-aligned": _incoherence("aligned linear", "one-hot", (8,)),
+    "jacobian-evolution": _evolution("residual", "time"),
+    "evolution-time-plain": _evolution("plain", "time"),
+    "evolution-depth-residual": _evolution("residual", "depth"),
+    "evolution-depth-plain": _evolution("plain", "depth"),
+    "evolution-bound-residual": _evolution("residual", "supremum"),
+    "evolution-bound-plain": _evolution("plain", "supremum"),
+    "evolution-constructed": Measurement(partial(training_cases.exact_control, "controlled"), {"case": "controlled"}),
+    "evolution-broken": Measurement(partial(training_cases.exact_control, "sudden"), {"case": "sudden"}),
+    "log-shift-invariance": _invariance(32, "residual"),
+    "invariance-residual-16": _invariance(16, "residual"),
+    "invariance-plain-16": _invariance(16, "plain"),
+    "invariance-plain-32": _invariance(32, "plain"),
+    "residual-networks": _invariance(32),
+    "invariance-contrast-16": _invariance(16),
+    "invariance-constructed": _planted_invariance("holds", training_cases.INVARIANT),
+    "invariance-broken": _planted_invariance("fails", training_cases.LOG_PERIODIC, training_cases.SCALED),
 }
 
 

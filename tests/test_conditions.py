@@ -1,11 +1,65 @@
+"""The cases and what is drawn of them; each condition has tests of its own in test_evolution and test_invariance."""
+
 import importlib
 
+import numpy as np
 import pytest
+import xarray as xr
+
+from grsd.conditions import evolution, invariance
+from grsd.conditions import training_cases as cases
+from grsd.conditions.profile import profile
 
 
-@pytest.mark.parametrize("name", ["propagation", "incoherence"])
+def points(values, seeds):
+    size = len(values)
+    data = {name: ("point", np.asarray(values, float)) for name in ("t_rho", "t_omega")}
+    coords = {"time": ("point", [1.0, 10.0] * (size // 2)), "shell": ("point", [0.0] * size)}
+    coords |= {"depth": ("point", [4] * size), "seed": ("point", seeds)}
+    return xr.Dataset(data, coords)
+
+
+def test_profile_is_a_geometric_mean_with_its_error_over_seeds():
+    found = profile(points([1, 2, 4, 8], [0, 0, 1, 1]), "time")
+    assert np.allclose(found.centre.values, [[2, 4]])
+    assert np.allclose(np.log(found.factor.values), np.log(4) / 2)
+    with pytest.raises(ValueError, match='expected "time" or "shell", got \'depth\''):
+        profile(points([1, 2], [0, 0]), "depth")
+
+
+def test_a_profile_of_one_seed_has_no_error():
+    assert np.isnan(profile(points([1, 2], [0, 0]), "time").centre).all()
+
+
+def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
+    judged = type("Judged", (), {"defect": 0.5})()
+    without = tuple(np.linspace(0.4, 0.6, 8))
+    monkeypatch.setattr(cases, "network_invariance", lambda *_: (judged, without))
+    values = [cases.defect_of_seed("plain", 4, seed) for seed in range(1000, 1008)]
+    assert np.isclose(np.mean(values), 8 * 0.5 - 7 * np.mean(without))
+    assert values[0] == 8 * 0.5 - 7 * 0.4
+    assert cases.contrast_of_seed(4, 1003) == 0
+
+
+def test_a_table_of_slopes(monkeypatch):
+    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(16))
+    measured = points(np.tile([1, 2], 8) * noise, np.repeat(np.arange(4), 4))
+    coords = {"shell": ("point", np.arange(16) % 5), "depth": ("point", np.arange(16) // 2 % 2 + 2)}
+    measured = measured.assign_coords(coords)
+    monkeypatch.setattr(evolution, "measure", lambda specs: measured)
+    slopes = cases.slope_table(cases.EVOLUTION, [2, 3], range(4))
+    assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
+    assert np.allclose(slopes.slope.sel(of="time"), np.log10(2), atol=0.1)
+    assert slopes.attrs["verdict_plain"] == "inconclusive", "four seeds decide nothing"
+
+
+def test_runs_needed_grow_with_the_square_of_the_width():
+    assert cases.runs_needed((-0.08, 0.08), 8) == 32
+    assert evolution.LEAST_RUNS == invariance.LEAST_RUNS == cases.RUNS
+
+
+@pytest.mark.parametrize("name", ["propagation", "incoherence", "evolution", "invariance"])
 def test_each_condition_measures_and_judges(name):
     module = importlib.import_module(f"grsd.conditions.{name}")
     assert callable(module.measure)
     assert callable(module.judge)
-    assert module.RULE.reason

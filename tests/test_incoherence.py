@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from grsd.conditions import incoherence
-from grsd.conditions.cases import SHELLS, incoherence_at, incoherence_table, planted_signs
+from grsd.conditions.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.shells import LogShells, energy_budget

@@ -5,7 +5,7 @@ from torch import nn
 from torch.func import jacrev
 
 from grsd.conditions import propagation
-from grsd.conditions.cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
+from grsd.conditions.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 from grsd.networks import Perceptron
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

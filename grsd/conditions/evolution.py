@@ -1,0 +1,250 @@
+r"""Condition 3: controlled evolution of the Jacobian along training.
+
+The condition is named by arXiv 2512.18209; the operational form is this project's. For shell a with window w_a,
+
+.. math:: \rho_a = \left\| \left[ \sqrt{w_a(\lambda_u) w_a(\lambda_v)}\,
+          M'_{uv}/\sqrt{\lambda_u \lambda_v} \right]_{uv} \right\| , \qquad
+          \omega_a = \delta \sqrt{2\pi}\, \| w_a^{[1]} \circ M' \| ,
+
+operator norms; the first is how fast the kernel of a shell changes relative to itself, the second is the rate of the
+shell's projector w_a(M), scaled so that M' = r M gives r at most in both. Controlled means that t rho and t omega stay
+bounded and show no trend in time, along the spectrum, or with depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+
+from grsd.flow import gradient_flow, log_times
+from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
+from grsd.laws.ensemble import jackknife_interval
+from grsd.provenance import provenance
+from grsd.runs import Spec, ensemble
+from grsd.shells import LogShells, log_range
+from grsd.shells.windows import shell_coords
+from grsd.spectrum import Spectrum, spectrum
+
+NEAR = 1e-4
+LEAST_WEIGHT = 1e-14
+LEAST_MODES = 2.0
+FIRST_TIME = 1.0
+SLOPE = 0.1
+BOUND = 3.0
+LEAST_RUNS = 8
+RATES = ("rho", "omega")
+SLOPES = ("time", "shell", "depth")
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Whether the Jacobian evolves in a controlled way.
+
+    Attributes:
+        verdict: "holds", "fails" or "inconclusive".
+        slopes, slope_intervals: of log(t rho) and log(t omega) on log t, s and (several depths) log depth, by
+            ("rho", "time"), ("omega", "shell"), ...; 95 %, jackknife over seeds.
+        suprema, supremum_intervals: mean over seeds of the largest t rho and t omega, with Student's 95 % interval.
+        seeds: number of clusters.
+    """
+
+    verdict: str
+    slopes: dict[tuple[str, str], float]
+    slope_intervals: dict[tuple[str, str], tuple[float, float]]
+    suprema: dict[str, float]
+    supremum_intervals: dict[str, tuple[float, float]]
+    seeds: int
+
+    def __str__(self) -> str:
+        parts = [
+            f"{rate} on {of} {value:.2f} [{self.slope_intervals[rate, of][0]:.2f}, "
+            f"{self.slope_intervals[rate, of][1]:.2f}]"
+            for (rate, of), value in self.slopes.items()
+        ]
+        parts += [f"sup t {rate} {value:.2g}" for rate, value in self.suprema.items()]
+        return f"{self.verdict}: {'; '.join(parts)}; {self.seeds} seeds"
+
+
+def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
+    """rho and omega of every shell at one time.
+
+    Args: a spectrum with its rate; shells, of whose smoothing omega takes its scale.
+    Returns: ``rho(shell)``, ``omega(shell)`` in 1/time, ``modes(shell)``; both rates are NaN in the end shells, which
+    reach to infinity, in shells that reach under the precision floor, and in those with fewer than two modes.
+    Cost: per shell two norms of D x D symmetric matrices. Errors: ``ValueError`` without a rate.
+    """
+    if decomposed.rate is None:
+        raise ValueError("shell_rates(decomposed): expected a spectrum with its rate, made by spectrum(kernel, rate)")
+    index = np.array(shells.indices(*log_range(decomposed)))
+    values, rate = decomposed.eigenvalues, decomposed.rate
+    above = values > decomposed.floor
+    s = torch.where(above, values, torch.ones_like(values)).log()
+    s = torch.where(above, s, torch.full_like(s, -torch.inf))
+    edges = torch.as_tensor(index[1:] * shells.width, dtype=values.dtype, device=values.device)
+    (windows,) = shells.derivatives(s, edges, 0)
+    modes = (windows * above).sum(1).cpu().numpy()
+    relative = rate * torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()[:, None]
+    relative = relative * torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()[None, :]
+    near = (s[:, None] - s[None, :]).abs() <= NEAR * shells.smoothing
+    near |= ~above[:, None] & ~above[None, :]
+    gap = torch.where(near, torch.ones_like(rate), values[:, None] - values[None, :])
+    middle = torch.where(above, s, torch.zeros_like(s))
+    slope = shells.derivatives(middle, edges, 1)[1] * above / torch.where(above, values, torch.ones_like(values))
+    kept = (modes >= LEAST_MODES) & (index * shells.width >= math.log(decomposed.floor))
+    kept[[0, -1]] = False
+    found = {name: np.full(len(index), np.nan) for name in RATES}
+    for a in np.flatnonzero(kept):
+        inside = windows[a] > LEAST_WEIGHT
+        root = windows[a][inside].sqrt()
+        found["rho"][a] = _norm(root[:, None] * relative[inside][:, inside] * root[None, :])
+        divided = torch.where(
+            near, (slope[a][:, None] + slope[a][None, :]) / 2, (windows[a][:, None] - windows[a]) / gap
+        )
+        found["omega"][a] = _norm(divided * rate) * shells.smoothing * math.sqrt(2 * math.pi)
+    data = {name: ("shell", array, {"units": "1/time"}) for name, array in found.items()}
+    data["modes"] = ("shell", modes, {"long_name": "effective number of modes", "units": "1"})
+    result = xr.Dataset(data, shell_coords(index, shells.width)).drop_vars(["shell_from", "shell_lower", "shell_upper"])
+    result["rho"].attrs["long_name"] = "operator norm of M' on the shell, relative to M"
+    result["omega"].attrs["long_name"] = "operator norm of the rate of w_a(M), times smoothing sqrt(2 pi)"
+    return result.assign_attrs(shell_width=shells.width, smoothing=shells.smoothing)
+
+
+def along(
+    states: Iterable[tuple[float, Spectrum]], shells: LogShells, *, top: float, **parameters: object
+) -> xr.Dataset:
+    """``shell_rates`` at several (time, spectrum) of one run; ``top`` is lambda_max(0).
+
+    Returns: ``t_rho(time, shell)``, ``t_omega(time, shell)``, dimensionless; ``time`` in units of 1 / lambda_max(0),
+    from 1 on, and ``shell`` relative to log lambda_max(0), so that runs can be compared.
+    """
+    rows, times = [], []
+    for time, decomposed in states:
+        if time * top < FIRST_TIME * (1 - 1e-9):
+            continue
+        row = shell_rates(decomposed, shells).drop_vars(["shell_index", "modes"])
+        rows.append((time * row).rename({name: f"t_{name}" for name in RATES}))
+        times.append(time * top)
+    if not rows:
+        raise ValueError("evolution.along(states): expected at least one state at t >= 1 / lambda_max(0), got none")
+    axis = xr.DataArray(times, dims="time", name="time", attrs={"long_name": "time", "units": "1/lambda_max(0)"})
+    joined = xr.concat(rows, dim=axis, join="outer", combine_attrs="drop")
+    for name in RATES:
+        joined[f"t_{name}"].attrs = {"long_name": f"t {name}", "units": "1"}
+    joined["shell"] = joined.shell - math.log(top)
+    joined.shell.attrs = {"long_name": "shell's centre, log of lambda / lambda_max(0)", "units": "1"}
+    settings = {"shell_width": shells.width, "smoothing": shells.smoothing, "largest_eigenvalue_0": top}
+    return joined.assign_attrs(provenance(parameters) | settings)
+
+
+def rates_of_run(spec: Spec) -> xr.Dataset:
+    """Train the network of ``spec`` and measure ``along`` at its times from 1 on, at its first shell width."""
+    data = spec.batch()
+    network = spec.network(data)
+    dtype = getattr(torch, spec.dtype)
+    start = tangent_kernel(network, data.inputs, device=spec.device, dtype=dtype)
+    top = float(torch.linalg.eigvalsh(start)[-1])
+    times = log_times(spec.times[0] / top, spec.times[1] / top, spec.times[2])
+    times = times[times * top >= FIRST_TIME * (1 - 1e-9)]
+    flow = gradient_flow(
+        network, data.inputs, data.targets, times, tolerance=spec.tolerance, dtype=dtype, device=spec.device,
+        progress=False,
+    )  # fmt: skip
+    states = (
+        (snap.time, spectrum(*tangent_kernel_and_rate(snap.model, flow.inputs, flow.targets, dtype=snap.error.dtype)))
+        for snap in flow.snapshots
+    )
+    return along(states, spec.shells[0], top=top, depth=spec.depth, seed=spec.seed)
+
+
+def measure(
+    specs: Sequence[Spec],
+    *,
+    function: Callable[[Spec], xr.Dataset] = rates_of_run,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """``rates_of_run`` for several seeds and depths, kept as ``grsd.ensemble`` keeps runs.
+
+    Returns: ``t_rho`` and ``t_omega`` over (point), each point one shell of one run at one time, with the coordinates
+    ``time``, ``shell``, ``depth``, ``seed``; masked shells are left out; provenance in the attributes.
+    """
+    specs = list(specs)
+    if not specs:
+        raise ValueError("evolution.measure(specs): expected at least one grsd.Spec, got none")
+    found = ensemble(specs, function, workers=workers, threads=1, progress=progress)
+    return gather(found, [spec.depth for spec in specs], [spec.seed for spec in specs])
+
+
+def gather(runs: Sequence[xr.Dataset], depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """The points of runs from ``along``; see ``measure``."""
+    parts = []
+    for run, depth, seed in zip(runs, depths, seeds, strict=True):
+        flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")
+        size = flat.sizes["point"]
+        parts.append(flat.assign_coords(depth=("point", [depth] * size), seed=("point", [seed] * size)))
+    joined = xr.concat(parts, dim="point", combine_attrs="drop")
+    return joined.assign_attrs({**runs[0].attrs, "depth": str(sorted(set(depths))), "seed": str(sorted(set(seeds)))})
+
+
+def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
+    """Judge controlled evolution from ``measure``.
+
+    Args: ``exponent``: b; for b other than 1 the rate t rho x^(1-b), x = lambda t, is what should stand still.
+
+    log(t rho) = alpha + beta_t log t + beta_s s + beta_L log depth by least squares, beta_L with several depths only;
+    intervals by leaving out one seed with all its runs. Verdict [ours]: holds where the upper 95 % of each |beta| is at
+    most .1 and no t rho or t omega is above 3; fails where some |beta| is above .1 with its whole interval, or the mean
+    supremum is above 3 with its own; otherwise, and with fewer than 8 seeds, inconclusive.
+    Errors: ``ValueError`` for fewer than 2 seeds.
+    """
+    seeds = np.unique(measured.seed.values)
+    if len(seeds) < 2:
+        raise ValueError(f"evolution.judge(measured): expected at least 2 seeds, got {len(seeds)}")
+    values, intervals, suprema, tops = {}, {}, {}, {}
+    holds, fails = True, False
+    for rate in RATES:
+        estimates = [slopes(measured, rate, exponent)]
+        estimates += [slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
+        for of in estimates[0]:
+            column = np.array([item[of] for item in estimates])
+            values[rate, of] = float(column[0])
+            low, high = intervals[rate, of] = jackknife_interval(column, 0.95)
+            holds &= max(abs(low), abs(high)) <= SLOPE
+            fails |= max(low, -high) > SLOPE
+        highest = measured[f"t_{rate}"].groupby("seed").max().values
+        suprema[rate] = float(highest.mean())
+        half = stats.t.ppf(0.975, len(seeds) - 1) * highest.std(ddof=1) / math.sqrt(len(seeds))
+        tops[rate] = (suprema[rate] - half, suprema[rate] + half)
+        holds &= bool(highest.max() <= BOUND)
+        fails |= tops[rate][0] > BOUND
+    verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "fails" if fails else "holds" if holds else "inconclusive"
+    return Evolution(verdict, values, intervals, suprema, tops, len(seeds))
+
+
+def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
+    """The largest of |beta| / .1 and sup / 3 over rho and omega: at most 1 where everything is controlled."""
+    parts = []
+    for rate in RATES:
+        parts += [abs(value) / SLOPE for value in slopes(measured, rate, exponent).values()]
+        parts.append(float(measured[f"t_{rate}"].max()) / BOUND)
+    return max(parts)
+
+
+def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, float]:
+    """The slopes of log(t rho) ("rho") or log(t omega) ("omega") by "time", "shell" and (several depths) "depth"."""
+    log_t, s, depth = np.log(measured.time.values), measured.shell.values, np.log(measured.depth.values)
+    y = np.log(measured[f"t_{rate}"].values) + (1 - exponent) * (s + log_t)
+    columns = [log_t, s] + ([depth] if np.ptp(depth) > 0 else [])
+    design = np.stack([np.ones_like(y), *columns], axis=1)
+    found = np.linalg.lstsq(design, y, rcond=None)[0][1:]
+    return dict(zip(SLOPES, found.tolist(), strict=False))
+
+
+def _norm(matrix: torch.Tensor) -> float:
+    return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2).abs().max())

@@ -1,0 +1,171 @@
+r"""Condition 4: log-shift invariance of the renormalized couplings between shells.
+
+The condition is named by arXiv 2512.18209; what is measured and how it is judged is this project's. With
+K_ab = T_ab / sqrt(E_a E_b) over runs at one matched loss, at and below the frontier lambda t = 1,
+
+.. math:: K_{ab} = \kappa(a - b)\, e^{(b - 1)(s_a + s_b)/2} \, ,
+
+and the defect D^2 is the share of the squared couplings that the best such law leaves unexplained (``grsd.laws``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from grsd.evidence import Rule
+from grsd.laws import LawTest, law_test
+from grsd.provenance import provenance
+from grsd.runs import Spec, at_width, ensemble
+
+WIDTHS = (math.log(2), math.log(3))
+SMOOTHING = 0.1
+LEAST_RUNS = 8
+RULE = Rule(
+    statistic="D^2 of the couplings",
+    direction="at most",
+    threshold=0.04,
+    reason="a law that leaves 4 % of the squared couplings unexplained is followed within 20 % in root mean square",
+)
+LINEAR = ("energy", "dissipation", "modes", "density", "coupling", "scale_coupling", "drift", "flux", "flux_crossing")
+MASKS = ("mask", "boundary_mask")
+LOG_LOSS = "log of the loss over the loss at time 0"
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """Whether the couplings collapse.
+
+    Attributes:
+        verdict: "holds", "fails" or "inconclusive".
+        defect, interval: D^2 and its 95 % jackknife interval over runs.
+        p: of the sign flips, all widths together; the smallest possible is 2^(1 - runs).
+        exponents, exponent_intervals: b fitted at each width.
+        window: (low, high) in log eigenvalue of what was judged. ``runs``: R. ``test``: everything else.
+    """
+
+    verdict: str
+    defect: float
+    interval: tuple[float, float]
+    p: float
+    exponents: tuple[float, ...]
+    exponent_intervals: tuple[tuple[float, float], ...]
+    window: tuple[float, float]
+    runs: int
+    test: LawTest
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.verdict}: D^2 = {self.defect:.3f} [{low:.3f}, {high:.3f}], p = {self.p:.3f}, {self.runs} runs"
+
+
+def measure(
+    specs: Sequence[Spec], *, log_loss: float = -2.0, workers: int | None = None, progress: bool | None = None
+) -> xr.Dataset:
+    """The energy budgets of several runs where each has brought its loss to e^``log_loss`` of that at time 0.
+
+    Args:
+        specs: the runs (``Spec.with_seeds``), measured at one or several shell widths; kept as ``grsd.ensemble`` does.
+        log_loss: natural log of loss / loss at time 0, negative. Between the two snapshots around it everything is
+            interpolated linearly in this log; the flows pass it at different ``time(run)``.
+
+    Returns: the variables of ``energy_budget`` over (run, ...), on the shells that all runs reach, the second width's
+    with names that end in ``_2`` as in ``at_width``; ``seed(run)``, ``time(run)``; provenance in the attributes.
+    Errors: ``ValueError`` for no runs, or a run whose snapshots do not bracket that loss; as ``grsd.ensemble``.
+    """
+    specs = list(specs)
+    if not specs:
+        raise ValueError("invariance.measure(specs): expected at least one grsd.Spec, got none")
+    found = ensemble(specs, workers=workers, threads=1, progress=progress)
+    parts = [at_loss(run, log_loss, spec) for run, spec in zip(found, specs, strict=True)]
+    edges = [name for name in parts[0].coords if str(name).startswith(("shell_lower", "shell_upper"))]
+    parts = [part.drop_vars(edges, errors="ignore") for part in parts]
+    joined = xr.concat(parts, dim="run", join="inner", data_vars="all", coords="minimal", combine_attrs="drop")
+    for name in joined.variables:
+        joined[name].attrs = dict(parts[0][name].attrs) if name in parts[0] else {}
+    first = {name: value for name, value in specs[0].to_dict().items() if not isinstance(value, list)}
+    settings = {"shell_widths": list(specs[0].shell_widths), "smoothing": specs[0].shells[0].smoothing}
+    settings |= {"shell_width": specs[0].shell_widths[0], "log_loss": log_loss}
+    seeds = ("run", [spec.seed for spec in specs], {"long_name": "seed of the initial weights"})
+    return joined.assign_coords(seed=seeds).assign_attrs(provenance(first) | settings)
+
+
+def at_loss(run: xr.Dataset, log_loss: float, spec: object = "run") -> xr.Dataset:
+    """The budget of a run (``grsd.run``) where its loss is e^``log_loss`` of that at time 0; see ``measure``."""
+    passed = np.log(run.loss.values / float(run.start_loss))
+    after = int(np.argmax(passed <= log_loss))
+    if not passed[after] <= log_loss or after == 0:
+        raise ValueError(
+            f"invariance.measure(log_loss={log_loss:g}): {spec} has snapshots from {passed[0]:.2f} to "
+            f"{passed[-1]:.2f} of it; choose one between, or other times"
+        )
+    share = (log_loss - passed[after - 1]) / (passed[after] - passed[after - 1])
+    before, behind = run.isel(time=after - 1, drop=True), run.isel(time=after, drop=True)
+    budget = xr.Dataset(attrs=run.attrs)
+    for name in run.data_vars:
+        stem = str(name).rstrip("_0123456789")
+        if stem in LINEAR:
+            budget[name] = (1 - share) * before[name] + share * behind[name]
+        elif stem in MASKS:
+            budget[name] = before[name] | behind[name]
+        if name in budget:
+            budget[name].attrs = run[name].attrs
+    times = np.log(run.time.values[after - 1 : after + 1])
+    time = math.exp((1 - share) * times[0] + share * times[1])
+    return budget.assign(time=((), time, {"long_name": "time at which the loss is passed", "units": "time"}))
+
+
+def budgets_of(measured: xr.Dataset) -> list[list[xr.Dataset]]:
+    """What ``grsd.laws`` takes: for each shell width the budgets of all runs."""
+    runs = [measured.isel(run=number).drop_vars(["seed", "time"]) for number in range(measured.sizes["run"])]
+    return [[at_width(run, width) for run in runs] for width in np.atleast_1d(measured.shell_widths).tolist()]
+
+
+def frontier_window(measured: xr.Dataset, reach: float = math.inf) -> tuple[float, float]:
+    """(low, high) in log eigenvalue: up to the frontier lambda t = 1 (geometric mean over runs), ``reach`` down."""
+    frontier = -float(np.log(measured.time).mean())
+    return frontier - reach, frontier
+
+
+def judge(
+    measured: xr.Dataset | Sequence[Sequence[xr.Dataset]],
+    *,
+    window: tuple[float, float] | None = None,
+    observable: str = "coupling",
+    k_max: int = 2,
+    scale: bool = False,
+) -> Invariance:
+    """Judge log-shift invariance: the defect of the law with its interval, and the verdict.
+
+    Args:
+        measured: from ``measure``, or budgets for each of several widths (planted ones).
+        window: (low, high) of log eigenvalue; ``None``: everything up to the frontier, for budgets everything.
+        observable: "coupling", the condition itself; "velocity", a sharper consequence.
+        k_max: largest a - b. ``scale``: remove a common scale M' = r M, fitted besides.
+
+    Verdict [ours]: holds where the upper 95 % limit of D^2 is at most .04; fails where p < .05 and its lower limit is
+    above; otherwise, and with fewer than 8 runs, inconclusive. Errors: as in ``grsd.laws.law_test``.
+    """
+    if isinstance(measured, xr.Dataset):
+        window = frontier_window(measured) if window is None else window
+        measured = budgets_of(measured)
+    test = law_test(measured, observable=observable, k_max=k_max, scale=scale, window=window)
+    runs = test.fits[0].runs
+    verdict = RULE.verdict(*test.defect_interval)
+    if runs < LEAST_RUNS or (verdict == "fails" and test.p >= 0.05):
+        verdict = "inconclusive"
+    return Invariance(
+        verdict=verdict,
+        defect=test.defect,
+        interval=test.defect_interval,
+        p=test.p,
+        exponents=tuple(fit.exponent for fit in test.fits),
+        exponent_intervals=tuple(fit.exponent_interval for fit in test.fits),
+        window=(-math.inf, math.inf) if window is None else window,
+        runs=runs,
+        test=test,
+    )

@@ -1,0 +1,169 @@
+"""Cases for conditions 3 and 4: one that holds by construction, one that is built to break it, and the networks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+from grsd.conditions import evolution, invariance
+from grsd.provenance import provenance
+from grsd.runs import Spec
+from grsd.shells import LogShells
+from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
+from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
+from grsd.spectrum import spectrum
+
+RUNS = 8
+DEPTHS = (4, 16, 32)
+EXACT_SHELLS = LogShells(0.7, 0.1)
+EVOLUTION = Spec(width=48, task="parity", samples=100, times=(1.0, 30.0, 6), shell_widths=(0.7,), smoothing=0.1)
+INVARIANCE = Spec(
+    width=48,
+    task="parity",
+    samples=240,
+    times=(0.5, 60.0, 10),
+    shell_widths=invariance.WIDTHS,
+    smoothing=invariance.SMOOTHING,
+)
+LOG_LOSS, REACH = -1.0, 6.0
+INVARIANT = replace(LAW, noise=0.1)
+LOG_PERIODIC = replace(LAW, wiggle=0.6, period=2.5)
+SCALED = replace(LAW, scale=0.1)
+
+
+def controlled(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 by construction: the projected two-layer network, whose u is flat and t u tends to a constant.
+
+    The decay of the spectrum (1 to 3) and the source exponent (.2 to .8) are drawn by ``seed``; t from 1e2 to 1e6.
+    """
+    rng = np.random.default_rng(seed)
+    net = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.2, 0.8), modes=modes)
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1e2, 1e6, 8))
+    return evolution.along(states, EXACT_SHELLS, top=1.0, case="projected two-layer network", seed=seed)
+
+
+def sudden(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 broken: a diagonal network of depth 4 that starts small, then aligns suddenly, mode after mode.
+
+    The scale of the start (.05 to .1) is drawn by ``seed``; t from 1 to 30.
+    """
+    net = DiagonalNet(4, a=1.05, start=float(np.random.default_rng(seed).uniform(0.05, 0.1)), modes=modes)
+    top = float(net.eigenvalues(0.0).max())
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1, 30, 8) / top)
+    return evolution.along(states, EXACT_SHELLS, top=top, case="diagonal network, small start", seed=seed)
+
+
+def exact_control(case: str, seed: int) -> float:
+    """``evolution.control_ratio`` of one draw of "controlled" or "sudden"."""
+    run = {"controlled": controlled, "sudden": sudden}[case](seed)
+    return evolution.control_ratio(evolution.gather([run], [1], [seed]))
+
+
+@cache
+def network_evolution(architecture: str, seed: int) -> xr.Dataset:
+    """The rates of one seed of a network at depths 4, 16 and 32, as ``evolution.measure`` gives them."""
+    specs = [replace(EVOLUTION, architecture=architecture, depth=depth, seed=seed) for depth in DEPTHS]
+    return evolution.measure(specs, workers=1, progress=False)
+
+
+def network_slope(architecture: str, of: str, seed: int) -> float:
+    """The slope of log(t rho) or log(t omega), whichever is larger, on ``of``: "time", "shell" or "depth"."""
+    return max(evolution.slopes(network_evolution(architecture, seed), rate)[of] for rate in evolution.RATES)
+
+
+def network_supremum(architecture: str, seed: int) -> float:
+    """The largest t rho or t omega over shells, times and depths."""
+    return max(float(network_evolution(architecture, seed)[f"t_{rate}"].max()) for rate in evolution.RATES)
+
+
+def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
+    """The verdict of condition 4 on one planted ensemble of 8 runs at widths log 2 and log 3."""
+    return invariance.judge(ensemble_budgets(planted, WIDTHS, ensemble, RUNS), window=INTERIOR).verdict
+
+
+@cache
+def network_invariance(architecture: str, depth: int, first: int) -> tuple[invariance.Invariance, tuple[float, ...]]:
+    """Condition 4 for the networks with seeds ``first`` to ``first`` + 7 at the matched loss, and D^2 without each."""
+    specs = replace(INVARIANCE, architecture=architecture, depth=depth).with_seeds(range(first, first + RUNS))
+    measured = invariance.measure(specs, log_loss=LOG_LOSS, workers=1, progress=False)
+    window = invariance.frontier_window(measured, REACH)
+    rest = (measured.isel(run=[other for other in range(RUNS) if other != run]) for run in range(RUNS))
+    without = tuple(invariance.judge(part, window=window).defect for part in rest)
+    return invariance.judge(measured, window=window), without
+
+
+def defect_of_seed(architecture: str, depth: int, seed: int) -> float:
+    """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R = 8 seeds."""
+    found, without = network_invariance(architecture, depth, seed - seed % RUNS)
+    return RUNS * found.defect - (RUNS - 1) * without[seed % RUNS]
+
+
+def contrast_of_seed(depth: int, seed: int) -> float:
+    """``defect_of_seed`` of the plain network less that of the residual one, which starts from the same weights."""
+    return defect_of_seed("plain", depth, seed) - defect_of_seed("residual", depth, seed)
+
+
+def runs_needed(interval: tuple[float, float], runs: int, target: float = invariance.RULE.threshold) -> float:
+    """How many runs would bring the half width of an interval from ``runs`` runs to ``target``, as 1 / sqrt(R)."""
+    return math.ceil(runs * ((interval[1] - interval[0]) / 2 / target) ** 2)
+
+
+def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+    """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
+
+    Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
+    ``needed``: ``runs_needed``. NaN and "inconclusive" where the window has too few shells for the fit.
+    """
+    axes = {
+        "architecture": list(dict.fromkeys(architecture for architecture, _ in measured)),
+        "depth": list(dict.fromkeys(depth for _, depth in measured)),
+        "observable": ["coupling", "velocity"],
+        "scale_removed": [0, 1],
+    }
+    shape = [len(axis) for axis in axes.values()]
+    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p", "needed")}
+    verdicts = np.full(shape, "inconclusive", dtype=object)
+    for at in np.ndindex(*shape):
+        architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
+        runs = measured[architecture, depth]
+        window = invariance.frontier_window(runs, reach)
+        with contextlib.suppress(ValueError):
+            found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
+            values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
+            for array, value in zip(numbers.values(), values, strict=True):
+                array[at] = value
+            verdicts[at] = found.verdict
+    data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
+    first = next(iter(measured.values()))
+    attributes = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
+    return xr.Dataset(data, axes, attrs=attributes | {"seeds": str(first.seed.values.tolist()), "reach": reach})
+
+
+def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """The slopes of condition 3 over (architecture, rate, of): ``slope``, ``low``, ``high``; verdicts as attributes.
+
+    ``of`` is "time", "shell" or "depth". ``supremum(architecture, rate)``: mean over seeds of the largest t rate.
+    """
+    axes = {"architecture": ["residual", "plain"], "rate": list(evolution.RATES), "of": list(evolution.SLOPES)}
+    numbers = {name: np.full([len(axis) for axis in axes.values()], np.nan) for name in ("slope", "low", "high")}
+    supremum, verdicts = np.full((2, 2), np.nan), {}
+    for i, architecture in enumerate(axes["architecture"]):
+        specs = [s for d in depths for s in replace(spec, architecture=architecture, depth=d).with_seeds(seeds)]
+        found = evolution.judge(evolution.measure(specs))
+        verdicts[f"verdict_{architecture}"] = found.verdict
+        for (rate, of), value in found.slopes.items():
+            place = i, axes["rate"].index(rate), axes["of"].index(of)
+            for array, number in zip(numbers.values(), (value, *found.slope_intervals[rate, of]), strict=True):
+                array[place] = number
+        supremum[i] = [found.suprema[rate] for rate in axes["rate"]]
+    data = {name: (list(axes), array) for name, array in numbers.items()}
+    data["supremum"] = (["architecture", "rate"], supremum)
+    described = {name: value for name, value in spec.to_dict().items() if name not in {"architecture", "depth", "seed"}}
+    settings = {"seeds": str(list(seeds)), "depths": str(list(depths))} | verdicts
+    return xr.Dataset(data, axes, attrs=provenance({name: str(v) for name, v in described.items()} | settings))

@@ -1,0 +1,113 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import grsd
+from grsd.conditions import invariance
+from grsd.conditions import training_cases as cases
+from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets
+
+SPEC = cases.replace(cases.INVARIANCE, samples=24, width=8, depth=2, times=(0.2, 4.0, 4), smoothing=0.3)
+
+
+def judge(planted, number, widths=WIDTHS, runs=8):
+    return invariance.judge(ensemble_budgets(planted, widths, number, runs), window=INTERIOR)
+
+
+def test_a_planted_law_holds():
+    verdicts = Counter(judge(cases.INVARIANT, number).verdict for number in range(5))
+    assert verdicts["holds"] >= 4
+    assert not verdicts["fails"]
+    judged = judge(cases.INVARIANT, 0)
+    assert judged.exponents == pytest.approx([1.5, 1.5], abs=0.1)
+    assert str(judged).startswith(f"{judged.verdict}: D^2 = ")
+
+
+def test_planted_shells_hold_at_their_own_width():
+    judged = [judge(SHELLS, number, WIDTHS[:1]) for number in range(3)]
+    assert {one.verdict for one in judged} == {"holds"}
+
+
+@pytest.mark.parametrize("planted", [cases.LOG_PERIODIC, cases.SCALED], ids=["log-periodic", "scale"])
+def test_broken_laws_fail(planted):
+    judged = [judge(planted, number) for number in range(3)]
+    assert {one.verdict for one in judged} == {"fails"}
+    assert all(one.p < 0.05 and one.interval[0] > 0.04 for one in judged)
+
+
+def test_a_scale_that_is_removed_is_no_departure():
+    budgets = ensemble_budgets(cases.SCALED, WIDTHS, 1, 8)
+    assert invariance.judge(budgets, window=INTERIOR, scale=True).verdict != "fails"
+
+
+def test_few_runs_decide_nothing():
+    assert judge(cases.SCALED, 0, runs=7).verdict == "inconclusive"
+    assert judge(LAW, 0, runs=4).verdict == "inconclusive"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRSD_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield (
+            invariance.measure(SPEC.with_seeds(range(4)), log_loss=-0.3, workers=1, progress=False),
+            grsd.ensemble(SPEC.with_seeds(range(4)), workers=1, progress=False),
+        )
+
+
+def test_runs_are_compared_at_one_loss(measured):
+    """Between the snapshots around it, and equal to a snapshot where the loss is that snapshot's."""
+    found, runs = measured
+    for number, run in enumerate(runs):
+        passed = np.log(run.loss / run.start_loss)
+        around = run.time.values[[int((passed > -0.3).sum()) - 1, int((passed > -0.3).sum())]]
+        assert around[0] <= found.time.values[number] <= around[1]
+    exact = invariance.at_loss(runs[0], float(np.log(runs[0].loss[2] / runs[0].start_loss)))
+    assert np.allclose(exact.energy, runs[0].energy[2])
+    assert np.allclose(exact.coupling_2, runs[0].coupling_2[2])
+    assert np.isclose(exact.time, runs[0].time[2])
+
+
+def test_what_is_measured_is_labelled_and_read_back_by_width(measured):
+    found, _ = measured
+    assert found.seed.values.tolist() == [0, 1, 2, 3]
+    assert found.coupling.dims == ("run", "shell", "shell_from")
+    assert found.attrs["log_loss"] == -0.3
+    assert "versions" in found.attrs
+    for budgets, shells in zip(invariance.budgets_of(found), SPEC.shells, strict=True):
+        assert len(budgets) == 4
+        assert {budget.attrs["shell_width"] for budget in budgets} == {shells.width}
+        assert np.allclose(np.diff(budgets[0].shell), shells.width)
+    low, high = invariance.frontier_window(found, 3.0)
+    assert np.isclose(high, -np.log(found.time).mean())
+    assert np.isclose(high - low, 3.0)
+
+
+def test_a_table_of_defects(measured):
+    found, _ = measured
+    table = cases.defect_table({("residual", 2): found, ("plain", 2): found}, reach=9.0)
+    assert dict(table.sizes) == {"architecture": 2, "depth": 1, "observable": 2, "scale_removed": 2}
+    assert set(np.unique(table.verdict)) == {"inconclusive"}, "four runs decide nothing"
+    known = table.defect.notnull()
+    assert known.any()
+    assert (table.low < table.high).where(known, True).all()
+    assert table.attrs["samples"] == 24
+
+
+def test_a_loss_that_was_not_reached_is_refused(measured):
+    _, runs = measured
+    with pytest.raises(ValueError, match=r"invariance.measure\(log_loss=-50\): run has snapshots from .* choose one"):
+        invariance.at_loss(runs[0], -50.0)
+    with pytest.raises(ValueError, match=r"invariance.measure\(specs\): expected at least one"):
+        invariance.measure([])
+
+
+def test_interpolation_is_linear_in_the_log_of_the_loss():
+    loss = np.exp([-0.5, -1.5])
+    data = {"loss": ("time", loss), "start_loss": 1.0, "energy": (("time", "shell"), [[1.0, 2.0], [3.0, 6.0]])}
+    run = xr.Dataset(data, {"time": [1.0, 100.0]})
+    half = invariance.at_loss(run, -1.0)
+    assert half.energy.values.tolist() == [2.0, 4.0]
+    assert float(half.time) == pytest.approx(10.0)
