@@ -25,7 +25,12 @@ from grsd.spectrum import spectrum
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 RUNS = 8
 PROPAGATION = {"depths": str(initial_cases.DEPTHS), "width": 64, "samples": 8}
-INCOHERENCE = {"width": 64, "shell_width": initial_cases.SHELLS.width, "smoothing": initial_cases.SHELLS.smoothing, "flips": 999}
+INCOHERENCE = {
+    "width": 64,
+    "shell_width": initial_cases.SHELLS.width,
+    "smoothing": initial_cases.SHELLS.smoothing,
+    "flips": 999,
+}
 TASKS = {"one-hot": 30, "parity": 200}
 
 
@@ -99,11 +104,17 @@ def _incoherence(kind: str, task: str, depths: Sequence[int] = initial_cases.DEP
 
 
 def _planted_excess(seed: int) -> float:
-    return float(incoherence.measure_modes(*initial_cases.planted_signs(400, seed=seed), initial_cases.SHELLS, seed=seed).excess)
+    return float(
+        incoherence.measure_modes(*initial_cases.planted_signs(400, seed=seed), initial_cases.SHELLS, seed=seed).excess
+    )
 
 
 EVOLUTION = training_cases.EVOLUTION.to_dict() | {"depth": str(training_cases.DEPTHS)}
-INVARIANCE = training_cases.INVARIANCE.to_dict() | {"log_loss": training_cases.LOG_LOSS, "reach": training_cases.REACH, "runs": training_cases.RUNS}
+INVARIANCE = training_cases.INVARIANCE.to_dict() | {
+    "log_loss": training_cases.LOG_LOSS,
+    "reach": training_cases.REACH,
+    "runs": training_cases.RUNS,
+}
 
 
 def _described(spec: dict[str, object], **changed: object) -> dict[str, object]:
