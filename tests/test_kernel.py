@@ -60,7 +60,7 @@ def test_unused_parameters_have_no_share():
     assert set(dict(model.named_parameters())) - set(grsd.parameter_kernels(model, inputs)) == {"unused"}
 
 
-@pytest.mark.parametrize(("batch", "tile", "groups"), [(2, None, 3), (1, 2, 2)])
+@pytest.mark.parametrize(("batch", "tile", "groups"), [(1, 2, 2)])
 def test_batches_groups_and_tiles_change_nothing(any_case, monkeypatch, batch, tile, groups):
     """Any plan gives the same matrices; slices of a few numbers too."""
     model, inputs, targets = any_case
@@ -225,12 +225,15 @@ def allocated(function):
     return most
 
 
-@pytest.mark.parametrize("rate", [False, True])
-@pytest.mark.parametrize(
-    "name", [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}]
-)
+METERED = [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}]
+
+
+@pytest.mark.parametrize(("name", "rate"), [(name, number % 2 == 0) for number, name in enumerate(METERED)])
 def test_the_estimate_is_what_is_held(name, rate):
-    """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples."""
+    """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples.
+
+    Every other model with its rate.
+    """
     case = next(case for case in ZOO if case.name == name)
     model, x, y = replace(case, inputs=(100, *case.inputs[1:]), outputs=(100, *case.outputs[1:])).make()
     estimate = grsd.memory_estimate(model, x, rate=rate)

@@ -8,7 +8,6 @@ from grsd.tangents import (
     ALONE,
     CAREFUL,
     ROWS,
-    TOGETHER,
     Network,
     can_run_alone,
     exact_derivatives,
@@ -28,7 +27,7 @@ def units_of(net, inputs, apart=False):
     return plan_units(net, inputs, reading, net.pullback(inputs, random_like(reading.outputs)), apart=apart), reading
 
 
-@pytest.mark.parametrize("route", [ALONE, TOGETHER, CAREFUL])
+@pytest.mark.parametrize("route", [ALONE, CAREFUL])
 def test_parts_give_the_jacobian(any_case, route):
     """sum_t delta a^T, or the rows, against the dense Jacobian of the parameters each unit names."""
     model, inputs, _ = any_case

@@ -23,7 +23,7 @@ from grsd.checks import whole
 from grsd.progress import VARIABLE, bar
 from grsd.runs.compute import identity, obtain
 from grsd.runs.plain import plain
-from grsd.runs.store import runs_folder
+from grsd.runs.store import kept, runs_folder
 from grsd.runs.train import train
 
 THREADS = "OMP_NUM_THREADS"
@@ -97,18 +97,21 @@ def members(
 
     Closing the iterator ends the workers at once.
     """
-    for spec in specs:
-        identity(spec, function)
+    stems = [identity(spec, function)[0] for spec in specs]
     folder = runs_folder(folder).resolve()
-    count = _workers(specs, workers)
+    there = [index for index, stem in enumerate(stems) if kept(folder, stem)]
+    missing = [index for index in range(len(specs)) if index not in there]
+    count = _workers([specs[index] for index in missing or there], workers)
     threads = max(1, cores() // count) if threads is None else whole("ensemble", "threads", threads, 1)
-    if count == 1:
-        with _threads(threads):
-            for index, spec in enumerate(specs):
-                yield index, _member(spec, function, folder, progress)
+    # What is there is read here: processes start slowly.
+    here = [*there, *(missing if count == 1 else [])]
+    with _threads(threads):
+        for index in here:
+            yield index, _member(specs[index], function, folder, progress)
+    if len(here) == len(specs):
         return
     with _pool(count, threads) as pool:
-        waiting = {pool.submit(_member, spec, function, folder): index for index, spec in enumerate(specs)}
+        waiting = {pool.submit(_member, specs[index], function, folder): index for index in missing}
         for future in as_completed(waiting):
             index = waiting[future]
             try:

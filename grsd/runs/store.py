@@ -124,6 +124,11 @@ def _checked(path: Path, stem: str, marks: Mapping[str, str]) -> xr.Dataset:
     return dataset
 
 
+def kept(folder: Path, stem: str) -> bool:
+    """Whether there is a file of this name, good or damaged."""
+    return bool(_files(folder, stem))
+
+
 def _files(folder: Path, stem: str) -> list[Path]:
     return list(folder.glob(f"{stem}-*.nc"))
 
