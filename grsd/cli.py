@@ -19,7 +19,7 @@ from grsd.confirm import confirm_claims
 from grsd.evidence import claims, results, verdict_lines
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
-from grsd.runs import CHOICES, Spec, members, parse, run, runs_folder, summary
+from grsd.runs import CHOICES, Spec, cores, members, parse, run, runs_folder, summary
 
 MOST_SEEDS = 100_000
 
@@ -136,7 +136,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is no CUDA device here")
-    threads = options.threads or (os.cpu_count() if options.large else 1) or 1
+    threads = options.threads or (cores() if options.large else 1)
     print(bench(large=options.large, device=options.device, threads=threads, folder=options.folder))
     return 0
 

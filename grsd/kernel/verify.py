@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,10 +30,7 @@ class Expected:
 
 def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) -> Parameters:
     """J^T cotangent, ``batch`` samples at a time."""
-    total = {name: torch.zeros_like(p) for name, p in network.parameters.items()}
-    for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
-        for name, gradient in network.pullback(few, part).items():
-            total[name] += gradient
+    (total,) = _in_batches(lambda few, part: (network.pullback(few, part),), network, inputs, cotangent, batch, 1)
     return total
 
 
@@ -41,15 +39,28 @@ def expect(network: Network, inputs: Tensor, probe: Tensor, direction: Parameter
     if direction is None:
         gradient = pullback(network, inputs, probe, batch)
         return Expected(probe, gradient, _inner(gradient, gradient) / samples)
-    gradient = {name: torch.zeros_like(p) for name, p in network.parameters.items()}
-    rate = {name: torch.zeros_like(p) for name, p in network.parameters.items()}
-    for few, part in zip(inputs.split(batch), probe.split(batch), strict=True):
-        for total, added in zip((gradient, rate), network.pullback_and_rate(few, part, direction), strict=True):
-            for name, value in added.items():
-                total[name] += value
+    both = partial(network.pullback_and_rate, direction=direction)
+    gradient, rate = _in_batches(both, network, inputs, probe, batch, 2)
     size = _inner(gradient, gradient) / samples
     bound = 2 * (size * _inner(rate, rate) / samples).sqrt()
     return Expected(probe, gradient, size, 2 * _inner(gradient, rate) / samples, bound)
+
+
+def _in_batches(
+    function: Callable[[Tensor, Tensor], tuple[Parameters, ...]],
+    network: Network,
+    inputs: Tensor,
+    cotangent: Tensor,
+    batch: int,
+    count: int,
+) -> list[Parameters]:
+    """The ``count`` results of the function, summed over batches of samples."""
+    totals = [{name: torch.zeros_like(p) for name, p in network.parameters.items()} for _ in range(count)]
+    for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
+        for total, added in zip(totals, function(few, part), strict=True):
+            for name, value in added.items():
+                total[name] += value
+    return totals
 
 
 def _inner(left: Parameters, right: Parameters) -> Tensor:

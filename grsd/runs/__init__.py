@@ -2,7 +2,7 @@
 
 from grsd.runs.compute import obtain, run
 from grsd.runs.history import at_width, measured_energy_change, shell_history
-from grsd.runs.parallel import EnsembleError, Member, ensemble, members, summary
+from grsd.runs.parallel import EnsembleError, Member, cores, ensemble, members, summary
 from grsd.runs.spec import CHOICES, Spec, parse
 from grsd.runs.store import Scratch, runs_folder
 from grsd.runs.train import train
@@ -14,6 +14,7 @@ __all__ = [
     "Scratch",
     "Spec",
     "at_width",
+    "cores",
     "ensemble",
     "measured_energy_change",
     "members",

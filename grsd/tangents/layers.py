@@ -88,6 +88,19 @@ def _each(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
     return many * dimensions if len(many) == 1 else many
 
 
+def _trailing(weight: Tensor | None, bias: Tensor | None, lead: int, normalized: Callable[[], Tensor]) -> Call:
+    """Scales of the last dimensions, those after the first ``lead``."""
+    return Call(
+        SCALE,
+        weight,
+        bias,
+        lead,
+        lambda: normalized().unsqueeze(lead),
+        lambda delta: delta.unsqueeze(lead),
+        ("scale",),
+    )
+
+
 def _layer_norm(
     input: Tensor,
     normalized_shape: tuple[int, ...],
@@ -96,30 +109,14 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Call:
     lead = input.ndim - len(normalized_shape)
-    return Call(
-        SCALE,
-        weight,
-        bias,
-        lead,
-        lambda: F.layer_norm(input, normalized_shape, eps=eps).unsqueeze(lead),
-        lambda delta: delta.unsqueeze(lead),
-        ("scale",),
-    )
+    return _trailing(weight, bias, lead, lambda: F.layer_norm(input, normalized_shape, eps=eps))
 
 
 def _rms_norm(
     input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None = None, eps: float | None = None
 ) -> Call:
     lead = input.ndim - len(normalized_shape)
-    return Call(
-        SCALE,
-        weight,
-        None,
-        lead,
-        lambda: F.rms_norm(input, normalized_shape, eps=eps).unsqueeze(lead),
-        lambda delta: delta.unsqueeze(lead),
-        ("scale",),
-    )
+    return _trailing(weight, None, lead, lambda: F.rms_norm(input, normalized_shape, eps=eps))
 
 
 def _channels(weight: Tensor | None, bias: Tensor | None, normalized: Callable[[], Tensor]) -> Call:
