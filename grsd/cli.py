@@ -16,7 +16,7 @@ from typing import NoReturn
 import torch
 
 from grsd.confirm import confirm_claims
-from grsd.evidence import claims, results, verdict_lines
+from grsd.evidence import claims, results, verdict_lines, write_headlines
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
 from grsd.runs import CHOICES, Spec, cores, members, parse, run, runs_folder, summary
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
     )
+    table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
     timings.add_argument("--large", action="store_true", help="the ResNet-18 rows")
@@ -127,6 +128,8 @@ def _claims(options: argparse.Namespace) -> int:
     os.environ[PROJECT] = str(project(options.project))
     if options.confirm is not None:
         confirm_claims(options.confirm)
+    if options.readme:
+        write_headlines(project() / "README.md", claims(), results())
     print("\n".join(verdict_lines(claims(), results())))
     return 0
 

@@ -187,6 +187,13 @@ MEASUREMENTS = {
     "invariance-constructed": _planted_invariance("holds", training_cases.INVARIANT),
     "invariance-broken": _planted_invariance("fails", training_cases.LOG_PERIODIC, training_cases.SCALED),
 }
+REPEATED = {
+    "initial-incoherence-64": "initial-incoherence",
+    "initial-incoherence-one-output-plain-64": "initial-incoherence-one-output-plain",
+    "evolution-depth-residual-32": "evolution-depth-residual",
+    "invariance-constructed-300": "invariance-constructed",
+}
+MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()}
 
 
 def confirm_claims(names: Sequence[str] = ()) -> list[Result]:

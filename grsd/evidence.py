@@ -22,6 +22,7 @@ DIRECTIONS = ("at most", "at least", "contains")
 SUMMARIES = {"mean": np.mean, "median": np.median, "max": np.max, "min": np.min, "proportion": np.mean}
 PILOT_SEEDS = range(100)
 FIRST_CONFIRMATORY_SEED = 1000
+MARKS = ("<!-- verdicts: written by grsd claims --readme -->", "<!-- end of verdicts -->")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Rule:
         fails_beyond, fails_reason: the whole interval beyond this fails (default: the threshold); between the two lies
             ``inconclusive``.
         confidence: of the interval. ``seeds``: how many confirmatory seeds a verdict needs.
+        first_seed: the first of them. A claim measured again on more seeds starts where no earlier one has looked.
     """
 
     statistic: str
@@ -50,6 +52,7 @@ class Rule:
     confidence: float = 0.95
     seeds: int = 8
     widest: float = math.inf
+    first_seed: int = FIRST_CONFIRMATORY_SEED
 
     def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
         """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
@@ -87,7 +90,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Claim:
-    """One entry of data/claims.yaml. ``notebook``, ``figure`` and ``rule`` are None where it is not examined yet."""
+    """One entry of data/claims.yaml. ``notebook``, ``figure`` and ``rule`` are None where it is not examined yet.
+
+    ``headline``: the few words under which it stands in the README's table and figure; None for all that stay out of
+    them. ``repeats``: the claim that it measures again on fresh seeds; both results stay.
+    """
 
     id: str
     claim: str
@@ -95,11 +102,16 @@ class Claim:
     notebook: str | None = None
     figure: str | None = None
     rule: Rule | None = None
+    headline: str | None = None
+    repeats: str | None = None
 
     @property
     def hash(self) -> str:
         """SHA-256 of the sentence and its rule: a result made under other words or numbers is not this claim's."""
-        content = json.dumps({"claim": self.claim, "rule": asdict(self.judged)}, sort_keys=True)
+        rule = asdict(self.judged)
+        if rule["first_seed"] == FIRST_CONFIRMATORY_SEED:
+            del rule["first_seed"]  # rules older than this field keep their hash
+        content = json.dumps({"claim": self.claim, "rule": rule}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
@@ -141,6 +153,8 @@ def claims(path: Path | None = None) -> dict[str, Claim]:
         if name in found:
             raise ValueError(f"{where} stands twice")
         rule = _rule(where, entry["rule"]) if entry.get("rule") else None
+        if entry.get("repeats", name) not in {name, *found}:
+            raise ValueError(f"{where} repeats {entry['repeats']!r}, which does not stand before it")
         found[name] = Claim(**entry | {"rule": rule, "claim": " ".join(entry["claim"].split())})
     return found
 
@@ -148,7 +162,7 @@ def claims(path: Path | None = None) -> dict[str, Claim]:
 def judge(claim: Claim, seeds: Sequence[int], values: Sequence[float], parameters: Mapping[str, object]) -> Result:
     """Judge a claim on confirmatory seeds.
 
-    Errors: ``ValueError`` for pilot seeds (anything under 1000), repeated seeds, fewer seeds than the rule asks for, or
+    Errors: ``ValueError`` for seeds under the rule's first one (anything under 1000 is a pilot's), repeated seeds, fewer seeds than the rule asks for, or
     as many values as there are not seeds.
     """
     rule = claim.judged
@@ -156,11 +170,11 @@ def judge(claim: Claim, seeds: Sequence[int], values: Sequence[float], parameter
         raise ValueError(
             f"judge({claim.id}): expected one value a seed, got {len(seeds)} seeds and {len(values)} values"
         )
-    wrong = [seed for seed in seeds if seed < FIRST_CONFIRMATORY_SEED]
+    wrong = [seed for seed in seeds if seed < rule.first_seed]
     if wrong:
         raise ValueError(
             f"judge({claim.id}): seed {wrong[0]} is not confirmatory; a verdict needs seeds from "
-            f"{FIRST_CONFIRMATORY_SEED} on, {PILOT_SEEDS[0]} to {PILOT_SEEDS[-1]} are for looking"
+            f"{rule.first_seed} on, {PILOT_SEEDS[0]} to {PILOT_SEEDS[-1]} are for looking"
         )
     if len(set(seeds)) < len(seeds) or len(seeds) < rule.seeds:
         raise ValueError(
@@ -181,8 +195,9 @@ def judge(claim: Claim, seeds: Sequence[int], values: Sequence[float], parameter
 
 
 def confirm(claim: Claim, measure: Callable[[int], float], parameters: Mapping[str, object]) -> Result:
-    """``judge`` on the first confirmatory seeds that the rule asks for, measured one after the other."""
-    seeds = range(FIRST_CONFIRMATORY_SEED, FIRST_CONFIRMATORY_SEED + claim.judged.seeds)
+    """``judge`` on the confirmatory seeds that the rule asks for, measured one after the other."""
+    first = claim.judged.first_seed
+    seeds = range(first, first + claim.judged.seeds)
     return judge(claim, seeds, [measure(seed) for seed in seeds], parameters)
 
 
@@ -237,6 +252,32 @@ def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | Non
     return "\n".join(rows)
 
 
+def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
+    """The claims that carry a headline and have a result, by id: what the README's table and figure show."""
+    return {name: (claim, judged[name]) for name, claim in chosen.items() if claim.headline and name in judged}
+
+
+def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
+    """A Markdown table for the README: headline, whose, verdict, number with interval and threshold, notebook."""
+    rows = ["| | whose | verdict | measured | notebook |", "|---|---|---|---|---|"]
+    for claim, result in headlines(chosen, judged).values():
+        number = claim.notebook.partition("_")[0]
+        notebook = f"[{number}](notebooks/{claim.notebook}.ipynb)"
+        measured = _said(claim, judged).removeprefix(f"{result.verdict}: ")
+        rows.append(f"| {claim.headline} | {claim.whose} | **{result.verdict}** | {measured} | {notebook} |")
+    return "\n".join(rows)
+
+
+def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> None:
+    """Put ``headline_table`` between the two marks of a README. Errors: ``ValueError`` where the marks are missing."""
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise ValueError(f"{readme.name}: expected the marks {MARKS[0]} and {MARKS[1]} around the table of verdicts")
+    readme.write_text(f"{before}{begin}\n{headline_table(chosen, judged)}\n{end}{after}", encoding="utf-8")
+
+
 def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
     """The same for a terminal: verdict, whose, id and sentence, two lines a claim."""
     lines = []
@@ -271,6 +312,8 @@ def _rule(where: str, entry: Mapping[str, object]) -> Rule:
         raise ValueError(f"{where}: rule: direction is one of {DIRECTIONS}, summary one of {tuple(SUMMARIES)}")
     if rule.direction == "contains" and not math.isfinite(rule.widest):
         raise ValueError(f"{where}: rule: 'contains' needs the widest interval that still says something")
+    if rule.first_seed < FIRST_CONFIRMATORY_SEED:
+        raise ValueError(f"{where}: rule: first_seed is {rule.first_seed}, expected {FIRST_CONFIRMATORY_SEED} or more")
     if not rule.reason or (rule.fails_beyond is not None and not rule.fails_reason):
         raise ValueError(f"{where}: rule: every threshold needs its reason")
     return rule

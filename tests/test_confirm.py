@@ -7,6 +7,7 @@ from grsd.evidence import claims, results
 def test_every_rule_has_its_measurement():
     ruled = {name for name, claim in claims().items() if claim.rule}
     assert set(confirm.MEASUREMENTS) == ruled
+    assert {name: claim.repeats for name, claim in claims().items() if claim.repeats} == confirm.REPEATED
 
 
 def test_stored_results_were_measured_as_they_are_now():
