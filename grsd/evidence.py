@@ -162,8 +162,8 @@ def claims(path: Path | None = None) -> dict[str, Claim]:
 def judge(claim: Claim, seeds: Sequence[int], values: Sequence[float], parameters: Mapping[str, object]) -> Result:
     """Judge a claim on confirmatory seeds.
 
-    Errors: ``ValueError`` for seeds under the rule's first one (anything under 1000 is a pilot's), repeated seeds, fewer seeds than the rule asks for, or
-    as many values as there are not seeds.
+    Errors: ``ValueError`` for seeds under the rule's first (under 1000 are pilots), repeated seeds, fewer seeds than
+    the rule asks for, or as many values as there are not seeds.
     """
     rule = claim.judged
     if len(seeds) != len(values):

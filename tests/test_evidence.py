@@ -5,7 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grsd.evidence import Claim, Rule, claims, claims_table, confirm, judge, results, verdict_lines, write_result
+from grsd.evidence import (
+    Claim,
+    Rule,
+    claims,
+    claims_table,
+    confirm,
+    headline_table,
+    headlines,
+    judge,
+    results,
+    verdict_lines,
+    write_headlines,
+    write_result,
+)
 from grsd.project import project
 
 RULE = Rule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
@@ -136,6 +149,29 @@ def test_tables():
     assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
     assert verdict_lines(known, {})[0] == "x (ours): not examined yet"
     assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): in the notebook"
+
+
+def test_a_repetition_looks_at_seeds_of_its_own():
+    again = replace(CLAIM, rule=replace(RULE, first_seed=2000))
+    result = confirm(again, lambda seed: 1e-5 * seed, {})
+    assert result.seeds == tuple(range(2000, 2008))
+    assert again.hash != CLAIM.hash
+    with pytest.raises(ValueError, match="seed 1000 is not confirmatory; a verdict needs seeds from 2000 on"):
+        judge(again, SEEDS, [0.0] * 8, {})
+
+
+def test_headlines_in_the_readme(tmp_path):
+    """The committed table is what the committed results give; an edited one is put right; no marks, no table."""
+    committed = project() / "README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(committed.read_text(encoding="utf-8").replace("**holds**", "**certain**"), encoding="utf-8")
+    write_headlines(copy, claims(), results())
+    assert copy.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+    shown = headlines(claims(), results())
+    assert len(headline_table(claims(), results()).splitlines()) == 2 + len(shown) > 4
+    copy.write_text("nothing here")
+    with pytest.raises(ValueError, match="expected the marks"):
+        write_headlines(copy, claims(), results())
 
 
 GOOD = "statistic: s, direction: at most, threshold: 1.0"
