@@ -111,3 +111,14 @@ def test_interpolation_is_linear_in_the_log_of_the_loss():
     half = invariance.at_loss(run, -1.0)
     assert half.energy.values.tolist() == [2.0, 4.0]
     assert float(half.time) == pytest.approx(10.0)
+
+
+def test_power_rises_with_the_runs():
+    """Under a planted law more runs hold more often, with a narrower interval; under a broken one more of them fail."""
+    held = invariance.power(ensemble_budgets(LAW, WIDTHS, 0, 8), (8, 32), window=INTERIOR, lawful=True, draws=12)
+    assert np.allclose(held.share.sum("verdict"), 1)
+    assert float(held.share.sel(runs=32, verdict="holds")) >= float(held.share.sel(runs=8, verdict="holds"))
+    assert float(held.share.sel(runs=32, verdict="holds")) > 0.8
+    assert float(held.half_width[1]) < 0.7 * float(held.half_width[0])
+    broken = ensemble_budgets(cases.SCALED, WIDTHS, 0, 8)
+    assert float(invariance.power(broken, (16,), window=INTERIOR, draws=6).share.sel(verdict="fails")[0]) > 0.8

@@ -7,7 +7,7 @@ import xarray as xr
 from scipy import stats
 from scipy.optimize import least_squares
 
-from grsd.laws import coupling_law, law_test, velocity_law
+from grsd.laws import coupling_law, law_test, observe, resampled, velocity_law
 from grsd.laws.coupling import couplings
 from grsd.laws.velocity import velocities
 from grsd.shells import LogShells, energy_budget, velocity_over_runs
@@ -224,3 +224,21 @@ def test_runs_over_different_spans_share_what_is_common():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call(synthetic(0))
+
+
+def test_resampled_runs_have_the_mean_and_covariance_of_the_measured_ones():
+    observed = observe([synthetic(3, noise=0.4, runs=10)] * 2, observable="velocity")
+    many = resampled("velocity", observed, 4000, 0)
+    for item, drawn in zip(observed, many, strict=True):
+        departures = item.departures(item.y[0])
+        covariance = np.cov(departures.T)
+        assert drawn.y[0] == pytest.approx(item.y[0], abs=5 * math.sqrt(covariance.max() / 4000))
+        assert np.cov(drawn.numerator.T) == pytest.approx(covariance, abs=6 * covariance.max() / math.sqrt(4000))
+    assert many[0].numerator == pytest.approx(many[1].numerator), "one draw for all widths"
+    law = resampled("velocity", observed, 4000, 0, lawful=True)[0]
+    fitted = velocity_law(synthetic(3, noise=0.4, runs=10)).fitted
+    assert law.y[0] == pytest.approx(fitted, abs=5 * math.sqrt(covariance.max() / 4000))
+    with pytest.raises(ValueError, match="without a scale"):
+        resampled("velocity", observe(synthetic(3), observable="velocity", scale=True), 8, 0)
+    with pytest.raises(ValueError, match="resampled"):
+        resampled("velocity", observed, 3, 0)

@@ -18,7 +18,8 @@ import numpy as np
 import xarray as xr
 
 from grsd.evidence import Rule
-from grsd.laws import LawTest, law_test
+from grsd.laws import LawTest, judge_observed, observe, resampled
+from grsd.laws.ensemble import Ensemble
 from grsd.provenance import provenance
 from grsd.runs import Spec, at_width, ensemble
 
@@ -150,22 +151,65 @@ def judge(
     Verdict [ours]: holds where the upper 95 % limit of D^2 is at most .04; fails where p < .05 and its lower limit is
     above; otherwise, and with fewer than 8 runs, inconclusive. Errors: as in ``grsd.laws.law_test``.
     """
-    if isinstance(measured, xr.Dataset):
-        window = frontier_window(measured) if window is None else window
-        measured = budgets_of(measured)
-    test = law_test(measured, observable=observable, k_max=k_max, scale=scale, window=window)
-    runs = test.fits[0].runs
-    verdict = RULE.verdict(*test.defect_interval)
-    if runs < LEAST_RUNS or (verdict == "fails" and test.p >= 0.05):
-        verdict = "inconclusive"
+    observed, window = _observed(measured, window, observable, k_max, scale)
+    test = judge_observed(observable, observed)
     return Invariance(
-        verdict=verdict,
+        verdict=_verdict(test),
         defect=test.defect,
         interval=test.defect_interval,
         p=test.p,
         exponents=tuple(fit.exponent for fit in test.fits),
         exponent_intervals=tuple(fit.exponent_interval for fit in test.fits),
         window=(-math.inf, math.inf) if window is None else window,
-        runs=runs,
+        runs=test.fits[0].runs,
         test=test,
     )
+
+
+def power(
+    measured: xr.Dataset | Sequence[Sequence[xr.Dataset]],
+    runs: Sequence[int],
+    *,
+    window: tuple[float, float] | None = None,
+    observable: str = "coupling",
+    lawful: bool = False,
+    draws: int = 40,
+) -> xr.Dataset:
+    """How often each verdict would come out with so many runs, by simulation from the measured ones.
+
+    Simulated runs are normal, with the covariance between shells that the measured runs have, and with their mean or,
+    ``lawful``, that of the fitted law (``grsd.laws.resampled``). ``draws`` ensembles a size; other arguments as in
+    ``judge``.
+
+    Returns: ``share(runs, verdict)`` of the draws, and ``half_width(runs)`` of the interval of D^2, the median.
+    """
+    observed, _ = _observed(measured, window, observable, 2, False)
+    verdicts = ("holds", "inconclusive", "fails")
+    share, half = np.zeros((len(runs), len(verdicts))), np.zeros((len(runs), draws))
+    for row, count in enumerate(runs):
+        for draw in range(draws):
+            test = judge_observed(observable, resampled(observable, observed, count, draw, lawful=lawful))
+            share[row, verdicts.index(_verdict(test))] += 1 / draws
+            half[row, draw] = np.ptp(test.defect_interval) / 2
+    data = {"share": (("runs", "verdict"), share), "half_width": ("runs", np.median(half, axis=1))}
+    return xr.Dataset(data, {"runs": list(runs), "verdict": list(verdicts)}, {"draws": draws})
+
+
+def _observed(
+    measured: xr.Dataset | Sequence[Sequence[xr.Dataset]],
+    window: tuple[float, float] | None,
+    observable: str,
+    k_max: int,
+    scale: bool,
+) -> tuple[list[Ensemble], tuple[float, float] | None]:
+    if isinstance(measured, xr.Dataset):
+        window = frontier_window(measured) if window is None else window
+        measured = budgets_of(measured)
+    return observe(measured, observable=observable, k_max=k_max, scale=scale, window=window), window
+
+
+def _verdict(test: LawTest) -> str:
+    verdict = RULE.verdict(*test.defect_interval)
+    if test.fits[0].runs < LEAST_RUNS or (verdict == "fails" and test.p >= 0.05):
+        return "inconclusive"
+    return verdict

@@ -12,7 +12,18 @@ quantile on R - 1 degrees of freedom, and the test flips the sign of whole runs'
 
 from grsd.laws.coupling import coupling_law
 from grsd.laws.fit import LawFit
-from grsd.laws.signflip import OBSERVABLES, LawTest, law_test
+from grsd.laws.resample import resampled
+from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
 from grsd.laws.velocity import velocity_law
 
-__all__ = ["OBSERVABLES", "LawFit", "LawTest", "coupling_law", "law_test", "velocity_law"]
+__all__ = [
+    "OBSERVABLES",
+    "LawFit",
+    "LawTest",
+    "coupling_law",
+    "judge_observed",
+    "law_test",
+    "observe",
+    "resampled",
+    "velocity_law",
+]

@@ -71,6 +71,19 @@ def law_test(
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """
+    observed = observe(budgets, observable=observable, k_max=k_max, scale=scale, window=window)
+    return judge_observed(observable, observed, level)
+
+
+def observe(
+    budgets: Sequence[xr.Dataset] | Sequence[Sequence[xr.Dataset]],
+    *,
+    observable: str = "coupling",
+    k_max: int = 2,
+    scale: bool = False,
+    window: tuple[float, float] | None = None,
+) -> list[Ensemble]:
+    """What ``law_test`` judges, width by width. Arguments and errors: the same."""
     if observable not in OBSERVABLES:
         raise ValueError(f"law_test(observable=...): expected one of {OBSERVABLES}, got {observable!r}")
     widths = [budgets] if len(budgets) and isinstance(budgets[0], xr.Dataset) else list(budgets)
@@ -78,10 +91,14 @@ def law_test(
         raise ValueError("law_test(budgets): expected the same number of runs at every width")
     options = {"scale": scale, "window": window}
     read = {"velocity": velocities, "coupling": partial(couplings, k_max=k_max)}[observable]
-    observed = [read("law_test", item, **options) for item in widths]
+    return [read("law_test", item, **options) for item in widths]
+
+
+def judge_observed(observable: str, observed: Sequence[Ensemble], level: float = 0.95) -> LawTest:
+    """``law_test`` of what ``observe`` gave."""
     fits = [fit_law(observable, item, None, level) for item in observed]
     parts = [_standardize(item, fit) for item, fit in zip(observed, fits, strict=True)]
-    signs = _signs(len(widths[0]))
+    signs = _signs(observed[0].runs)
     totals = np.stack([np.square(signs @ residuals).sum(1) for residuals, _ in parts])
     scores = (totals - totals.mean(1, keepdims=True)) / totals.std(1, keepdims=True)
     residuals, signals = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))

@@ -1,0 +1,40 @@
+"""Ensembles like a measured one, of any size: what more runs would say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from grsd.checks import whole
+from grsd.laws.ensemble import LEAST_RUNS, Ensemble
+from grsd.laws.fit import fit_law
+
+
+def resampled(
+    observable: str, observed: Sequence[Ensemble], runs: int, seed: int, *, lawful: bool = False
+) -> list[Ensemble]:
+    """``runs`` new runs, normal with the mean and covariance that the measured runs have (all widths together).
+
+    Args:
+        observable, observed: as ``grsd.laws.signflip.observe`` gives them, without a scale.
+        lawful: give them the mean of the fitted law in place of their own.
+
+    Copies of runs would not do: the defect rests on products of different runs, and two copies are not different.
+    Denominators are those of the measured mean. Errors: ``ValueError`` for fewer than 4 runs, or a scale.
+    """
+    whole("resampled", "runs", runs, LEAST_RUNS)
+    if any(item.scaled for item in observed):
+        raise ValueError("resampled(observed): expected observables without a scale, got one with it")
+    weights = np.random.default_rng(seed).standard_normal((runs, observed[0].runs)) / np.sqrt(observed[0].runs - 1)
+    found = []
+    for item in observed:
+        mean = item.y[0]
+        departures = item.departures(mean)
+        centre = fit_law(observable, item, None, 0.95).fitted if lawful else mean
+        drawn = centre + weights @ (departures - departures.mean(0))
+        found.append(
+            replace(item, numerator=drawn, denominator=np.ones_like(drawn), pumped=np.ones((runs + 1, len(mean))))
+        )
+    return found
