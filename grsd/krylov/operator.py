@@ -144,7 +144,11 @@ class KernelOperator:
                 continue
             pairs = [
                 ((v * output).sum(), inner(gradient, x), v.norm() * output.norm()),
-                ((v * output_rate).sum(), inner(gradient_rate, x) + inner(gradient, change), v.norm() * output_rate.norm()),
+                (
+                    (v * output_rate).sum(),
+                    inner(gradient_rate, x) + inner(gradient, change),
+                    v.norm() * output_rate.norm(),
+                ),
             ]
             if all(bool((one - other).abs() <= TOLERANCE[v.dtype] * scale) for one, other, scale in pairs):
                 return push
