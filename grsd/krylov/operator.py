@@ -74,7 +74,7 @@ class KernelOperator:
         *,
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
-        batch: int = 500,
+        batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
         self.batch = whole(call, "batch", batch, 1)
@@ -130,7 +130,7 @@ class KernelOperator:
     def _choose_push(self, call: str) -> Callable:
         """The cheap route where it agrees with the backward pass on the first samples, else the transpose of that."""
         few = self.inputs[: min(self.batch, FEW)]
-        v, rate = (random_like(self._outputs[: len(few)]) for _ in range(2))
+        v = random_like(self._outputs[: len(few)])
         x, change = ({name: random_like(p) for name, p in self.network.parameters.items()} for _ in range(2))
         problem = "its second derivatives disagree with its first ones"
         for push in (self.network.forward_twice, self.network.pushforward_and_rate):

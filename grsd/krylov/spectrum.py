@@ -3,8 +3,8 @@ r"""Energies and fluxes from a small tridiagonal matrix, each with the error it 
 .. math:: E_a = \tfrac12 |e|^2 \langle 1, w_a(T)\, 1\rangle, \qquad
           F(s) = -\tfrac12 |e|^2 \langle 1, (W_s^{[1]} \circ T')\, 1\rangle
 
-in the eigenbasis of T: as far as the steps reach, the energy budget of T, T' and |e| times the first unit vector is that
-of M, M' and e. They reach from the top of the spectrum downwards. Source: this project's, on top of Gauss quadrature by
+in the eigenbasis of T: as far as the steps reach, the budget of T, T' and |e| times the first unit vector is that of M,
+M' and e. They reach from the top of the spectrum downwards. Source: this project's, on top of Gauss quadrature by
 Lanczos (Golub and Meurant 2010).
 """
 
@@ -67,11 +67,11 @@ class KrylovSpectrum:
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
         """``energy_budget`` without what needs every mode: couplings, drifts, the flux in two parts.
 
-        Each of ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` has its stated ``_error``, the sum of
+        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` each have their stated ``_error``, the sum of
 
         * the largest difference from what fewer steps give, from two thirds of them on;
-        * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over the width of the
-          window: there can be structure inside that no number of steps so far has seen;
+        * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over as much as the
+          smoothing: inside there can be structure that the steps so far have not seen, all agreeing;
         * rounding, as that of the dense route.
 
         With probes, ``modes`` and ``local_modes`` are means over them, with their standard errors.
@@ -192,7 +192,7 @@ def krylov_spectrum(
     steps: int = 80,
     probes: int = 0,
     tolerance: float = 0.1,
-    batch: int = 500,
+    batch: int = 1000,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> KrylovSpectrum:
