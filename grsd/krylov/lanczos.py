@@ -1,9 +1,9 @@
 r"""Lanczos with full reorthogonalization, and the exact derivative of what it makes.
 
 From v_1 = e / |e| the recurrence M v_j = beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1} gives the tridiagonal T with
-<e, p(M) e> = |e|^2 <1, p(T) 1> for polynomials p of degree below 2 m. The derivative, while M changes and e does not, is
-that of the recurrence line by line, reorthogonalization included. Source: Golub and Meurant, Matrices, Moments and
-Quadrature (2010), for T; its derivative is this project's.
+<e, p(M) e> = |e|^2 <1, p(T) 1> for polynomials p of degree below 2 m. While M changes and e does not, the derivative
+of T is that of the recurrence line by line, reorthogonalization included. Source: Golub and Meurant, Matrices, Moments
+and Quadrature (2010), for T; its derivative is this project's.
 """
 
 from __future__ import annotations

@@ -131,7 +131,8 @@ class KernelOperator:
         """The cheap route where it agrees with the backward pass on the first samples, else the transpose of that."""
         few = self.inputs[: min(self.batch, FEW)]
         v = random_like(self._outputs[: len(few)])
-        x, change = ({name: random_like(p) for name, p in self.network.parameters.items()} for _ in range(2))
+        change = self.network.parameters
+        x = {name: random_like(p) for name, p in change.items()}
         problem = "its second derivatives disagree with its first ones"
         for push in (self.network.forward_twice, self.network.pushforward_and_rate):
             try:

@@ -67,7 +67,7 @@ class KrylovSpectrum:
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
         """``energy_budget`` without what needs every mode: couplings, drifts, the flux in two parts.
 
-        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` each have their stated ``_error``, the sum of
+        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
 
         * the largest difference from what fewer steps give, from two thirds of them on;
         * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over as much as the

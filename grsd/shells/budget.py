@@ -142,6 +142,11 @@ class _Modes:
 
 
 def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
+    if not isinstance(spectrum, (Spectrum, Approximate)):
+        raise TypeError(
+            "energy_budget(spectrum=...): expected what grsd.spectrum or grsd.krylov_spectrum gave, got "
+            f"{type(spectrum).__name__}"
+        )
     if not isinstance(error, Tensor):
         raise TypeError(f"energy_budget(error=...): expected a torch.Tensor, got {type(error).__name__}")
     if error.ndim not in {1, 2} or error.numel() != spectrum.dimension:
