@@ -75,8 +75,8 @@ def declared(budget):
 @pytest.fixture(scope="module")
 def learned():
     """Digits half learned by a residual perceptron: (inputs, targets, snapshot, M, M')."""
-    data = grsd.digits(40)
-    network = grsd.Perceptron(64, 10, width=32, depth=4, residual=True, seed=0)
+    data = grsd.digits(24)
+    network = grsd.Perceptron(64, 10, width=24, depth=4, residual=True, seed=0)
     (snapshot,) = grsd.gradient_flow(network, data.inputs, data.targets, [1.0], tolerance=1e-3).snapshots
     inputs, targets = data.inputs.double(), data.targets.double()
     return inputs, targets, snapshot, *grsd.tangent_kernel_and_rate(snapshot.model, inputs, targets)
@@ -112,32 +112,38 @@ def test_the_rate_of_the_tridiagonal_matrix():
     def moved(h):
         return lanczos(DenseOperator(kernel + h * rate, rate), error, 20, rate=False).matrix
 
-    h = 1e-3
+    h = 1e-5
     expected = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
-    assert relative(found.rate, expected) < 1e-8
+    assert relative(found.rate, expected) < 1e-9
     assert found.matrix[0, 0] == pytest.approx(float(error @ kernel @ error / (error @ error)), rel=1e-13)
 
 
-def test_all_steps_give_the_dense_budget():
-    """Where the Krylov space ends the budget is exact, and so it is stated; a longer run changes nothing."""
-    values = torch.exp(torch.linspace(-3, 2, 12, dtype=torch.float64)).repeat_interleave(3)
-    turned = rotation(36, 0)
+@pytest.mark.parametrize(("distinct", "copies", "steps"), [(48, 1, 48), (2, 15, 2), (12, 3, 36)])
+def test_all_steps_give_the_dense_budget(distinct, copies, steps):
+    """Where the Krylov space ends everything is exact, and so it is stated.
+
+    Degenerate eigenvalues end it before, in theory: the steps after that follow rounding, to which the energies are
+    blind and the flux is not, and so it is stated.
+    """
+    values = torch.exp(torch.linspace(-3, 2, distinct, dtype=torch.float64)).repeat_interleave(copies)
+    turned = rotation(len(values), 0)
     kernel = turned @ torch.diag(values) @ turned.T
-    rate = kernel + 0.3 * kernel @ kernel
-    error = normal(36, seed=2)
-    budget, dense = both((kernel + kernel.T) / 2, (rate + rate.T) / 2, error, 36)
-    assert budget.steps == 12
-    for name in (*BY_MASK["mask"], *BY_MASK["boundary_mask"]):
-        np.testing.assert_allclose(budget[name], dense[name], rtol=1e-9)
-    assert (budget["mask"] == 0).all()
+    noise = normal(len(values), len(values)) / 10
+    rate = kernel + 0.3 * kernel @ kernel + noise
+    budget, dense = both(kernel + kernel.T, rate + rate.T, normal(len(values), seed=2), 99)
+    assert budget.steps == steps
     assert over_stated(budget, dense) == 0
+    np.testing.assert_allclose(budget.energy, dense.energy, rtol=1e-12)
+    np.testing.assert_allclose(budget.flux, dense.flux, rtol=1e-11 if steps != 36 else 1e-2)
+    assert (budget["mask"] == 0).all()
+    assert (budget.boundary_mask == (8 if steps == 36 else 0)).all()
 
 
 def test_stated_errors_hold_on_a_network(learned):
     inputs, targets, snapshot, kernel, rate = learned
-    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=60, batch=16)
+    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=45, batch=12)
     budget = grsd.energy_budget(found, snapshot.error, SHELLS)
-    again, dense = both(kernel, rate, snapshot.error.reshape(-1), 60)
+    again, dense = both(kernel, rate, snapshot.error.reshape(-1), 45)
     for mask in BY_MASK:
         np.testing.assert_array_equal(budget[mask], again[mask])
     assert over_stated(budget, dense) == 0
@@ -151,17 +157,19 @@ def test_stated_errors_hold_on_a_network(learned):
 
 
 def test_flux_is_what_small_steps_of_the_flow_show(learned):
-    """F = -dE_</dt - D_<, from the snapshots h and 2h before and after, each by Krylov's route itself."""
+    """F = -dE_</dt - D_<, from the snapshots h before and after, each by Krylov's route itself."""
     inputs, targets, snapshot, *_ = learned
     shells = grsd.LogShells(width=1.0, smoothing=0.5, span=(-4.0, 3.0))
 
     def budget(at: Snapshot):
-        return grsd.energy_budget(grsd.krylov_spectrum(at.model, inputs, targets, tolerance=1e-3), at.error, shells)
+        return grsd.energy_budget(
+            grsd.krylov_spectrum(at.model, inputs, targets, steps=40, tolerance=1e-3), at.error, shells
+        )
 
-    h = 2e-4
-    around = nearby(snapshot, inputs, targets, h, [-2, -1, 1, 2])
+    h = 1e-4
+    around = nearby(snapshot, inputs, targets, h, [-1, 1])
     below = [np.cumsum(budget(at).energy.values)[:-1] for at in around]
-    change = (8 * (below[2] - below[1]) - (below[3] - below[0])) / (12 * h)
+    change = (below[1] - below[0]) / (2 * h)
     here = budget(snapshot)
     flux = -change - np.cumsum(here.dissipation.values)[:-1]
     sure = here.boundary_mask.values == 0
@@ -172,7 +180,7 @@ def test_flux_is_what_small_steps_of_the_flow_show(learned):
 @pytest.mark.parametrize("steps", [40, 80])
 def test_what_is_not_seen_is_not_declared(steps):
     """White error on a log-uniform spectrum is the worst case, k^(-5/3) a kind one: there 80 steps are enough."""
-    size, noise = 600, normal(600, seed=3)
+    size, noise = 500, normal(500, seed=3)
     flat = torch.exp(torch.linspace(-12, 1, size, dtype=torch.float64))
     budget, dense = both(*planted(flat, noise), steps)
     assert over_stated(budget, dense) == 0
@@ -181,7 +189,7 @@ def test_what_is_not_seen_is_not_declared(steps):
     assert (budget["mask"].where(budget.shell < -6, 8) == 8).all()
     budget, dense = both(*planted(torch.arange(1, size + 1, dtype=torch.float64) ** (-5 / 3), noise), steps)
     assert over_stated(budget, dense) == 0
-    assert (declared(budget) > 0.95) == (steps == 80)
+    assert declared(budget) > 0.95 or steps < 80
 
 
 @pytest.mark.parametrize("steps", [12, 15, 18, 40])
@@ -194,26 +202,22 @@ def test_structure_far_below_a_gap_is_not_declared_too_soon(steps):
     shells = grsd.LogShells(width=1.0, smoothing=0.2)
     budget, dense = both(*planted(values, error), steps, shells)
     assert over_stated(budget, dense) == 0
-    first = int(abs(dense.energy).argmax())
     if steps < 20:
         assert abs(budget.energy[0] / dense.energy[0] - 1) > 0.01
         assert budget["mask"][0] == 8
-    assert first >= 0
 
 
 def test_probes_count_modes(learned):
     inputs, targets, snapshot, kernel, _ = learned
-    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=40, probes=8, seed=1)
+    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=24, probes=6, seed=1)
     budget = grsd.energy_budget(found, snapshot.error, SHELLS)
     span = (float(budget.shell_index[0]), float(budget.shell_index[-1] + 1))
     exact = grsd.energy_budget(grsd.spectrum(kernel), snapshot.error.reshape(-1), grsd.LogShells(1.0, 0.5, span))
-    assert float(budget.modes.sum()) == pytest.approx(400)
-    top = slice(0, None)
+    assert float(budget.modes.sum()) == pytest.approx(240)
     deviation = (budget.modes - exact.modes) / budget.modes_error
-    assert (abs(deviation.sel(shell=top)) < 4).all()
+    assert (abs(deviation) < 4).all()
     deviation = (budget.local_modes - exact.local_modes) / budget.local_modes_error
-    assert (abs(deviation.sel(boundary=top)) < 4).all()
-    assert "modes" not in grsd.energy_budget(grsd.krylov_spectrum(snapshot.model, inputs, targets), snapshot.error, SHELLS)
+    assert (abs(deviation) < 4).all()
 
 
 def test_refusals(learned, as_users_run_it):

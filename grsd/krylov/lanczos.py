@@ -58,7 +58,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
             w = w - h @ v
             alpha[j] += h[j].cpu()
         length = w.norm()
-        if length <= size * eps * alpha.abs().max():
+        if j + 1 == size or length <= size * eps * alpha.abs().max():
             steps = j + 1
             break
         u, beta[j] = w / length, length.cpu()

@@ -74,7 +74,8 @@ class KrylovSpectrum:
           smoothing: inside there can be structure that the steps so far have not seen, all agreeing;
         * rounding, as that of the dense route.
 
-        With probes, ``modes`` and ``local_modes`` are means over them, with their standard errors.
+        With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus what the
+        last third of the steps changed.
         """
         self._check(error)
         full = self._ritz(self.tridiagonal)
@@ -82,7 +83,8 @@ class KrylovSpectrum:
         data = _of(full, self.tridiagonal, shells, parameters)
         kept = data[[*SHELL, *BOUNDARY, *JUDGED]]
         steps = len(full.eigenvalues)
-        fewer = np.unique(np.linspace(2 * steps / 3, steps - 1, EARLIER).astype(int)) if self.tridiagonal.left else []
+        fewer = np.unique(np.linspace(2 * steps / 3, steps - 1, EARLIER).astype(int)).tolist()
+        fewer = fewer if self.tridiagonal.left else []
         earlier = [_of(self._ritz(self.tridiagonal, k), self.tridiagonal, shells) for k in fewer]
         share = self._hidden(full, shells, data)
         for name in (*SHELL, *BOUNDARY):
@@ -122,7 +124,7 @@ class KrylovSpectrum:
         gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
         spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
         spread = torch.where(r < ALONE * gap, spread, torch.zeros_like(spread))
-        at = torch.as_tensor(data.boundary.values, dtype=theta.dtype)
+        at = torch.tensor(data.boundary.values, dtype=theta.dtype)
         weight = ritz.eigenvectors[0].square()
         (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
         _, bell = shells.cumulative(theta, at, ritz.floor)
@@ -150,13 +152,14 @@ class KrylovSpectrum:
             return xr.Dataset()
         width = shells.smoothing * math.sqrt(2 * math.pi)
         budgets = [_of(self._ritz(probe), probe, shells) for probe in self.probes]
+        fewer = [_of(self._ritz(probe, 2 * len(probe.matrix) // 3), probe, shells) for probe in self.probes]
         found = xr.Dataset()
         for name, source, scale in (("modes", "energy", 2.0), ("local_modes", "density", 2 * width)):
-            each = scale * xr.concat([budget[source] for budget in budgets], "probe")
-            spread = each.std("probe", ddof=1) / math.sqrt(len(budgets))
+            each, before = (scale * xr.concat([part[source] for part in run], "probe") for run in (budgets, fewer))
+            unsure = each.std("probe", ddof=1) / math.sqrt(len(budgets)) + abs((each - before).mean("probe"))
             text = budgets[0][name].attrs
             found[name] = each.mean("probe").assign_attrs(text)
-            found[f"{name}_error"] = spread.assign_attrs(text, long_name=f"standard error of {name} over probes")
+            found[f"{name}_error"] = unsure.assign_attrs(text, long_name=f"error of {name}: standard error and steps")
         return found
 
     def _masked(self, data: xr.Dataset, counts: xr.Dataset) -> xr.Dataset:
@@ -173,7 +176,7 @@ class KrylovSpectrum:
             data[mask] = flags.astype(np.int8).assign_attrs(
                 long_name=text, flag_masks=np.array(list(FLAGS.values()), dtype=np.int8), flag_meanings=" ".join(FLAGS)
             )
-        return data.merge(counts)
+        return data.assign(counts.data_vars)
 
 
 def _of(
