@@ -82,7 +82,8 @@ class Network:
         def gradient(parameters: Parameters, cotangent: Tensor) -> Parameters:
             return vjp(lambda p: self(p, inputs), parameters)[1](cotangent)[0]
 
-        rate = torch.zeros_like(cotangent) if rate is None else rate
+        if rate is None:
+            return jvp(lambda parameters: gradient(parameters, cotangent), (self.parameters,), (direction,))
         return jvp(gradient, (self.parameters, cotangent), (direction, rate))
 
     def pushforward(self, inputs: Tensor, vector: Parameters) -> Tensor:
