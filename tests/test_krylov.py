@@ -118,7 +118,7 @@ def test_the_rate_of_the_tridiagonal_matrix():
     assert found.matrix[0, 0] == pytest.approx(float(error @ kernel @ error / (error @ error)), rel=1e-13)
 
 
-@pytest.mark.parametrize(("distinct", "copies", "steps"), [(48, 1, 48), (2, 15, 2), (12, 3, 36)])
+@pytest.mark.parametrize(("distinct", "copies", "steps"), [(48, 1, 48), (2, 15, 2), (1, 5, 1), (12, 3, 36)])
 def test_all_steps_give_the_dense_budget(distinct, copies, steps):
     """Where the Krylov space ends everything is exact, and so it is stated.
 

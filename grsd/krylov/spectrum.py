@@ -79,7 +79,8 @@ class KrylovSpectrum:
         """
         self._check(error)
         full = self._ritz(self.tridiagonal)
-        shells = replace(shells, span=shells.span or log_range(full))
+        low, high = log_range(full)
+        shells = replace(shells, span=shells.span or (low, max(high, math.nextafter(low, math.inf))))
         data = _of(full, self.tridiagonal, shells, parameters)
         kept = data[[*SHELL, *BOUNDARY, *JUDGED]]
         steps = len(full.eigenvalues)
@@ -89,9 +90,9 @@ class KrylovSpectrum:
         share = self._hidden(full, shells, data)
         for name in (*SHELL, *BOUNDARY):
             changes = [np.abs(part[name] - data[name]) for part in earlier]
-            error = xr.concat(changes, "steps").max("steps") if changes else 0
-            error = error + share[name] * np.abs(data[name]) + self._rounding(full, shells, data, name)
-            kept[f"{name}_error"] = error.assign_attrs(
+            stated = share[name] * np.abs(data[name]) + self._rounding(full, shells, data, name)
+            stated = stated + (xr.concat(changes, "steps").max("steps") if changes else 0)
+            kept[f"{name}_error"] = stated.assign_attrs(
                 long_name=f"stated error of {name}", units=data[name].attrs["units"]
             )
         return self._masked(kept, self._counted(full, shells)).assign_attrs(
