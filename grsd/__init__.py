@@ -4,6 +4,7 @@ from grsd.datasets import digits
 from grsd.evidence import claims
 from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
 from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
+from grsd.krylov import KrylovSpectrum, krylov_spectrum
 from grsd.networks import Perceptron
 from grsd.project import project
 from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
@@ -22,6 +23,7 @@ __all__ = [
     "EnsembleError",
     "Flow",
     "FlowError",
+    "KrylovSpectrum",
     "LogShells",
     "Perceptron",
     "Snapshot",
@@ -34,6 +36,7 @@ __all__ = [
     "ensemble",
     "flux_from_differences",
     "gradient_flow",
+    "krylov_spectrum",
     "locality",
     "log_times",
     "measured_energy_change",

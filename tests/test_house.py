@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "project", "provenance", "progress", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "flow", "laws", "rigidity", "solvable",
+    "tangents", "kernel", "spectrum", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
     "conditions", "confirm", "bench", "plotting", "reproduce", "cli",
 ]  # fmt: skip

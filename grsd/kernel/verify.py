@@ -30,7 +30,7 @@ class Expected:
 
 def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) -> Parameters:
     """J^T cotangent, ``batch`` samples at a time."""
-    (total,) = _in_batches(lambda few, part: (network.pullback(few, part),), network, inputs, cotangent, batch, 1)
+    (total,) = in_batches(lambda few, part: (network.pullback(few, part),), network, inputs, cotangent, batch, 1)
     return total
 
 
@@ -38,15 +38,15 @@ def expect(network: Network, inputs: Tensor, probe: Tensor, direction: Parameter
     samples = len(inputs)
     if direction is None:
         gradient = pullback(network, inputs, probe, batch)
-        return Expected(probe, gradient, _inner(gradient, gradient) / samples)
+        return Expected(probe, gradient, inner(gradient, gradient) / samples)
     both = partial(network.pullback_and_rate, direction=direction)
-    gradient, rate = _in_batches(both, network, inputs, probe, batch, 2)
-    size = _inner(gradient, gradient) / samples
-    bound = 2 * (size * _inner(rate, rate) / samples).sqrt()
-    return Expected(probe, gradient, size, 2 * _inner(gradient, rate) / samples, bound)
+    gradient, rate = in_batches(both, network, inputs, probe, batch, 2)
+    size = inner(gradient, gradient) / samples
+    bound = 2 * (size * inner(rate, rate) / samples).sqrt()
+    return Expected(probe, gradient, size, 2 * inner(gradient, rate) / samples, bound)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[[Tensor, Tensor], tuple[Parameters, ...]],
     network: Network,
     inputs: Tensor,
@@ -63,7 +63,7 @@ def _in_batches(
     return totals
 
 
-def _inner(left: Parameters, right: Parameters) -> Tensor:
+def inner(left: Parameters, right: Parameters) -> Tensor:
     return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()
 
 

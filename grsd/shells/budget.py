@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -56,8 +57,18 @@ VARIABLES = {
 }
 
 
+@runtime_checkable
+class Approximate(Protocol):
+    """What ``energy_budget`` takes in place of a spectrum: it makes its budgets itself, stated errors included."""
+
+    dimension: int
+    eigenvalues: Tensor
+
+    def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None) -> xr.Dataset: ...
+
+
 def energy_budget(
-    spectrum: Spectrum,
+    spectrum: Spectrum | Approximate,
     error: Tensor,
     shells: LogShells | Sequence[LogShells],
     *,
@@ -67,6 +78,7 @@ def energy_budget(
 
     Args:
         spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate only energies, dissipation and counts are given.
+            From ``grsd.krylov_spectrum``: energies, dissipation and fluxes, each with its error; see there.
         error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum.
         shells: one ``LogShells``, or several: they share the decomposition and all D x D work.
         parameters: what to write into the attributes besides versions and settings (seed, depth, time, ...).
@@ -96,6 +108,9 @@ def energy_budget(
     if not chosen or not all(isinstance(item, LogShells) for item in chosen):
         raise TypeError(f"energy_budget(shells=...): expected LogShells or a sequence of them, got {shells!r}")
     error = _check_error(spectrum, error)
+    if not isinstance(spectrum, Spectrum):
+        budgets = tuple(spectrum.budget(error, item, parameters) for item in chosen)
+        return budgets if several else budgets[0]
     modes = _modes(spectrum, error, NEAR * min(item.smoothing for item in chosen))
     budgets = tuple(_budget(spectrum, modes, item, parameters) for item in chosen)
     return budgets if several else budgets[0]
@@ -126,7 +141,12 @@ class _Modes:
     drift: Tensor | None = None
 
 
-def _check_error(spectrum: Spectrum, error: Tensor) -> Tensor:
+def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
+    if not isinstance(spectrum, (Spectrum, Approximate)):
+        raise TypeError(
+            "energy_budget(spectrum=...): expected what grsd.spectrum or grsd.krylov_spectrum gave, got "
+            f"{type(spectrum).__name__}"
+        )
     if not isinstance(error, Tensor):
         raise TypeError(f"energy_budget(error=...): expected a torch.Tensor, got {type(error).__name__}")
     if error.ndim not in {1, 2} or error.numel() != spectrum.dimension:

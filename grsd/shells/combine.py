@@ -20,6 +20,7 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
     """
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
         raise ValueError(f"merge_shells(factor=...): expected a whole number of at least 1, got {factor!r}")
+    _needs("merge_shells", budget, ["modes", "coupling"] if "flux" in budget else ["modes"])
     index = budget.shell_index.values
     coarse = np.floor_divide(index, factor)
     labels = np.unique(coarse)

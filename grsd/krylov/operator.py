@@ -1,0 +1,156 @@
+r"""The tangent kernel and its rate as products with vectors: neither J nor M is ever formed.
+
+.. math:: M v = J (J^T v) / N, \qquad (M v)' = M' v + M v'
+
+Each product walks twice over the batch, a few samples at a time: memory grows with D, with the number of parameters and
+with the activations of those few. ``DenseOperator`` does the same for matrices that are at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+
+from grsd.checks import FEW, check_targets, whole
+from grsd.kernel.admit import admit
+from grsd.kernel.verify import TOLERANCE, in_batches, inner, pullback, same_outputs
+from grsd.tangents import Parameters, exact_derivatives, random_like
+
+Vector = Float[Tensor, " D"]
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A symmetric D x D matrix M and its rate M', known by their products."""
+
+    dimension: int
+
+    def product(self, v: Vector) -> Vector:
+        """M v."""
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        """M v, and M' v + M ``rate``: its derivative while v changes by ``rate``."""
+
+
+@dataclass(frozen=True)
+class DenseOperator:
+    """The products of matrices that are at hand, (D, D) each."""
+
+    kernel: Float[Tensor, "D D"]
+    rate: Float[Tensor, "D D"]
+
+    @property
+    def dimension(self) -> int:
+        return self.kernel.shape[0]
+
+    def product(self, v: Vector) -> Vector:
+        return self.kernel @ v
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        return self.kernel @ v, self.rate @ v + self.kernel @ rate
+
+
+class KernelOperator:
+    """M = J J^T / N and M' along gradient flow of |f - y|^2 / (2N), as products; vectors have length D = N * C.
+
+    Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
+    Attributes: ``error``: e = f(X) - Y, (D,), sample-major; ``dimension``: D.
+    Cost: ``product`` one forward and two backward passes over the batch, ``product_and_rate`` about four times that.
+    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` where torch has no correct second derivative of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        batch: int = 1000,
+        call: str = "KernelOperator",
+    ) -> None:
+        self.batch = whole(call, "batch", batch, 1)
+        with exact_derivatives():
+            admitted = admit(call, model, inputs, dtype, device)
+            check_targets(call, targets, tuple(admitted.outputs.shape))
+            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs
+            self._check_batches(call)
+            error = self._outputs - targets.to(self._outputs)
+            gradient = pullback(self.network, self.inputs, error, self.batch)
+            self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
+            self._push = self._choose_push(call)
+        self.error = error.reshape(-1)
+        self.dimension = self.error.shape[0]
+
+    def product(self, v: Vector) -> Vector:
+        """M v, (D,)."""
+        network, samples = self.network, len(self.inputs)
+        with exact_derivatives():
+            gradient = pullback(network, self.inputs, v.view_as(self._outputs), self.batch)
+            parts = [network.pushforward(few, gradient) for few in self.inputs.split(self.batch)]
+        return torch.cat(parts).reshape(-1) / samples
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        """M v, and M' v + M ``rate``, (D,) each."""
+        with exact_derivatives():
+            gradient, change = self._pull(v.view_as(self._outputs), rate.view_as(self._outputs))
+            parts = [self._push(few, gradient, self.direction, change) for few in self.inputs.split(self.batch)]
+        return tuple(torch.cat(part).reshape(-1) / len(self.inputs) for part in zip(*parts, strict=True))
+
+    def as_linear_operator(self) -> LinearOperator:
+        """M for ``scipy.sparse.linalg``."""
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return self.product(torch.as_tensor(v.reshape(-1)).to(self.error)).cpu().numpy()
+
+        dtype = self.error.cpu().numpy().dtype
+        return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)
+
+    def _pull(self, v: Tensor, rate: Tensor) -> list[Parameters]:
+        """J^T v and its derivative."""
+
+        def few(inputs: Tensor, pair: Tensor) -> tuple[Parameters, Parameters]:
+            return self.network.pullback_and_rate(inputs, pair[:, 0], self.direction, pair[:, 1])
+
+        return in_batches(few, self.network, self.inputs, torch.stack([v, rate], 1), self.batch, 2)
+
+    def _check_batches(self, call: str) -> None:
+        with torch.no_grad():
+            parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
+        same_outputs(call, (torch.cat(parts) - self._outputs).abs().max(), self._outputs)
+
+    def _choose_push(self, call: str) -> Callable:
+        """The cheap route where it agrees with the backward pass on the first samples, else the transpose of that."""
+        few = self.inputs[: min(self.batch, FEW)]
+        v = random_like(self._outputs[: len(few)])
+        change = self.network.parameters
+        x = {name: random_like(p) for name, p in change.items()}
+        problem = "its second derivatives disagree with its first ones"
+        for push in (self.network.forward_twice, self.network.pushforward_and_rate):
+            try:
+                gradient, gradient_rate = self.network.pullback_and_rate(few, v, self.direction)
+                output, output_rate = push(few, x, self.direction, change)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                problem = str(error).splitlines()[0]
+                continue
+            pairs = [
+                ((v * output).sum(), inner(gradient, x), v.norm() * output.norm()),
+                (
+                    (v * output_rate).sum(),
+                    inner(gradient_rate, x) + inner(gradient, change),
+                    v.norm() * output_rate.norm(),
+                ),
+            ]
+            if all(bool((one - other).abs() <= TOLERANCE[v.dtype] * scale) for one, other, scale in pairs):
+                return push
+        raise RuntimeError(f"{call}(model, ...): torch cannot differentiate it here: {problem}")

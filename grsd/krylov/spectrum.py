@@ -1,0 +1,231 @@
+r"""Energies and fluxes from a small tridiagonal matrix, each with the error it may have.
+
+.. math:: E_a = \tfrac12 |e|^2 \langle 1, w_a(T)\, 1\rangle, \qquad
+          F(s) = -\tfrac12 |e|^2 \langle 1, (W_s^{[1]} \circ T')\, 1\rangle
+
+in the eigenbasis of T: as far as the steps reach, the budget of T, T' and |e| times the first unit vector is that of M,
+M' and e. They reach from the top of the spectrum downwards. Source: this project's, on top of Gauss quadrature by
+Lanczos (Golub and Meurant 2010).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grsd.checks import positive, whole
+from grsd.krylov.lanczos import Tridiagonal, lanczos
+from grsd.krylov.operator import KernelOperator, Vector
+from grsd.shells import LogShells, energy_budget, log_range
+from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
+from grsd.spectrum import Spectrum
+
+CALL = "krylov_spectrum"
+SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
+JUDGED = {"mask": ("energy",), "boundary_mask": ("density", "flux")}
+FLAGS = MASK_FLAGS | {"not_converged": 8}
+LEAST_STEPS = 6
+EARLIER = 9
+ALONE = 0.25
+SAME_ERROR = 1e-8
+
+
+@dataclass(frozen=True)
+class KrylovSpectrum:
+    """What some products with M and M' say of one error; ``grsd.energy_budget`` takes it in place of a spectrum.
+
+    Attributes:
+        error: e (D,), where the steps started.
+        tridiagonal: T and T' in the Krylov basis of e.
+        probes: T in those of random vectors, for the counts of modes; may be none.
+        tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
+            of the value is masked ``not_converged``.
+    """
+
+    error: Vector
+    tridiagonal: Tridiagonal
+    probes: tuple[Tridiagonal, ...] = ()
+    tolerance: float = 0.1
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return self.error.shape[0]
+
+    @property
+    def eigenvalues(self) -> Float[Tensor, " m"]:
+        """Ritz values, ascending, dtype and device of the error; units 1 / time."""
+        return torch.linalg.eigvalsh(self.tridiagonal.matrix).to(self.error)
+
+    def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
+        """``energy_budget`` without what needs every mode: couplings, drifts, the flux in two parts.
+
+        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
+
+        * the largest difference from what fewer steps give, from two thirds of them on;
+        * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over as much as the
+          smoothing: inside there can be structure that the steps so far have not seen, all agreeing;
+        * rounding, as that of the dense route.
+
+        With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus what the
+        last third of the steps changed.
+        """
+        self._check(error)
+        full = self._ritz(self.tridiagonal)
+        low, high = log_range(full)
+        shells = replace(shells, span=shells.span or (low, max(high, math.nextafter(low, math.inf))))
+        data = _of(full, self.tridiagonal, shells, parameters)
+        kept = data[[*SHELL, *BOUNDARY, *JUDGED]]
+        steps = len(full.eigenvalues)
+        fewer = np.unique(np.linspace(2 * steps / 3, steps - 1, EARLIER).astype(int)).tolist()
+        fewer = fewer if self.tridiagonal.left else []
+        earlier = [_of(self._ritz(self.tridiagonal, k), self.tridiagonal, shells) for k in fewer]
+        share = self._hidden(full, shells, data)
+        for name in (*SHELL, *BOUNDARY):
+            changes = [np.abs(part[name] - data[name]) for part in earlier]
+            stated = share[name] * np.abs(data[name]) + self._rounding(full, shells, data, name)
+            stated = stated + (xr.concat(changes, "steps").max("steps") if changes else 0)
+            kept[f"{name}_error"] = stated.assign_attrs(
+                long_name=f"stated error of {name}", units=data[name].attrs["units"]
+            )
+        return self._masked(kept, self._counted(full, shells)).assign_attrs(
+            dimension=self.dimension, steps=steps, probes=len(self.probes), tolerance=self.tolerance
+        )
+
+    def _check(self, error: Tensor) -> None:
+        if not bool((error - self.error).norm() <= SAME_ERROR * self.error.norm()):
+            raise ValueError(
+                "energy_budget(error=...): expected the error that krylov_spectrum started from, f(X) - Y of the same "
+                "model; another error needs steps of its own"
+            )
+
+    def _ritz(self, tridiagonal: Tridiagonal, steps: int | None = None) -> Spectrum:
+        """T and T' after so many of the steps, decomposed, under the precision floor of M."""
+        matrix = tridiagonal.matrix[:steps, :steps]
+        values, vectors = torch.linalg.eigh(matrix)
+        rate = tridiagonal.rate
+        rate = None if rate is None else vectors.T @ rate[:steps, :steps] @ vectors
+        top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
+        return Spectrum(values, vectors, rate, self.dimension * torch.finfo(self.error.dtype).eps * top)
+
+    def _hidden(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset) -> dict[str, np.ndarray]:
+        """The share of each value that rests on Ritz values which stand alone and are not sharp.
+
+        The spectral measure of a Ritz vector has mean theta and, exactly, the standard deviation r = |beta_m S_mi|.
+        """
+        theta, r = ritz.eigenvalues, (self.tridiagonal.left * ritz.eigenvectors[-1]).abs()
+        far = theta.new_full((1,), math.inf)
+        gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
+        spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
+        spread = torch.where(r < ALONE * gap, spread, torch.zeros_like(spread))
+        at = torch.tensor(data.boundary.values, dtype=theta.dtype)
+        weight = ritz.eigenvectors[0].square()
+        (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
+        _, bell = shells.cumulative(theta, at, ritz.floor)
+        share = {
+            names: ((part * weight) @ spread / (part @ weight).clamp_min(1e-300)).numpy()
+            for names, part in ((SHELL, window), (BOUNDARY, bell))
+        }
+        return {name: part for names, part in share.items() for name in names}
+
+    def _rounding(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str) -> xr.DataArray:
+        """Of eigenvectors, eps sqrt(D) |e| each, and of eigenvalues, the floor's share of them over one smoothing."""
+        eps = torch.finfo(self.error.dtype).eps * math.sqrt(self.dimension)
+        energy = self.tridiagonal.norm**2 / 2
+        place, carried = ("shell", data.energy) if name in SHELL else ("boundary", data.density)
+        blurred = ritz.floor * np.exp(-data[place]) / shells.smoothing
+        value = np.abs(data[name])
+        if name in ("flux", "velocity"):
+            flux = eps * energy * float(self.tridiagonal.rate.abs().max()) + blurred * np.abs(data.flux)
+            return flux if name == "flux" else flux / carried + eps * np.sqrt(energy / carried) * value
+        return (eps * np.sqrt(energy / carried.where(carried > 0)) + blurred) * value
+
+    def _counted(self, ritz: Spectrum, shells: LogShells) -> xr.Dataset:
+        """Means and standard errors over the probes: a random vector has energy 1/2 on every mode in the mean."""
+        if not self.probes:
+            return xr.Dataset()
+        width = shells.smoothing * math.sqrt(2 * math.pi)
+        budgets = [_of(self._ritz(probe), probe, shells) for probe in self.probes]
+        fewer = [_of(self._ritz(probe, 2 * len(probe.matrix) // 3), probe, shells) for probe in self.probes]
+        found = xr.Dataset()
+        for name, source, scale in (("modes", "energy", 2.0), ("local_modes", "density", 2 * width)):
+            each, before = (scale * xr.concat([part[source] for part in run], "probe") for run in (budgets, fewer))
+            unsure = each.std("probe", ddof=1) / math.sqrt(len(budgets)) + abs((each - before).mean("probe"))
+            text = budgets[0][name].attrs
+            found[name] = each.mean("probe").assign_attrs(text)
+            found[f"{name}_error"] = unsure.assign_attrs(text, long_name=f"error of {name}: standard error and steps")
+        return found
+
+    def _masked(self, data: xr.Dataset, counts: xr.Dataset) -> xr.Dataset:
+        """The masks again: a Ritz value is no mode, so counts come from the probes or not at all."""
+        least = {"mask": ("modes", LEAST_MODES), "boundary_mask": ("local_modes", LEAST_LOCAL_MODES)}
+        for mask, names in JUDGED.items():
+            count, few = least[mask]
+            flags = data[mask] & ~np.int8(FLAGS["few_modes"])
+            if counts:
+                flags = flags + (counts[count] < few) * FLAGS["few_modes"]
+            sure = [data[f"{name}_error"] <= self.tolerance * np.abs(data[name]) for name in names]
+            flags = flags + ~np.logical_and.reduce(sure) * FLAGS["not_converged"]
+            text = f"{data[mask].attrs['long_name']}; not_converged: stated error above {self.tolerance:g} of the value"
+            data[mask] = flags.astype(np.int8).assign_attrs(
+                long_name=text, flag_masks=np.array(list(FLAGS.values()), dtype=np.int8), flag_meanings=" ".join(FLAGS)
+            )
+        return data.assign(counts.data_vars)
+
+
+def _of(
+    ritz: Spectrum, tridiagonal: Tridiagonal, shells: LogShells, parameters: Mapping[str, object] | None = None
+) -> xr.Dataset:
+    start = torch.zeros_like(ritz.eigenvalues)
+    start[0] = tridiagonal.norm
+    return energy_budget(ritz, start, shells, parameters=parameters)
+
+
+def krylov_spectrum(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    steps: int = 80,
+    probes: int = 0,
+    tolerance: float = 0.1,
+    batch: int = 1000,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> KrylovSpectrum:
+    """M and M' along gradient flow, as the error e = f(X) - Y sees them, without forming either.
+
+    Args:
+        model, inputs, targets, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout.
+        steps: m, of Lanczos. Shells converge from the top downwards; where more are needed the masks say so.
+        probes: random vectors of signs, 0 or at least 2, each m more steps without M', for the counts of modes.
+        tolerance: largest stated error, as a share of the value, of what counts as converged.
+        batch: samples differentiated at once; activations of so many are held.
+        seed: of the probes.
+
+    Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, error, shells)`` gives the budget with its stated errors.
+    Cost: time of about 15 forward passes a step; memory 2 D m numbers besides the model's own.
+    Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` where e = 0.
+    """
+    whole(CALL, "steps", steps, LEAST_STEPS)
+    positive(CALL, "tolerance", tolerance)
+    if whole(CALL, "probes", probes, 0) == 1:
+        raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
+    operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)
+    if not bool(operator.error.norm() > 0):
+        raise ValueError(f"{CALL}(..., targets): the error f(X) - Y is zero; there is no energy to follow")
+    generator = torch.Generator().manual_seed(seed)
+    signs = (torch.randint(2, (operator.dimension,), generator=generator) * 2 - 1 for _ in range(probes))
+    return KrylovSpectrum(
+        operator.error,
+        lanczos(operator, operator.error, steps),
+        tuple(lanczos(operator, sign.to(operator.error), steps, rate=False) for sign in signs),
+        float(tolerance),
+    )

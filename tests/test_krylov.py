@@ -1,0 +1,256 @@
+"""Krylov's route: products against dense matrices, T' against differences, stated errors against the dense budget."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from models import CASES, ZOO
+from scipy.sparse.linalg import eigsh
+from torch import nn
+
+import grsd
+from grsd.flow import Snapshot
+from grsd.flow.gradient import nearby
+from grsd.krylov import DenseOperator, KernelOperator, KrylovSpectrum, lanczos
+from grsd.solvable.modes import rotation
+from grsd.spectrum import Spectrum
+
+SHELLS = grsd.LogShells(width=1.0, smoothing=0.5)
+BY_MASK = {"mask": ("energy", "dissipation"), "boundary_mask": ("density", "flux", "velocity")}
+PICKED = {
+    "plain": "forward_twice",
+    "residual": "forward_twice",
+    "flat output, buffer": "forward_twice",
+    "one sample": "forward_twice",
+    "frozen weight, live bias": "forward_twice",
+    "conv2d, groups, same": "forward_twice",
+    "attention": "forward_twice",
+    "resnet": "forward_twice",
+    "embedding": "pushforward_and_rate",
+    "orthogonal convolution": "pushforward_and_rate",
+    "transformer, tied output": "pushforward_and_rate",
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def planted(eigenvalues, error, seed=1):
+    """(M, M', e) with the eigenvalues, and a rate that couples modes of all sizes alike; not rotated."""
+    size, root = len(eigenvalues), eigenvalues.sqrt()
+    noise = normal(size, size, seed=seed)
+    rate = (noise + noise.T) * root[:, None] * root / math.sqrt(size) + torch.diag(eigenvalues)
+    return torch.diag(eigenvalues), rate, error
+
+
+def both(kernel, rate, error, steps, shells=SHELLS, tolerance=0.1):
+    """The budgets by Krylov's route and by the dense one, on the same shells."""
+    found = KrylovSpectrum(error, lanczos(DenseOperator(kernel, rate), error, steps), tolerance=tolerance)
+    budget = grsd.energy_budget(found, error, shells)
+    low, high = budget.shell_index.values[[0, -1]] * shells.width
+    same = grsd.LogShells(shells.width, shells.smoothing, (float(low), float(high + shells.width)))
+    return budget, grsd.energy_budget(grsd.spectrum(kernel, rate), error, same)
+
+
+def over_stated(budget, dense):
+    """How often, among what is declared converged, the error is larger than stated."""
+    return sum(
+        int(((abs(budget[name] - dense[name]) > budget[f"{name}_error"]) & (budget[mask] == 0)).sum())
+        for mask, names in BY_MASK.items()
+        for name in names
+    )
+
+
+def declared(budget):
+    return float(budget.energy.where(budget["mask"] == 0, 0).sum() / budget.energy.sum())
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Digits half learned by a residual perceptron: (inputs, targets, snapshot, M, M')."""
+    data = grsd.digits(24)
+    network = grsd.Perceptron(64, 10, width=24, depth=4, residual=True, seed=0)
+    (snapshot,) = grsd.gradient_flow(network, data.inputs, data.targets, [1.0], tolerance=1e-3).snapshots
+    inputs, targets = data.inputs.double(), data.targets.double()
+    return inputs, targets, snapshot, *grsd.tangent_kernel_and_rate(snapshot.model, inputs, targets)
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_products_are_those_of_the_dense_kernel(name):
+    """In batches, with the cheap second derivative where it is right and the dear one where torch's is wrong."""
+    (case,) = [case for case in CASES + ZOO if case.name == name]
+    model, inputs, targets = case.make()
+    kernel, rate = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    operator = KernelOperator(model, inputs, targets, batch=4)
+    assert operator._push.__name__ == PICKED[name]
+    v, change = normal(2, operator.dimension)
+    product, product_rate = operator.product_and_rate(v, change)
+    assert relative(operator.product(v), kernel @ v) < 1e-12
+    assert relative(product, kernel @ v) < 1e-12
+    assert relative(product_rate, rate @ v + kernel @ change) < 1e-12
+
+
+def test_as_a_scipy_operator(learned):
+    inputs, targets, snapshot, kernel, _ = learned
+    operator = KernelOperator(snapshot.model, inputs, targets).as_linear_operator()
+    top = eigsh(operator, k=3, return_eigenvectors=False)
+    np.testing.assert_allclose(np.sort(top), torch.linalg.eigvalsh(kernel)[-3:].numpy(), rtol=1e-12)
+
+
+def test_the_rate_of_the_tridiagonal_matrix():
+    """Against fourth-order differences of Lanczos itself, and V' stays consistent with V^T V = 1 to the last step."""
+    kernel, rate, error = planted(torch.linspace(0.1, 2, 60, dtype=torch.float64), normal(60))
+    found = lanczos(DenseOperator(kernel, rate), error, 20)
+
+    def moved(h):
+        return lanczos(DenseOperator(kernel + h * rate, rate), error, 20, rate=False).matrix
+
+    h = 1e-5
+    expected = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
+    assert relative(found.rate, expected) < 1e-9
+    assert found.matrix[0, 0] == pytest.approx(float(error @ kernel @ error / (error @ error)), rel=1e-13)
+
+
+@pytest.mark.parametrize(("distinct", "copies", "steps"), [(48, 1, 48), (2, 15, 2), (1, 5, 1), (12, 3, 36)])
+def test_all_steps_give_the_dense_budget(distinct, copies, steps):
+    """Where the Krylov space ends everything is exact, and so it is stated.
+
+    Degenerate eigenvalues end it before, in theory: the steps after that follow rounding, to which the energies are
+    blind and the flux is not, and so it is stated.
+    """
+    values = torch.exp(torch.linspace(-3, 2, distinct, dtype=torch.float64)).repeat_interleave(copies)
+    turned = rotation(len(values), 0)
+    kernel = turned @ torch.diag(values) @ turned.T
+    noise = normal(len(values), len(values)) / 10
+    rate = kernel + 0.3 * kernel @ kernel + noise
+    budget, dense = both(kernel + kernel.T, rate + rate.T, normal(len(values), seed=2), 99)
+    assert budget.steps == steps
+    assert over_stated(budget, dense) == 0
+    np.testing.assert_allclose(budget.energy, dense.energy, rtol=1e-12)
+    np.testing.assert_allclose(budget.flux, dense.flux, rtol=1e-11 if steps != 36 else 1e-2)
+    assert (budget["mask"] == 0).all()
+    assert (budget.boundary_mask == (8 if steps == 36 else 0)).all()
+
+
+def test_stated_errors_hold_on_a_network(learned):
+    inputs, targets, snapshot, kernel, rate = learned
+    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=45, batch=12)
+    budget = grsd.energy_budget(found, snapshot.error, SHELLS)
+    again, dense = both(kernel, rate, snapshot.error.reshape(-1), 45)
+    for mask in BY_MASK:
+        np.testing.assert_array_equal(budget[mask], again[mask])
+    assert over_stated(budget, dense) == 0
+    assert declared(budget) > 0.95
+    error = snapshot.error.reshape(-1)
+    assert float(budget.energy.sum()) == pytest.approx(float(error @ error) / 2, rel=1e-12)
+    assert float(budget.dissipation.sum()) == pytest.approx(float(error @ kernel @ error), rel=1e-10)
+    one, two = grsd.energy_budget(found, error, [SHELLS, grsd.LogShells()])
+    xr.testing.assert_identical(one, budget)
+    assert two.shell_width == math.log(2)
+
+
+def test_flux_is_what_small_steps_of_the_flow_show(learned):
+    """F = -dE_</dt - D_<, from the snapshots h before and after, each by Krylov's route itself."""
+    inputs, targets, snapshot, *_ = learned
+    shells = grsd.LogShells(width=1.0, smoothing=0.5, span=(-4.0, 3.0))
+
+    def budget(at: Snapshot):
+        return grsd.energy_budget(
+            grsd.krylov_spectrum(at.model, inputs, targets, steps=40, tolerance=1e-3), at.error, shells
+        )
+
+    h = 1e-4
+    around = nearby(snapshot, inputs, targets, h, [-1, 1])
+    below = [np.cumsum(budget(at).energy.values)[:-1] for at in around]
+    change = (below[1] - below[0]) / (2 * h)
+    here = budget(snapshot)
+    flux = -change - np.cumsum(here.dissipation.values)[:-1]
+    sure = here.boundary_mask.values == 0
+    assert sure.sum() >= 4
+    np.testing.assert_allclose(flux[sure], here.flux.values[sure], rtol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [40, 80])
+def test_what_is_not_seen_is_not_declared(steps):
+    """White error on a log-uniform spectrum is the worst case, k^(-5/3) a kind one: there 80 steps are enough."""
+    size, noise = 500, normal(500, seed=3)
+    flat = torch.exp(torch.linspace(-12, 1, size, dtype=torch.float64))
+    budget, dense = both(*planted(flat, noise), steps)
+    assert over_stated(budget, dense) == 0
+    wrong = abs(budget.energy / dense.energy - 1) > 0.1
+    assert (wrong & (budget.shell < -4)).any()
+    assert (budget["mask"].where(budget.shell < -6, 8) == 8).all()
+    budget, dense = both(*planted(torch.arange(1, size + 1, dtype=torch.float64) ** (-5 / 3), noise), steps)
+    assert over_stated(budget, dense) == 0
+    assert declared(budget) > 0.95 or steps < 80
+
+
+@pytest.mark.parametrize("steps", [12, 15, 18, 40])
+def test_structure_far_below_a_gap_is_not_declared_too_soon(steps):
+    """Two small eigenvalues pose as one until the steps can tell them: all agree, and all are wrong."""
+    low = torch.tensor([1e-6, 1e-4], dtype=torch.float64)
+    values = torch.cat([low, torch.linspace(0.1, 1, 298, dtype=torch.float64)])
+    error = normal(300, seed=3)
+    error[:2] = 10
+    shells = grsd.LogShells(width=1.0, smoothing=0.2)
+    budget, dense = both(*planted(values, error), steps, shells)
+    assert over_stated(budget, dense) == 0
+    if steps < 20:
+        assert abs(budget.energy[0] / dense.energy[0] - 1) > 0.01
+        assert budget["mask"][0] == 8
+
+
+def test_probes_count_modes(learned):
+    inputs, targets, snapshot, kernel, _ = learned
+    found = grsd.krylov_spectrum(snapshot.model, inputs, targets, steps=24, probes=6, seed=1)
+    budget = grsd.energy_budget(found, snapshot.error, SHELLS)
+    span = (float(budget.shell_index[0]), float(budget.shell_index[-1] + 1))
+    exact = grsd.energy_budget(grsd.spectrum(kernel), snapshot.error.reshape(-1), grsd.LogShells(1.0, 0.5, span))
+    assert float(budget.modes.sum()) == pytest.approx(240)
+    deviation = (budget.modes - exact.modes) / budget.modes_error
+    assert (abs(deviation) < 4).all()
+    deviation = (budget.local_modes - exact.local_modes) / budget.local_modes_error
+    assert (abs(deviation) < 4).all()
+
+
+def test_refusals(learned, as_users_run_it):
+    inputs, targets, snapshot, *_ = learned
+    model = snapshot.model
+    with pytest.raises(ValueError, match=r"krylov_spectrum\(steps=...\): expected a whole number of at least 6"):
+        grsd.krylov_spectrum(model, inputs, targets, steps=2)
+    with pytest.raises(ValueError, match=r"krylov_spectrum\(probes=...\): expected 0 or at least 2"):
+        grsd.krylov_spectrum(model, inputs, targets, probes=1)
+    with pytest.raises(ValueError, match=r"krylov_spectrum\(\.\.\., inputs\): found NaN"):
+        grsd.krylov_spectrum(model, inputs * float("nan"), targets)
+    with pytest.raises(TypeError, match=r"KernelOperator\(dtype=\.\.\.\): expected torch.float32 or torch.float64"):
+        KernelOperator(model, inputs, targets, dtype=torch.float16)
+    with pytest.raises(ValueError, match="expected exactly the output's shape"):
+        grsd.krylov_spectrum(model, inputs, targets[:, :1])
+    with pytest.raises(ValueError, match="the error f\\(X\\) - Y is zero"):
+        grsd.krylov_spectrum(model, inputs, model(inputs).detach())
+    batched = nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10, track_running_stats=False)).double()
+    with pytest.raises(ValueError, match="changes with the other samples of its batch"):
+        grsd.krylov_spectrum(batched, inputs, targets)
+    gated = nn.Sequential(nn.Linear(64, 20), nn.GLU()).double()
+    with pytest.raises(RuntimeError, match=r"krylov_spectrum\(model, \.\.\.\): torch cannot differentiate it here"):
+        grsd.krylov_spectrum(gated, inputs, targets)
+    found = grsd.krylov_spectrum(model, inputs, targets, steps=6)
+    with pytest.raises(ValueError, match="expected the error that krylov_spectrum started from"):
+        grsd.energy_budget(found, snapshot.error + 1, SHELLS)
+    with pytest.raises(TypeError, match=r"energy_budget\(spectrum=\.\.\.\)"):
+        grsd.energy_budget("spectrum", snapshot.error, SHELLS)
+    with pytest.raises(ValueError, match=r"merge_shells\(budget\): 'modes' is missing"):
+        grsd.merge_shells(grsd.energy_budget(found, snapshot.error, SHELLS), 2)
+
+
+def test_a_dense_spectrum_is_not_approximate(learned):
+    *_, kernel, rate = learned
+    assert isinstance(grsd.spectrum(kernel, rate), Spectrum)
+    assert not isinstance(grsd.spectrum(kernel, rate), grsd.shells.budget.Approximate)
