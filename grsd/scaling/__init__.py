@@ -3,7 +3,15 @@
 from grsd.scaling.characteristics import PowerLawVelocity
 from grsd.scaling.exponents import LossExponent, extrapolated_exponent, local_exponent, loss_exponent
 from grsd.scaling.finite_volume import transport
-from grsd.scaling.prediction import Early, Profile, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
+from grsd.scaling.prediction import (
+    Early,
+    Profile,
+    early,
+    extended_fit,
+    fitted_power_law,
+    predict_loss,
+    velocity_profile,
+)
 
 __all__ = [
     "Early",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -48,7 +49,7 @@ class PowerLawVelocity:
         """x* = |c|^(-1/(b-1)), where lambda t stands still; NaN unless c < 0 and b != 1."""
         return (-self.c) ** (-1 / (self.b - 1)) if self.c < 0 and self.b != 1 else math.nan
 
-    def log_path(self, log_x: Float[np.ndarray, " n"], tau: Float[np.ndarray, " m"] | float) -> np.ndarray:
+    def log_path(self, log_x: np.ndarray | float, tau: np.ndarray | float) -> np.ndarray | np.floating:
         """log(lambda t) at log time ``tau`` after a start at ``log_x``; the two broadcast.
 
         +inf once a mode has run off to infinite eigenvalue (b > 1, c > 0), -inf once it has stopped at zero (b < 1,
@@ -62,9 +63,7 @@ class PowerLawVelocity:
             moved = -self.c * np.exp(k * log_x) * np.expm1(k * tau)
             return log_x + tau - np.log1p(np.maximum(moved, -1.0)) / k
 
-    def eigenvalue(
-        self, start: Float[np.ndarray, " n"], start_time: float, time: float
-    ) -> Float[np.ndarray, " n"]:
+    def eigenvalue(self, start: Float[np.ndarray, " n"], start_time: float, time: float) -> Float[np.ndarray, " n"]:
         """lambda(t) of modes with eigenvalue ``start`` at ``start_time``; 1 / time."""
         log_x = np.log(start) + math.log(positive("eigenvalue", "start_time", start_time))
         return np.exp(self.log_path(log_x, math.log(positive("eigenvalue", "time", time) / start_time))) / time
@@ -95,7 +94,7 @@ class PowerLawVelocity:
         if tau > 2 * PANEL:
             edges = np.append(LAYER, np.linspace(PANEL, tau, 2 + int(tau / PANEL))[1:])
         total = np.zeros_like(log_x)
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in pairwise(edges):
             half = (last - first) / 2
             total += half * np.exp(self.log_path(log_x[:, None], first + half * (1 + NODES))) @ WEIGHTS
         return 2 * total

@@ -1,4 +1,4 @@
-"""Exact models as shell histories, and the cases on which transport and exponents are judged. Source: this project's."""
+"""Exact models as shell histories, and the cases on which transport and exponents are judged. Source: ours."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from grsd.runs.history import join_budgets
 from grsd.scaling.characteristics import PowerLawVelocity
 from grsd.scaling.exponents import extrapolated_exponent, loss_exponent
 from grsd.scaling.finite_volume import transport
+from grsd.scaling.prediction import early, extended_fit, predict_loss, velocity_profile
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
 from grsd.spectrum import spectrum
 
 SHELLS = LogShells(0.5, 0.1)
 LATE = math.exp(40)
-LOG_TIMES = (20.0, 60.0, 41)
+LOG_TIMES = (20.0, 60.0, 21)
 
 
 def exact_history(
-    model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer, times: Sequence[float] | np.ndarray, shells: LogShells = SHELLS
+    model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer,
+    times: Sequence[float] | np.ndarray,
+    shells: LogShells = SHELLS,
 ) -> xr.Dataset:
     """``shell_history`` of an exact model: its closed forms at ``times`` > 0, read by ``energy_budget``.
 
@@ -75,7 +78,15 @@ class Case:
         return PowerLawVelocity(self.b, self.c)
 
 
-ROWS = ("b = 1", "b > 1, c < 0: unreached", "b > 1, c < 0: pile", "b > 1, c < 0: equal", "1 < b <= 2, c > 0", "b < 1, c > 0", "b < 1, c < 0")
+ROWS = (
+    "b = 1",
+    "b > 1, c < 0: unreached",
+    "b > 1, c < 0: pile",
+    "b > 1, c < 0: equal",
+    "1 < b <= 2, c > 0",
+    "b < 1, c > 0",
+    "b < 1, c < 0",
+)
 
 
 def draw(row: str, seed: int) -> Case:
@@ -87,15 +98,19 @@ def draw(row: str, seed: int) -> Case:
     if row.startswith("b > 1"):
         b = rng.uniform(1.4, 2.5)
         relative = {"unreached": rng.uniform(1.4, 2.0), "pile": rng.uniform(0.4, 0.7), "equal": 1.0}[row.split(": ")[1]]
-        return Case(b, -((relative * (q + 1) / 2) ** (1 - b)), q, tau=4.0, cell=0.003)
+        return Case(b, -((relative * (q + 1) / 2) ** (1 - b)), q, tau=4.0, cell=0.004)
     if row.startswith("1 < b"):
         return Case(rng.uniform(1.4, 2.0), rng.uniform(0.2, 0.5), q)
     c = rng.uniform(0.2, 0.5)
-    return Case(rng.uniform(0.5, 0.8), c, q, tau=1.2) if row == "b < 1, c > 0" else Case(rng.uniform(0.5, 0.8), -c, q, tau=2.0)
+    return (
+        Case(rng.uniform(0.5, 0.8), c, q, tau=1.2)
+        if row == "b < 1, c > 0"
+        else Case(rng.uniform(0.5, 0.8), -c, q, tau=2.0)
+    )
 
 
 def compared(case: Case, times: int = 4) -> xr.Dataset:
-    """E(t) of a case twice: ``characteristics(time)`` and ``finite_volume(time)``, and their relative ``difference``."""
+    """E(t) of a case twice: ``characteristics(time)`` and ``finite_volume(time)``, their relative ``difference``."""
     when = np.exp(np.linspace(case.tau / times, case.tau, times))
     low = -(1 + max(case.c, 0.0)) * case.tau - 9 / (case.q + 1) if case.b >= 1 else -9.0
     high = 4.0 if case.c > 0 else 0.5
@@ -104,7 +119,11 @@ def compared(case: Case, times: int = 4) -> xr.Dataset:
     under = np.exp((case.q + 1) * np.minimum(edges, 0.0)) / (case.q + 1)
     grid = transport(edges, np.diff(under), case.velocity, when, start=1.0, below=under[0], negligible=1e-7)
     exact = case.velocity.energy(when, case.q)
-    found = {"characteristics": exact, "finite_volume": grid.energy.values, "difference": grid.energy.values / exact - 1}
+    found = {
+        "characteristics": exact,
+        "finite_volume": grid.energy.values,
+        "difference": grid.energy.values / exact - 1,
+    }
     return xr.Dataset({name: ("time", values) for name, values in found.items()}, {"time": when})
 
 
@@ -140,7 +159,7 @@ def measured_law(model: ProjectedTwoLayer, time: float = LATE) -> tuple[float, f
 
 
 def bordelon_error(seed: int) -> float:
-    """|p - chi| of a projected network drawn by ``seed``: p the table's, from the measured c and q, chi the published one.
+    """|p - chi| of a projected network drawn by ``seed``: p from the measured c and q, chi as published.
 
     alpha is 1 to 3, beta .2 to .8 or 1.25 to 1.6 (near 1 everything converges like a power of log t).
     """
@@ -149,3 +168,39 @@ def bordelon_error(seed: int) -> float:
     model = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=beta)
     c, q = measured_law(model)
     return abs(loss_exponent(1.0, c, q).value - model.loss_exponent)
+
+
+def forecasts(
+    model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer, until: float, *, first: float = 1 / 20, ahead: float = 10.0
+) -> xr.Dataset:
+    """An exact model seen up to ``until`` and forecast to ``ahead`` times that, at 9 times a factor of ``ahead``.
+
+    Returns ``loss(time)`` after ``until`` and forecasts ``covariant``, ``power_law`` (NaN where Phi changes sign),
+    ``lazy`` and ``extended_fit``; shells of width .6, smoothing .2. ``first``: of the snapshots, over ``until``.
+    """
+    count = 1 + round(9 * math.log(ahead / first) / math.log(ahead))
+    history = exact_history(model, until * np.geomspace(first, ahead, count), LogShells(0.6, 0.2))
+    later = history.loss.isel(time=history.time.values > until * 1.001)
+    seen, when = early(history, until), later.time.values
+    found = {"loss": later, "covariant": predict_loss(seen, when), "lazy": predict_loss(seen, when, "lazy")}
+    phi = velocity_profile(seen).phi
+    power = predict_loss(seen, when, "power law") if (phi > 0).all() or (phi < 0).all() else later * np.nan
+    return xr.Dataset(found | {"power_law": power, "extended_fit": extended_fit(seen, when)})
+
+
+def drawn_models(seed: int) -> dict[str, tuple[DiagonalNet | ProjectedTwoLayer, float]]:
+    """Two models whose spectra move, and the time up to which each is seen; parameters drawn by ``seed``."""
+    rng = np.random.default_rng(seed)
+    depth, a, d, start = int(rng.integers(2, 4)), rng.uniform(1.05, 1.2), rng.uniform(0.1, 0.3), rng.uniform(0.1, 0.2)
+    diagonal = DiagonalNet(depth, a=a, d=d, start=start, modes=500)
+    projected = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.3, 0.7))
+    return {"diagonal": (diagonal, 60.0), "projected": (projected, 1e3)}
+
+
+def forecast_ratio(seed: int) -> float:
+    """|log(forecast / loss)| a decade ahead: covariant over lazy, the larger of the two models of ``drawn_models``."""
+    ratios = []
+    for model, until in drawn_models(seed).values():
+        end = forecasts(model, until).isel(time=-1)
+        ratios.append(abs(float(np.log(end.covariant / end.loss))) / abs(float(np.log(end.lazy / end.loss))))
+    return max(ratios)

@@ -1,8 +1,9 @@
-"""The exponent p of E ~ t^-p that a rigid velocity forces, and what a curve shows of it at finite time. Source: ours."""
+"""The exponent p of E ~ t^-p that a rigid velocity forces, and what a curve shows of it in finite time. Ours."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +35,16 @@ def loss_exponent(b: float, c: float, q: float) -> LossExponent:
         return LossExponent(p, "power", "nothing moves; the modes above 1/t are gone")
     if b == 1:
         if c > -1:
-            return LossExponent(p * (1 + c), "power", "every eigenvalue grows as t^c, so the frontier falls as t^-(1+c)")
+            return LossExponent(
+                p * (1 + c), "power", "every eigenvalue grows as t^c, so the frontier falls as t^-(1+c)"
+            )
         if c == -1:
             return LossExponent(0.0, "logarithmic", "lambda t stands still at lambda0 t0; E ~ (log t)^-(q+1)")
         return LossExponent(0.0, "floor", "lambda t falls to zero, so every mode keeps a share of its energy")
     if b > 2 and c > 0:
         raise ValueError(
-            f"loss_exponent(b={b:g}, c={c:g}): for b > 2 and c > 0 a mode reaches an infinite eigenvalue in finite time "
-            "with energy left; the law cannot hold that far and gives no exponent"
+            f"loss_exponent(b={b:g}, c={c:g}): for b > 2 and c > 0 a mode reaches an infinite eigenvalue in finite "
+            "time with energy left; the law cannot hold that far and gives no exponent"
         )
     if b > 1 and c > 0:
         return LossExponent(p, "power", "modes of lambda t above a constant are gone; those far below have not moved")
@@ -57,7 +60,7 @@ def loss_exponent(b: float, c: float, q: float) -> LossExponent:
 
 
 def local_exponent(
-    times: Float[np.ndarray, " T"], energy: Float[np.ndarray, " T"]
+    times: Sequence[float] | np.ndarray, energy: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, " T"]:
     """-dlog E / dlog t by second-order differences (one-sided at the ends), shape (T,). Needs three times > 0."""
     times, energy = np.asarray(times, dtype=float), np.asarray(energy, dtype=float)
@@ -68,7 +71,7 @@ def local_exponent(
     return -np.gradient(np.log(energy), np.log(times), edge_order=2)
 
 
-def extrapolated_exponent(times: Float[np.ndarray, " T"], energy: Float[np.ndarray, " T"]) -> float:
+def extrapolated_exponent(times: Sequence[float] | np.ndarray, energy: Sequence[float] | np.ndarray) -> float:
     """The limit of the local exponent, as a polynomial of degree two in 1 / log t fitted to the last half of log t.
 
     Right where corrections are powers of 1 / log t, as at a log; exponentially small ones do no harm. Everything else

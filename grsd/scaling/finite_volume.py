@@ -1,8 +1,8 @@
 r"""Transport of error energy on a grid: d_t eps + d_s(u eps) = -2 e^s eps for any velocity u(s, t).
 
 Conservative upwind fluxes with Koren's third-order limiter, two stages in time, the sink as an exact factor; densities
-stay positive. Where energy piles up within a cell the order falls to about one. The equation is this project's continuum
-form of the shell budget; the scheme is textbook.
+stay positive. Where energy piles up within a cell the order falls to about one. The equation, the continuum form of the
+shell budget, is this project's; the scheme is textbook.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from grsd.checks import positive
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 LARGEST_STEP = 0.05
+MOST_STEPS = 200_000
 
 
 def transport(
-    edges: Float[np.ndarray, " S+1"],
-    energy: Float[np.ndarray, " S"],
+    edges: Float[np.ndarray, " edges"],
+    energy: Float[np.ndarray, " cells"],
     velocity: Velocity,
     times: Sequence[float] | np.ndarray,
     *,
@@ -33,7 +34,7 @@ def transport(
     """Carry the energy of cells in s = log lambda from time ``start`` to each of ``times``.
 
     Args:
-        edges: of the cells, equally spaced, increasing.
+        edges: of the cells, equally spaced, increasing, one more than cells.
         energy: of each cell at ``start``, >= 0.
         velocity: u(s, t) in 1 / time; called with all edges.
         times: increasing, from ``start`` on.
@@ -82,6 +83,10 @@ def transport(
             below -= step * (flow[0] + flow_later[0]) / 2
             escaped += step * (flow[-1] + flow_later[-1]) / 2
             time, steps = (goal if step == goal - time else time + step), steps + 1
+            if steps > MOST_STEPS:
+                raise ValueError(
+                    f"transport(velocity): {MOST_STEPS} steps reach time {time:g} only; |u| is {fastest:.3g}"
+                )
         rows.append((eps.sum() * width + below, eps.copy(), below, escaped))
     total, density, under, over = (np.array(column) for column in zip(*rows, strict=True))
     s = {"long_name": "log eigenvalue", "units": "log(1/time)"}
@@ -113,12 +118,14 @@ def _check(edges: np.ndarray, cells: np.ndarray, times: np.ndarray, start: float
 def _at(velocity: Velocity, faces: np.ndarray, time: float) -> np.ndarray:
     u = np.broadcast_to(np.asarray(velocity(faces, time), dtype=float), faces.shape)
     if not np.isfinite(u).all():
-        raise ValueError(f"transport(velocity): not finite at time {time:g}; lower the highest edge, or raise the lowest")
+        raise ValueError(
+            f"transport(velocity): not finite at time {time:g}; lower the highest edge, or raise the lowest"
+        )
     return u
 
 
 def _ends(eps: np.ndarray, low: float, high: float) -> tuple[int, int]:
-    """The cells [first, last) under which there is at most ``low``, over which at most ``high``; 0, 0 if none is left."""
+    """The cells [first, last) under which there is at most ``low``, over which at most ``high``; 0, 0 if none."""
     if eps.sum() <= high:
         return 0, 0
     first = np.searchsorted(np.cumsum(eps), max(low, 0.0), side="right")

@@ -99,8 +99,8 @@ def fitted_power_law(profile: Profile, highest: float = 0.0) -> PowerLawVelocity
     phi = profile.phi[used]
     if used.sum() < 3 or not (abs(np.sign(phi).sum()) == phi.size):
         raise ValueError(
-            f"fitted_power_law(profile): expected at least 3 points of one sign at log x <= {highest:g}, got {phi.size} "
-            f"from {phi.min(initial=math.inf):.3g} to {phi.max(initial=-math.inf):.3g}; a covariant profile needs neither"
+            f"fitted_power_law(profile): expected at least 3 points of one sign at log x <= {highest:g}, got "
+            f"{phi.size} from {phi.min(initial=math.inf):.3g} to {phi.max(initial=-math.inf):.3g}"
         )
     slope, level = np.polyfit(profile.log_x[used], np.log(np.abs(phi)), 1, w=np.sqrt(profile.weight[used]))
     return PowerLawVelocity(1 + float(slope), float(np.sign(phi[0]) * np.exp(level)))
@@ -114,11 +114,12 @@ def predict_loss(
     Args:
         seen: from ``early``; nothing else is read.
         times: increasing.
-        velocity: "covariant" (``velocity_profile``), "power law" (``fitted_power_law`` of it), "lazy" (u = 0: the kernel
+        velocity: "covariant" (``velocity_profile``), "power law" (``fitted_power_law`` of it; constant
+            above the largest x measured, where nothing is left to move), "lazy" (u = 0: the kernel
             stands still), or any u(s, t) in 1 / time.
 
-    Returns: ``loss(time)``. The energy of a shell is spread by a monotone cubic through the cumulative energy at the edges;
-    that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
+    Returns: ``loss(time)``. The energy of a shell is spread by a monotone cubic through the cumulative energy at the
+    edges; that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
     Errors: as ``transport``; ``ValueError`` for times before t1 or another velocity.
     """
     times = np.atleast_1d(np.asarray(times, dtype=float))
@@ -135,7 +136,7 @@ def predict_loss(
 
 
 def extended_fit(seen: Early, times: Sequence[float] | np.ndarray, efolds: float = 1.0) -> xr.DataArray:
-    """The baseline that knows no shells: a power law through the losses of the last ``efolds``, extended to ``times``."""
+    """The baseline that knows no shells: a power law through the losses of the last ``efolds``, extended."""
     history = seen.history.loss
     late = history.time.values >= seen.until * math.exp(-efolds)
     late[-2:] = True
@@ -152,4 +153,7 @@ def _velocity(seen: Early, velocity: str | Velocity) -> Velocity:
     if velocity == "lazy":
         return PowerLawVelocity(1.0, 0.0)
     profile = velocity_profile(seen)
-    return profile if velocity == "covariant" else fitted_power_law(profile)
+    if velocity == "covariant":
+        return profile
+    law, last = fitted_power_law(profile), profile.log_x[-1]
+    return lambda s, time: law(np.minimum(s, last - math.log(time)), time)
