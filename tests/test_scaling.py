@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from grsd.scaling import PowerLawVelocity, extrapolated_exponent, local_exponent, loss_exponent, transport
+from grsd.scaling import (
+    PowerLawVelocity,
+    characteristics,
+    extrapolated_exponent,
+    local_exponent,
+    loss_exponent,
+    transport,
+)
 from grsd.scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
 from grsd.solvable import LazyPowerLaw, ProjectedTwoLayer
 
@@ -36,6 +43,14 @@ def test_where_modes_go():
     piled = PowerLawVelocity(2.0, -2.0)
     assert piled.fixed_point == 0.5
     assert piled.log_path(START, 40.0) == pytest.approx(math.log(0.5), abs=1e-9)
+
+
+def test_late_energy_is_resolved(monkeypatch):
+    """b < 1, c < 0: late, modes on either side of x* part within rounding; other panels give the same energy."""
+    law, late = PowerLawVelocity(0.7, -0.3), [math.exp(30)]
+    energy = law.energy(late, 0.2)
+    monkeypatch.setattr(characteristics, "PANEL", 0.37)
+    assert law.energy(late, 0.2) == pytest.approx(energy, rel=1e-9)
 
 
 def test_lazy_energy_is_the_lazy_power_law():

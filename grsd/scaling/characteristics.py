@@ -22,9 +22,10 @@ from jaxtyping import Float
 from grsd.checks import positive
 from grsd.solvable.modes import NODES, WEIGHTS
 
-PANEL = 0.25
+PANEL = 0.5
 NEGLIGIBLE = 45.0
 LAYER = np.append(0.0, np.geomspace(1e-6, PANEL, 25))
+CLOSE = np.geomspace(1e-12, PANEL, 40)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PowerLawVelocity:
     ) -> Float[np.ndarray, " T"]:
         """E(t) of modes whose energy per unit of lambda is lambda^q up to ``top`` at time ``start``.
 
-        Gauss-Legendre in log lambda0, from the largest mode that is not gone; good to about 1e-8. Times from ``start``
+        Gauss-Legendre in log lambda0, from the largest mode that is not gone; good to about 1e-11. Times from ``start``
         on, in any order. Errors: ``ValueError`` for q <= -1, earlier times, or b > 2 with c > 0, where energy reaches
         infinite eigenvalues undissipated.
         """
@@ -121,7 +122,11 @@ class PowerLawVelocity:
         if self.b > 1 and self.c > 0 and tau > 0:
             last = min(last, -math.log(self.c * math.expm1((self.b - 1) * tau)) / (self.b - 1))
         reach = (1 + max(self.c, 0.0)) * tau + NEGLIGIBLE / (q + 1)
-        count = 1 + int(reach / PANEL)
-        log_x = (last - PANEL * np.arange(count)[:, None] - PANEL / 2 * (1 - NODES)).ravel()
-        weights = np.tile(PANEL / 2 * WEIGHTS, count)
+        edges = last - PANEL * np.arange(2 + int(reach / PANEL))[::-1]
+        if self.b < 1 and self.c < 0:  # late, modes on either side of x* part sharply
+            near = math.log(self.fixed_point) + np.concatenate([-CLOSE, [0.0], CLOSE])
+            edges = np.unique(np.append(edges, near[near < last]))
+        half = np.diff(edges)[:, None] / 2
+        log_x = (edges[:-1, None] + half * (1 + NODES)).ravel()
+        weights = (half * WEIGHTS).ravel()
         return float(weights @ np.exp((q + 1) * (log_x - math.log(start)) - self.losses(log_x, tau)))
