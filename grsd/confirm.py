@@ -17,6 +17,7 @@ from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
 from grsd.progress import bar
 from grsd.runs import measured_energy_change, shell_history
+from grsd.scaling import exact
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
@@ -186,6 +187,10 @@ MEASUREMENTS = {
     "invariance-contrast-16": _invariance(16),
     "invariance-constructed": _planted_invariance("holds", training_cases.INVARIANT),
     "invariance-broken": _planted_invariance("fails", training_cases.LOG_PERIODIC, training_cases.SCALED),
+    "transport-agrees": Measurement(exact.disagreement, {"rows": ", ".join(exact.ROWS)}),
+    "loss-exponents": Measurement(exact.exponent_error, {"log_times": str(exact.LOG_TIMES)}),
+    "bordelon-recovered": Measurement(exact.bordelon_error, {"time": exact.LATE}),
+    "forecast-exact-models": Measurement(exact.forecast_ratio, {"ahead": 10.0}),
 }
 REPEATED = {
     "initial-incoherence-64": "initial-incoherence",
