@@ -20,7 +20,7 @@ ORDER = [
     "networks", "datasets",
     "tangents", "kernel", "spectrum", "shells", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
-    "conditions", "confirm", "bench", "plotting", "reproduce", "cli",
+    "conditions", "renormalization", "confirm", "bench", "plotting", "reproduce", "cli",
 ]  # fmt: skip
 
 
