@@ -139,13 +139,15 @@ def test_a_diagonal_network_closes_and_has_no_power_law():
     assert law.verdict == "fails"
 
 
+def as_measured(budgets):
+    """As ``invariance.measure`` gives them, at one width."""
+    runs = xr.concat([b.drop_vars(["shell_lower", "shell_upper"]) for b in budgets], "run", data_vars="all")
+    runs = runs.assign_coords(seed=("run", list(range(len(budgets)))), time=("run", np.ones(len(budgets))))
+    return runs.assign_attrs(shell_widths=[0.25], shell_width=0.25, smoothing=0.0)
+
+
 def test_a_summary_of_runs(closed):
-    shells = merge_shells(closed[0], 1)
-    runs = xr.concat(
-        [b.drop_vars(["shell_lower", "shell_upper"]) for b in closed], "run", data_vars="all", coords="minimal"
-    )
-    attrs = {"shell_widths": [0.25], "shell_width": 0.25, "smoothing": 0.0}
-    runs = runs.assign_coords(seed=("run", list(RUNS)), time=("run", np.ones(8))).assign_attrs(attrs)
+    runs = as_measured(closed)
     table = cases.summary({("plain", 4): runs, ("residual", 4): runs.isel(run=slice(0, 4))}, within=9.0)
     plain = table.sel(architecture="plain", depth=4)
     assert dict(table.sizes) == {"architecture": 2, "depth": 1, "factor": 3}
@@ -155,7 +157,6 @@ def test_a_summary_of_runs(closed):
     few = table.sel(architecture="residual", depth=4)
     assert set(few.verdict.values) == {"inconclusive"}
     assert few.second.isnull().all(), "four runs are too few for the flow"
-    assert shells.sizes["shell"] == 40
 
 
 def test_pseudo_values_average_to_the_jackknife_estimate():
@@ -164,7 +165,7 @@ def test_pseudo_values_average_to_the_jackknife_estimate():
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * without.mean())
 
 
-def test_broken_input_is_refused(closed):
+def test_broken_input_is_refused(closed, as_users_run_it):
     with pytest.raises(ValueError, match=r"closure\(factors=\.\.\.\): expected 1 and larger whole numbers, increasing"):
         closure(closed, factors=(2, 4))
     with pytest.raises(ValueError, match=r"closure\(budgets\): no unmasked boundary has 4 shells on either side"):
@@ -185,13 +186,13 @@ def test_broken_input_is_refused(closed):
         ShellLattice(noise=-1.0)
 
 
-def test_networks_are_read_at_one_loss(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
-    small = replace(cases.INVARIANCE, samples=24, width=8, times=(0.2, 4.0, 4), shell_widths=(0.3,), smoothing=0.06)
-    monkeypatch.setattr(cases, "INVARIANCE", small)
-    monkeypatch.setattr(cases, "LOG_LOSS", -0.3)
-    value = cases.closure_of_seed("plain", 2, 3)
-    closed, local = cases.network("plain", 2, 0)
-    assert value == 8 * closed.ratio - 7 * closed.without[3]
-    assert cases.reach_of_seed("plain", 2, 0) == 8 * local.reach_90 - 7 * local.without[0]
-    assert len(closed.without) == invariance.LEAST_RUNS
+def test_a_seed_of_the_networks(closed, monkeypatch):
+    asked = []
+    monkeypatch.setattr(invariance, "measure", lambda specs, **_: asked.extend(specs) or as_measured(closed))
+    value = cases.closure_of_seed("plain", 2, 1003)
+    assert [(spec.seed, spec.depth, spec.architecture) for spec in asked] == [(1000 + n, 2, "plain") for n in range(8)]
+    found, local = cases.network("plain", 2, 1000)
+    assert value == 8 * found.ratio - 7 * found.without[3]
+    assert cases.reach_of_seed("plain", 2, 1000) == 8 * local.reach_90 - 7 * local.without[0]
+    assert len(asked) == 8, "one block of seeds is measured once"
+    cases.network.cache_clear()

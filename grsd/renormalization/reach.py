@@ -58,11 +58,11 @@ def reach(
         raise ValueError(
             f"reach(budgets): no unmasked boundary has {max(factors)} shells on either side; widen the window"
         )
-    steps = np.arange(1, len(found.index))
+    steps = range(1, len(found.index))
     flux = found.flux[:, at - 1]
     shares = _slopes(flux, np.stack([found.reached(step, at) for step in steps]))
     blocked = _slopes(flux, np.stack([found.neighbours(factor, at) for factor in factors]))
-    distance = steps * found.width
+    distance = np.array(steps) * found.width
     settled = np.array([_settled(distance, row) for row in shares])
     return Reach(
         distance=distance,
