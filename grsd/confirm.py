@@ -16,10 +16,13 @@ from grsd.flow import Flow, gradient_flow
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
 from grsd.progress import bar
+from grsd.renormalization import cases as renormalization_cases
+from grsd.renormalization import closure, profile_flow
+from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 from grsd.runs import measured_energy_change, shell_history
 from grsd.scaling import exact
 from grsd.shells import LogShells
-from grsd.solvable import PlantedShells
+from grsd.solvable import PlantedShells, ShellLattice
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 from grsd.spectrum import spectrum
 
@@ -150,6 +153,40 @@ def _invariance(depth: int, architecture: str | None = None) -> Measurement:
     return Measurement(lambda seed: training_cases.defect_of_seed(architecture, depth, seed), parameters)
 
 
+def _renormalization(read: Callable[[str, int, int], float], *architectures: str) -> Measurement:
+    """A pseudo-value of the networks of condition 4 at depth 32; with two architectures the first less the second."""
+
+    def measure(seed: int) -> float:
+        first, *rest = (read(architecture, 32, seed) for architecture in architectures)
+        return first - sum(rest)
+
+    settings = {"architecture": " - ".join(architectures), "depth": 32, "factors": str(renormalization_cases.FACTORS)}
+    return Measurement(measure, _described(INVARIANCE, **settings))
+
+
+def _lattice(read: Callable[[int], bool], **lattices: ShellLattice) -> Measurement:
+    """One or zero: whether ``read`` is true of the ensemble of that number."""
+    described = {
+        name: str({field: value for field, value in vars(lattice).items() if field != "velocity"})
+        for name, lattice in lattices.items()
+    }
+    return Measurement(lambda seed: float(read(seed)), described | {"runs": RUNS})
+
+
+def _closes(lattice: ShellLattice, verdict: str, ensemble: int) -> bool:
+    return closure(renormalization_cases.lattice_budgets(lattice, ensemble)).verdict == verdict
+
+
+def _flows(lattice: ShellLattice, verdict: str, ensemble: int) -> bool:
+    budgets = renormalization_cases.lattice_budgets(lattice, ensemble)
+    return profile_flow(budgets, window=renormalization_cases.INTERIOR).verdict == verdict
+
+
+def _closed_without_a_law(ensemble: int) -> float:
+    closed, law = renormalization_cases.closed_without_a_law(ensemble)
+    return float(closed.verdict == "closed" and law.verdict == "fails")
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -185,6 +222,29 @@ MEASUREMENTS = {
     "invariance-plain-32": _invariance(32, "plain"),
     "residual-networks": _invariance(32),
     "invariance-contrast-16": _invariance(16),
+    "renormalizable": _renormalization(renormalization_cases.closure_of_seed, "residual"),
+    "closure-plain": _renormalization(renormalization_cases.closure_of_seed, "plain"),
+    "locality-residual": _renormalization(renormalization_cases.reach_of_seed, "residual"),
+    "locality-plain": _renormalization(renormalization_cases.reach_of_seed, "plain"),
+    "locality-contrast": _renormalization(renormalization_cases.reach_of_seed, "plain", "residual"),
+    "renormalizable-is-not-enough": Measurement(
+        _closed_without_a_law,
+        renormalization_cases.DIAGONAL | {"time": renormalization_cases.DIAGONAL_TIME, "runs": RUNS},
+    ),
+    "closure-constructed": _lattice(partial(_closes, CLOSED, "closed"), closed=CLOSED),
+    "closure-broken": _lattice(
+        lambda seed: _closes(HIDDEN, "not closed", seed) and _closes(LONG_RANGE, "not closed", seed),
+        hidden=HIDDEN,
+        long_range=LONG_RANGE,
+    ),
+    "closure-null": _lattice(
+        lambda seed: closure(renormalization_cases.unrelated_budgets(SHORT, seed)).p <= 0.05, lattice=SHORT
+    ),
+    "profile-flow": _lattice(
+        lambda seed: _flows(CLOSED, "holds", seed) and _flows(WIDENING, "fails", seed),
+        law=CLOSED,
+        widening=WIDENING,
+    ),
     "invariance-constructed": _planted_invariance("holds", training_cases.INVARIANT),
     "invariance-broken": _planted_invariance("fails", training_cases.LOG_PERIODIC, training_cases.SCALED),
     "transport-agrees": Measurement(exact.disagreement, {"rows": ", ".join(exact.ROWS)}),
