@@ -18,7 +18,8 @@ from grsd.laws.velocity import pooled_velocities
 ALTERNATIVES = ("power law", "log-parabola", "broken power law", "log-periodic")
 FOLDS = 4
 SHORTEST_PERIOD = 1.0
-STANDARD_ERRORS = 3.0
+STANDARD_ERRORS = 1.5
+NEGLIGIBLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Comparison:
         scores: mean squared prediction error, in squared relative units of u, by law.
         excess, excess_error: score less that of the best law, and its standard error over left-out runs.
         best: the law with the smallest score.
-        chosen: the simplest law whose excess is at most three of its standard errors.
+        chosen: the simplest law whose excess is at most 1.5 of its standard errors, or a quarter of the best score: a richer
+            law must predict clearly and distinctly better.
         runs, places: R and the number of boundaries.
     """
 
@@ -78,7 +80,11 @@ def compare_laws(budgets: Sequence[Sequence[xr.Dataset]], *, window: tuple[float
     best = min(scores, key=scores.get)
     excess = {name: losses[name] - losses[best] for name in ALTERNATIVES}
     errors = {name: float(item.std(ddof=1) / math.sqrt(observed.runs)) for name, item in excess.items()}
-    chosen = next(name for name in ALTERNATIVES if excess[name].mean() <= STANDARD_ERRORS * errors[name])
+    chosen = next(
+        name
+        for name in ALTERNATIVES
+        if excess[name].mean() <= max(STANDARD_ERRORS * errors[name], NEGLIGIBLE * scores[best])
+    )
     means = {name: float(item.mean()) for name, item in excess.items()}
     return Comparison(scores, means, errors, best, chosen, observed.runs, places)
 

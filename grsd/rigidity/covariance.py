@@ -97,17 +97,17 @@ class Collapse:
 def along_runs(
     histories: Sequence[xr.Dataset], *, reach: float = 6.0, above: float = 0.0, level: float = 0.95
 ) -> Collapse:
-    """Whether t u is one function of lambda t along R >= 2 runs with snapshots at T >= 2 times.
+    """Whether t u is one function of lambda t along R >= 3 runs with snapshots at T >= 2 times.
 
     Args: ``histories`` as ``grsd.run`` gives (``flux``, ``density``, ``boundary_mask`` over time and boundary), one
     shell width; ``reach``, ``above``: x from -reach to ``above``, in e-folds from the frontier lambda t = 1. Times
     may differ between runs; each run's F and eps are interpolated linearly in s. For an exact model give its one
-    history twice.
+    history three times.
 
     Source: this project's. Errors: ``ValueError`` for fewer runs or times, or no x that two times of all runs reach.
     """
-    if len(histories) < 2 or len({item.sizes.get("time", 0) for item in histories}) != 1:
-        raise ValueError("along_runs(histories): expected two or more runs with the same number of snapshots")
+    if len(histories) < 3 or len({item.sizes.get("time", 0) for item in histories}) != 1:
+        raise ValueError("along_runs(histories): expected three or more runs with the same number of snapshots")
     width = float(histories[0].attrs["shell_width"])
     x = width * np.arange(math.ceil(-reach / width), math.floor(above / width) + 1)
     flux, density = (np.stack(part) for part in zip(*(_on_grid(item, x) for item in histories), strict=True))
