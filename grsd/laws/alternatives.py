@@ -30,8 +30,8 @@ class Comparison:
         scores: mean squared prediction error, in squared relative units of u, by law.
         excess, excess_error: score less that of the best law, and its standard error over left-out runs.
         best: the law with the smallest score.
-        chosen: the simplest law whose excess is at most 1.5 of its standard errors, or a quarter of the best score: a richer
-            law must predict clearly and distinctly better.
+        chosen: the simplest law whose excess is at most 1.5 of its standard errors, or a quarter of the best score: a
+            richer law must predict clearly and distinctly better.
         runs, places: R and the number of boundaries.
     """
 
