@@ -50,7 +50,8 @@ def between_problems(
 
     Both are trained from the start, the second up to time / kappa. Returns ``velocity(boundary)``, ``rescaled`` (u of
     the second problem at the boundary ``steps`` shells up, over kappa) and ``mask``; in the attributes ``kappa`` and
-    ``discrepancy``: the largest |difference| over the largest |u|, at unmasked boundaries. Exact but for rounding: the steps of the two flows scale alike.
+    ``discrepancy``: the largest |difference| over the largest |u|, at unmasked boundaries. Exact but for rounding,
+    since the steps of the two flows scale alike.
     Source: this project's. Errors: ``ValueError`` for less than one step; as ``gradient_flow``.
     """
     kappa = math.exp(whole("between_problems", "steps", steps, 1) * shells.width)
