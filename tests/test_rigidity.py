@@ -191,7 +191,8 @@ def test_planted_laws_are_certified_and_ranked():
         budgets = ensemble_budgets(planted, WIDTHS, 0, 8)
         band = velocity_band(budgets, window=INTERIOR)
         found = band.certificate()
-        assert (band.signs == 1).all()
+        assert (band.signs >= 0).all()
+        assert (band.signs == 1).mean() > 0.5
         assert found.least <= cases.true_distance(name) <= found.most
         assert (found.least == 0) == (name == "power law")
         assert compare_laws(budgets, window=INTERIOR).chosen == name
