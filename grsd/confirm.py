@@ -9,7 +9,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from grsd.conditions import incoherence, initial_cases, propagation, training_cases
+from grsd.conditions import incoherence, initial_cases, propagation, rigidity_cases, training_cases
 from grsd.datasets import digits
 from grsd.evidence import Result, claims, confirm, results, write_result
 from grsd.flow import Flow, gradient_flow
@@ -187,6 +187,14 @@ def _closed_without_a_law(ensemble: int) -> float:
     return float(closed.verdict == "closed" and law.verdict == "fails")
 
 
+def _planted_three(outcome: str, runs: int) -> Measurement:
+    described = {name: str(asdict(item)) for name, item in rigidity_cases.PLANTED.items()}
+    return Measurement(
+        lambda seed: float(rigidity_cases.planted_outcomes(seed)[outcome]),
+        described | {"outcome": outcome, "runs": runs, "window": str(INTERIOR)},
+    )
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -246,6 +254,15 @@ MEASUREMENTS = {
         widening=WIDENING,
     ),
     "invariance-constructed": _planted_invariance("holds", training_cases.INVARIANT),
+    "rigidity": Measurement(rigidity_cases.theorem_ratio, {"draws": 20}),
+    "covariance-between-problems": Measurement(rigidity_cases.problems_gap, rigidity_cases.PROBLEM),
+    "covariance-exact-models": Measurement(rigidity_cases.separation, {"modes": 300}),
+    "covariance-along-a-run": Measurement(
+        partial(rigidity_cases.collapse_of_seed, "residual", 16),
+        _described(training_cases.INVARIANCE.to_dict(), architecture="residual", depth=16, runs=training_cases.RUNS),
+    ),
+    "alternatives-rank": _planted_three("ranked", rigidity_cases.RANKED_RUNS),
+    "certified-distance": _planted_three("certified", training_cases.RUNS),
     "invariance-broken": _planted_invariance("fails", training_cases.LOG_PERIODIC, training_cases.SCALED),
     "transport-agrees": Measurement(exact.disagreement, {"rows": ", ".join(exact.ROWS)}),
     "loss-exponents": Measurement(exact.exponent_error, {"log_times": str(exact.LOG_TIMES)}),

@@ -10,17 +10,24 @@ only independent units: every interval is a delete-one-run jackknife of the whol
 quantile on R - 1 degrees of freedom, and the test flips the sign of whole runs' residuals.
 """
 
+from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
 from grsd.laws.coupling import coupling_law
+from grsd.laws.exponents import Exponents, exponents
 from grsd.laws.fit import LawFit
 from grsd.laws.resample import resampled
 from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
 from grsd.laws.velocity import velocity_law
 
 __all__ = [
+    "ALTERNATIVES",
     "OBSERVABLES",
+    "Comparison",
+    "Exponents",
     "LawFit",
     "LawTest",
+    "compare_laws",
     "coupling_law",
+    "exponents",
     "judge_observed",
     "law_test",
     "observe",

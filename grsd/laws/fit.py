@@ -120,6 +120,12 @@ def fit_law(observable: str, observed: Ensemble, reference: float | None, level:
     )
 
 
+def exponents_and_amplitudes(observed: Ensemble, reference: float) -> tuple[np.ndarray, np.ndarray]:
+    """b (1 + R,) and amplitudes (1 + R, G) of all runs, then with each left out."""
+    b, amplitudes, _ = _solve(observed, 1 / observed.variances(), reference)
+    return b, amplitudes
+
+
 def _solve(observed: Ensemble, weights: np.ndarray, reference: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """b (n,), amplitudes (n, G), r (n,) by variable projection: b on nested grids, the rest linear given b."""
     y, z = observed.y, observed.pumped

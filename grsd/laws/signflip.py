@@ -102,7 +102,7 @@ def judge_observed(observable: str, observed: Sequence[Ensemble], level: float =
     totals = np.stack([np.square(signs @ residuals).sum(1) for residuals, _ in parts])
     scores = (totals - totals.mean(1, keepdims=True)) / totals.std(1, keepdims=True)
     residuals, signals = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    defect, interval = _defect(residuals @ residuals.T, signals @ signals.T, level)
+    defect, interval = crossed_share(residuals @ residuals.T, signals @ signals.T, level)
     return LawTest(
         p=_share(scores.max(0)),
         p_by_width=tuple(_share(row) for row in scores),
@@ -142,8 +142,10 @@ def _signs(runs: int) -> np.ndarray:
     return drawn
 
 
-def _defect(residual_gram: np.ndarray, signal_gram: np.ndarray, level: float) -> tuple[float, tuple[float, float]]:
-    """sum over r != q of rho_r . rho_q / the same of the signals, and its delete-one-run jackknife interval."""
+def crossed_share(
+    residual_gram: np.ndarray, signal_gram: np.ndarray, level: float
+) -> tuple[float, tuple[float, float]]:
+    """sum over r != q of rho_r . rho_q / the same of the signals, from (R, R) Gram matrices; its jackknife interval."""
 
     def crossed(gram: np.ndarray) -> np.ndarray:
         off = gram - np.diag(np.diag(gram))

@@ -35,13 +35,38 @@ def velocity_law(
     return fit_law("velocity", velocities("velocity_law", budgets, scale=scale, window=window), reference, level)
 
 
+def pooled_velocities(
+    call: str, widths: Sequence[Sequence[xr.Dataset]], *, window: tuple[float, float] | None
+) -> Ensemble:
+    """u at the boundaries of several shell widths over the same runs, by increasing s; a boundary of two counts once.
+
+    The velocity at a boundary depends on the smoothing alone, not on the width.
+    """
+    if not len(widths) or len({len(item) for item in widths}) != 1:
+        raise ValueError(f"{call}(budgets): expected the same number of runs at every width")
+    parts = [_boundaries(call, item, window) for item in widths]
+    flux, density, x = (np.concatenate(item, axis=-1) for item in zip(*parts, strict=True))
+    _, order = np.unique(np.round(x, 9), return_index=True)
+    return _ensemble(flux[:, order], density[:, order], x[order], scale=False).enough_for(call, 2)
+
+
 def velocities(
     call: str, budgets: Sequence[xr.Dataset], *, scale: bool, window: tuple[float, float] | None
 ) -> Ensemble:
     """u at the unmasked boundaries in the window: sum F / sum eps over runs."""
+    return _ensemble(*_boundaries(call, budgets, window), scale=scale).enough_for(call, 2 + scale)
+
+
+def _boundaries(
+    call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     common = common_shells(call, budgets, window)
     x = common.index[1:] * common.width
     kept = (common.boundaries("boundary_mask") == 0).all(0) & (x >= common.low) & (x <= common.high)
     flux, density = (common.boundaries(name)[:, kept] for name in ("flux", "density"))
-    none, ones = np.zeros(kept.sum(), dtype=int), np.ones((len(budgets) + 1, kept.sum()))
-    return Ensemble(flux, density, x[kept], none, none, ones, scale).enough_for(call, 2 + scale)
+    return flux, density, x[kept]
+
+
+def _ensemble(flux: np.ndarray, density: np.ndarray, x: np.ndarray, *, scale: bool) -> Ensemble:
+    none, ones = np.zeros(len(x), dtype=int), np.ones((len(flux) + 1, len(x)))
+    return Ensemble(flux, density, x, none, none, ones, scale)

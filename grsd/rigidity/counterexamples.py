@@ -67,11 +67,11 @@ def covariance_error(velocity: Velocity, factor: float, time: float, s: np.ndarr
     return float(np.abs(scaled - np.log(velocity(np.exp(s), time))).max())
 
 
-def additive(rational: int, root: int) -> float:
-    """A solution of A(x + y) = A(x) + A(y) that is not linear, at x = rational + root sqrt(2): A(1) = 1, A(sqrt 2) = 0.
+def additive(rational: int) -> float:
+    """A solution of A(x + y) = A(x) + A(y) that is not linear, at x = rational + q sqrt(2) for every whole q.
 
     On the numbers p + q sqrt(2), p and q whole (or rational), which are dense: v = lambda^2 e^{A(log lambda)}, extended
     to all lambda by a basis of the reals over the rationals, is log-shift invariant and no power law. Not measurable.
+    A(1) = 1 and A(sqrt 2) = 0, so that only the rational part counts.
     """
-    del root  # A(sqrt 2) = 0
     return float(rational)

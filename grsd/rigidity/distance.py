@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linprog
 
+UNBOUNDED = 3
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -46,15 +48,33 @@ def nearest_affine(s: Float[np.ndarray, " n"], g: Float[np.ndarray, " n"]) -> Ne
     return Nearest(distance, slope, intercept)
 
 
+def nearest_law(
+    s: Float[np.ndarray, " n"], log_time: Float[np.ndarray, " n"], log_velocity: Float[np.ndarray, " n"]
+) -> Nearest:
+    """The law c lambda^b t^{b-2} nearest to velocities v at points (s, log t), in the supremum of |log v - log law|.
+
+    ``slope`` is b, ``intercept`` log c. log v + 2 log t is to be affine in s + log t, so this is ``nearest_affine``
+    where several times share a place. Source: this project's. Errors: ``ValueError`` for other than finite numbers.
+    """
+    arrays = [np.asarray(item, dtype=float) for item in (s, log_time, log_velocity)]
+    if len({item.shape for item in arrays}) > 1 or arrays[0].ndim != 1 or not all(np.isfinite(a).all() for a in arrays):
+        raise ValueError("nearest_law(s, log_time, log_velocity): expected finite numbers of one shape (n,)")
+    place, scaled = arrays[0] + arrays[1], arrays[2] + 2 * arrays[1]
+    distance, (slope, intercept) = _between(place, scaled, scaled)
+    return Nearest(distance, slope, intercept)
+
+
 def certify(s: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]) -> Certificate:
     """The certificate of the band [low, high] at s.
 
     ``least`` is the smallest d for which some affine l has low - d <= l <= high + d; ``most`` the largest Chebyshev
     distance of a curve in the band: over all i < j < k that of the three points that bend most.
-    Where the band is simultaneous at 95 %, so is the certificate. Source: this project's.
+    Where the band is simultaneous at 95 %, so is the certificate. Where it has no lower end, low is minus infinity and
+    ``most`` infinite. Source: this project's.
     Errors: as in ``nearest_affine``, and where low is above high.
     """
-    s, low = _curve("certify", s, low)
+    low = np.asarray(low, dtype=float)
+    _curve("certify", s, np.where(np.isneginf(low), 0.0, low))
     s, high = _curve("certify", s, high)
     if (low > high).any():
         raise ValueError("certify(low, high): expected low <= high everywhere")
@@ -80,7 +100,10 @@ def _program(
     below = np.stack([middle - s, -ones, -ones], axis=1)
     limits = np.concatenate([high, -low])
     bounds = [(None, None), (None, None), (0, most)]
-    found = linprog(cost, np.concatenate([above, below]), limits, bounds=bounds, method="highs")
+    kept = np.isfinite(limits)
+    found = linprog(cost, np.concatenate([above, below])[kept], limits[kept], bounds=bounds, method="highs")
+    if found.status == UNBOUNDED:
+        return np.array([-cost[0] * np.inf, np.nan, 0.0])
     if found.status:
         raise ValueError(f"the linear program has no solution: {found.message}")
     slope, intercept, distance = found.x
