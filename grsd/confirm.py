@@ -144,13 +144,18 @@ def _evolution(architecture: str, of: str) -> Measurement:
     return Measurement(measure, _described(EVOLUTION, architecture=architecture, of=of))
 
 
-def _invariance(depth: int, architecture: str | None = None) -> Measurement:
+def _invariance(
+    depth: int, architecture: str | None = None, stage: training_cases.Stage = training_cases.EARLY, first: int = 1000
+) -> Measurement:
     """The defect of one architecture, or of the plain less that of the residual one."""
+    spec = stage.specs[architecture or "residual"]
+    settings = {"log_loss": stage.log_loss, "reach": training_cases.REACH, "runs": stage.runs, "depth": depth}
     if architecture is None:
-        parameters = _described(INVARIANCE, architecture="plain - residual", depth=depth)
-        return Measurement(lambda seed: training_cases.contrast_of_seed(depth, seed), parameters)
-    parameters = _described(INVARIANCE, architecture=architecture, depth=depth)
-    return Measurement(lambda seed: training_cases.defect_of_seed(architecture, depth, seed), parameters)
+        parameters = _described(spec.to_dict(), **settings, architecture="plain - residual")
+        parameters["times"] = "; ".join(dict.fromkeys(str(list(item.times)) for item in stage.specs.values()))
+        return Measurement(lambda seed: training_cases.contrast_of_seed(stage, depth, seed, first), parameters)
+    parameters = _described(spec.to_dict(), **settings)
+    return Measurement(lambda seed: training_cases.defect_of_seed(stage, architecture, depth, seed, first), parameters)
 
 
 def _renormalization(read: Callable[[str, int, int], float], *architectures: str) -> Measurement:
@@ -230,6 +235,12 @@ MEASUREMENTS = {
     "invariance-plain-32": _invariance(32, "plain"),
     "residual-networks": _invariance(32),
     "invariance-contrast-16": _invariance(16),
+    "late-invariance-residual-16": _invariance(16, "residual", training_cases.LATE, 2000),
+    "late-invariance-residual-32": _invariance(32, "residual", training_cases.LATE, 2000),
+    "late-invariance-plain-16": _invariance(16, "plain", training_cases.LATE, 2000),
+    "late-invariance-plain-32": _invariance(32, "plain", training_cases.LATE, 2000),
+    "late-contrast-16": _invariance(16, None, training_cases.LATE, 2000),
+    "late-contrast-32": _invariance(32, None, training_cases.LATE, 2000),
     "renormalizable": _renormalization(renormalization_cases.closure_of_seed, "residual"),
     "closure-plain": _renormalization(renormalization_cases.closure_of_seed, "plain"),
     "locality-residual": _renormalization(renormalization_cases.reach_of_seed, "residual"),

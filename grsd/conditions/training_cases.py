@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -32,6 +32,30 @@ INVARIANCE = Spec(
     smoothing=invariance.SMOOTHING,
 )
 LOG_LOSS, REACH = -1.0, 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Where on the way condition 4 is read: ``log_loss`` of ``runs`` seeds a cell; the spec of each architecture."""
+
+    log_loss: float
+    runs: int
+    specs: Mapping[str, Spec]
+
+    def block(self, architecture: str, depth: int, first: int) -> list[Spec]:
+        """The runs of the seeds from ``first`` on."""
+        return replace(self.specs[architecture], depth=depth).with_seeds(range(first, first + self.runs))
+
+
+def _stage(log_loss: float, runs: int, times: Mapping[str, tuple[float, float, int]], **changes: object) -> Stage:
+    specs = {name: replace(INVARIANCE, architecture=name, times=of, **changes) for name, of in times.items()}
+    return Stage(log_loss, runs, specs)
+
+
+# Late windows reach fewer shells of the residual networks, so the second width is 1/2 there, as far from a fraction of
+# log 2 as log 3 is; the flows pass a given loss at different times.
+EARLY = _stage(LOG_LOSS, RUNS, dict.fromkeys(("residual", "plain"), INVARIANCE.times))
+LATE = _stage(-2.5, 24, {"residual": (12.0, 300.0, 6), "plain": (5.0, 160.0, 6)}, shell_widths=(math.log(2), 0.5))
 INVARIANT = replace(LAW, noise=0.1)
 LOG_PERIODIC = replace(LAW, wiggle=0.6, period=2.5)
 SCALED = replace(LAW, scale=0.1)
@@ -88,25 +112,29 @@ def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
 
 
 @cache
-def network_invariance(architecture: str, depth: int, first: int) -> tuple[invariance.Invariance, tuple[float, ...]]:
-    """Condition 4 for the networks with seeds ``first`` to ``first`` + 7 at the matched loss, and D^2 without each."""
-    specs = replace(INVARIANCE, architecture=architecture, depth=depth).with_seeds(range(first, first + RUNS))
-    measured = invariance.measure(specs, log_loss=LOG_LOSS, workers=1, progress=False)
+def network_invariance(
+    stage: Stage, architecture: str, depth: int, first: int
+) -> tuple[invariance.Invariance, tuple[float, ...]]:
+    """Condition 4 for the networks of a stage with the seeds from ``first`` on, and D^2 without each of them."""
+    measured = invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss, progress=False)
     window = invariance.frontier_window(measured, REACH)
-    rest = (measured.isel(run=[other for other in range(RUNS) if other != run]) for run in range(RUNS))
+    runs = range(stage.runs)
+    rest = (measured.isel(run=[other for other in runs if other != run]) for run in runs)
     without = tuple(invariance.judge(part, window=window).defect for part in rest)
     return invariance.judge(measured, window=window), without
 
 
-def defect_of_seed(architecture: str, depth: int, seed: int) -> float:
-    """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R = 8 seeds."""
-    found, without = network_invariance(architecture, depth, seed - seed % RUNS)
-    return RUNS * found.defect - (RUNS - 1) * without[seed % RUNS]
+def defect_of_seed(stage: Stage, architecture: str, depth: int, seed: int, first: int) -> float:
+    """The jackknife pseudo-value of a seed in its block of R from ``first`` on: R D^2 - (R - 1) D^2 without it."""
+    place = (seed - first) % stage.runs
+    found, without = network_invariance(stage, architecture, depth, seed - place)
+    return stage.runs * found.defect - (stage.runs - 1) * without[place]
 
 
-def contrast_of_seed(depth: int, seed: int) -> float:
+def contrast_of_seed(stage: Stage, depth: int, seed: int, first: int) -> float:
     """``defect_of_seed`` of the plain network less that of the residual one, which starts from the same weights."""
-    return defect_of_seed("plain", depth, seed) - defect_of_seed("residual", depth, seed)
+    plain, residual = (defect_of_seed(stage, kind, depth, seed, first) for kind in ("plain", "residual"))
+    return plain - residual
 
 
 def runs_needed(interval: tuple[float, float], runs: int, target: float = invariance.RULE.threshold) -> float:
