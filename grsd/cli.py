@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import torch
 
-from grsd.confirm import confirm_claims
+from grsd.confirm import confirm_claims, forecast_claims
 from grsd.evidence import claims, results, verdict_lines, write_headlines
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
+    )
+    table.add_argument(
+        "--forecast", action="store_true", help="write the forecasts to be judged; before --confirm, and only once"
     )
     table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
@@ -126,6 +129,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _claims(options: argparse.Namespace) -> int:
     os.environ[PROJECT] = str(project(options.project))
+    if options.forecast:
+        forecast_claims()
     if options.confirm is not None:
         confirm_claims(options.confirm)
     if options.readme:
@@ -195,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench}[options.command](options)
-    except (ValueError, ProjectNotFound) as error:
+    except (ValueError, FileExistsError, ProjectNotFound) as error:
         print(f"grsd {options.command}: {error}", file=sys.stderr)
         return 2
 

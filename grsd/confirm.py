@@ -19,8 +19,8 @@ from grsd.progress import bar
 from grsd.renormalization import cases as renormalization_cases
 from grsd.renormalization import closure, profile_flow
 from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
-from grsd.runs import measured_energy_change, shell_history
-from grsd.scaling import exact
+from grsd.runs import measured_energy_change, run, shell_history
+from grsd.scaling import axes, exact, networks
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells, ShellLattice
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
@@ -200,6 +200,22 @@ def _planted_three(outcome: str, runs: int) -> Measurement:
     )
 
 
+def _forecast(read: Callable[..., float], architecture: str, *arguments: str) -> Measurement:
+    settings = {"architecture": architecture, "compared": ", ".join(arguments), "tasks": str(networks.TASKS)}
+    return Measurement(
+        lambda seed: read(architecture, *arguments, seed=seed),
+        settings | {"width": 48, "depth": 8, "predictions": networks.FILE},
+    )
+
+
+def _axis(read: Callable[..., float], *axis: str) -> Measurement:
+    """Of one seed of the regression, computed once for all axes."""
+    return Measurement(
+        lambda seed: read(run(axes.case(seed), axes.losses, progress=False), *axis),
+        _described(axes.case(0), axis=", ".join(axis or axes.AXES), fitted=str(axes.FITTED)),
+    )
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -279,6 +295,19 @@ MEASUREMENTS = {
     "loss-exponents": Measurement(exact.exponent_error, {"log_times": str(exact.LOG_TIMES)}),
     "bordelon-recovered": Measurement(exact.bordelon_error, {"time": exact.LATE}),
     "forecast-exact-models": Measurement(exact.forecast_ratio, {"ahead": 10.0}),
+    "forecast-residual-parity": _forecast(networks.gain, "residual", "lazy", "parity"),
+    "forecast-residual-one-hot": _forecast(networks.gain, "residual", "lazy", "one-hot"),
+    "forecast-residual-line": _forecast(networks.gain, "residual", "straight line"),
+    "forecast-residual-accurate": _forecast(networks.accuracy, "residual"),
+    "forecast-plain-parity": _forecast(networks.gain, "plain", "lazy", "parity"),
+    "forecast-plain-one-hot": _forecast(networks.gain, "plain", "lazy", "one-hot"),
+    "forecast-plain-line": _forecast(networks.gain, "plain", "straight line"),
+    "forecast-plain-accurate": _forecast(networks.accuracy, "plain"),
+    "slope-model": _axis(axes.slope_error, "model"),
+    "slope-data": _axis(axes.slope_error, "data"),
+    "slope-time": _axis(axes.slope_error, "time"),
+    "slope-compute": _axis(axes.slope_error, "compute"),
+    "scaling-theory": _axis(axes.theory_gap),
 }
 REPEATED = {
     "initial-incoherence-64": "initial-incoherence",
@@ -287,6 +316,15 @@ REPEATED = {
     "invariance-constructed-300": "invariance-constructed",
 }
 MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()}
+
+
+def forecast_claims() -> None:
+    """Write the forecasts that the claims on networks are judged by, for their confirmatory seeds.
+
+    Errors: ``FileExistsError`` where they are written already; before anything is computed.
+    """
+    rule = claims()["forecast-plain-parity"].judged
+    networks.forecast_networks(range(rule.first_seed, rule.first_seed + rule.seeds))
 
 
 def confirm_claims(names: Sequence[str] = ()) -> list[Result]:

@@ -1,4 +1,4 @@
-"""Small result tables under data/tables: text that a diff can show, with the versions and settings that made it."""
+"""Small result tables under data/: text that a diff can show, with the versions and settings that made it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from grsd.project import project
 NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
 
 
-def path_of(name: str) -> Path:
-    """data/tables/NAME.csv; ``name`` starts with its notebook's, as a figure's does."""
+def path_of(name: str, folder: str = "tables") -> Path:
+    """data/FOLDER/NAME.csv; ``name`` starts with its notebook's, as a figure's does."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"table name: expected NOTEBOOK-WHAT such as '02_calibration-power', got {name!r}")
-    return project() / "data" / "tables" / f"{name}.csv"
+    return project() / "data" / folder / f"{name}.csv"
 
 
-def save_table(data: xr.Dataset, name: str) -> Path:
+def save_table(data: xr.Dataset, name: str, folder: str = "tables") -> Path:
     """Write a labelled dataset as a CSV file: one row for each combination of its coordinates.
 
     The first lines, after "# ", are JSON: the attributes (provenance, settings), the dimensions, and the attributes of
     each variable. Numbers are written so that they are read back exactly.
     """
-    target = path_of(name)
+    target = path_of(name, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     head = {
         "attributes": {key: _plain(value) for key, value in data.attrs.items()},
@@ -42,9 +42,9 @@ def save_table(data: xr.Dataset, name: str) -> Path:
     return target
 
 
-def read_table(name: str) -> xr.Dataset:
+def read_table(name: str, folder: str = "tables") -> xr.Dataset:
     """The dataset that ``save_table`` wrote. Errors: ``FileNotFoundError`` naming the command that makes it."""
-    source = path_of(name)
+    source = path_of(name, folder)
     if not source.exists():
         notebook = name.split("-")[0][:2]
         raise FileNotFoundError(f"no table {name}; `grsd reproduce --profile full --only {notebook}` makes it")

@@ -1,0 +1,180 @@
+"""Loss curves of networks, forecast from their early part and written down before the later part is computed. Ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+import xarray as xr
+
+from grsd.datasets import digits
+from grsd.flow import Descent
+from grsd.kernel import tangent_kernel
+from grsd.networks import Perceptron
+from grsd.provenance import provenance
+from grsd.runs import ensemble, run
+from grsd.runs.history import join_budgets, snapshot_budgets
+from grsd.scaling.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
+from grsd.shells import LogShells
+from grsd.tables import path_of, read_table, save_table
+
+ARCHITECTURES = ("residual", "plain")
+TASKS = {"parity": 200, "one-hot": 30}
+METHODS = ("covariant", "power law", "lazy", "straight line")
+AHEAD = np.geomspace(1, 10, 10)[1:]
+SHELLS = LogShells(0.6, 0.2)
+FIRST, STEP = 0.1, 1.25
+HALF = 0.5
+EFOLDS = 1.0
+FILE, FOLDER = "09_power_law_scaling-networks", "predictions"
+
+
+def case(architecture: str, task: str, seed: int, *, width: int = 48, depth: int = 8) -> dict[str, object]:
+    """One network, as plain values: what ``early_run`` takes. The seed draws its weights and its digits."""
+    of = {"architecture": architecture, "task": task, "samples": TASKS[task]}
+    return of | {"width": width, "depth": depth, "seed": seed}
+
+
+def early_run(spec: Mapping[str, object]) -> xr.Dataset:
+    """``shell_history`` of a network over the last e-fold of time until its loss has halved; nothing later is computed.
+
+    The times are .1 x 1.25^n in units of 1 / lambda_max(0); the last is the first with half the loss of the start.
+    """
+    descent, top = _begun(spec)
+    half, times, rows, snapshots = HALF * descent.row()["loss"], [], [], []
+    while not rows or rows[-1]["loss"] > half:
+        times.append(FIRST * STEP ** len(times) / top)
+        snapshots.append(descent.snapshot(times[-1]))
+        rows.append(descent.row())
+    kept = [i for i, time in enumerate(times) if time >= times[-1] * math.exp(-EFOLDS) / (1 + 1e-9)]
+    budgets = [snapshot_budgets(snapshots[i], descent.inputs, descent.targets, [SHELLS])[0] for i in kept]
+    flow = descent.history([times[i] for i in kept], [rows[i] for i in kept])
+    return join_budgets(budgets, flow, SHELLS, parameters=spec)
+
+
+def later_run(spec: Mapping[str, object]) -> xr.Dataset:
+    """``loss(time)`` of the same network at 9 times up to ten times ``spec["until"]``."""
+    descent, _ = _begun(spec)
+    times, rows = spec["until"] * AHEAD, []
+    for time in times:
+        descent.snapshot(float(time))
+        rows.append(descent.row())
+    return descent.history(times, rows)
+
+
+def _begun(spec: Mapping[str, object]) -> tuple[Descent, float]:
+    data = digits(spec["samples"], task=spec["task"], seed=spec["seed"])
+    network = Perceptron(
+        data.inputs.shape[1],
+        data.targets.shape[1],
+        width=spec["width"],
+        depth=spec["depth"],
+        residual=spec["architecture"] == "residual",
+        seed=spec["seed"],
+    )
+    top = float(torch.linalg.eigvalsh(tangent_kernel(network, data.inputs))[-1])
+    return Descent(network, data.inputs, data.targets), top
+
+
+def forecast(seen: Early, ahead: np.ndarray = AHEAD) -> xr.Dataset:
+    """``loss(method, ahead)`` at ``ahead`` times t1, and ``time(ahead)``, from the early part alone.
+
+    Methods: as ``predict_loss`` calls them, and "straight line" (``extended_fit``). NaN where the power law refuses a
+    velocity that changes sign. Errors: ``TypeError`` for anything but an ``Early``.
+    """
+    if not isinstance(seen, Early):
+        raise TypeError(f"forecast(seen): expected an Early, which holds nothing later, got {type(seen).__name__}")
+    times = seen.until * np.asarray(ahead, dtype=float)
+    found = []
+    for method in METHODS:
+        if method == "straight line":
+            found.append(extended_fit(seen, times).values)
+        elif method == "power law" and not _has_power_law(seen):
+            found.append(np.full(times.shape, math.nan))
+        else:
+            found.append(predict_loss(seen, times, method).values)
+    return xr.Dataset(
+        {"loss": (("method", "ahead"), found, {"units": "loss"}), "time": ("ahead", times, {"units": "time"})},
+        {"method": list(METHODS), "ahead": np.asarray(ahead, dtype=float)},
+    )
+
+
+def _has_power_law(seen: Early) -> bool:
+    try:
+        fitted_power_law(velocity_profile(seen))
+    except ValueError:
+        return False
+    return True
+
+
+def write_forecasts(seen: Mapping[tuple[str, str, int], Early]) -> None:
+    """Write ``forecast`` of each (architecture, task, seed) to data/predictions, once: what is there is never replaced.
+
+    Errors: ``FileExistsError``; as ``forecast``.
+    """
+    _refuse_to_replace()
+    parts = [
+        forecast(part).expand_dims(architecture=[architecture], task=[task], seed=[seed])
+        for (architecture, task, seed), part in seen.items()
+    ]
+    settings = case("", "parity", 0) | {"task": str(TASKS), "efolds": EFOLDS, "half": HALF}
+    settings |= {"shell_width": SHELLS.width, "smoothing": SHELLS.smoothing}
+    kept = {name: value for name, value in settings.items() if name not in {"architecture", "samples", "seed"}}
+    save_table(xr.combine_by_coords(parts).assign_attrs(provenance(kept)), FILE, FOLDER)
+
+
+def _refuse_to_replace() -> None:
+    target = path_of(FILE, FOLDER)
+    if target.exists():
+        raise FileExistsError(f"write_forecasts: {target.name} is there; forecasts once made are not made again")
+
+
+def forecast_networks(seeds: Sequence[int]) -> None:
+    """Compute the early parts of all networks of ``seeds`` and write their forecasts; no later loss is computed."""
+    _refuse_to_replace()
+    cases = [(kind, task, seed) for kind in ARCHITECTURES for task in TASKS for seed in seeds]
+    runs = ensemble([case(*names) for names in cases], early_run)
+    write_forecasts({names: everything(part) for names, part in zip(cases, runs, strict=True)})
+
+
+def everything(history: xr.Dataset) -> Early:
+    """All of a run of ``early_run``, which ends where it has to."""
+    return early(history, float(history.time[-1]))
+
+
+@cache
+def _written() -> xr.Dataset:
+    return read_table(FILE, FOLDER)
+
+
+def later_loss(architecture: str, task: str, seed: int, until: float, **changed: int) -> xr.DataArray:
+    """The true ``loss(ahead)`` up to ten times ``until``, computed once."""
+    found = run(case(architecture, task, seed, **changed) | {"until": until}, later_run, progress=False).loss
+    return xr.DataArray(found.values, {"ahead": AHEAD}, ["ahead"], attrs=found.attrs)
+
+
+def score(predicted: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
+    """Mean |log(predicted / loss)| over ``ahead``; NaN where a forecast is missing."""
+    return np.abs(np.log(predicted / loss)).mean("ahead", skipna=False)
+
+
+def scores(architecture: str, task: str, seed: int) -> xr.DataArray:
+    """``score(method)`` of a written forecast."""
+    written = _written().sel(architecture=architecture, task=task, seed=seed)
+    until = float(written.time.isel(method=0, ahead=-1) / written.ahead[-1])
+    true = later_loss(architecture, task, seed, until)
+    return score(written.loss, true.assign_coords(ahead=written.ahead))
+
+
+def gain(architecture: str, rival: str, task: str | None = None, *, seed: int) -> float:
+    """Score of the covariant forecast less that of ``rival``, below zero where it is better; mean over tasks or one."""
+    found = [scores(architecture, name, seed) for name in ([task] if task else TASKS)]
+    return float(np.mean([part.sel(method="covariant") - part.sel(method=rival) for part in found]))
+
+
+def accuracy(architecture: str, *, seed: int) -> float:
+    """Score of the covariant forecast, mean over tasks."""
+    return float(np.mean([scores(architecture, task, seed).sel(method="covariant") for task in TASKS]))
