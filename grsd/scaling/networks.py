@@ -150,31 +150,59 @@ def _written() -> xr.Dataset:
     return read_table(FILE, FOLDER)
 
 
-def later_loss(architecture: str, task: str, seed: int, until: float, **changed: int) -> xr.DataArray:
-    """The true ``loss(ahead)`` up to ten times ``until``, computed once."""
-    found = run(case(architecture, task, seed, **changed) | {"until": until}, later_run, progress=False).loss
+def later_loss(spec: Mapping[str, object], until: float) -> xr.DataArray:
+    """The true ``loss(ahead)`` of ``case`` up to ten times ``until``, computed once."""
+    found = run(dict(spec) | {"until": until}, later_run, progress=False).loss
     return xr.DataArray(found.values, {"ahead": AHEAD}, ["ahead"], attrs=found.attrs)
 
 
 def score(predicted: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
-    """Mean |log(predicted / loss)| over ``ahead``; NaN where a forecast is missing."""
-    return np.abs(np.log(predicted / loss)).mean("ahead", skipna=False)
+    """Mean |log(predicted / loss)| over ``ahead``, which both have; NaN where a forecast is missing."""
+    return np.abs(np.log(predicted / loss.values)).mean("ahead", skipna=False)
+
+
+def compared(spec: Mapping[str, object]) -> xr.Dataset:
+    """A network of ``case`` seen and forecast here and now: ``forecast`` with the true ``loss_after(ahead)``.
+
+    ``loss_seen(snapshot)`` at ``time_seen`` / t1 is what the forecast had, ``score(method)`` what it is worth.
+    """
+    seen = everything(run(spec, early_run, progress=False))
+    found, true = forecast(seen), later_loss(spec, seen.until)
+    found["loss_after"] = true
+    found["loss_seen"] = "snapshot", seen.history.loss.values
+    found["time_seen"] = "snapshot", seen.history.time.values / seen.until
+    return found.assign(score=score(found.loss, true))
 
 
 def scores(architecture: str, task: str, seed: int) -> xr.DataArray:
     """``score(method)`` of a written forecast."""
     written = _written().sel(architecture=architecture, task=task, seed=seed)
-    until = float(written.time.isel(method=0, ahead=-1) / written.ahead[-1])
-    true = later_loss(architecture, task, seed, until)
-    return score(written.loss, true.assign_coords(ahead=written.ahead))
+    last = written.time.isel(ahead=-1).max()
+    return score(written.loss, later_loss(case(architecture, task, seed), float(last / written.ahead[-1])))
+
+
+def all_scores() -> xr.Dataset:
+    """``score(architecture, task, seed, method)`` of all written forecasts, with the file's provenance."""
+    written = _written()
+    found = written.loss.isel(ahead=0, drop=True).copy(deep=True)
+    for kind in ARCHITECTURES:
+        for task in TASKS:
+            for seed in written.seed.values.tolist():
+                found.loc[{"architecture": kind, "task": task, "seed": seed}] = scores(kind, task, seed)
+    text = {"long_name": "mean |log(forecast / loss)|", "units": "1"}
+    return xr.Dataset({"score": found.assign_attrs(text)}, attrs=written.attrs)
 
 
 def gain(architecture: str, rival: str, task: str | None = None, *, seed: int) -> float:
     """Score of the covariant forecast less that of ``rival``, below zero where it is better; mean over tasks or one."""
     found = [scores(architecture, name, seed) for name in ([task] if task else TASKS)]
-    return float(np.mean([part.sel(method="covariant") - part.sel(method=rival) for part in found]))
+    return float(np.mean([_of(part, "covariant") - _of(part, rival) for part in found]))
 
 
 def accuracy(architecture: str, *, seed: int) -> float:
     """Score of the covariant forecast, mean over tasks."""
-    return float(np.mean([scores(architecture, task, seed).sel(method="covariant") for task in TASKS]))
+    return float(np.mean([_of(scores(architecture, task, seed), "covariant") for task in TASKS]))
+
+
+def _of(score: xr.DataArray, method: str) -> float:
+    return score.sel({"method": method}).item()  # as a keyword, sel takes "method" for its own
