@@ -14,6 +14,7 @@ from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
 from grsd.provenance import provenance
+from grsd.runs import ensemble
 from grsd.scaling.regression import PowerLawRegression
 
 AXES = ("model", "data", "time", "compute")
@@ -21,7 +22,8 @@ SIZES = (16, 32, 64, 128, 256, 512)
 TIMES = (1.0, 1e7, 71)
 FITTED = {"time": (10.0, 1e3), "compute": (1e4, 3e6)}
 POINTS = 9
-WIDTH_TASK = {"task": "one-hot", "samples": 60, "held_out": 300, "depth": 4, "end": 100.0}
+WIDTHS = (4, 8, 16, 32, 64, 128)
+WIDTH_TASK = {"task": "one-hot", "samples": 150, "held_out": 500, "depth": 4, "end": 60.0}
 
 
 def case(seed: int, sizes: Sequence[int] = SIZES, *, modes: int = 10_000, columns: int = 2048) -> dict[str, object]:
@@ -120,3 +122,27 @@ def width_losses(spec: Mapping[str, object]) -> xr.Dataset:
         error = end.model(data.inputs[spec["samples"] :]) - data.targets[spec["samples"] :]
     found = {"training": descent.row()["loss"], "held_out": float(error.square().sum() / (2 * spec["held_out"]))}
     return xr.Dataset({name: ((), value, {"units": "loss"}) for name, value in found.items()}, attrs=dict(spec))
+
+
+def slope_table(runs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """``slope(axis, seed)`` of drawn regressions, with ``predicted(axis)`` and ``theory(axis)`` over the same window."""
+    first = runs[0].attrs
+    exponents = PowerLawRegression(first["a"], first["r"], first["modes"]).exponents
+    found = {
+        "slope": (("axis", "seed"), [[slope(along(run, axis)) for run in runs] for axis in AXES]),
+        "theory": ("axis", [slope(along(runs[0], axis, "_theory")) for axis in AXES]),
+        "predicted": ("axis", [exponents[axis] for axis in AXES]),
+    }
+    attributes = {name: value for name, value in first.items() if name != "seed"}
+    return xr.Dataset(found, {"axis": list(AXES), "seed": [run.attrs["seed"] for run in runs]}, attributes)
+
+
+def width_table(widths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """``training`` and ``held_out`` loss over (width, seed)."""
+    runs = ensemble([width_case(width, seed) for width in widths for seed in seeds], width_losses, progress=False)
+    shape = len(widths), len(seeds)
+    found = {
+        name: (("width", "seed"), np.reshape([float(run[name]) for run in runs], shape), {"units": "loss"})
+        for name in ("training", "held_out")
+    }
+    return xr.Dataset(found, {"width": list(widths), "seed": list(seeds)}, provenance(WIDTH_TASK))
