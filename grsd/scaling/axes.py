@@ -125,7 +125,7 @@ def width_losses(spec: Mapping[str, object]) -> xr.Dataset:
 
 
 def slope_table(runs: Sequence[xr.Dataset]) -> xr.Dataset:
-    """``slope(axis, seed)`` of drawn regressions, with ``predicted(axis)`` and ``theory(axis)`` over the same window."""
+    """``slope(axis, seed)`` of drawn regressions, ``predicted(axis)``, and ``theory(axis)`` over the same window."""
     first = runs[0].attrs
     exponents = PowerLawRegression(first["a"], first["r"], first["modes"]).exponents
     found = {
