@@ -1,0 +1,93 @@
+"""Forecasts of networks: written from the early part alone, once, and scored as they should be."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from grsd import tables
+from grsd.scaling import early, networks
+from grsd.scaling.prediction import NEEDED
+
+SMALL = networks.case("plain", "one-hot", 3, width=8, depth=2) | {"samples": 12}
+
+
+@pytest.fixture(scope="module")
+def seen_run():
+    return networks.early_run(SMALL)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "project", lambda: tmp_path)
+    return tmp_path / "data" / "predictions" / f"{networks.FILE}.csv"
+
+
+def test_the_early_run_ends_where_the_loss_has_halved(seen_run):
+    descent, _ = networks._begun(SMALL)
+    half = descent.row()["loss"] / 2
+    assert float(seen_run.loss[-1]) <= half < float(seen_run.loss[-2])
+    assert 1 <= np.log(float(seen_run.time[-1] / seen_run.time[0])) + np.log(networks.STEP)
+
+
+def test_the_later_run_goes_on(seen_run):
+    until = float(seen_run.time[-1])
+    later = networks.later_run(SMALL | {"until": until})
+    assert later.time.values == pytest.approx(until * networks.AHEAD)
+    assert float(later.loss[0]) < float(seen_run.loss[-1])
+
+
+def test_what_is_written_cannot_depend_on_later_losses(seen_run, here):
+    """A history with nonsense after t1, before or after the early part is taken: the same bytes. An honest change of
+    what was seen changes them."""
+    t1 = float(seen_run.time[-2])
+    spoiled = seen_run.copy(deep=True)
+    before = early(spoiled, t1)
+    for name in NEEDED:
+        spoiled[name].values[-1] = 77
+    changed = seen_run.copy(deep=True)
+    changed["flux"] = changed.flux * 3
+    written = []
+    for seen in (early(seen_run, t1), before, early(spoiled, t1), early(changed, t1)):
+        networks.write_forecasts({("plain", "one-hot", 3): seen})
+        written.append(here.read_bytes())
+        here.unlink()
+    assert written[0] == written[1] == written[2] != written[3]
+    assert b"versions" in written[0]
+
+
+def test_a_whole_history_is_refused_and_nothing_is_written_twice(seen_run, here):
+    with pytest.raises(TypeError, match="expected an Early, which holds nothing later, got Dataset"):
+        networks.write_forecasts({("plain", "one-hot", 3): seen_run})
+    assert not here.exists()
+    networks.write_forecasts({("plain", "one-hot", 3): networks.everything(seen_run)})
+    with pytest.raises(FileExistsError, match="forecasts once made are not made again"):
+        networks.write_forecasts({("plain", "one-hot", 3): networks.everything(seen_run)})
+    with pytest.raises(FileExistsError):
+        networks.forecast_networks(range(1000, 1001))
+
+
+def test_scores_tell_the_methods_apart():
+    """xarray's sel has a keyword called method; the dimension must be meant."""
+    truth = xr.DataArray([1.0, 0.5], {"ahead": [2.0, 4.0]}, ["ahead"])
+    factors = xr.DataArray([1.0, 2.0, np.nan], {"method": ["covariant", "lazy", "power law"]}, ["method"])
+    found = networks.score(factors * truth, truth)
+    assert networks._of(found, "covariant") == 0
+    assert networks._of(found, "lazy") == pytest.approx(np.log(2))
+    assert np.isnan(networks._of(found, "power law"))
+
+
+def test_a_stored_result_follows_from_the_stored_table():
+    stored = tables.read_table("09_power_law_scaling-forecasts").score
+    part = stored.sel(architecture="plain", task="parity")
+    gap = (part.sel({"method": "covariant"}) - part.sel({"method": "lazy"})).values
+    from grsd.evidence import results
+
+    assert gap == pytest.approx(results()["forecast-plain-parity"].values)
+
+
+def test_the_written_forecasts_are_complete():
+    written = tables.read_table(networks.FILE, networks.FOLDER)
+    assert written.seed.values.tolist() == list(range(1000, 1008))
+    assert set(written.method.values) == set(networks.METHODS)
+    for method in ("covariant", "lazy", "straight line"):
+        assert (written.loss.sel({"method": method}) > 0).all()
