@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from grsd import tables
+from grsd.evidence import results
 from grsd.scaling import early, networks
 from grsd.scaling.prediction import NEEDED
 
@@ -56,7 +57,7 @@ def test_what_is_written_cannot_depend_on_later_losses(seen_run, here):
 
 
 def test_a_whole_history_is_refused_and_nothing_is_written_twice(seen_run, here):
-    with pytest.raises(TypeError, match="expected an Early, which holds nothing later, got Dataset"):
+    with pytest.raises(TypeError, match="Early"):
         networks.write_forecasts({("plain", "one-hot", 3): seen_run})
     assert not here.exists()
     networks.write_forecasts({("plain", "one-hot", 3): networks.everything(seen_run)})
@@ -80,8 +81,6 @@ def test_a_stored_result_follows_from_the_stored_table():
     stored = tables.read_table("09_power_law_scaling-forecasts").score
     part = stored.sel(architecture="plain", task="parity")
     gap = (part.sel({"method": "covariant"}) - part.sel({"method": "lazy"})).values
-    from grsd.evidence import results
-
     assert gap == pytest.approx(results()["forecast-plain-parity"].values)
 
 

@@ -58,9 +58,9 @@ def early_run(spec: Mapping[str, object]) -> xr.Dataset:
 def later_run(spec: Mapping[str, object]) -> xr.Dataset:
     """``loss(time)`` of the same network at 9 times up to ten times ``spec["until"]``."""
     descent, _ = _begun(spec)
-    times, rows = spec["until"] * AHEAD, []
+    times, rows = (spec["until"] * AHEAD).tolist(), []
     for time in times:
-        descent.snapshot(float(time))
+        descent.snapshot(time)
         rows.append(descent.row())
     return descent.history(times, rows)
 
