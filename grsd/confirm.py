@@ -241,6 +241,8 @@ MEASUREMENTS = {
     "late-invariance-plain-32": _invariance(32, "plain", training_cases.LATE, 2000),
     "late-contrast-16": _invariance(16, None, training_cases.LATE, 2000),
     "late-contrast-32": _invariance(32, None, training_cases.LATE, 2000),
+    "late-invariance-residual-16-96": _invariance(16, "residual", training_cases.LATE_LARGE, 3000),
+    "late-invariance-residual-32-96": _invariance(32, "residual", training_cases.LATE_LARGE, 3000),
     "renormalizable": _renormalization(renormalization_cases.closure_of_seed, "residual"),
     "closure-plain": _renormalization(renormalization_cases.closure_of_seed, "plain"),
     "locality-residual": _renormalization(renormalization_cases.reach_of_seed, "residual"),

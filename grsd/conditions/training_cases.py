@@ -111,6 +111,9 @@ def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
     return invariance.judge(ensemble_budgets(planted, WIDTHS, ensemble, RUNS), window=INTERIOR).verdict
 
 
+LATE_LARGE = replace(LATE, runs=96)
+
+
 @cache
 def network_invariance(
     stage: Stage, architecture: str, depth: int, first: int
@@ -137,16 +140,11 @@ def contrast_of_seed(stage: Stage, depth: int, seed: int, first: int) -> float:
     return plain - residual
 
 
-def runs_needed(interval: tuple[float, float], runs: int, target: float = invariance.RULE.threshold) -> float:
-    """How many runs would bring the half width of an interval from ``runs`` runs to ``target``, as 1 / sqrt(R)."""
-    return math.ceil(runs * ((interval[1] - interval[0]) / 2 / target) ** 2)
-
-
 def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
     """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
 
     Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
-    ``needed``: ``runs_needed``. NaN and "inconclusive" where the window has too few shells for the fit.
+    NaN and "inconclusive" where the window has too few shells for the fit.
     """
     axes = {
         "architecture": list(dict.fromkeys(architecture for architecture, _ in measured)),
@@ -155,7 +153,7 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
         "scale_removed": [0, 1],
     }
     shape = [len(axis) for axis in axes.values()]
-    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p", "needed")}
+    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p")}
     verdicts = np.full(shape, "inconclusive", dtype=object)
     for at in np.ndindex(*shape):
         architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
@@ -163,14 +161,58 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
         window = invariance.frontier_window(runs, reach)
         with contextlib.suppress(ValueError):
             found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
-            values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
+            values = (found.defect, *found.interval, found.p)
             for array, value in zip(numbers.values(), values, strict=True):
                 array[at] = value
             verdicts[at] = found.verdict
     data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
+    return xr.Dataset(data, axes, attrs=_common(measured, reach))
+
+
+def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[str, int], xr.Dataset]:
+    """``invariance.measure`` of a stage's seeds from ``first`` on, by (architecture, depth)."""
+    return {
+        (architecture, depth): invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss)
+        for depth in depths
+        for architecture in stage.specs
+    }
+
+
+def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+    """K_ab t and the fitted law over (architecture, depth, pair), at the first width; t the geometric mean over runs.
+
+    ``position`` in log(lambda t), ``separation``, ``value``, ``error`` (standard), ``fitted``; NaN past a cell's last.
+    """
+    rows = []
+    for (architecture, depth), runs in measured.items():
+        fit = invariance.judge(runs, window=invariance.frontier_window(runs, reach)).test.fits[0]
+        time = float(np.exp(np.log(runs.time).mean()))
+        scaled = {"value": fit.values * time, "error": fit.standard_errors * time, "fitted": fit.fitted * time}
+        columns = {"position": fit.positions + math.log(time), "separation": fit.separations.astype(float)} | scaled
+        row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
+        labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
+        rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
+    return xr.combine_by_coords(rows).assign_attrs(_common(measured, reach))
+
+
+def power_table(measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], draws: int = 40) -> xr.Dataset:
+    """``invariance.power`` of the couplings over (architecture, depth, mean, runs, verdict).
+
+    ``mean`` "measured": the truth is what was measured; "law": it is the fitted law, with the same spread over runs.
+    """
+    rows = []
+    for (architecture, depth), cell in measured.items():
+        for mean in ("measured", "law"):
+            window = invariance.frontier_window(cell, REACH)
+            found = invariance.power(cell, runs, window=window, lawful=mean == "law", draws=draws)
+            rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth], "mean": [mean]}))
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | {"draws": draws})
+
+
+def _common(measured: Mapping[tuple[str, int], xr.Dataset], reach: float) -> dict[str, object]:
     first = next(iter(measured.values()))
-    attributes = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
-    return xr.Dataset(data, axes, attrs=attributes | {"seeds": str(first.seed.values.tolist()), "reach": reach})
+    kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
+    return kept | {"seeds": str(first.seed.values.tolist()), "reach": reach}
 
 
 def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
