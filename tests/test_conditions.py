@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import evolution, invariance
+from grsd.conditions import evolution
 from grsd.conditions import training_cases as cases
 from grsd.conditions.profile import profile
 
@@ -35,10 +35,10 @@ def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
     judged = type("Judged", (), {"defect": 0.5})()
     without = tuple(np.linspace(0.4, 0.6, 8))
     monkeypatch.setattr(cases, "network_invariance", lambda *_: (judged, without))
-    values = [cases.defect_of_seed("plain", 4, seed) for seed in range(1000, 1008)]
+    values = [cases.defect_of_seed(cases.EARLY, "plain", 4, seed, 1000) for seed in range(1000, 1008)]
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * np.mean(without))
     assert values[0] == 8 * 0.5 - 7 * 0.4
-    assert cases.contrast_of_seed(4, 1003) == 0
+    assert cases.contrast_of_seed(cases.EARLY, 4, 1003, 1000) == 0
 
 
 def test_a_table_of_slopes(monkeypatch):
@@ -51,11 +51,6 @@ def test_a_table_of_slopes(monkeypatch):
     assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
     assert np.allclose(slopes.slope.sel(of="time"), np.log10(2), atol=0.1)
     assert slopes.attrs["verdict_plain"] == "inconclusive", "four seeds decide nothing"
-
-
-def test_runs_needed_grow_with_the_square_of_the_width():
-    assert cases.runs_needed((-0.08, 0.08), 8) == 32
-    assert evolution.LEAST_RUNS == invariance.LEAST_RUNS == cases.RUNS
 
 
 @pytest.mark.parametrize("name", ["propagation", "incoherence", "evolution", "invariance"])
