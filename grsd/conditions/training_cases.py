@@ -196,16 +196,12 @@ def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float 
 
 
 def power_table(measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], draws: int = 40) -> xr.Dataset:
-    """``invariance.power`` of the couplings over (architecture, depth, mean, runs, verdict).
-
-    ``mean`` "measured": the truth is what was measured; "law": it is the fitted law, with the same spread over runs.
-    """
+    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict), were the fitted law the truth."""
     rows = []
     for (architecture, depth), cell in measured.items():
-        for mean in ("measured", "law"):
-            window = invariance.frontier_window(cell, REACH)
-            found = invariance.power(cell, runs, window=window, lawful=mean == "law", draws=draws)
-            rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth], "mean": [mean]}))
+        window = invariance.frontier_window(cell, REACH)
+        found = invariance.power(cell, runs, window=window, lawful=True, draws=draws)
+        rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
     return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | {"draws": draws})
 
 
