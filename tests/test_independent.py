@@ -60,6 +60,13 @@ def test_contrast_is_labelled():
     assert (found.time > 0).all()
 
 
+def test_a_moment_is_a_plain_spec(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(independent, "contrast", lambda seeds, **of: asked.update(of, seeds=list(seeds)))
+    independent.contrast_of({"depth": 3, "log_loss": -2.5, "seeds": 2})
+    assert asked == {"depth": 3, "log_loss": -2.5, "seeds": [0, 1]}
+
+
 def test_a_planted_power_law_leaves_nothing():
     edges = np.arange(-3, 0.1, 0.5)
     density = np.exp(np.random.default_rng(0).standard_normal((8, 7)))

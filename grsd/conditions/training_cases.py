@@ -196,7 +196,7 @@ def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float 
 
 
 def power_table(measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], draws: int = 40) -> xr.Dataset:
-    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict), were the fitted law the truth."""
+    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict), if the fitted law is true."""
     rows = []
     for (architecture, depth), cell in measured.items():
         window = invariance.frontier_window(cell, REACH)
