@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import evolution
+from grsd.conditions import evolution, invariance
 from grsd.conditions import training_cases as cases
 from grsd.conditions.profile import profile
 
@@ -58,3 +58,12 @@ def test_each_condition_measures_and_judges(name):
     module = importlib.import_module(f"grsd.conditions.{name}")
     assert callable(module.measure)
     assert callable(module.judge)
+
+
+def test_a_run_that_is_past_the_loss_is_watched_from_earlier_on(monkeypatch):
+    runs = [xr.Dataset({"loss": ("time", [first, 0.01]), "start_loss": 1.0}) for first in (0.5, 0.07)]
+    monkeypatch.setattr(cases, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
+    monkeypatch.setattr(
+        invariance, "measure", lambda specs, log_loss: xr.Dataset({"start": ("run", [s.times[0] for s in specs])})
+    )
+    assert cases.LATE.measure("residual", 16, 2000).start.values.tolist() == [12.0] * 3 + [3.0] + [12.0] * 20

@@ -188,6 +188,8 @@ def test_broken_input_is_refused(closed, as_users_run_it):
 
 def test_a_seed_of_the_networks(closed, monkeypatch):
     asked = []
+    run = xr.Dataset({"loss": ("time", [0.9, 0.01]), "start_loss": 1.0})
+    monkeypatch.setattr(training_cases, "ensemble", lambda specs, **_: [run] * len(specs))
     monkeypatch.setattr(invariance, "measure", lambda specs, **_: asked.extend(specs) or as_measured(closed))
     value = cases.closure_of_seed("plain", 2, 1003)
     assert [(spec.seed, spec.depth, spec.architecture) for spec in asked] == [(1000 + n, 2, "plain") for n in range(8)]

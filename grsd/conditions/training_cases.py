@@ -13,7 +13,7 @@ import xarray as xr
 
 from grsd.conditions import evolution, invariance
 from grsd.provenance import provenance
-from grsd.runs import Spec
+from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
 from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
@@ -45,6 +45,20 @@ class Stage:
     def block(self, architecture: str, depth: int, first: int) -> list[Spec]:
         """The runs of the seeds from ``first`` on."""
         return replace(self.specs[architecture], depth=depth).with_seeds(range(first, first + self.runs))
+
+    def measure(self, architecture: str, depth: int, first: int, **options: object) -> xr.Dataset:
+        """``invariance.measure`` of the block; a run past the loss at its first snapshot starts at a quarter of it.
+
+        ``options``: workers and progress.
+        """
+        specs = self.block(architecture, depth, first)
+        runs = ensemble(specs, threads=1, **options)
+        early = [float(run.loss[0]) <= math.exp(self.log_loss) * float(run.start_loss) for run in runs]
+        specs = [
+            replace(spec, times=(spec.times[0] / 4, *spec.times[1:])) if passed else spec
+            for spec, passed in zip(specs, early, strict=True)
+        ]
+        return invariance.measure(specs, log_loss=self.log_loss, **options)
 
 
 def _stage(log_loss: float, runs: int, times: Mapping[str, tuple[float, float, int]], **changes: object) -> Stage:
@@ -119,7 +133,7 @@ def network_invariance(
     stage: Stage, architecture: str, depth: int, first: int
 ) -> tuple[invariance.Invariance, tuple[float, ...]]:
     """Condition 4 for the networks of a stage with the seeds from ``first`` on, and D^2 without each of them."""
-    measured = invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss, progress=False)
+    measured = stage.measure(architecture, depth, first, progress=False)
     window = invariance.frontier_window(measured, REACH)
     runs = range(stage.runs)
     rest = (measured.isel(run=[other for other in runs if other != run]) for run in runs)
@@ -172,7 +186,7 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
 def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[str, int], xr.Dataset]:
     """``invariance.measure`` of a stage's seeds from ``first`` on, by (architecture, depth)."""
     return {
-        (architecture, depth): invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss)
+        (architecture, depth): stage.measure(architecture, depth, first)
         for depth in depths
         for architecture in stage.specs
     }

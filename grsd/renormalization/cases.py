@@ -68,7 +68,7 @@ def closed_without_a_law(ensemble: int) -> tuple[Closure, invariance.Invariance]
 @cache
 def network(stage: Stage, architecture: str, depth: int, first: int) -> tuple[Closure, Reach]:
     """Closure and locality of condition 4's networks of a stage, seeds from ``first`` on, at the matched loss."""
-    measured = invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss, progress=False)
+    measured = stage.measure(architecture, depth, first, progress=False)
     budgets, window = invariance.budgets_of(measured)[0], invariance.frontier_window(measured, REACH)
     return closure(budgets, factors=FACTORS, window=window), reach(budgets, factors=FACTORS, window=window)
 
