@@ -169,6 +169,17 @@ def _renormalization(read: Callable[[str, int, int], float], *architectures: str
     return Measurement(measure, _described(INVARIANCE, **settings))
 
 
+def _late_closure(architecture: str, depth: int) -> Measurement:
+    stage = training_cases.LATE
+
+    def measure(seed: int) -> float:
+        return renormalization_cases.closure_of_seed(architecture, depth, seed, stage, 2000)
+
+    settings = {"log_loss": stage.log_loss, "reach": training_cases.REACH, "runs": stage.runs, "depth": depth}
+    factors = str(renormalization_cases.FACTORS)
+    return Measurement(measure, _described(stage.specs[architecture].to_dict(), **settings, factors=factors))
+
+
 def _lattice(read: Callable[[int], bool], **lattices: ShellLattice) -> Measurement:
     """One or zero: whether ``read`` is true of the ensemble of that number."""
     described = {
@@ -257,7 +268,10 @@ MEASUREMENTS = {
     "late-invariance-plain-32": _invariance(32, "plain", training_cases.LATE, 2000),
     "late-contrast-16": _invariance(16, None, training_cases.LATE, 2000),
     "late-contrast-32": _invariance(32, None, training_cases.LATE, 2000),
+    "late-invariance-residual-16-96": _invariance(16, "residual", training_cases.LATE_LARGE, 3000),
+    "late-invariance-residual-32-96": _invariance(32, "residual", training_cases.LATE_LARGE, 3000),
     "renormalizable": _renormalization(renormalization_cases.closure_of_seed, "residual"),
+    "renormalizable-late": _late_closure("residual", 16),
     "closure-plain": _renormalization(renormalization_cases.closure_of_seed, "plain"),
     "locality-residual": _renormalization(renormalization_cases.reach_of_seed, "residual"),
     "locality-plain": _renormalization(renormalization_cases.reach_of_seed, "plain"),

@@ -253,8 +253,9 @@ def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | Non
 
 
 def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
-    """The claims that carry a headline and have a result, by id: what the README's table and figure show."""
-    return {name: (claim, judged[name]) for name, claim in chosen.items() if claim.headline and name in judged}
+    """The claims that carry a headline and have a result, in the notebooks' order: the README's table and figure."""
+    shown = [claim for claim in chosen.values() if claim.headline and claim.id in judged]
+    return {claim.id: (claim, judged[claim.id]) for claim in sorted(shown, key=lambda claim: claim.notebook)}
 
 
 def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:

@@ -35,10 +35,10 @@ def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
     judged = type("Judged", (), {"defect": 0.5})()
     without = tuple(np.linspace(0.4, 0.6, 8))
     monkeypatch.setattr(cases, "network_invariance", lambda *_: (judged, without))
-    values = [cases.defect_of_seed("plain", 4, seed) for seed in range(1000, 1008)]
+    values = [cases.defect_of_seed(cases.EARLY, "plain", 4, seed, 1000) for seed in range(1000, 1008)]
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * np.mean(without))
     assert values[0] == 8 * 0.5 - 7 * 0.4
-    assert cases.contrast_of_seed(4, 1003) == 0
+    assert cases.contrast_of_seed(cases.EARLY, 4, 1003, 1000) == 0
 
 
 def test_a_table_of_slopes(monkeypatch):
@@ -53,13 +53,17 @@ def test_a_table_of_slopes(monkeypatch):
     assert slopes.attrs["verdict_plain"] == "inconclusive", "four seeds decide nothing"
 
 
-def test_runs_needed_grow_with_the_square_of_the_width():
-    assert cases.runs_needed((-0.08, 0.08), 8) == 32
-    assert evolution.LEAST_RUNS == invariance.LEAST_RUNS == cases.RUNS
-
-
 @pytest.mark.parametrize("name", ["propagation", "incoherence", "evolution", "invariance"])
 def test_each_condition_measures_and_judges(name):
     module = importlib.import_module(f"grsd.conditions.{name}")
     assert callable(module.measure)
     assert callable(module.judge)
+
+
+def test_a_run_that_is_past_the_loss_is_watched_from_earlier_on(monkeypatch):
+    runs = [xr.Dataset({"loss": ("time", [first, 0.01]), "start_loss": 1.0}) for first in (0.5, 0.07)]
+    monkeypatch.setattr(cases, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
+    monkeypatch.setattr(
+        invariance, "measure", lambda specs, log_loss: xr.Dataset({"start": ("run", [s.times[0] for s in specs])})
+    )
+    assert cases.LATE.measure("residual", 16, 2000).start.values.tolist() == [12.0] * 3 + [3.0] + [12.0] * 20

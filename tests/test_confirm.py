@@ -7,7 +7,15 @@ from grsd.evidence import claims, results
 def test_every_rule_has_its_measurement():
     ruled = {name for name, claim in claims().items() if claim.rule}
     assert set(confirm.MEASUREMENTS) == ruled
-    assert {name: claim.repeats for name, claim in claims().items() if claim.repeats} == confirm.REPEATED
+
+
+def test_repetitions_measure_the_same():
+    for name, claim in claims().items():
+        if claim.repeats:
+            again, before = (dict(confirm.MEASUREMENTS[item].parameters) for item in (name, claim.repeats))
+            assert again | {"runs": before.get("runs")} == before | {"runs": before.get("runs")}, name
+            assert claim.judged.first_seed > claims()[claim.repeats].judged.first_seed
+            assert claim.judged.threshold == claims()[claim.repeats].judged.threshold
 
 
 def test_stored_results_were_measured_as_they_are_now():

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import grsd
@@ -58,6 +59,15 @@ def test_contrast_is_labelled():
     assert dict(found.sizes) == {"architecture": 2, "seed": 3, "edge": 13}
     assert np.isfinite(found.drift).all()
     assert (found.time > 0).all()
+
+
+def test_a_moment_is_a_plain_spec(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        independent, "contrast", lambda seeds, **of: asked.update(of, seeds=list(seeds)) or xr.Dataset()
+    )
+    independent.contrast_of({"depth": 3, "log_loss": -2.5, "seeds": 2})
+    assert asked == {"depth": 3, "log_loss": -2.5, "seeds": [0, 1]}
 
 
 def test_a_planted_power_law_leaves_nothing():

@@ -96,6 +96,20 @@ def test_a_table_of_defects(measured):
     assert table.attrs["samples"] == 24
 
 
+def test_tables_of_couplings_and_of_power(measured, monkeypatch):
+    found, _ = measured
+    monkeypatch.setattr(cases, "REACH", 9.0)
+    pairs = cases.coupling_table({("residual", 2): found}, reach=9.0).sel(architecture="residual", depth=2)
+    fit = invariance.judge(found, window=invariance.frontier_window(found, 9.0)).test.fits[0]
+    time = float(np.exp(np.log(found.time).mean()))
+    assert np.allclose(pairs.value, fit.values * time)
+    assert np.allclose(pairs.position, fit.positions + np.log(time))
+    power = cases.power_table({("residual", 2): found, ("plain", 2): found}, (4, 8), draws=3)
+    assert np.allclose(power.share.sum("verdict"), 1)
+    assert (power.share.sel(runs=4, verdict="inconclusive") == 1).all(), "four runs decide nothing"
+    assert power.attrs["draws"] == 3
+
+
 def test_a_loss_that_was_not_reached_is_refused(measured):
     _, runs = measured
     with pytest.raises(ValueError, match=r"invariance.measure\(log_loss=-50\): run has snapshots from .* choose one"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import invariance
+from grsd.conditions import invariance, training_cases
 from grsd.renormalization import cases, closure, coarser_profile, profile_flow, reach
 from grsd.renormalization.blocks import blocks
 from grsd.rigidity import power_law
@@ -161,7 +161,7 @@ def test_a_summary_of_runs(closed):
 
 def test_pseudo_values_average_to_the_jackknife_estimate():
     without = np.linspace(0.4, 0.7, 8)
-    values = [cases.pseudo_value(0.5, without, seed) for seed in range(1000, 1008)]
+    values = [cases._pseudo_value(0.5, without, place) for place in range(8)]
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * without.mean())
 
 
@@ -188,11 +188,15 @@ def test_broken_input_is_refused(closed, as_users_run_it):
 
 def test_a_seed_of_the_networks(closed, monkeypatch):
     asked = []
+    run = xr.Dataset({"loss": ("time", [0.9, 0.01]), "start_loss": 1.0})
+    monkeypatch.setattr(training_cases, "ensemble", lambda specs, **_: [run] * len(specs))
     monkeypatch.setattr(invariance, "measure", lambda specs, **_: asked.extend(specs) or as_measured(closed))
     value = cases.closure_of_seed("plain", 2, 1003)
     assert [(spec.seed, spec.depth, spec.architecture) for spec in asked] == [(1000 + n, 2, "plain") for n in range(8)]
-    found, local = cases.network("plain", 2, 1000)
+    found, local = cases.network(training_cases.EARLY, "plain", 2, 1000)
     assert value == 8 * found.ratio - 7 * found.without[3]
     assert cases.reach_of_seed("plain", 2, 1000) == 8 * local.reach_90 - 7 * local.without[0]
     assert len(asked) == 8, "one block of seeds is measured once"
+    cases.closure_of_seed("plain", 2, 2030, training_cases.LATE, 2000)
+    assert [spec.seed for spec in asked[8:]] == list(range(2024, 2048)), "blocks are counted from the first seed"
     cases.network.cache_clear()

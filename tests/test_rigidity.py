@@ -198,6 +198,24 @@ def test_planted_laws_are_certified_and_ranked():
         assert compare_laws(budgets, window=INTERIOR).chosen == name
 
 
+def test_laws_are_judged_at_times_that_they_did_not_see():
+    """Under covariance a power law foretells t u at a left-out time; with another clock no law of lambda t does."""
+    times = (1.0, 3.0, 9.0)
+    scores = {}
+    for clock in (LAW.exponent - 2, -1.0):
+        drawn = [replace(LAW, drift=0.3 * t**clock, rotation=0.1 * t**clock, noise=0.1) for t in times]
+        budgets = [ensemble_budgets(item, WIDTHS[:1], 20 + n, 6)[0] for n, item in enumerate(drawn)]
+        found = compare_laws(budgets, window=(-6.5, -2.0), times=times)
+        scores[clock] = found.scores["power law"]
+        if clock == LAW.exponent - 2:
+            assert found.chosen == "power law"
+    assert scores[-1.0] > 5 * scores[LAW.exponent - 2]
+    with pytest.raises(ValueError, match="three or more increasing times"):
+        compare_laws(budgets, times=(1.0, 1.0, 2.0))
+    with pytest.raises(ValueError, match="same number of runs at each of the times"):
+        compare_laws(budgets[:2], times=times)
+
+
 def test_a_certificate_where_signs_are_unsure_or_change():
     turned = [[item.copy() for item in width] for width in ensemble_budgets(LAW, WIDTHS, 1, 6)]
     for width in turned:

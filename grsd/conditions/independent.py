@@ -12,7 +12,7 @@ by a central difference of two snapshots: second order in their distance. M' is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -132,8 +132,9 @@ def contrast(
     activation: str = "sine",
     smoothing: float = 0.2,
     reach: float = 6.0,
+    log_loss: float = -1.0,
 ) -> xr.Dataset:
-    """Velocities of residual and plain perceptrons of the same seeds where the loss is 1/e of that at the start.
+    """Velocities of residual and plain perceptrons of the same seeds where the loss is e^``log_loss`` of its start.
 
     Returns over (architecture, seed, edge): ``flux``, ``density`` and ``time(architecture, seed)``; over (architecture,
     edge): ``drift``, t u with u the ratio of sums over seeds and t the geometric mean of the times, dimensionless, and
@@ -147,7 +148,7 @@ def contrast(
     flux, density = np.empty((2, 2, len(seeds), len(edges)))
     times = np.empty((2, len(seeds)))
     for kind, residual in enumerate(kinds.values()):
-        shared = {"width": width, "depth": depth, "activation": activation, "gain": 1.0, "loss": math.exp(-1)}
+        shared = {"width": width, "depth": depth, "activation": activation, "gain": 1.0, "loss": math.exp(log_loss)}
         found = [snapshots(x, y, residual=residual, seed=seed, **shared) for seed in seeds]
         times[kind] = [snaps[1][0] for snaps in found]
         frontier = -np.log(times[kind]).mean()
@@ -175,8 +176,20 @@ def contrast(
             "defect_error": ("architecture", np.array(defect_error)),
         },
         {"architecture": list(kinds), "seed": list(seeds), "edge": ("edge", edges, {"long_name": "log(lambda t)"})},
-        {"depth": depth, "width": width, "samples": samples, "activation": activation, "smoothing": smoothing},
+        {
+            "depth": depth,
+            "width": width,
+            "samples": samples,
+            "activation": activation,
+            "smoothing": smoothing,
+            "log_loss": log_loss,
+        },
     )
+
+
+def contrast_of(spec: Mapping[str, int | float]) -> xr.Dataset:
+    """``contrast`` of ``spec["seeds"]`` seeds at a depth and a log loss: what can be computed elsewhere and kept."""
+    return contrast(range(int(spec["seeds"])), depth=int(spec["depth"]), log_loss=float(spec["log_loss"]))
 
 
 def _law(flux: np.ndarray, density: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from grsd.conditions import evolution, invariance
 from grsd.provenance import provenance
-from grsd.runs import Spec
+from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
 from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
@@ -45,6 +45,20 @@ class Stage:
     def block(self, architecture: str, depth: int, first: int) -> list[Spec]:
         """The runs of the seeds from ``first`` on."""
         return replace(self.specs[architecture], depth=depth).with_seeds(range(first, first + self.runs))
+
+    def measure(self, architecture: str, depth: int, first: int, **options: object) -> xr.Dataset:
+        """``invariance.measure`` of the block; a run past the loss at its first snapshot starts at a quarter of it.
+
+        ``options``: workers and progress.
+        """
+        specs = self.block(architecture, depth, first)
+        runs = ensemble(specs, threads=1, **options)
+        early = [float(run.loss[0]) <= math.exp(self.log_loss) * float(run.start_loss) for run in runs]
+        specs = [
+            replace(spec, times=(spec.times[0] / 4, *spec.times[1:])) if passed else spec
+            for spec, passed in zip(specs, early, strict=True)
+        ]
+        return invariance.measure(specs, log_loss=self.log_loss, **options)
 
 
 def _stage(log_loss: float, runs: int, times: Mapping[str, tuple[float, float, int]], **changes: object) -> Stage:
@@ -111,12 +125,15 @@ def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
     return invariance.judge(ensemble_budgets(planted, WIDTHS, ensemble, RUNS), window=INTERIOR).verdict
 
 
+LATE_LARGE = replace(LATE, runs=96)
+
+
 @cache
 def network_invariance(
     stage: Stage, architecture: str, depth: int, first: int
 ) -> tuple[invariance.Invariance, tuple[float, ...]]:
     """Condition 4 for the networks of a stage with the seeds from ``first`` on, and D^2 without each of them."""
-    measured = invariance.measure(stage.block(architecture, depth, first), log_loss=stage.log_loss, progress=False)
+    measured = stage.measure(architecture, depth, first, progress=False)
     window = invariance.frontier_window(measured, REACH)
     runs = range(stage.runs)
     rest = (measured.isel(run=[other for other in runs if other != run]) for run in runs)
@@ -137,16 +154,11 @@ def contrast_of_seed(stage: Stage, depth: int, seed: int, first: int) -> float:
     return plain - residual
 
 
-def runs_needed(interval: tuple[float, float], runs: int, target: float = invariance.RULE.threshold) -> float:
-    """How many runs would bring the half width of an interval from ``runs`` runs to ``target``, as 1 / sqrt(R)."""
-    return math.ceil(runs * ((interval[1] - interval[0]) / 2 / target) ** 2)
-
-
 def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
     """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
 
     Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
-    ``needed``: ``runs_needed``. NaN and "inconclusive" where the window has too few shells for the fit.
+    NaN and "inconclusive" where the window has too few shells for the fit.
     """
     axes = {
         "architecture": list(dict.fromkeys(architecture for architecture, _ in measured)),
@@ -155,7 +167,7 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
         "scale_removed": [0, 1],
     }
     shape = [len(axis) for axis in axes.values()]
-    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p", "needed")}
+    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p")}
     verdicts = np.full(shape, "inconclusive", dtype=object)
     for at in np.ndindex(*shape):
         architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
@@ -163,14 +175,54 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
         window = invariance.frontier_window(runs, reach)
         with contextlib.suppress(ValueError):
             found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
-            values = (found.defect, *found.interval, found.p, runs_needed(found.interval, found.runs))
+            values = (found.defect, *found.interval, found.p)
             for array, value in zip(numbers.values(), values, strict=True):
                 array[at] = value
             verdicts[at] = found.verdict
     data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
+    return xr.Dataset(data, axes, attrs=_common(measured, reach))
+
+
+def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[str, int], xr.Dataset]:
+    """``invariance.measure`` of a stage's seeds from ``first`` on, by (architecture, depth)."""
+    return {
+        (architecture, depth): stage.measure(architecture, depth, first)
+        for depth in depths
+        for architecture in stage.specs
+    }
+
+
+def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+    """K_ab t and the fitted law over (architecture, depth, pair), at the first width; t the geometric mean over runs.
+
+    ``position`` in log(lambda t), ``separation``, ``value``, ``error`` (standard), ``fitted``; NaN past a cell's last.
+    """
+    rows = []
+    for (architecture, depth), runs in measured.items():
+        fit = invariance.judge(runs, window=invariance.frontier_window(runs, reach)).test.fits[0]
+        time = float(np.exp(np.log(runs.time).mean()))
+        scaled = {"value": fit.values * time, "error": fit.standard_errors * time, "fitted": fit.fitted * time}
+        columns = {"position": fit.positions + math.log(time), "separation": fit.separations.astype(float)} | scaled
+        row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
+        labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
+        rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
+    return xr.combine_by_coords(rows).assign_attrs(_common(measured, reach))
+
+
+def power_table(measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], draws: int = 40) -> xr.Dataset:
+    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict), if the fitted law is true."""
+    rows = []
+    for (architecture, depth), cell in measured.items():
+        window = invariance.frontier_window(cell, REACH)
+        found = invariance.power(cell, runs, window=window, lawful=True, draws=draws)
+        rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | {"draws": draws})
+
+
+def _common(measured: Mapping[tuple[str, int], xr.Dataset], reach: float) -> dict[str, object]:
     first = next(iter(measured.values()))
-    attributes = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
-    return xr.Dataset(data, axes, attrs=attributes | {"seeds": str(first.seed.values.tolist()), "reach": reach})
+    kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
+    return kept | {"seeds": str(first.seed.values.tolist()), "reach": reach}
 
 
 def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:

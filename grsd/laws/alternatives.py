@@ -1,7 +1,7 @@
 """Is a power law what predicts best? Rival laws of the velocity, compared on runs and shells that they did not see.
 
 A richer law always fits better; what counts is what it predicts. Each law is fitted to log|u| with one run and every
-``FOLDS``-th boundary left out, and judged by the squared departures of that run at those boundaries.
+``FOLDS``-th boundary (or one time) left out, and judged by the squared departures of that run there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.laws.velocity import pooled_velocities
+from grsd.laws.velocity import pooled_velocities, velocities_over_times
 
 ALTERNATIVES = ("power law", "log-parabola", "broken power law", "log-periodic")
 FOLDS = 4
@@ -44,19 +44,35 @@ class Comparison:
     places: int
 
 
-def compare_laws(budgets: Sequence[Sequence[xr.Dataset]], *, window: tuple[float, float] | None = None) -> Comparison:
+def compare_laws(
+    budgets: Sequence[Sequence[xr.Dataset]],
+    *,
+    window: tuple[float, float] | None = None,
+    times: Sequence[float] | None = None,
+) -> Comparison:
     """Compare a power law of the velocity with a log-parabola, a broken power law and a log-periodic law.
 
     log|u| is affine in s = log eigenvalue; quadratic; affine with one change of slope, anywhere; affine plus a wave of
     any period from 1 to the window's length and twice the mean spacing or more. Simplest first, by parameters: 2, 3, 4
     and 5.
 
-    Args: ``budgets`` for each of one or several shell widths over the same R >= 4 runs, as in ``law_test``; ``window``
-    (low, high) in s.
+    Args:
+        budgets: for each of one or several shell widths over the same R >= 4 runs, as in ``law_test``.
+        window: (low, high) in s.
+        times: given, ``budgets[i][r]`` is run r at ``times[i]``, at one shell width; the laws are those of t u over
+            x = log(lambda t), as covariance has it; ``window`` is in x, and what is left out is one time after another.
+
     Source: this project's; leaving out is standard practice, and so is the rule of standard errors. Cost: under .1 s.
-    Errors: ``ValueError`` for fewer than 10 boundaries, or a mean velocity that changes sign there.
+    Errors: ``ValueError`` for fewer than 10 boundaries or fewer than 3 times, or a mean velocity that changes sign.
     """
-    observed = pooled_velocities("compare_laws", budgets, window=window)
+    if times is None:
+        observed = pooled_velocities("compare_laws", budgets, window=window)
+        fold = np.arange(len(observed.x)) % FOLDS
+    else:
+        at = np.asarray(times, dtype=float)
+        if len(at) < 3 or not (at > 0).all() or (np.diff(at) <= 0).any():
+            raise ValueError(f"compare_laws(times=...): expected three or more increasing times after 0, got {times!r}")
+        observed, fold = velocities_over_times("compare_laws", budgets, at, window=window)
     s, places = observed.x, len(observed.x)
     if places < 10:
         raise ValueError(f"compare_laws(budgets): expected at least 10 boundaries in the window, got {places}")
@@ -64,12 +80,11 @@ def compare_laws(budgets: Sequence[Sequence[xr.Dataset]], *, window: tuple[float
         raise ValueError("compare_laws(budgets): the mean velocity changes sign; no law here does")
     sign, log_u = np.sign(observed.y[0, 0]), np.log(np.abs(observed.y[1:]))
     weights = observed.y[0] ** 2 / observed.variances()
-    fold = np.arange(places) % FOLDS
     losses = {}
     for name in ALTERNATIVES:
         predicted = np.empty_like(log_u)
         designs = np.stack(list(_designs(name, s)))
-        for number in range(FOLDS):
+        for number in np.unique(fold):
             out = fold == number
             predicted[:, out] = _predict(designs, weights * ~out, log_u)[:, out]
         departures = (observed.numerator - sign * np.exp(predicted) * observed.denominator) / observed.denominator.mean(

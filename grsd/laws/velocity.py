@@ -50,6 +50,25 @@ def pooled_velocities(
     return _ensemble(flux[:, order], density[:, order], x[order], scale=False).enough_for(call, 2)
 
 
+def velocities_over_times(
+    call: str, budgets: Sequence[Sequence[xr.Dataset]], times: np.ndarray, *, window: tuple[float, float] | None
+) -> tuple[Ensemble, np.ndarray]:
+    """t u by increasing x = log(lambda t), ``window`` in x, and which time each value is of."""
+    if len(budgets) != len(times) or len({len(item) for item in budgets}) != 1:
+        raise ValueError(f"{call}(budgets, times): expected the same number of runs at each of the times")
+    low, high = (-np.inf, np.inf) if window is None else window
+    fluxes, densities, places, which = [], [], [], []
+    for number, (item, time) in enumerate(zip(budgets, times, strict=True)):
+        flux, density, s = _boundaries(call, item, (low - np.log(time), high - np.log(time)))
+        fluxes.append(time * flux)
+        densities.append(density)
+        places.append(s + np.log(time))
+        which.append(np.full(len(s), number))
+    flux, density, x, which = (np.concatenate(item, axis=-1) for item in (fluxes, densities, places, which))
+    order = np.argsort(x, kind="stable")
+    return _ensemble(flux[:, order], density[:, order], x[order], scale=False).enough_for(call, 2), which[order]
+
+
 def velocities(
     call: str, budgets: Sequence[xr.Dataset], *, scale: bool, window: tuple[float, float] | None
 ) -> Ensemble:

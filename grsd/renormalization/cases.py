@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import invariance
-from grsd.conditions.training_cases import INVARIANCE, LOG_LOSS, REACH, RUNS
+from grsd.conditions.training_cases import EARLY, REACH, RUNS, Stage
 from grsd.renormalization.closure import Closure, closure
 from grsd.renormalization.profile import ProfileFlow, profile_flow
 from grsd.renormalization.reach import Reach, reach
@@ -66,29 +66,30 @@ def closed_without_a_law(ensemble: int) -> tuple[Closure, invariance.Invariance]
 
 
 @cache
-def network(architecture: str, depth: int, first: int) -> tuple[Closure, Reach]:
-    """Closure and locality of condition 4's networks with seeds ``first`` to ``first`` + 7, at the matched loss."""
-    specs = replace(INVARIANCE, architecture=architecture, depth=depth).with_seeds(range(first, first + RUNS))
-    measured = invariance.measure(specs, log_loss=LOG_LOSS, workers=1, progress=False)
+def network(stage: Stage, architecture: str, depth: int, first: int) -> tuple[Closure, Reach]:
+    """Closure and locality of condition 4's networks of a stage, seeds from ``first`` on, at the matched loss."""
+    measured = stage.measure(architecture, depth, first, progress=False)
     budgets, window = invariance.budgets_of(measured)[0], invariance.frontier_window(measured, REACH)
     return closure(budgets, factors=FACTORS, window=window), reach(budgets, factors=FACTORS, window=window)
 
 
-def pseudo_value(estimate: float, without: np.ndarray, seed: int) -> float:
-    """R x - (R - 1) x without this seed, in its block of R = 8 seeds: their mean is the jackknife estimate."""
-    return RUNS * estimate - (RUNS - 1) * float(without[seed % RUNS])
+def closure_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EARLY, first: int = 1000) -> float:
+    """The pseudo-value of r / r_perm, in the seed's block of R seeds from ``first`` on."""
+    place = (seed - first) % stage.runs
+    found = network(stage, architecture, depth, seed - place)[0]
+    return _pseudo_value(found.ratio, found.without, place)
 
 
-def closure_of_seed(architecture: str, depth: int, seed: int) -> float:
-    """The pseudo-value of r / r_perm."""
-    found = network(architecture, depth, seed - seed % RUNS)[0]
-    return pseudo_value(found.ratio, found.without, seed)
-
-
-def reach_of_seed(architecture: str, depth: int, seed: int) -> float:
+def reach_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EARLY, first: int = 1000) -> float:
     """The pseudo-value of Delta_90, in s."""
-    found = network(architecture, depth, seed - seed % RUNS)[1]
-    return pseudo_value(found.reach_90, found.without, seed)
+    place = (seed - first) % stage.runs
+    found = network(stage, architecture, depth, seed - place)[1]
+    return _pseudo_value(found.reach_90, found.without, place)
+
+
+def _pseudo_value(estimate: float, without: np.ndarray, place: int) -> float:
+    """R x - (R - 1) x without one of R runs: their mean is the jackknife estimate."""
+    return len(without) * estimate - (len(without) - 1) * float(without[place])
 
 
 def summary(
