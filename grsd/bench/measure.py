@@ -19,6 +19,7 @@ from grsd.progress import bar
 from grsd.project import project
 from grsd.provenance import provenance
 
+LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
 SLOW = 3.0  # seconds of CPU; what takes longer is timed once
 RATE, JACREV = "grsd, with rate", "torch.func jacrev"
 SMALL = (
@@ -100,7 +101,7 @@ def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) ->
 def _in_a_process(function: Callable, case: Case, methods: object, device: str, threads: int) -> dict:
     """A fresh process; imports are made once, in the server that it is forked from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([together.__module__])
+    context.set_forkserver_preload([together.__module__, *LATE])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(function, case, methods, device, threads).result()

@@ -127,8 +127,12 @@ def _measure(folder: Path) -> None:
     sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
     sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.experimental")
     import jax
+    import jax.interpreters.ad
     import neural_tangents as nt
+    from jax._src import source_info_util
 
+    moved = {"source_info_util": source_info_util, "config": jax.config}  # since neural-tangents was last released
+    vars(jax.interpreters.ad).update(moved)
     plan = json.loads((folder / "plan.json").read_text())
     state = {name: jax.numpy.asarray(value) for name, value in np.load(folder / "state.npz").items()}
     trained = {name: state[name] for name in plan["trained"]}
