@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.worker import FLOOR, OURS, Case, alone, together
 from grsd.progress import bar
@@ -55,10 +56,11 @@ def bench(
     folder: Path | None = None,
     neural_tangents: str | None = None,
 ) -> Path:
-    """Run the benchmark and write data/benchmarks/DEVICE.csv: medians of wall and CPU seconds, peak bytes, ratios.
+    """Run the benchmark and write data/benchmarks/DEVICE.csv and .svg: medians of wall and CPU seconds, peak bytes, ratios.
 
     Args:
         large: the rows that take minutes instead of the small ones: ResNet-18, and shells without the kernel.
+        folder: another place for both files.
         neural_tangents: the Python of an environment that has neural-tangents, "" to make one in a temporary folder
             with pip (see ``grsd.bench.neural_tangents``), ``None`` for no such rows.
 
@@ -77,6 +79,7 @@ def bench(
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"
     path.write_text(head + table.round(4).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    draw(table, path.with_suffix(".svg"))
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
     return path
 
