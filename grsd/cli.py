@@ -149,9 +149,7 @@ def _bench(options: argparse.Namespace) -> int:
     threads = options.threads or (cores() if options.large else 1)
     peers = options.neural_tangents
     print(
-        bench(
-            large=options.large, device=options.device, threads=threads, folder=options.folder, neural_tangents=peers
-        )
+        bench(large=options.large, device=options.device, threads=threads, folder=options.folder, neural_tangents=peers)
     )
     return 0
 

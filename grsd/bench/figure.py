@@ -10,10 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grsd.bench.worker import FLOOR, OURS
+from grsd.bench.stages import STAGES
+from grsd.bench.worker import FLOOR, OURS, RATE
 from grsd.plotting import COLOURS, STYLE
 
 QUANTITIES = {"cpu_s": "CPU time [s]", "peak_gib": "peak memory above the start [GiB]"}
+RATIOS = {"cpu_s": "cpu_ratio", "peak_gib": "peak_ratio"}
+OWN_STAGES = STAGES.keys() - {"eigh alone", "one gradient"}
+GREY = "#666666"
 LEAST_GIB = 1e-3  # a page or two is no measurement
 
 
@@ -45,33 +49,35 @@ def panels(table: pd.DataFrame) -> Figure:
         for axes, quantity in zip(row, QUANTITIES, strict=True):
             _panel(axes, case, quantity)
         first = case.iloc[0]
-        row[0].set_title(f"{first.problem}, N = {first.samples}, {first.dtype}", loc="left", fontsize=9)
+        row[0].set_title(f"{first.problem}, N = {first.samples}, {first['dtype']}", loc="left", fontsize=9)
     for axes, label in zip(rows[-1], QUANTITIES.values(), strict=True):
         axes.set_xlabel(label)
     return figure
 
 
 def _panel(axes: Axes, case: pd.DataFrame, quantity: str) -> None:
-    ratio = {"cpu_s": "cpu_ratio", "peak_gib": "peak_ratio"}[quantity]
     axes.set_xscale("log")
-    for place, method in enumerate(case.itertuples()):
-        value = getattr(method, quantity)
-        if not value > (LEAST_GIB if quantity == "peak_gib" else 0):
-            continue
-        colour = COLOURS["blue"] if method.method.startswith(OURS) else "#666666"
-        shape = "|" if method.method == FLOOR else "o"
-        axes.plot(value, place, shape, color=COLOURS["black"] if shape == "|" else colour, markersize=7)
-        if place and getattr(method, ratio) > 0:
-            axes.annotate(
-                f"{getattr(method, ratio):.2g}x", (value, place), (7, 0), textcoords="offset points", va="center", size=7
-            )
+    axes.margins(x=0.15)
+    case = case.assign(value=case[quantity], ratio=case[RATIOS[quantity]])
+    for place, row in enumerate(case.itertuples()):
+        if row.value > (LEAST_GIB if quantity == "peak_gib" else 0):
+            colour, shape = _style(row.method)
+            axes.plot(row.value, place, shape, color=colour, markersize=7)
+            said = f"{row.ratio:.2f}x" if row.ratio < 10 else f"{row.ratio:.0f}x"
+            if place and row.ratio > 0:
+                axes.annotate(said, (row.value, place), (7, 0), textcoords="offset points", va="center", size=7)
+        elif quantity == "cpu_s":
+            note = row.note.split(":")[0]
+            axes.text(0.02, place, note, transform=axes.get_yaxis_transform(), va="center", size=7, color=GREY)
     if quantity == "cpu_s":
-        for value in case.loc[case.method == FLOOR, quantity]:
+        for value in case.value[case.method == FLOOR]:
             axes.axvline(value, color=COLOURS["black"], ls="--", lw=0.8, zorder=0)
-        for place, method in enumerate(case.itertuples()):
-            if not method.cpu_s > 0:
-                said = method.note if len(method.note) < 40 else "refuses"
-                axes.text(0.02, place, said, transform=axes.get_yaxis_transform(), va="center", size=7, color="#666666")
     axes.set_yticks(range(len(case)), case.method, fontsize=8)
     axes.set_ylim(len(case) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3, lw=0.5)
+
+
+def _style(method: str) -> tuple[str, str]:
+    if method == FLOOR:
+        return COLOURS["black"], "|"
+    return (COLOURS["blue"], "o") if method in (OURS, RATE) or method in OWN_STAGES else (GREY, "s")

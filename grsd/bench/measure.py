@@ -15,14 +15,14 @@ import torch
 
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
-from grsd.bench.worker import FLOOR, OURS, Case, alone, together
+from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
 from grsd.progress import bar
 from grsd.project import project
 from grsd.provenance import provenance
 
 LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
 SLOW = 3.0  # seconds of CPU; what takes longer is timed once
-RATE, JACREV = "grsd, with rate", "torch.func jacrev"
+JACREV = "torch.func jacrev"
 SMALL = (
     Case("mlp", 64, "float32", (OURS, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
     Case("mlp", 256, "float32", (OURS, RATE, "nngeometry", JACREV, FLOOR)),
@@ -31,7 +31,7 @@ SMALL = (
     Case("cnn, wide", 16, "float32", (OURS, "nngeometry", "backpack", JACREV, FLOOR)),
     Case("transformer", 64, "float32", (OURS, RATE, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
     Case("mlp", 128, "float64", (OURS, RATE, "eigh alone", "spectrum", "energy budget")),
-    Case("mlp", 128, "float64", ("one gradient", "gradient flow to 1/lambda")),
+    Case("mlp", 100, "float64", ("one gradient", "gradient flow to 1/lambda")),
 )
 LARGE = (
     Case("mlp, narrow", 10_000, "float64", ("krylov budget",), 1),
@@ -56,7 +56,7 @@ def bench(
     folder: Path | None = None,
     neural_tangents: str | None = None,
 ) -> Path:
-    """Run the benchmark and write data/benchmarks/DEVICE.csv and .svg: medians of wall and CPU seconds, peak bytes, ratios.
+    """Run the benchmark and write data/benchmarks/DEVICE.csv and .svg: medians of seconds, peak bytes, ratios.
 
     Args:
         large: the rows that take minutes instead of the small ones: ResNet-18, and shells without the kernel.
@@ -65,8 +65,8 @@ def bench(
             with pip (see ``grsd.bench.neural_tangents``), ``None`` for no such rows.
 
     Ratios are to the first method of each case. Peers that are not installed stand as such. The result of every
-    method that gives a kernel is first compared with this package's; one that differs is a ``RuntimeError``. Peak memory
-    is that of a fresh process above what it held before the call.
+    method that gives a kernel is first compared with this package's; one that differs is a ``RuntimeError``. Peak
+    memory is that of a fresh process above what it held before the call.
     """
     cases = (LARGE_CUDA if device == "cuda" else LARGE) if large else SMALL
     rows = []

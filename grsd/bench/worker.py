@@ -18,7 +18,7 @@ from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
 from grsd.bench.stages import STAGES
 
-OURS = "grsd"
+OURS, RATE = "grsd", "grsd, with rate"
 FLOOR = "floor"
 AGREE = {"float32": 1e-4, "float64": 1e-10}
 KERNELS = METHODS | PEERS
