@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from grsd.tangents.layers import OUTER, Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
-from grsd.tangents.units import ROWS, Unit, read
+from grsd.tangents.units import ROWS, Reading, Unit, read
 
 Parts = tuple[Tensor, ...]
 
@@ -28,18 +28,18 @@ ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
 
 
 def jacobian(
-    network: Network, inputs: Tensor, units: Sequence[Unit], *, route: str
+    network: Network, inputs: Tensor, units: Sequence[Unit], *, route: str, reading: Reading | None = None
 ) -> Callable[[Parameters], tuple[list[Parts], Tensor]]:
     """A function of the parameters giving, for each unit, its Jacobian on these inputs, and the outputs.
 
     A unit's parts are (features (N, G, T, p), backprops (C, N, G, T, q)) with J_ic = sum_t delta_ict a_it^T for each
     group, or (rows (C, N, P),) where its route is ROWS. ``route``: how backward passes are batched. ALONE: over
     classes, and over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by
-    one, which needs nothing of ``torch.vmap``.
+    one, which needs nothing of ``torch.vmap``. ``reading``: of these very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
-    shapes = read(network, inputs).shapes if tapped else ()
+    shapes = (reading or read(network, inputs)).shapes if tapped else ()
     wanted = {index for unit in tapped for index, _ in unit.uses}
 
     def of(parameters: Parameters) -> tuple[list[Parts], Tensor]:
