@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def _gram(rows: Tensor, samples: int) -> Tensor:
@@ -48,7 +49,8 @@ def curvlinops(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: 
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     operator = TransposedJacobianLinearOperator(model, parameters, [(inputs, targets)], check_deterministic=False)
-    columns = operator @ torch.eye(targets.numel(), dtype=inputs.dtype, device=inputs.device)
+    with sdpa_kernel(SDPBackend.MATH):  # what is fused has no batching rule
+        columns = operator @ torch.eye(targets.numel(), dtype=inputs.dtype, device=inputs.device)
     return (columns.T @ columns).div_(len(inputs))
 
 

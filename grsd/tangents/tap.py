@@ -67,7 +67,7 @@ class Tap(TorchFunctionMode):
         if not mine:
             return out
         index = len(self.calls)
-        self.calls.append(call if self.keep else replace(call, features=None))
+        self.calls.append(call if self.keep else replace(call, input=None))
         self.shapes.append(out.shape)
         return out + self.perturbations[index] if index in self.perturbations else out
 
