@@ -46,7 +46,7 @@ def jacobian(
 
     def of(parameters: Parameters) -> tuple[list[Parts], Tensor]:
         like = next(iter(parameters.values()))
-        zeros = {i: torch.zeros(shapes[i], dtype=like.dtype, device=like.device) for i in sorted(wanted)}
+        zeros = {i: like.new_zeros(()).expand(shapes[i]) for i in sorted(wanted)}
         calls: dict[int, Call] = {}
 
         def perturbed(perturbations: dict[int, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[int, Tensor]]]:
