@@ -55,10 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
-    timings.add_argument("--large", action="store_true", help="the ResNet-18 rows")
+    timings.add_argument("--large", action="store_true", help="ResNet-18, and shells without the kernel")
     timings.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     timings.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
-    timings.add_argument("--folder", type=Path, metavar="DIR", help="the table goes here")
+    timings.add_argument("--folder", type=Path, metavar="DIR", help="table and figure go here")
+    timings.add_argument(
+        "--neural-tangents",
+        nargs="?",
+        const="",
+        metavar="PYTHON",
+        help="its rows too: with the Python of an environment that has it, or in one made for it by pip",
+    )
     _add_run(
         commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
     )
@@ -145,7 +152,10 @@ def _bench(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is no CUDA device here")
     threads = options.threads or (cores() if options.large else 1)
-    print(bench(large=options.large, device=options.device, threads=threads, folder=options.folder))
+    peers = options.neural_tangents
+    print(
+        bench(large=options.large, device=options.device, threads=threads, folder=options.folder, neural_tangents=peers)
+    )
     return 0
 
 

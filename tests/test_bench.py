@@ -1,19 +1,86 @@
+import importlib.util
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from grsd.bench import measure
-from grsd.bench.measure import Case, bench
+from grsd.bench import bench, measure, neural_tangents, worker
+from grsd.bench.figure import panels
+from grsd.bench.floor import floor
 from grsd.bench.methods import METHODS
+from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
+from grsd.bench.stages import STAGES
+from grsd.bench.worker import AGREE, FLOOR, OURS, Case
+
+SMALL = ("mlp", "cnn", "transformer")
 
 
-@pytest.mark.parametrize("problem", ["mlp", "cnn"])
+@pytest.mark.parametrize("problem", SMALL)
 def test_all_methods_give_the_same_kernel(problem):
     model, inputs, targets = PROBLEMS[problem].make(3, torch.float64, "cpu")
     kernels = {name: method(model, inputs, targets, None) for name, method in METHODS.items()}
     for kernel in kernels.values():
-        assert float((kernel - kernels["grsd"]).norm() / kernel.norm()) < 1e-12
+        assert float((kernel - kernels[OURS]).norm() / kernel.norm()) < 1e-12
+
+
+@pytest.mark.parametrize("problem", SMALL)
+def test_peers_give_the_same_kernel_or_stand_as_missing(problem):
+    for method in PEERS:
+        row = worker.alone(Case(problem, 3, "float64", (method,)), method, "cpu", 1)
+        if importlib.util.find_spec(method) is None:
+            assert row == {"note": "not installed"}
+        else:
+            assert row.get("cpu_s", 0) > 0 or (problem == "transformer" and row["note"].startswith("refuses: "))
+
+
+def test_a_peer_that_differs_is_no_result_and_one_that_fails_says_why(monkeypatch):
+    case = Case("mlp", 4, "float32", ())
+
+    def refusing(model, inputs, targets, limit):
+        raise NotImplementedError("no such layer\nand more")
+
+    wrong = {"wrong": lambda model, inputs, targets, limit: torch.eye(10 * len(inputs)), "refusing": refusing}
+    monkeypatch.setattr(worker, "PEERS", wrong)
+    monkeypatch.setattr(worker, "KERNELS", METHODS | wrong)
+    with pytest.raises(RuntimeError, match="wrong gives another kernel than grsd"):
+        worker.alone(case, "wrong", "cpu", 1)
+    assert worker.alone(case, "refusing", "cpu", 1) == {"note": "refuses: no such layer"}
+    with pytest.raises(RuntimeError, match="grsd bench: mlp, none such: KeyError"):
+        measure._in_a_process(worker.alone, case, "none such", "cpu", 1)
+
+
+@pytest.mark.parametrize("size", [0.5, 2])
+def test_agreement_is_to_its_tolerance(size):
+    ours = torch.ones(4, 4)
+    other = ours * (1 + size * AGREE["float32"])
+    if size < 1:
+        worker.check_same("other", other, ours, "float32")
+    else:
+        with pytest.raises(RuntimeError, match="another kernel"):
+            worker.check_same("other", other, ours, "float32")
+
+
+@pytest.mark.parametrize("problem", SMALL[1:])
+def test_the_floor_counts_the_products_of_the_routes(problem):
+    """Its matrix products are those of ``tangent_kernel`` but for one half, and nothing else is."""
+    model, inputs, targets = PROBLEMS[problem].make(3, torch.float32, "cpu")
+    run = floor(model, inputs, targets, None)
+    assert run() is None
+    flops = {}
+    for name, function in {"floor": run, "ours": lambda: METHODS[OURS](model, inputs, targets, None)}.items():
+        with torch.profiler.profile(with_flops=True) as profile:
+            function()
+        flops[name] = sum(event.flops for event in profile.key_averages() if event.key in ("aten::mm", "aten::bmm"))
+    assert 0 < flops["floor"] < 1.5 * flops["ours"]
+
+
+def test_stages_run():
+    problem = PROBLEMS["mlp, narrow"].make(12, torch.float64, "cpu")
+    for make in STAGES.values():
+        assert make(*problem, None)() is not None
 
 
 def test_resnet18_has_its_size():
@@ -22,8 +89,8 @@ def test_resnet18_has_its_size():
     assert sum(p.numel() for p in model.parameters()) == 11_173_962
 
 
-def test_a_table(monkeypatch, tmp_path, capsys):
-    methods = ("grsd", "torch.func jacrev")
+def test_a_table_and_a_figure(monkeypatch, tmp_path, capsys):
+    methods = (OURS, "torch.func jacrev", FLOOR)
     monkeypatch.setattr(measure, "SMALL", (Case("mlp", 4, "float32", methods, 3),))
     path = bench(folder=tmp_path)
     lines = path.read_text().splitlines()
@@ -31,15 +98,41 @@ def test_a_table(monkeypatch, tmp_path, capsys):
     assert "threads 1" in lines[0]
     table = pd.read_csv(path, skiprows=1)
     assert tuple(table.method) == methods
+    assert list(table.columns) == measure.COLUMNS
     assert table.cpu_ratio[0] == 1
-    assert (table[["wall_s", "cpu_s", "process_gib"]] > 0).all(axis=None)
+    assert (table.repeats == 3).all()
+    assert (table[["wall_s", "cpu_s"]] > 0).all(axis=None)
     assert "cpu_ratio" in capsys.readouterr().out
+    assert path.with_suffix(".svg").read_text().count("<svg") == 1
+    labels = [label.get_text() for label in panels(table).axes[0].get_yticklabels()]
+    assert tuple(labels) == methods
 
 
-def test_methods_that_differ_are_no_result(monkeypatch):
-    monkeypatch.setitem(METHODS, "wrong", lambda model, inputs, targets, limit: torch.eye(40, dtype=inputs.dtype))
-    case = {"problem": "mlp", "samples": 4, "dtype": "float64", "methods": ["grsd", "wrong"], "repeats": 1}
-    with pytest.raises(RuntimeError, match="wrong gives another kernel than grsd"):
-        measure._work({"case": case, "device": "cpu", "threads": 1, "what": "time", "method": ""})
-    with pytest.raises(RuntimeError, match="grsd bench: mlp failed: KeyError: 'none such'"):
-        measure._in_a_process(Case("mlp", 4, "float64", ("none such",), 1), "cpu", 1, "time")
+def test_neural_tangents_without_its_environment_says_so():
+    case = Case("mlp", 3, "float32", ())
+    assert neural_tangents.row(Case("transformer", 3, "float32", ()), "no-such-python") == {}
+    (row,) = neural_tangents.row(case, "no-such-python").values()
+    assert row["note"].startswith("not installed: ")
+
+
+@pytest.mark.parametrize("problem", ["mlp", "cnn"])
+def test_what_neural_tangents_is_given_is_the_network(problem, tmp_path, monkeypatch):
+    """Its functions, with numpy in the place of jax, on the weights handed over."""
+    neural_tangents._hand_over(Case(problem, 3, "float64", ()), tmp_path)
+    state, inputs = dict(np.load(tmp_path / "state.npz")), np.load(tmp_path / "inputs.npy")
+    model = PROBLEMS[problem].make(3, torch.float64, "cpu")[0]
+    assert json.loads((tmp_path / "plan.json").read_text())["trained"] == [n for n, _ in model.named_parameters()]
+
+    class Lax:
+        @staticmethod
+        def conv_general_dilated(x, w, strides, padding):
+            return torch.nn.functional.conv2d(torch.as_tensor(x), torch.as_tensor(w), padding=1).numpy()
+
+    class Jax:
+        numpy, lax = np, Lax
+        nn = type("nn", (), {"relu": staticmethod(lambda x: np.maximum(x, 0))})
+
+    monkeypatch.setitem(__import__("sys").modules, "jax", Jax)
+    monkeypatch.setitem(__import__("sys").modules, "jax.numpy", np)
+    outputs = neural_tangents.MODELS[problem](state, inputs)
+    np.testing.assert_allclose(outputs, model(torch.as_tensor(inputs)).detach().numpy(), rtol=1e-9, atol=1e-12)

@@ -20,7 +20,7 @@ ORDER = [
     "networks", "datasets",
     "tangents", "kernel", "spectrum", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
-    "conditions", "renormalization", "scaling", "confirm", "bench", "plotting", "reproduce", "cli",
+    "conditions", "renormalization", "scaling", "confirm", "plotting", "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

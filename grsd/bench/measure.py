@@ -1,143 +1,117 @@
-"""Rows of the benchmark: methods in turn in one process for time, each in a process of its own for memory."""
+"""The plan of the benchmark, and its table: every call in a process of its own, forked where torch is there already."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import platform
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from grsd.bench.methods import METHODS
-from grsd.bench.problems import PROBLEMS
+from grsd.bench.figure import draw
+from grsd.bench.neural_tangents import row as neural_tangents_row
+from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
 from grsd.progress import bar
 from grsd.project import project
 from grsd.provenance import provenance
 
-AGREE = {"float32": 1e-3, "float64": 1e-10}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the benchmark's plan; ``methods`` are run in turn, ``repeats`` times each."""
-
-    problem: str
-    samples: int
-    dtype: str
-    methods: tuple[str, ...]
-    repeats: int = 7
-    memory_limit: str | None = None
-
-
+LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
+SLOW = 3.0  # seconds of CPU; what takes longer is timed once
+JACREV = "torch.func jacrev"
 SMALL = (
-    Case("mlp", 100, "float32", ("grsd", "torch.func jacrev"), 3),
-    Case("mlp", 256, "float32", ("grsd", "grsd, with rate")),
-    Case("cnn", 128, "float32", ("grsd", "grsd, with rate", "torch.func jacrev")),
+    Case("mlp", 64, "float32", (OURS, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
+    Case("mlp", 256, "float32", (OURS, RATE, "nngeometry", JACREV, FLOOR)),
+    Case("cnn", 32, "float32", (OURS, "curvlinops", JACREV, FLOOR)),
+    Case("cnn", 128, "float32", (OURS, RATE, "nngeometry", "backpack", JACREV, FLOOR)),
+    Case("cnn, wide", 16, "float32", (OURS, "nngeometry", "backpack", JACREV, FLOOR)),
+    Case("transformer", 64, "float32", (OURS, RATE, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
+    Case("mlp", 128, "float64", (OURS, RATE, "eigh alone", "spectrum", "energy budget")),
+    Case("mlp", 100, "float64", ("one gradient", "gradient flow to 1/lambda")),
 )
 LARGE = (
-    Case("resnet18", 64, "float64", ("grsd",), 1, "5GiB"),
-    Case("resnet18", 64, "float32", ("grsd, with rate",), 1, "5GiB"),
+    Case("mlp, narrow", 10_000, "float64", ("krylov budget",), 1),
+    Case("resnet18", 64, "float64", (OURS,), 1, "5GiB"),
+    Case("resnet18", 64, "float32", (RATE,), 1, "5GiB"),
 )
-LARGE_CUDA = (Case("resnet18", 1000, "float64", ("grsd", "grsd, with rate"), 1),)
+LARGE_CUDA = (
+    Case("mlp, narrow", 10_000, "float64", ("krylov budget",), 1),
+    Case("resnet18", 1000, "float64", (OURS, RATE), 1),
+)
+COLUMNS = [
+    "problem", "samples", "dtype", "method", "wall_s", "cpu_s", "repeats", "peak_gib", "process_gib",
+    "cpu_ratio", "peak_ratio", "memory_limit", "note",
+]  # fmt: skip
 
 
-def bench(*, large: bool = False, device: str = "cpu", threads: int = 1, folder: Path | None = None) -> Path:
-    """Run the benchmark and write data/benchmarks/DEVICE.csv: medians of wall and CPU seconds, peak bytes, ratios.
+def bench(
+    *,
+    large: bool = False,
+    device: str = "cpu",
+    threads: int = 1,
+    folder: Path | None = None,
+    neural_tangents: str | None = None,
+) -> Path:
+    """Run the benchmark and write data/benchmarks/DEVICE.csv and .svg: medians of seconds, peak bytes, ratios.
 
-    ``large``: the ResNet-18 rows instead of the small ones. The results of all methods of a case are compared first;
-    one that differs is an error. Peak memory is that of a fresh process above what it held before the call.
+    Args:
+        large: the rows that take minutes instead of the small ones: ResNet-18, and shells without the kernel.
+        folder: another place for both files.
+        neural_tangents: the Python of an environment that has neural-tangents, "" to make one in a temporary folder
+            with pip (see ``grsd.bench.neural_tangents``), ``None`` for no such rows.
+
+    Ratios are to the first method of each case. Peers that are not installed stand as such. The result of every
+    method that gives a kernel is first compared with this package's; one that differs is a ``RuntimeError``. Peak
+    memory is that of a fresh process above what it held before the call.
     """
-    cases = LARGE if large else SMALL
-    if large and device == "cuda":
-        cases = LARGE_CUDA
+    cases = (LARGE_CUDA if device == "cuda" else LARGE) if large else SMALL
     rows = []
     for case in bar(cases, desc="grsd bench", unit="case"):
-        timed = _in_a_process(case, device, threads, "time")
-        for method in case.methods:
-            memory = _in_a_process(case, device, threads, "memory", method)
-            rows.append({**_described(case), "method": method, **timed[method], **memory})
-    table = pd.DataFrame(rows)
-    first = table.groupby(["problem", "samples", "dtype"], sort=False)["cpu_s"].transform("first")
-    table["cpu_ratio"] = table["cpu_s"] / first
+        rows += _rows(case, device, threads, neural_tangents)
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     name = _device_name(device)
     path = (folder or project() / "data" / "benchmarks") / f"{'large-' if large else ''}{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
-    head = f"# {made}; ratios of CPU seconds are to the first row of each case\n"
+    head = f"# {made}; ratios are to the first row of each case\n"
     path.write_text(head + table.round(4).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    print(table.round(4).to_string(index=False))
+    draw(table, path.with_suffix(".svg"))
+    print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
     return path
 
 
-def _described(case: Case) -> dict[str, object]:
-    kept = asdict(case)
-    return {name: kept[name] for name in ("problem", "samples", "dtype", "repeats", "memory_limit")}
+def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) -> list[dict[str, object]]:
+    described = {name: value for name, value in asdict(case).items() if name not in ("methods", "repeats")}
+    rows = {method: _in_a_process(alone, case, method, device, threads) for method in case.methods}
+    fast = [method for method, row in rows.items() if row.get("cpu_s", SLOW) < SLOW]
+    if fast and case.repeats > 1:
+        for method, times in _in_a_process(together, case, fast, device, threads).items():
+            rows[method] |= times
+    if neural_tangents is not None and JACREV in case.methods and device == "cpu" and threads == 1:
+        rows |= neural_tangents_row(case, neural_tangents)
+    first = rows[case.methods[0]]
+    for row in rows.values():
+        for ratio, value in {"cpu_ratio": "cpu_s", "peak_ratio": "peak_gib"}.items():
+            if value in row and first[value] > 0:
+                row[ratio] = row[value] / first[value]
+    return [described | {"method": method} | row for method, row in rows.items()]
+
+
+def _in_a_process(function: Callable, case: Case, methods: object, device: str, threads: int) -> dict:
+    """A fresh process; imports are made once, in the server that it is forked from."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([together.__module__, *LATE])
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, case, methods, device, threads).result()
+    except Exception as error:
+        raise RuntimeError(f"grsd bench: {case.problem}, {methods}: {type(error).__name__}: {error}") from error
 
 
 def _device_name(device: str) -> str:
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu-{platform.machine()}-{os.cpu_count()}"
     return name.lower().replace(" ", "-")
-
-
-def _in_a_process(case: Case, device: str, threads: int, what: str, method: str = "") -> dict:
-    task = json.dumps({"case": asdict(case), "device": device, "threads": threads, "what": what, "method": method})
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "grsd.bench.measure", task], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"grsd bench: {case.problem} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _work(task: dict) -> dict:
-    torch.set_num_threads(task["threads"])
-    case, device = Case(**task["case"] | {"methods": tuple(task["case"]["methods"])}), task["device"]
-    model, inputs, targets = PROBLEMS[case.problem].make(case.samples, getattr(torch, case.dtype), device)
-
-    def run(method: str) -> torch.Tensor:
-        result = METHODS[method](model, inputs, targets, case.memory_limit)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    if task["what"] == "memory":
-        small = METHODS[task["method"]](model, inputs[:2], targets[:2], None)
-        del small
-        before = _peak(device)
-        run(task["method"])
-        return {"peak_gib": (_peak(device) - before) / 2**30, "process_gib": _peak(device) / 2**30}
-    seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in case.methods}
-    reference = None
-    for _ in range(case.repeats + (case.repeats > 1)):
-        for method in case.methods:
-            wall, cpu = time.perf_counter(), time.process_time()
-            result = run(method)
-            seconds[method].append((time.perf_counter() - wall, time.process_time() - cpu))
-            reference = result if reference is None else reference
-            if float((result - reference).norm() / reference.norm()) > AGREE[case.dtype]:
-                raise RuntimeError(f"{method} gives another kernel than {case.methods[0]}")
-    return {method: _medians(pairs[case.repeats > 1 :]) for method, pairs in seconds.items()}
-
-
-def _medians(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    wall, cpu = (sorted(values) for values in zip(*pairs, strict=True))
-    return {"wall_s": wall[len(wall) // 2], "cpu_s": cpu[len(cpu) // 2]}
-
-
-def _peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-if __name__ == "__main__":
-    print(json.dumps(_work(json.loads(sys.argv[1]))))

@@ -88,8 +88,25 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+class Encoder(nn.Module):
+    """One pre-normalized encoder block on (N, T, d), averaged over positions and read out."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.readout = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.block(x).mean(1))
+
+
 PROBLEMS = {
     "mlp": Problem(lambda: Perceptron(64, 10, width=256, depth=6), (64,), 10),
+    "mlp, narrow": Problem(lambda: Perceptron(64, 10, width=64, depth=6), (64,), 10),
     "cnn": Problem(lambda: cnn(16), (3, 8, 8), 10),
+    "cnn, wide": Problem(lambda: cnn(128), (3, 8, 8), 10),
+    "transformer": Problem(lambda: Encoder(128, 4), (8, 128), 10),
     "resnet18": Problem(resnet18, (3, 32, 32), 10),
 }

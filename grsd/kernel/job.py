@@ -136,7 +136,9 @@ class Job:
         return [Tile(span, *unit) for unit in _joined(pieces, span.stop - span.start)]
 
     def _differentiate(self, units: Sequence[Unit], batch: slice) -> Differentiated:
-        function = jacobian(self.network, self.inputs[batch], units, route=self.route)
+        inputs = self.inputs[batch]
+        reading = self.reading if len(inputs) == self.samples else None
+        function = jacobian(self.network, inputs, units, route=self.route, reading=reading)
         if self.direction is None:
             parts, outputs = function(self.network.parameters)
             rates = [None] * len(parts)

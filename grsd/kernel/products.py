@@ -47,7 +47,7 @@ class Blocks:
             for which in range(len(left)):
                 rows, others = (torch.cat(left, -1), torch.cat(right[::-1], -1)) if which else (left[0], right[0])
                 for c, first in self._upper(here, there):
-                    self._put(which, c, here, first, there, _contract(rows[c], others[first:]))
+                    self._multiply(which, c, here, first, there, rows[c], others[first:])
 
     def finish(self) -> list[Square]:
         """Fill the other halves, divide by N and permute to sample-major rows; the blocks are used up."""
@@ -88,6 +88,19 @@ class Blocks:
 
     def _upper(self, here: Tile, there: Tile) -> Iterator[tuple[int, int]]:
         return ((c, c if here.samples == there.samples else 0) for c in range(self.classes))
+
+    def _multiply(self, which: int, c: int, here: Tile, first: int, there: Tile, rows: Tensor, others: Tensor) -> None:
+        """Add the product of rows (n, k) and others (C - first, m, k), in place where the block has no gaps."""
+        target = self.matrices[which]
+        if target.device != rows.device or others.shape[1] < self.samples:
+            self._put(which, c, here, first, there, _contract(rows, others))
+            return
+        target = target[c, here.samples]
+        if here.samples == there.samples:
+            target[:, first].addmm_(rows, others[0].T, alpha=0.5)
+            first, others = first + 1, others[1:]
+        if len(others):
+            target[:, first:].view(len(rows), -1).addmm_(rows, others.flatten(0, 1).T)
 
     def _put(self, which: int, c: int, here: Tile, first: int, there: Tile, block: Tensor, start: int = 0) -> None:
         """Add rows from ``start`` on of the tile ``here``: (n, C - first, m)."""

@@ -9,6 +9,7 @@ perturbation to every layer's output. Tied and reused weights: the uses become f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from grsd.tangents.layers import OUTER, Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
-from grsd.tangents.units import ROWS, Unit, read
+from grsd.tangents.units import ROWS, Reading, Unit, read
 
 Parts = tuple[Tensor, ...]
 
@@ -28,45 +29,50 @@ ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
 
 
 def jacobian(
-    network: Network, inputs: Tensor, units: Sequence[Unit], *, route: str
+    network: Network, inputs: Tensor, units: Sequence[Unit], *, route: str, reading: Reading | None = None
 ) -> Callable[[Parameters], tuple[list[Parts], Tensor]]:
     """A function of the parameters giving, for each unit, its Jacobian on these inputs, and the outputs.
 
     A unit's parts are (features (N, G, T, p), backprops (C, N, G, T, q)) with J_ic = sum_t delta_ict a_it^T for each
     group, or (rows (C, N, P),) where its route is ROWS. ``route``: how backward passes are batched. ALONE: over
     classes, and over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by
-    one, which needs nothing of ``torch.vmap``.
+    one, which needs nothing of ``torch.vmap``. ``reading``: of these very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
-    shapes = read(network, inputs).shapes if tapped else ()
+    shapes = (reading or read(network, inputs)).shapes if tapped else ()
     wanted = {index for unit in tapped for index, _ in unit.uses}
+    last = {index: place for place, unit in enumerate(units) for index, _ in unit.uses}
 
     def of(parameters: Parameters) -> tuple[list[Parts], Tensor]:
         like = next(iter(parameters.values()))
-        zeros = {i: torch.zeros(shapes[i], dtype=like.dtype, device=like.device) for i in sorted(wanted)}
+        zeros = {i: like.new_zeros(()).expand(shapes[i]) for i in sorted(wanted)}
         calls: dict[int, Call] = {}
 
         def perturbed(perturbations: dict[int, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[int, Tensor]]]:
             with Tap(parameters, perturbations) as tap:
                 outputs = network(parameters, inputs)
-            calls.update({i: tap.calls[i] for i in zeros})
+            calls.update({i: replace(tap.calls[i], input=None) for i in zeros})
             needed = {i for unit in tapped if unit.weight for i, _ in unit.uses}
-            return outputs, (outputs, {i: tap.calls[i].features() for i in needed})
+            return outputs, (outputs, {i: tap.calls[i].input for i in needed})
 
-        outputs, backprops, features = None, {}, {}
+        outputs, backprops, seen = None, {}, {}
         if tapped:
-            _, pull, (outputs, features) = vjp(perturbed, zeros, has_aux=True)
+            _, pull, (outputs, seen) = vjp(perturbed, zeros, has_aux=True)
             (backprops,) = _batched(pull, route)(_classes(outputs))
+            del pull  # and the graph with it
         rows = {}
         if generic:
             selected = {name: parameters[name] for name in generic}
             by_row = _alone if route == ALONE else partial(_together, route=route)
             rows, outputs = by_row(network, parameters, selected, inputs)
-        parts = [
-            _assemble(unit, calls, features, backprops, len(inputs)) if unit.uses else (rows[unit.names[0]],)
-            for unit in units
-        ]
+        parts = []
+        for place, unit in enumerate(units):
+            parts.append(_assemble(unit, calls, seen, backprops, len(inputs)) if unit.uses else (rows[unit.names[0]],))
+            for index, _ in unit.uses:
+                if last[index] == place:
+                    del backprops[index]
+                    seen.pop(index, None)
         return parts, outputs
 
     return of
@@ -92,7 +98,7 @@ def _classes(outputs: Tensor) -> Tensor:
     return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
 
 
-def _assemble(unit: Unit, calls: dict[int, Call], features: dict, backprops: dict, samples: int) -> Parts:
+def _assemble(unit: Unit, calls: dict[int, Call], seen: dict, backprops: dict, samples: int) -> Parts:
     left, right = [], []
     for index, layout in unit.uses:
         call = calls[index]
@@ -103,7 +109,7 @@ def _assemble(unit: Unit, calls: dict[int, Call], features: dict, backprops: dic
         delta = vmap(by_sample)(backprops[index])
         right.append(delta)
         if unit.weight:
-            a = _positions(call, layout.apart(features[index], samples, call.lead))
+            a = _positions(call, layout.apart(call.features(seen[index]), samples, call.lead))
             left.append(_one_hot(a, unit.vocabulary, delta) if unit.vocabulary is not None else a)
     delta = torch.cat(right, -2) if len(right) > 1 else right[0]
     a = (torch.cat(left, -2) if len(left) > 1 else left[0]) if left else None
