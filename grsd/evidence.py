@@ -292,7 +292,7 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
     if claim.rule is None:
         return ""
     if claim.id not in judged:
-        return "in the notebook" if claim.notebook else ""
+        return "a rule, and no result yet"
     result = judged[claim.id]
     interval = f"{result.estimate:.3g}"
     if result.low != result.high:

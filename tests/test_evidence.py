@@ -147,8 +147,8 @@ def test_tables():
     lines = verdict_lines(known, judged)
     assert lines[0].startswith("x (ours): holds: 0.035 [")
     assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
-    assert verdict_lines(known, {})[0] == "x (ours): not examined yet"
-    assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): in the notebook"
+    assert verdict_lines(known, {})[0] == "x (ours): a rule, and no result yet"
+    assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): a rule, and no result yet"
 
 
 def test_a_repetition_looks_at_seeds_of_its_own():

@@ -209,14 +209,20 @@ def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float 
     return xr.combine_by_coords(rows).assign_attrs(_common(measured, reach))
 
 
-def power_table(measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], draws: int = 40) -> xr.Dataset:
-    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict), if the fitted law is true."""
+def power_table(
+    measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], *, lawful: bool = True, draws: int = 40
+) -> xr.Dataset:
+    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict).
+
+    ``lawful``: if the fitted law is true; otherwise if what was measured is.
+    """
     rows = []
     for (architecture, depth), cell in measured.items():
         window = invariance.frontier_window(cell, REACH)
-        found = invariance.power(cell, runs, window=window, lawful=True, draws=draws)
+        found = invariance.power(cell, runs, window=window, lawful=lawful, draws=draws)
         rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
-    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | {"draws": draws})
+    settings = {"draws": draws, "lawful": int(lawful)}
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | settings)
 
 
 def _common(measured: Mapping[tuple[str, int], xr.Dataset], reach: float) -> dict[str, object]:
