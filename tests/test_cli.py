@@ -32,12 +32,17 @@ def grsd_command(*arguments, **options):
         (["--colour"], "grsd: unrecognized arguments: --colour (see grsd --help)"),
     ],
 )
-def test_refused_in_one_line(tmp_path, arguments, message):
-    done = grsd_command("reproduce", "--output", "out", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+def test_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["reproduce", "--output", "out", *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out == ""
+    assert said.err.startswith(message)
+    assert said.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -26,8 +26,8 @@ def test_stored_results_were_measured_as_they_are_now():
 
 
 def test_unknown_claims_are_refused_before_measuring():
-    with pytest.raises(ValueError, match="no measurement for claim 'renormalizable'; there are budget-closes"):
-        confirm.confirm_claims(["renormalizable"])
+    with pytest.raises(ValueError, match="no measurement for claim 'guess'; there are budget-closes"):
+        confirm.confirm_claims(["guess"])
 
 
 def test_one_stored_value_comes_out_again():

@@ -257,7 +257,7 @@ def test_the_estimate_is_what_is_held(name, rate):
 def test_a_tight_limit_costs_repetitions_and_changes_nothing():
     """Through the planner itself: groups, tiles and batches, on a network of convolutions."""
     case = next(case for case in ZOO if case.name == "resnet")
-    model, x, y = replace(case, inputs=(24, *case.inputs[1:]), outputs=(24, *case.outputs[1:])).make()
+    model, x, y = replace(case, inputs=(12, *case.inputs[1:]), outputs=(12, *case.outputs[1:])).make()
     free = grsd.tangent_kernel_and_rate(model, x, y)
     plans = []
     for share in (1.5, 0.1):
@@ -268,9 +268,9 @@ def test_a_tight_limit_costs_repetitions_and_changes_nothing():
             for part, one in zip(job.total(), free, strict=True):
                 assert relative(part, one) < 1e-12
     assert len(plans[0].groups) == 1
-    assert plans[0].groups[0].batch == 24
+    assert plans[0].groups[0].batch == 12
     assert any(len(plan.groups) > 1 for plan in plans)
-    assert any(group.tile < 24 for plan in plans for group in plan.groups)
+    assert any(group.tile < 12 for plan in plans for group in plan.groups)
 
 
 def test_a_matrix_larger_than_the_device_is_collected_on_the_host():

@@ -129,4 +129,4 @@ def test_the_tour_at_profile_test(tmp_path):
     lines = said(job.output).splitlines()
     assert [line.split(":")[0] for line in lines] == ["plain", "residual"]
     assert all(re.search("has learned (faster|slower) than its frozen kernel", line) for line in lines)
-    assert len(job.figures) == 2
+    assert len(job.figures) == 4
