@@ -15,6 +15,26 @@ def grsd_command(*arguments, **options):
     return subprocess.run([GRSD, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
 
 
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """In another folder: exit 2, one line that starts with ``message``, no folder "out" made."""
+
+    def check(arguments, message):
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = cli.main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+        said = capsys.readouterr()
+        assert code == 2
+        assert said.out == ""
+        assert said.err.startswith(message)
+        assert said.err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    return check
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -32,18 +52,8 @@ def grsd_command(*arguments, **options):
         (["--colour"], "grsd: unrecognized arguments: --colour (see grsd --help)"),
     ],
 )
-def test_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = cli.main(["reproduce", "--output", "out", *arguments])
-    except SystemExit as stopped:
-        code = stopped.code
-    said = capsys.readouterr()
-    assert code == 2
-    assert said.out == ""
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+def test_refused_in_one_line(refused, arguments, message):
+    refused(["reproduce", "--output", "out", *arguments], message)
 
 
 def test_installed_without_the_repository(tmp_path):
@@ -95,15 +105,5 @@ def test_help_and_version():
         (["--dpeth", "3"], "grsd: unrecognized arguments: --dpeth 3"),
     ],
 )
-def test_run_refuses_in_one_line(tmp_path, arguments, message, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = cli.main(["run", "--folder", "out", *arguments])
-    except SystemExit as stopped:
-        code = stopped.code
-    said = capsys.readouterr()
-    assert code == 2
-    assert said.out == ""
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+def test_run_refuses_in_one_line(refused, arguments, message):
+    refused(["run", "--folder", "out", *arguments], message)

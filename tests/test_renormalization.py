@@ -161,7 +161,7 @@ def test_a_summary_of_runs(closed):
 
 def test_pseudo_values_average_to_the_jackknife_estimate():
     without = np.linspace(0.4, 0.7, 8)
-    values = [cases._pseudo_value(0.5, without, place) for place in range(8)]
+    values = [cases.pseudo_value(0.5, without, place) for place in range(8)]
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * without.mean())
 
 

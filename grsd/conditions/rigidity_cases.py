@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import invariance
-from grsd.conditions.training_cases import INVARIANCE, LOG_LOSS, LOG_PERIODIC, REACH, RUNS
+from grsd.conditions.training_cases import INVARIANCE, LOG_LOSS, LOG_PERIODIC, REACH, RUNS, pseudo_value
 from grsd.datasets import digits
 from grsd.evidence import Rule
 from grsd.laws import compare_laws
@@ -154,7 +154,7 @@ def network_collapse(architecture: str, depth: int, first: int) -> tuple[Collaps
 def collapse_of_seed(architecture: str, depth: int, seed: int) -> float:
     """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R = 8 seeds."""
     found, without = network_collapse(architecture, depth, seed - seed % RUNS)
-    return RUNS * found.defect - (RUNS - 1) * without[seed % RUNS]
+    return pseudo_value(found.defect, without, seed % RUNS)
 
 
 def distance_table(cells: Mapping[tuple[str, int], list[Spec]], log_loss: float = LOG_LOSS) -> xr.Dataset:

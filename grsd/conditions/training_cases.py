@@ -145,7 +145,12 @@ def defect_of_seed(stage: Stage, architecture: str, depth: int, seed: int, first
     """The jackknife pseudo-value of a seed in its block of R from ``first`` on: R D^2 - (R - 1) D^2 without it."""
     place = (seed - first) % stage.runs
     found, without = network_invariance(stage, architecture, depth, seed - place)
-    return stage.runs * found.defect - (stage.runs - 1) * without[place]
+    return pseudo_value(found.defect, without, place)
+
+
+def pseudo_value(estimate: float, without: Sequence[float] | np.ndarray, place: int) -> float:
+    """R x - (R - 1) x without one of R runs, the one at ``place``: their mean is the jackknife estimate."""
+    return len(without) * estimate - (len(without) - 1) * float(without[place])
 
 
 def contrast_of_seed(stage: Stage, depth: int, seed: int, first: int) -> float:

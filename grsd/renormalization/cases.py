@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import invariance
-from grsd.conditions.training_cases import EARLY, REACH, RUNS, Stage
+from grsd.conditions.training_cases import EARLY, REACH, RUNS, Stage, pseudo_value
 from grsd.renormalization.closure import Closure, closure
 from grsd.renormalization.profile import ProfileFlow, profile_flow
 from grsd.renormalization.reach import Reach, reach
@@ -77,19 +77,14 @@ def closure_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EAR
     """The pseudo-value of r / r_perm, in the seed's block of R seeds from ``first`` on."""
     place = (seed - first) % stage.runs
     found = network(stage, architecture, depth, seed - place)[0]
-    return _pseudo_value(found.ratio, found.without, place)
+    return pseudo_value(found.ratio, found.without, place)
 
 
 def reach_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EARLY, first: int = 1000) -> float:
     """The pseudo-value of Delta_90, in s."""
     place = (seed - first) % stage.runs
     found = network(stage, architecture, depth, seed - place)[1]
-    return _pseudo_value(found.reach_90, found.without, place)
-
-
-def _pseudo_value(estimate: float, without: np.ndarray, place: int) -> float:
-    """R x - (R - 1) x without one of R runs: their mean is the jackknife estimate."""
-    return len(without) * estimate - (len(without) - 1) * float(without[place])
+    return pseudo_value(found.reach_90, found.without, place)
 
 
 def summary(
