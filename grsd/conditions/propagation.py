@@ -24,7 +24,7 @@ from grsd.checks import check_coupling, check_inputs, check_module, floating_dty
 from grsd.evidence import Rule
 from grsd.networks import Perceptron
 from grsd.provenance import provenance
-from grsd.tangents import exact_derivatives, private_copy
+from grsd.tangents import Composed, exact_derivatives, private_copy
 
 Nodes = str | Sequence[str] | Callable[[str, nn.Module], bool]
 SIDES = ("input", "output")
@@ -101,7 +101,7 @@ def measure(
     private = private_copy(model, dtype, place)
     batch = inputs.to(device=place, dtype=dtype if inputs.is_floating_point() else inputs.dtype)
     names = _chosen(model, node)
-    with exact_derivatives():
+    with exact_derivatives(), Composed():
         graph = _Graph(private, names, side)
         values = repeatable(CALL, lambda: graph(batch)[-1].detach(), private.state_dict())
         check_coupling(CALL, lambda few: graph(few)[-1].detach(), batch, values)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
-from grsd.tangents import exact_derivatives
+from grsd.tangents import Composed, exact_derivatives
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
@@ -59,7 +59,7 @@ class Problem:
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
         """J direction: what a change of the parameters does to the residual. Counted as one gradient."""
         self.evaluations += 1
-        with exact_derivatives():
+        with exact_derivatives(), Composed():
             return jvp(self.residual, (theta,), (direction,))[1]
 
     def module(self, theta: Tensor) -> nn.Module:

@@ -19,6 +19,16 @@ LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
 
 
+STRIP = 160  # rows of a strip on a CPU: few enough that their products stay in its cache
+STRIPS = 8  # of a tile elsewhere: one half of it and a sixteenth are multiplied
+
+
+def strip_samples(device: torch.device, classes: int, tile: int, pairs: int, workspace: int) -> int:
+    """How many samples of a tile are multiplied at once with all of another, ``pairs`` of positions for each two."""
+    rows = STRIP if device.type == "cpu" else max(STRIP, tile * classes // STRIPS)
+    return max(1, min(rows // classes, workspace // (pairs * classes * tile)))
+
+
 @dataclass(frozen=True)
 class Group:
     """Units differentiated in one pass, ``tile`` samples held and ``batch`` differentiated at once."""
@@ -102,8 +112,7 @@ def make_plan(problem: Problem, limit: int) -> Plan:
             batch = max(1, own.most(room - copies * line(tile), tile))
             groups.append((Group(units, tile, batch), own, line))
     most = fixed + max(costs.group(*group) for group in groups)
-    finish = problem.before + (0 if host else (problem.matrices + 1) * problem.matrix + n * n * problem.width)
-    return Plan(tuple(group for group, _, _ in groups), workspace, host, int(max(most, finish)))
+    return Plan(tuple(group for group, _, _ in groups), workspace, host, int(most))
 
 
 def _packed(units: list[tuple[Unit, Line]], samples: int, room: int) -> list[tuple[tuple[Unit, ...], Line]]:
@@ -144,21 +153,18 @@ class _Costs:
         return max(collected + peak(group.batch), stored + self.problem.width * multiplying)
 
     def _multiplying(self, unit: Unit, tile: int, copies: int) -> float:
-        """Numbers made by ``Blocks.add`` at once: slices of rows, joined with their rates, and one row of blocks."""
+        """Numbers made by ``Blocks.add`` at once: backprops by position or slices of rows, and what a strip makes."""
         classes, rate = self.problem.classes, self.problem.rate
-        shapes = self.parts[unit]
+        shapes, each = self.parts[unit], 1 + self.problem.rate
         if unit.route == GRAM:
-            (_, groups, positions, _), q = shapes[0], shapes[1][-1]
-            step = min(tile, max(1, self.workspace // (classes * tile * positions**2)))
-            square, side = step * tile * positions**2, classes * tile * positions * q
-            return square * ((3 + 2 * classes) if rate else (1 + classes)) + side * (2 * rate + (groups > 1))
+            (_, _, positions, _), q = shapes[0], shapes[1][-1]
+            pairs = positions**2
+            strip = tile * min(tile, strip_samples(self.problem.device, classes, tile, pairs, self.workspace))
+            return each * (copies * classes * tile * positions * q + strip * (pairs * (1 + classes) + classes**2))
         row = classes * tile
         if unit.route == ROWS:
-            total = row * shapes[0][-1]
-            rows = min(total, max(row, self.workspace))
-            made = 4 * rows if rate else rows * (rows < total)
-        else:
-            one = row * shapes[0][1] * shapes[0][3]
-            rows = min(one * shapes[1][-1], max(one, self.workspace))
-            made = rows * (4 + 2 * copies if rate else 1 + copies)
-        return made + row * tile
+            rows = min(row * shapes[0][-1], max(row, self.workspace))
+            return each * copies * rows
+        one = row * shapes[0][1] * shapes[0][3]
+        rows = min(one * shapes[1][-1], max(one, self.workspace))
+        return rows * (2 * copies + 1 if rate else copies)

@@ -1,4 +1,4 @@
-"""J J^T and J' J^T + J J'^T from the parts of each unit, summed into the blocks of class-major matrices."""
+"""J J^T and J' J^T + J J'^T from the parts of each unit, summed into the upper halves of sample-major matrices."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grsd.kernel.plan import strip_samples
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 Square = Float[Tensor, "D D"]
+BLOCK = 32  # rows mirrored at once
 
 
 @dataclass(frozen=True)
@@ -23,109 +25,131 @@ class Tile:
     parts: Parts
     rates: Parts | None = None
 
+    def __len__(self) -> int:
+        return self.samples.stop - self.samples.start
+
+    @property
+    def both(self) -> tuple[Parts, ...]:
+        return (self.parts,) if self.rates is None else (self.parts, self.rates)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Samples ``mine`` of one tile against ``others`` of another, and where their products belong in the matrix."""
+
+    mine: slice
+    others: slice
+    place: tuple[slice, slice]
+
 
 class Blocks:
-    """Half of M, and of M' where ``rate``: each pair of tiles once, a tile with itself for classes c <= d only.
+    """N M, and N M' where ``rate``, from the diagonal on: each pair of tiles once, a tile with itself strip by strip.
 
-    What is held, V, gives N M = V + V^T. ``matrices`` (C, N, C, N) may lie on another device than the parts;
-    ``workspace`` bounds the numbers in one slice of rows.
+    ``matrices`` (D, D) may lie on another device than the parts; ``workspace`` bounds the numbers in one slice of rows.
     """
 
     def __init__(
         self, samples: int, classes: int, rate: bool, workspace: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.samples, self.classes, self.workspace = samples, classes, workspace
-        shape = (classes, samples, classes, samples)
-        self.matrices = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(1 + rate)]
+        size = samples * classes
+        self.matrices = [torch.zeros(size, size, dtype=dtype, device=device) for _ in range(1 + rate)]
 
     def add(self, unit: Unit, here: Tile, there: Tile) -> None:
         """One unit's share between two tiles."""
         if unit.route == GRAM:
-            self._add_grams(here, there)
+            for group in range(here.parts[0].shape[1]):
+                self._add_grams(here, there, group)
             return
         for left, right in _slices(unit, here, there, self.workspace):
-            for which in range(len(left)):
-                rows, others = (torch.cat(left, -1), torch.cat(right[::-1], -1)) if which else (left[0], right[0])
-                for c, first in self._upper(here, there):
-                    self._multiply(which, c, here, first, there, rows[c], others[first:])
+            for strip in self._strips(here, there):
+                rows = [part[strip.mine].flatten(0, 1) for part in left]
+                columns = [part[strip.others].flatten(0, 1).T for part in right]
+                self._multiply(0, strip, rows[0], columns[0])
+                if here.rates is not None:
+                    self._multiply(1, strip, rows[1], columns[0])
+                    self._multiply(1, strip, rows[0], columns[1])
 
     def finish(self) -> list[Square]:
-        """Fill the other halves, divide by N and permute to sample-major rows; the blocks are used up."""
-        size, done = self.samples * self.classes, []
-        while self.matrices:
-            matrix = self.matrices.pop(0)
-            for c in range(self.classes):
-                for d in range(c + 1):
-                    block = (matrix[d, :, c] + matrix[c, :, d].T).div_(self.samples)
-                    matrix[d, :, c] = block
-                    matrix[c, :, d] = block.T
-            done.append(matrix.permute(1, 0, 3, 2).reshape(size, size))
-        return done
+        """Divide by N and fill the other half; the blocks are used up."""
+        for matrix in self.matrices:
+            for start in range(0, len(matrix), BLOCK):
+                rows = matrix[start : start + BLOCK, start:].div_(self.samples)
+                square = rows[:, :BLOCK].triu_()
+                square += square.triu(1).T
+                matrix[start + BLOCK :, start : start + BLOCK] = rows[:, BLOCK:].T
+        return self.matrices
 
-    def _add_grams(self, here: Tile, there: Tile) -> None:
-        (a, delta), (b, eta) = here.parts, there.parts
-        positions, others_positions = a.shape[2], b.shape[2]
-        wide = self.classes * len(b) * positions * others_positions
-        step = max(1, self.workspace // wide)
-        for group, start in product(range(a.shape[1]), range(0, len(a), step)):
-            few = slice(start, start + step)
-            left, right = a[few, group].flatten(0, 1), b[:, group].flatten(0, 1)
-            gram = (left @ right.T)[:, None]
-            if here.rates is not None:
-                left_rate = here.rates[0][few, group].flatten(0, 1)
-                right_rate = there.rates[0][:, group].flatten(0, 1)
-                gram_rate = (left_rate @ right.T).addmm_(left, right_rate.T)[:, None]
-            for c, first in self._upper(here, there):
-                rows, others = delta[c, few, group].flatten(0, 1), eta[first:, :, group].flatten(1, 2)
-                block = _contract(rows, others)
-                if here.rates is not None:
-                    rows = torch.cat([rows, here.rates[1][c, few, group].flatten(0, 1)], -1)
-                    others = torch.cat([there.rates[1][first:, :, group].flatten(1, 2), others], -1)
-                    change = _contract(rows, others).mul_(gram).addcmul_(block, gram_rate)
-                    self._put(1, c, here, first, there, _over_positions(change, positions, others_positions), start)
-                block = _over_positions(block.mul_(gram), positions, others_positions)
-                self._put(0, c, here, first, there, block, start)
+    def _add_grams(self, here: Tile, there: Tile, group: int) -> None:
+        left = [_by_position(parts, group) for parts in here.both]
+        right = left if there is here else [_by_position(parts, group) for parts in there.both]
+        rate = here.rates is not None
+        pairs = list(product(range(len(left[0][1])), range(len(right[0][1]))))
+        for strip in self._strips(here, there, len(pairs)):
+            a, b = (
+                [features[samples] for features, _ in side]
+                for side, samples in ((left, strip.mine), (right, strip.others))
+            )
+            weight = self._weights(_gram(a[0], b[0]))
+            if rate:
+                weight_rate = self._weights(_gram(a[1], b[0]) + _gram(a[0], b[1]))
+            rows = [delta[:, strip.mine].flatten(1, 2) for _, delta in left]
+            columns = [delta[:, strip.others].flatten(1, 2).transpose(1, 2) for _, delta in right]
+            for t, s in pairs:
+                block = rows[0][t] @ columns[0][s]
+                self._put(0, strip, block, weight[t, s])
+                if rate:
+                    change = (rows[1][t] @ columns[0][s]).addmm_(rows[0][t], columns[1][s])
+                    self._put(1, strip, change, weight[t, s])
+                    self._put(1, strip, block, weight_rate[t, s])
 
-    def _upper(self, here: Tile, there: Tile) -> Iterator[tuple[int, int]]:
-        return ((c, c if here.samples == there.samples else 0) for c in range(self.classes))
+    def _strips(self, here: Tile, there: Tile, pairs: int = 1) -> Iterator[Strip]:
+        step = strip_samples(here.parts[0].device, self.classes, len(there), pairs, self.workspace)
+        for start in range(0, len(here), step):
+            mine = slice(start, min(start + step, len(here)))
+            others = slice(start if there is here else 0, len(there))
+            yield Strip(mine, others, (self._place(here, mine), self._place(there, others)))
 
-    def _multiply(self, which: int, c: int, here: Tile, first: int, there: Tile, rows: Tensor, others: Tensor) -> None:
-        """Add the product of rows (n, k) and others (C - first, m, k), in place where the block has no gaps."""
-        target = self.matrices[which]
-        if target.device != rows.device or others.shape[1] < self.samples:
-            self._put(which, c, here, first, there, _contract(rows, others))
-            return
-        target = target[c, here.samples]
-        if here.samples == there.samples:
-            target[:, first].addmm_(rows, others[0].T, alpha=0.5)
-            first, others = first + 1, others[1:]
-        if len(others):
-            target[:, first:].view(len(rows), -1).addmm_(rows, others.flatten(0, 1).T)
+    def _place(self, tile: Tile, samples: slice) -> slice:
+        first = tile.samples.start
+        return slice((first + samples.start) * self.classes, (first + samples.stop) * self.classes)
 
-    def _put(self, which: int, c: int, here: Tile, first: int, there: Tile, block: Tensor, start: int = 0) -> None:
-        """Add rows from ``start`` on of the tile ``here``: (n, C - first, m)."""
-        if here.samples == there.samples:
-            block[:, 0] /= 2
-        target, start = self.matrices[which], start + here.samples.start
-        target[c, start : start + len(block), first:, there.samples] += block.to(target.device)
+    def _weights(self, gram: Tensor) -> Tensor:
+        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes."""
+        return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
+
+    def _multiply(self, which: int, strip: Strip, rows: Tensor, columns: Tensor) -> None:
+        target = self.matrices[which][strip.place]
+        if target.device == rows.device:
+            target.addmm_(rows, columns)
+        else:
+            target += (rows @ columns).to(target.device)
+
+    def _put(self, which: int, strip: Strip, block: Tensor, weight: Tensor) -> None:
+        """Add block (n C, m C) times weight (n, 1, m C)."""
+        target = self.matrices[which][strip.place].unflatten(0, (-1, self.classes))
+        block = block.unflatten(0, (-1, self.classes))
+        if target.device == block.device:
+            target.addcmul_(block, weight)
+        else:
+            target += (block * weight).to(target.device)
 
 
-def _contract(rows: Tensor, others: Tensor) -> Tensor:
-    """(n, k) and (C, m, k) to (n, C, m)."""
-    return (rows @ others.reshape(-1, others.shape[-1]).T).view(len(rows), *others.shape[:2])
+def _by_position(parts: Parts, group: int) -> tuple[Tensor, Tensor]:
+    """Features (n, T, p) and backprops (T, n, C, q) of one group."""
+    a, delta = parts
+    return a[:, group], delta[:, :, group].permute(2, 1, 0, 3).contiguous()
 
 
-def _over_positions(block: Tensor, here: int, there: int) -> Tensor:
-    """(n T, C, m S) to (n, C, m)."""
-    if here == there == 1:
-        return block
-    return block.unflatten(2, (-1, there)).unflatten(0, (-1, here)).sum((1, 4))
+def _gram(a: Tensor, b: Tensor) -> Tensor:
+    """(n, T, p) and (m, S, p) to (n, T, m, S)."""
+    return torch.tensordot(a, b, ([2], [2]))
 
 
 def _slices(
     unit: Unit, here: Tile, there: Tile, workspace: int
 ) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Rows (C, n, columns), with their rates where there are, of both tiles, over slices of the unit's parameters."""
+    """Rows (n, C, columns), with their rates where there are, of both tiles, over slices of the unit's parameters."""
     if unit.route == ROWS:
         width, each = here.parts[0].shape[2], here.parts[0][..., :1].numel()
     else:
@@ -139,7 +163,7 @@ def _slices(
 
 def _rows(unit: Unit, tile: Tile, columns: slice) -> tuple[Tensor, ...]:
     if unit.route == ROWS:
-        return tuple(parts[0][..., columns] for parts in (tile.parts, tile.rates) if parts is not None)
+        return tuple(parts[0][..., columns].transpose(0, 1).contiguous() for parts in tile.both)
     a, delta = tile.parts
     rows = _outer(delta[..., columns], a)
     if tile.rates is None:
@@ -148,9 +172,9 @@ def _rows(unit: Unit, tile: Tile, columns: slice) -> tuple[Tensor, ...]:
 
 
 def _outer(delta: Tensor, a: Tensor) -> Tensor:
-    """(C, n, G, T, q) and (n, G, T, p) to (C, n, G q p), each class written to its place."""
+    """(C, n, G, T, q) and (n, G, T, p) to (n, C, G q p), each class written to its place."""
     classes, samples, groups, _, q = delta.shape
-    rows = delta.new_empty(classes, samples * groups, q, a.shape[-1])
-    for out, of_class in zip(rows, delta, strict=True):
-        torch.bmm(of_class.flatten(0, 1).transpose(1, 2), a.flatten(0, 1), out=out)
-    return rows.view(classes, samples, -1)
+    rows = delta.new_empty(samples, classes, groups, q, a.shape[-1])
+    for c, g in product(range(classes), range(groups)):
+        torch.bmm(delta[c, :, g].transpose(1, 2), a[:, g], out=rows[:, c, g])
+    return rows.flatten(2)

@@ -1,7 +1,7 @@
 """The Jacobian of any torch module, parameter by parameter, in the cheapest exact form; and its exact derivative."""
 
 from grsd.tangents.jacobian import ALONE, CAREFUL, TOGETHER, Parts, can_run_alone, jacobian
-from grsd.tangents.network import Network, Parameters, exact_derivatives, private_copy
+from grsd.tangents.network import Composed, Network, Parameters, exact_derivatives, private_copy
 from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, plan_units, random_like, read
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ROWS",
     "SLICES",
     "TOGETHER",
+    "Composed",
     "Network",
     "Parameters",
     "Parts",

@@ -27,8 +27,8 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-class _Differentiable(TorchFunctionMode):
-    """Puts compositions in the place of fused functions."""
+class Composed(TorchFunctionMode):
+    """Puts compositions in the place of fused functions that have no forward mode."""
 
     FUSED: ClassVar = {torch._weight_norm: _weight_norm}
 
@@ -38,9 +38,9 @@ class _Differentiable(TorchFunctionMode):
 
 @contextmanager
 def exact_derivatives(tf32: bool = False):
-    """Within: functions that have a forward mode, full precision, and gradients; afterwards all as it was.
+    """Within: attention that has a forward mode, full precision, and gradients; afterwards all as it was.
 
-    Fused attention and weight norm have no forward mode, TF32 has 10 bits, and under ``no_grad`` forward derivatives of
+    Fused attention has no forward mode, TF32 has 10 bits, and under ``no_grad`` forward derivatives of
     some backward passes are silently lost.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -48,7 +48,7 @@ def exact_derivatives(tf32: bool = False):
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad(), _Differentiable():
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -67,7 +67,8 @@ class Network:
         self.fixed |= {name: buffer.detach() for name, buffer in self.module.named_buffers()}
 
     def __call__(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        return functional_call(self.module, parameters | self.fixed, (inputs,))
+        with Composed():
+            return functional_call(self.module, parameters | self.fixed, (inputs,))
 
     def pullback(self, inputs: Tensor, cotangent: Tensor) -> Parameters:
         """J^T cotangent; cotangent has the output's shape."""
