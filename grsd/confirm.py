@@ -211,12 +211,18 @@ def _planted_three(outcome: str, runs: int) -> Measurement:
     )
 
 
-def _forecast(read: Callable[..., float], architecture: str, *arguments: str) -> Measurement:
-    settings = {"architecture": architecture, "compared": ", ".join(arguments), "tasks": str(networks.TASKS)}
+def _forecast(read: Callable[..., float], architecture: str, *compared: str, data: str = "digits") -> Measurement:
+    """``read`` for a rival and one task, or for all tasks of the data set."""
+    known = networks.DATA[data]
+    rivals, tasks = [name for name in compared if name not in known.tasks], set(compared) & set(known.tasks)
+    settings = {"architecture": architecture, "compared": ", ".join(compared), "tasks": str(known.tasks)}
     return Measurement(
-        lambda seed: read(architecture, *arguments, seed=seed),
-        settings | {"width": 48, "depth": 8, "predictions": networks.FILE},
+        lambda seed: read(architecture, *rivals, *(tasks or known.tasks), seed=seed),
+        settings | {"width": 48, "depth": 8, "predictions": known.file},
     )
+
+
+_patches = partial(_forecast, data="patches")
 
 
 def _axis(read: Callable[..., float], *axis: str) -> Measurement:
@@ -317,6 +323,16 @@ MEASUREMENTS = {
     "forecast-plain-one-hot": _forecast(networks.gain, "plain", "lazy", "one-hot"),
     "forecast-plain-line": _forecast(networks.gain, "plain", "straight line"),
     "forecast-plain-accurate": _forecast(networks.accuracy, "plain"),
+    "forecast-patches-residual-photograph": _patches(networks.gain, "residual", "lazy", "photograph"),
+    "forecast-patches-residual-pixel": _patches(networks.gain, "residual", "lazy", "pixel"),
+    "forecast-patches-residual-line": _patches(networks.gain, "residual", "straight line"),
+    "forecast-patches-residual-profile": _patches(networks.gain, "residual", "power law", "photograph"),
+    "forecast-patches-residual-accurate": _patches(networks.accuracy, "residual"),
+    "forecast-patches-plain-photograph": _patches(networks.gain, "plain", "lazy", "photograph"),
+    "forecast-patches-plain-pixel": _patches(networks.gain, "plain", "lazy", "pixel"),
+    "forecast-patches-plain-line": _patches(networks.gain, "plain", "straight line"),
+    "forecast-patches-plain-profile": _patches(networks.gain, "plain", "power law", "photograph"),
+    "forecast-patches-plain-accurate": _patches(networks.accuracy, "plain"),
     "slope-model": _axis(axes.slope_error, "model"),
     "slope-data": _axis(axes.slope_error, "data"),
     "slope-time": _axis(axes.slope_error, "time"),
@@ -335,10 +351,10 @@ MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()
 def forecast_claims() -> None:
     """Write the forecasts that the claims on networks are judged by, for their confirmatory seeds.
 
-    Errors: ``FileExistsError`` where they are written already; before anything is computed.
+    Errors: ``FileExistsError`` where all are written already; before anything is computed.
     """
     rule = claims()["forecast-plain-parity"].judged
-    networks.forecast_networks(range(rule.first_seed, rule.first_seed + rule.seeds))
+    networks.forecast_what_is_missing(range(rule.first_seed, rule.first_seed + rule.seeds))
 
 
 def confirm_claims(names: Sequence[str] = ()) -> list[Result]:
