@@ -20,11 +20,12 @@ from grsd.renormalization import cases as renormalization_cases
 from grsd.renormalization import closure, profile_flow
 from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 from grsd.runs import measured_energy_change, run, shell_history
-from grsd.scaling import axes, exact, networks
+from grsd.scaling import axes, bottlenecks, exact, networks
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells, ShellLattice
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 from grsd.spectrum import spectrum
+from grsd.tables import path_of
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 RUNS = 8
@@ -233,6 +234,14 @@ def _axis(read: Callable[..., float], *axis: str) -> Measurement:
     )
 
 
+def _bottleneck(read: Callable[..., float], *compared: str) -> Measurement:
+    """Of one seed of networks, trained once for all claims."""
+    return Measurement(
+        lambda seed: read(*compared, seed=seed),
+        _described(bottlenecks.case(0), compared=", ".join(compared), predictions=bottlenecks.FILE),
+    )
+
+
 MEASUREMENTS = {
     "budget-closes": Measurement(_budget_gap, DIGITS),
     "coupling-antisymmetric": Measurement(_asymmetry, DIGITS),
@@ -338,6 +347,12 @@ MEASUREMENTS = {
     "slope-time": _axis(axes.slope_error, "time"),
     "slope-compute": _axis(axes.slope_error, "compute"),
     "scaling-theory": _axis(axes.theory_gap),
+    "network-samples-lazy": _bottleneck(bottlenecks.distance, "lazy", "by_samples"),
+    "network-samples-slope": _bottleneck(bottlenecks.slope_gap, "by_samples", "by_samples"),
+    "network-samples-gain": _bottleneck(bottlenecks.excess, "by_samples", "lazy"),
+    "network-width-readout": _bottleneck(bottlenecks.distance, "readout", "by_width"),
+    "network-width-readout-slope": _bottleneck(bottlenecks.slope_gap, "readout", "by_width"),
+    "network-width-slope": _bottleneck(bottlenecks.slope_gap, "by_width", "by_width"),
 }
 REPEATED = {
     "initial-incoherence-64": "initial-incoherence",
@@ -349,12 +364,17 @@ MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()
 
 
 def forecast_claims() -> None:
-    """Write the forecasts that the claims on networks are judged by, for their confirmatory seeds.
+    """Write what the claims on networks are judged by and is not written yet, for their confirmatory seeds.
 
-    Errors: ``FileExistsError`` where all are written already; before anything is computed.
+    Errors: ``FileExistsError`` where all is written already; before anything is computed.
     """
     rule = claims()["forecast-plain-parity"].judged
-    networks.forecast_what_is_missing(range(rule.first_seed, rule.first_seed + rule.seeds))
+    seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
+    writers = {item.file: partial(networks.forecast_networks, seeds, name) for name, item in networks.DATA.items()}
+    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
+    missing = [file for file in writers if not path_of(file, networks.FOLDER).exists()]
+    for file in missing or writers:
+        writers[file]()
 
 
 def confirm_claims(names: Sequence[str] = ()) -> list[Result]:

@@ -1,16 +1,17 @@
-"""Small real data that ships inside packages."""
+"""Small real data that ships inside packages, and drawn data with a power-law spectrum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.checks import whole
+from grsd.checks import positive, whole
 
 DIGITS = 1797
 TASKS = ("one-hot", "parity")
@@ -86,6 +87,24 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     else:
         targets = torch.where(torch.arange(PATCHES) < PATCHES // 2, 1.0, -1.0).double()[:, None]
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
+
+
+def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
+    """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
+
+    Inputs x_k = k^(-a/2) z_k on one scale, |x|^2 / features one on average; one output, sum of k^(-(1+r)/2) z_k, of
+    variance one. The first N of a larger draw with the same seed are the same samples. Source: the regression of
+    ``grsd.scaling.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
+    """
+    shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
+    rank = np.arange(1, features + 1, dtype=float)
+    spread = rank ** (-positive("power_law", "a", a) / 2)
+    teacher = rank ** (-(1 + positive("power_law", "r", r)) / 2)
+    drawn = np.random.default_rng(seed).standard_normal(shape)
+    inputs = drawn * spread * np.sqrt(features / (spread @ spread))
+    targets = drawn @ (teacher / np.sqrt(teacher @ teacher))
+    name = f"power law, a={a:g}, r={r:g}, N={samples}, seed={seed}"
+    return Data(torch.as_tensor(inputs), torch.as_tensor(targets)[:, None], name)
 
 
 @cache

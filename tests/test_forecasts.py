@@ -94,21 +94,6 @@ def test_the_written_forecasts_are_complete(data):
         assert (written.loss.sel({"method": method}) > 0).all()
 
 
-def test_only_what_is_missing_is_forecast(here, monkeypatch):
-    """One data set written, the other not; then both, and nothing is left to do."""
-    asked = []
-    monkeypatch.setattr(networks, "ensemble", lambda cases, function: asked.append(cases) or cases)
-    monkeypatch.setattr(networks, "everything", lambda run: run)
-    monkeypatch.setattr(networks, "write_forecasts", lambda seen, data: None)
-    here.parent.mkdir(parents=True)
-    here.touch()
-    networks.forecast_what_is_missing([5])
-    assert {item["task"] for item in asked[0]} == set(networks.DATA["patches"].tasks)
-    (here.parent / f"{networks.DATA['patches'].file}.csv").touch()
-    with pytest.raises(FileExistsError):
-        networks.forecast_what_is_missing([5])
-
-
 def test_another_data_set_is_another_row():
     tiny = networks.case("residual", "pixel", 0, width=4, depth=2) | {"samples": 6}
     descent, _ = networks._begun(tiny)

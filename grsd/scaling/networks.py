@@ -20,7 +20,7 @@ from grsd.runs import ensemble, run
 from grsd.runs.history import join_budgets, snapshot_budgets
 from grsd.scaling.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 from grsd.shells import LogShells
-from grsd.tables import path_of, read_table, save_table
+from grsd.tables import read_table, refuse_to_replace, save_table
 
 ARCHITECTURES = ("residual", "plain")
 METHODS = ("covariant", "power law", "lazy", "straight line")
@@ -135,7 +135,7 @@ def write_forecasts(seen: Mapping[tuple[str, str, int], Early], data: str = "dig
 
     ``data``: one of ``DATA``, to which the tasks belong. Errors: ``FileExistsError``; as ``forecast``.
     """
-    _refuse_to_replace(data)
+    refuse_to_replace(DATA[data].file, FOLDER)
     parts = [
         forecast(part).expand_dims(architecture=[architecture], task=[task], seed=[seed])
         for (architecture, task, seed), part in seen.items()
@@ -147,25 +147,12 @@ def write_forecasts(seen: Mapping[tuple[str, str, int], Early], data: str = "dig
     save_table(xr.combine_by_coords(parts).assign_attrs(provenance(kept)), DATA[data].file, FOLDER)
 
 
-def _refuse_to_replace(data: str) -> None:
-    target = path_of(DATA[data].file, FOLDER)
-    if target.exists():
-        raise FileExistsError(f"write_forecasts: {target.name} is there; forecasts once made are not made again")
-
-
 def forecast_networks(seeds: Sequence[int], data: str = "digits") -> None:
     """Compute the early parts of all networks of ``seeds`` and write their forecasts; no later loss is computed."""
-    _refuse_to_replace(data)
+    refuse_to_replace(DATA[data].file, FOLDER)
     cases = [(kind, task, seed) for kind in ARCHITECTURES for task in DATA[data].tasks for seed in seeds]
     runs = ensemble([case(*names) for names in cases], early_run)
     write_forecasts({names: everything(part) for names, part in zip(cases, runs, strict=True)}, data)
-
-
-def forecast_what_is_missing(seeds: Sequence[int]) -> None:
-    """``forecast_networks`` for every data set whose forecasts are not written yet. Errors: as it, where all are."""
-    missing = [name for name, item in DATA.items() if not path_of(item.file, FOLDER).exists()]
-    for data in missing or DATA:
-        forecast_networks(seeds, data)
 
 
 def everything(history: xr.Dataset) -> Early:
