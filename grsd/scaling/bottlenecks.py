@@ -89,12 +89,13 @@ def measured(spec: Mapping[str, object]) -> xr.Dataset:
 
 
 def _labelled(spec: Mapping[str, object], **losses: list[float]) -> xr.Dataset:
-    found = {
-        name: ("size" if name in {"by_samples", "samples_left", "lazy"} else "width", values, {"units": "loss"})
-        for name, values in losses.items()
-    }
+    found = {name: (_axis(name), values, {"units": "loss"}) for name, values in losses.items()}
     described = {name: str(value) if isinstance(value, list) else value for name, value in spec.items()}
     return xr.Dataset(found, {"size": spec["sizes"], "width": spec["widths"]}, provenance(described))
+
+
+def _axis(name: str) -> str:
+    return "size" if name in {"by_samples", "samples_left", "lazy"} else "width"
 
 
 def _drawn(spec: Mapping[str, object]) -> Data:
@@ -171,9 +172,18 @@ def _joined(runs: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     )
 
 
+def read_losses(folder: str = "tables") -> xr.Dataset:
+    """``measured_table`` as it was stored, or with "predictions" the theories: each loss over (seed, its own axis)."""
+    stored = read_table(FILE, folder)  # a table has every variable at every combination of the coordinates
+    for name, values in stored.items():
+        other = {"size": "width", "width": "size"}[_axis(name)]
+        stored[name] = values.isel({other: 0}, drop=True).transpose("seed", _axis(name))
+    return stored
+
+
 @cache
 def _written() -> xr.Dataset:
-    return read_table(FILE, FOLDER)
+    return read_losses(FOLDER)
 
 
 def _of_seed(seed: int) -> xr.Dataset:
