@@ -20,11 +20,12 @@ from grsd.renormalization import cases as renormalization_cases
 from grsd.renormalization import closure, profile_flow
 from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 from grsd.runs import measured_energy_change, run, shell_history
-from grsd.scaling import axes, exact, networks
+from grsd.scaling import axes, bottlenecks, exact, networks
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells, ShellLattice
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 from grsd.spectrum import spectrum
+from grsd.tables import path_of
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 RUNS = 8
@@ -211,12 +212,18 @@ def _planted_three(outcome: str, runs: int) -> Measurement:
     )
 
 
-def _forecast(read: Callable[..., float], architecture: str, *arguments: str) -> Measurement:
-    settings = {"architecture": architecture, "compared": ", ".join(arguments), "tasks": str(networks.TASKS)}
+def _forecast(read: Callable[..., float], architecture: str, *compared: str, data: str = "digits") -> Measurement:
+    """``read`` for a rival and one task, or for all tasks of the data set."""
+    known = networks.DATA[data]
+    rivals, tasks = [name for name in compared if name not in known.tasks], set(compared) & set(known.tasks)
+    settings = {"architecture": architecture, "compared": ", ".join(compared), "tasks": str(known.tasks)}
     return Measurement(
-        lambda seed: read(architecture, *arguments, seed=seed),
-        settings | {"width": 48, "depth": 8, "predictions": networks.FILE},
+        lambda seed: read(architecture, *rivals, *(tasks or known.tasks), seed=seed),
+        settings | {"width": 48, "depth": 8, "predictions": known.file},
     )
+
+
+_patches = partial(_forecast, data="patches")
 
 
 def _axis(read: Callable[..., float], *axis: str) -> Measurement:
@@ -224,6 +231,14 @@ def _axis(read: Callable[..., float], *axis: str) -> Measurement:
     return Measurement(
         lambda seed: read(run(axes.case(seed), axes.losses, progress=False), *axis),
         _described(axes.case(0), axis=", ".join(axis or axes.AXES), fitted=str(axes.FITTED)),
+    )
+
+
+def _bottleneck(read: Callable[..., float], *compared: str) -> Measurement:
+    """Of one seed of networks, trained once for all claims."""
+    return Measurement(
+        lambda seed: read(*compared, seed=seed),
+        _described(bottlenecks.case(0), compared=", ".join(compared), predictions=bottlenecks.FILE),
     )
 
 
@@ -317,11 +332,27 @@ MEASUREMENTS = {
     "forecast-plain-one-hot": _forecast(networks.gain, "plain", "lazy", "one-hot"),
     "forecast-plain-line": _forecast(networks.gain, "plain", "straight line"),
     "forecast-plain-accurate": _forecast(networks.accuracy, "plain"),
+    "forecast-patches-residual-photograph": _patches(networks.gain, "residual", "lazy", "photograph"),
+    "forecast-patches-residual-pixel": _patches(networks.gain, "residual", "lazy", "pixel"),
+    "forecast-patches-residual-line": _patches(networks.gain, "residual", "straight line"),
+    "forecast-patches-residual-profile": _patches(networks.gain, "residual", "power law", "photograph"),
+    "forecast-patches-residual-accurate": _patches(networks.accuracy, "residual"),
+    "forecast-patches-plain-photograph": _patches(networks.gain, "plain", "lazy", "photograph"),
+    "forecast-patches-plain-pixel": _patches(networks.gain, "plain", "lazy", "pixel"),
+    "forecast-patches-plain-line": _patches(networks.gain, "plain", "straight line"),
+    "forecast-patches-plain-profile": _patches(networks.gain, "plain", "power law", "photograph"),
+    "forecast-patches-plain-accurate": _patches(networks.accuracy, "plain"),
     "slope-model": _axis(axes.slope_error, "model"),
     "slope-data": _axis(axes.slope_error, "data"),
     "slope-time": _axis(axes.slope_error, "time"),
     "slope-compute": _axis(axes.slope_error, "compute"),
     "scaling-theory": _axis(axes.theory_gap),
+    "network-samples-lazy": _bottleneck(bottlenecks.distance, "lazy", "by_samples"),
+    "network-samples-slope": _bottleneck(bottlenecks.slope_gap, "by_samples", "by_samples"),
+    "network-samples-gain": _bottleneck(bottlenecks.excess, "by_samples", "lazy"),
+    "network-width-readout": _bottleneck(bottlenecks.distance, "readout", "by_width"),
+    "network-width-readout-slope": _bottleneck(bottlenecks.slope_gap, "readout", "by_width"),
+    "network-width-slope": _bottleneck(bottlenecks.slope_gap, "by_width", "by_width"),
 }
 REPEATED = {
     "initial-incoherence-64": "initial-incoherence",
@@ -333,12 +364,17 @@ MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()
 
 
 def forecast_claims() -> None:
-    """Write the forecasts that the claims on networks are judged by, for their confirmatory seeds.
+    """Write what the claims on networks are judged by and is not written yet, for their confirmatory seeds.
 
-    Errors: ``FileExistsError`` where they are written already; before anything is computed.
+    Errors: ``FileExistsError`` where all is written already; before anything is computed.
     """
     rule = claims()["forecast-plain-parity"].judged
-    networks.forecast_networks(range(rule.first_seed, rule.first_seed + rule.seeds))
+    seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
+    writers = {item.file: partial(networks.forecast_networks, seeds, name) for name, item in networks.DATA.items()}
+    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
+    missing = [file for file in writers if not path_of(file, networks.FOLDER).exists()]
+    for file in missing or writers:
+        writers[file]()
 
 
 def confirm_claims(names: Sequence[str] = ()) -> list[Result]:

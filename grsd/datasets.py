@@ -1,18 +1,24 @@
-"""Small real data that ships inside packages."""
+"""Small real data that ships inside packages, and drawn data with a power-law spectrum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float64
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.checks import whole
+from grsd.checks import positive, whole
 
 DIGITS = 1797
 TASKS = ("one-hot", "parity")
+SIDE = 8
+PATCHES = 8480
+PATCH_TASKS = ("photograph", "pixel")
+HIDDEN = 36
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,76 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     if task not in TASKS:
         raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {task!r}")
     pixels, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
-    pixels = pixels.double() - pixels.double().mean(0)
-    pixels = pixels / pixels.square().mean().sqrt()
-    drawn = torch.randperm(DIGITS, generator=torch.Generator().manual_seed(seed))[:samples]
+    pixels = _scaled(pixels.double())
+    drawn = _drawn(DIGITS, samples, seed)
     labels = labels[drawn].long()
     if task == "parity":
         targets = (1.0 - 2.0 * (labels % 2)).double()[:, None]
     else:
         targets = torch.nn.functional.one_hot(labels, 10).double() - 0.1
     return Data(pixels[drawn], targets, f"digits, {task}, N={samples}, seed={seed}")
+
+
+def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> Data:
+    """Grey patches of 8 x 8 pixels: the two sample photographs that ship in scikit-learn, in tiles (no download).
+
+    From each patch its own mean over the pixels seen is taken away, so that brightness alone gives nothing away. Then
+    inputs are centred and scaled with the whole set's mean and one common scale, so that |x|^2 / d averages one.
+
+    Args:
+        samples: N, up to 8480, drawn without replacement.
+        task: ``"photograph"``: d = 64, C = 1, +1 for a patch of china.jpg, -1 for one of flower.jpg, half the set each;
+            ``"pixel"``: the pixel in row 4, column 4 (from 0) is hidden, d = 63; C = 1, its value less that mean,
+            centred and scaled to variance one over the set.
+        seed: seed of the draw; the first N of a larger draw with the same seed are the same samples.
+
+    Source: scikit-learn's sample images, 427 x 640, CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
+    Errors: ``ValueError`` for N outside 1..8480 or an unknown task.
+    """
+    if whole("patches", "samples", samples, 1) > PATCHES:
+        raise ValueError(f"patches(samples=...): the set has {PATCHES} samples, got {samples}")
+    if task not in PATCH_TASKS:
+        raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {task!r}")
+    pixels, drawn = _tiles(), _drawn(PATCHES, samples, seed)
+    seen = torch.arange(SIDE**2) != HIDDEN if task == "pixel" else slice(None)
+    pixels = pixels - pixels[:, seen].mean(1, keepdim=True)
+    if task == "pixel":
+        targets = _scaled(pixels[:, [HIDDEN]])
+    else:
+        targets = torch.where(torch.arange(PATCHES) < PATCHES // 2, 1.0, -1.0).double()[:, None]
+    return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
+
+
+def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
+    """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
+
+    Inputs x_k = k^(-a/2) z_k on one scale, |x|^2 / features one on average; one output, sum of k^(-(1+r)/2) z_k, of
+    variance one. The first N of a larger draw with the same seed are the same samples. Source: the regression of
+    ``grsd.scaling.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
+    """
+    shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
+    rank = np.arange(1, features + 1, dtype=float)
+    spread = rank ** (-positive("power_law", "a", a) / 2)
+    teacher = rank ** (-(1 + positive("power_law", "r", r)) / 2)
+    drawn = np.random.default_rng(seed).standard_normal(shape)
+    inputs = drawn * spread * np.sqrt(features / (spread @ spread))
+    targets = drawn @ (teacher / np.sqrt(teacher @ teacher))
+    name = f"power law, a={a:g}, r={r:g}, N={samples}, seed={seed}"
+    return Data(torch.as_tensor(inputs), torch.as_tensor(targets)[:, None], name)
+
+
+@cache
+def _tiles() -> Float64[Tensor, "samples pixels"]:
+    """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
+    grey = torch.stack([torch.tensor(image).double().mean(-1) for image in load_sample_images().images])
+    return grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).reshape(PATCHES, SIDE**2)
+
+
+def _scaled(values: Float64[Tensor, "samples features"]) -> Float64[Tensor, "samples features"]:
+    """Each column centred, all of them on one scale on which their squares average one."""
+    values = values - values.mean(0)
+    return values / values.square().mean().sqrt()
+
+
+def _drawn(of: int, samples: int, seed: int) -> Tensor:
+    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:samples]

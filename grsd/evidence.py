@@ -233,7 +233,10 @@ def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None
             )
         again = judge(claim, stored.seeds, stored.values, {})
         same = np.allclose(
-            [stored.estimate, stored.low, stored.high], [again.estimate, again.low, again.high], rtol=1e-9
+            [stored.estimate, stored.low, stored.high],
+            [again.estimate, again.low, again.high],
+            rtol=1e-9,
+            equal_nan=True,
         )
         if not same or stored.verdict != again.verdict:
             raise ValueError(f"{path.name}: stored as {stored.verdict}, but its values give {again.verdict}")

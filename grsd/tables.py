@@ -23,6 +23,13 @@ def path_of(name: str, folder: str = "tables") -> Path:
     return project() / "data" / folder / f"{name}.csv"
 
 
+def refuse_to_replace(name: str, folder: str = "predictions") -> None:
+    """Errors: ``FileExistsError`` where a prediction is written already."""
+    target = path_of(name, folder)
+    if target.exists():
+        raise FileExistsError(f"{target.name} is there; forecasts once made are not made again")
+
+
 def save_table(data: xr.Dataset, name: str, folder: str = "tables") -> Path:
     """Write a labelled dataset as a CSV file: one row for each combination of its coordinates.
 

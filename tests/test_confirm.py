@@ -1,6 +1,6 @@
 import pytest
 
-from grsd import confirm
+from grsd import confirm, tables
 from grsd.evidence import claims, results
 
 
@@ -23,6 +23,27 @@ def test_stored_results_were_measured_as_they_are_now():
         for parameter, value in confirm.MEASUREMENTS[name].parameters.items():
             stored = result.provenance[parameter]
             assert stored == value or stored == str(value), f"{name}: {parameter} has changed since the result"
+
+
+def test_only_what_is_not_written_is_forecast(monkeypatch, tmp_path):
+    """What is there is left alone."""
+    monkeypatch.setattr(tables, "project", lambda: tmp_path)
+    asked = []
+    monkeypatch.setattr(confirm.networks, "forecast_networks", lambda seeds, data: asked.append((list(seeds), data)))
+    monkeypatch.setattr(confirm.bottlenecks, "write_theories", lambda seeds: asked.append("theories"))
+    folder = tmp_path / "data" / "predictions"
+    folder.mkdir(parents=True)
+    (folder / f"{confirm.networks.DATA['digits'].file}.csv").touch()
+    confirm.forecast_claims()
+    assert asked == [(list(range(1000, 1008)), "patches"), "theories"]
+
+
+def test_what_is_written_is_not_forecast_again():
+    """All three files are committed, and so it is refused before anything is computed."""
+    files = [*(item.file for item in confirm.networks.DATA.values()), confirm.bottlenecks.FILE]
+    assert all(tables.path_of(file, "predictions").exists() for file in files)
+    with pytest.raises(FileExistsError, match="forecasts once made are not made again"):
+        confirm.forecast_claims()
 
 
 def test_unknown_claims_are_refused_before_measuring():

@@ -138,6 +138,15 @@ def test_results_cannot_be_bent(tmp_path):
             results(tmp_path, known)
 
 
+def test_a_seed_without_a_value_leaves_no_verdict(tmp_path):
+    """And is read back as it was stored."""
+    path = write_result(confirm(CLAIM, lambda seed: math.nan if seed == 1003 else 0.0, {}), tmp_path)
+    assert results(tmp_path, {"x": CLAIM})["x"].verdict == "inconclusive"
+    path.write_text(path.read_text().replace("inconclusive", "holds"))
+    with pytest.raises(ValueError, match="but its values give inconclusive"):
+        results(tmp_path, {"x": CLAIM})
+
+
 def test_tables():
     judged = {"x": confirm(CLAIM, lambda seed: 0.01 * (seed - 1000), {})}
     known = {"x": CLAIM, "y": Claim("y", "Unknown.", "paper")}

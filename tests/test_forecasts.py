@@ -20,7 +20,7 @@ def seen_run():
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "project", lambda: tmp_path)
-    return tmp_path / "data" / "predictions" / f"{networks.FILE}.csv"
+    return tmp_path / "data" / "predictions" / f"{networks.DATA['digits'].file}.csv"
 
 
 def test_the_early_run_ends_where_the_loss_has_halved(seen_run):
@@ -84,9 +84,18 @@ def test_a_stored_result_follows_from_the_stored_table():
     assert gap == pytest.approx(results()["forecast-plain-parity"].values)
 
 
-def test_the_written_forecasts_are_complete():
-    written = tables.read_table(networks.FILE, networks.FOLDER)
+@pytest.mark.parametrize("data", networks.DATA)
+def test_the_written_forecasts_are_complete(data):
+    written = tables.read_table(networks.DATA[data].file, networks.FOLDER)
     assert written.seed.values.tolist() == list(range(1000, 1008))
+    assert set(written.task.values) == set(networks.DATA[data].tasks)
     assert set(written.method.values) == set(networks.METHODS)
     for method in ("covariant", "lazy", "straight line"):
         assert (written.loss.sel({"method": method}) > 0).all()
+
+
+def test_another_data_set_is_another_row():
+    tiny = networks.case("residual", "pixel", 0, width=4, depth=2) | {"samples": 6}
+    descent, _ = networks._begun(tiny)
+    assert tuple(descent.inputs.shape) == (6, 63)
+    assert networks.set_of("photograph") is networks.DATA["patches"]

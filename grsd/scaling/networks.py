@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 import xarray as xr
 
-from grsd.datasets import digits
+from grsd.datasets import Data, digits, patches
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
@@ -19,23 +20,42 @@ from grsd.runs import ensemble, run
 from grsd.runs.history import join_budgets, snapshot_budgets
 from grsd.scaling.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 from grsd.shells import LogShells
-from grsd.tables import path_of, read_table, save_table
+from grsd.tables import read_table, refuse_to_replace, save_table
 
 ARCHITECTURES = ("residual", "plain")
-TASKS = {"parity": 200, "one-hot": 30}
 METHODS = ("covariant", "power law", "lazy", "straight line")
 AHEAD = np.geomspace(1, 10, 10)[1:]
 SHELLS = LogShells(0.6, 0.2)
 FIRST, STEP = 0.1, 1.25
 HALF = 0.5
 EFOLDS = 1.0
-FILE, FOLDER = "09_power_law_scaling-networks", "predictions"
+FOLDER = "predictions"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is learnt: ``draw(samples, task=, seed=)``, how many samples a task has, and where the forecasts stand."""
+
+    draw: Callable[..., Data]
+    tasks: Mapping[str, int]
+    file: str
+
+
+DATA = {
+    "digits": DataSet(digits, {"parity": 200, "one-hot": 30}, "09_power_law_scaling-networks"),
+    "patches": DataSet(patches, {"photograph": 200, "pixel": 200}, "09_power_law_scaling-patches"),
+}
 
 
 def case(architecture: str, task: str, seed: int, *, width: int = 48, depth: int = 8) -> dict[str, object]:
-    """One network, as plain values: what ``early_run`` takes. The seed draws its weights and its digits."""
-    of = {"architecture": architecture, "task": task, "samples": TASKS[task]}
+    """One network, as plain values: what ``early_run`` takes. The seed draws its weights and its samples."""
+    of = {"architecture": architecture, "task": task, "samples": set_of(task).tasks[task]}
     return of | {"width": width, "depth": depth, "seed": seed}
+
+
+def set_of(task: str) -> DataSet:
+    """The data set that a task belongs to. Errors: ``KeyError``."""
+    return {name: item for item in DATA.values() for name in item.tasks}[task]
 
 
 def early_run(spec: Mapping[str, object]) -> xr.Dataset:
@@ -66,7 +86,7 @@ def later_run(spec: Mapping[str, object]) -> xr.Dataset:
 
 
 def _begun(spec: Mapping[str, object]) -> tuple[Descent, float]:
-    data = digits(spec["samples"], task=spec["task"], seed=spec["seed"])
+    data = set_of(spec["task"]).draw(spec["samples"], task=spec["task"], seed=spec["seed"])
     network = Perceptron(
         data.inputs.shape[1],
         data.targets.shape[1],
@@ -110,34 +130,29 @@ def _has_power_law(seen: Early) -> bool:
     return True
 
 
-def write_forecasts(seen: Mapping[tuple[str, str, int], Early]) -> None:
+def write_forecasts(seen: Mapping[tuple[str, str, int], Early], data: str = "digits") -> None:
     """Write ``forecast`` of each (architecture, task, seed) to data/predictions, once: what is there is never replaced.
 
-    Errors: ``FileExistsError``; as ``forecast``.
+    ``data``: one of ``DATA``, to which the tasks belong. Errors: ``FileExistsError``; as ``forecast``.
     """
-    _refuse_to_replace()
+    refuse_to_replace(DATA[data].file, FOLDER)
     parts = [
         forecast(part).expand_dims(architecture=[architecture], task=[task], seed=[seed])
         for (architecture, task, seed), part in seen.items()
     ]
-    settings = case("", "parity", 0) | {"task": str(TASKS), "efolds": EFOLDS, "half": HALF}
+    tasks = DATA[data].tasks
+    settings = case("", next(iter(tasks)), 0) | {"task": str(tasks), "efolds": EFOLDS, "half": HALF}
     settings |= {"shell_width": SHELLS.width, "smoothing": SHELLS.smoothing}
     kept = {name: value for name, value in settings.items() if name not in {"architecture", "samples", "seed"}}
-    save_table(xr.combine_by_coords(parts).assign_attrs(provenance(kept)), FILE, FOLDER)
+    save_table(xr.combine_by_coords(parts).assign_attrs(provenance(kept)), DATA[data].file, FOLDER)
 
 
-def _refuse_to_replace() -> None:
-    target = path_of(FILE, FOLDER)
-    if target.exists():
-        raise FileExistsError(f"write_forecasts: {target.name} is there; forecasts once made are not made again")
-
-
-def forecast_networks(seeds: Sequence[int]) -> None:
+def forecast_networks(seeds: Sequence[int], data: str = "digits") -> None:
     """Compute the early parts of all networks of ``seeds`` and write their forecasts; no later loss is computed."""
-    _refuse_to_replace()
-    cases = [(kind, task, seed) for kind in ARCHITECTURES for task in TASKS for seed in seeds]
+    refuse_to_replace(DATA[data].file, FOLDER)
+    cases = [(kind, task, seed) for kind in ARCHITECTURES for task in DATA[data].tasks for seed in seeds]
     runs = ensemble([case(*names) for names in cases], early_run)
-    write_forecasts({names: everything(part) for names, part in zip(cases, runs, strict=True)})
+    write_forecasts({names: everything(part) for names, part in zip(cases, runs, strict=True)}, data)
 
 
 def everything(history: xr.Dataset) -> Early:
@@ -146,8 +161,8 @@ def everything(history: xr.Dataset) -> Early:
 
 
 @cache
-def _written() -> xr.Dataset:
-    return read_table(FILE, FOLDER)
+def _written(file: str) -> xr.Dataset:
+    return read_table(file, FOLDER)
 
 
 def later_loss(spec: Mapping[str, object], until: float) -> xr.DataArray:
@@ -176,32 +191,32 @@ def compared(spec: Mapping[str, object]) -> xr.Dataset:
 
 def scores(architecture: str, task: str, seed: int) -> xr.DataArray:
     """``score(method)`` of a written forecast."""
-    written = _written().sel(architecture=architecture, task=task, seed=seed)
+    written = _written(set_of(task).file).sel(architecture=architecture, task=task, seed=seed)
     last = written.time.isel(ahead=-1).max()
     return score(written.loss, later_loss(case(architecture, task, seed), float(last / written.ahead[-1])))
 
 
-def all_scores() -> xr.Dataset:
-    """``score(architecture, task, seed, method)`` of all written forecasts, with the file's provenance."""
-    written = _written()
+def all_scores(data: str = "digits") -> xr.Dataset:
+    """``score(architecture, task, seed, method)`` of a data set's written forecasts, with the file's provenance."""
+    written = _written(DATA[data].file)
     found = written.loss.isel(ahead=0, drop=True).copy(deep=True)
     for kind in ARCHITECTURES:
-        for task in TASKS:
+        for task in DATA[data].tasks:
             for seed in written.seed.values.tolist():
                 found.loc[{"architecture": kind, "task": task, "seed": seed}] = scores(kind, task, seed)
     text = {"long_name": "mean |log(forecast / loss)|", "units": "1"}
     return xr.Dataset({"score": found.assign_attrs(text)}, attrs=written.attrs)
 
 
-def gain(architecture: str, rival: str, task: str | None = None, *, seed: int) -> float:
-    """Score of the covariant forecast less that of ``rival``, below zero where it is better; mean over tasks or one."""
-    found = [scores(architecture, name, seed) for name in ([task] if task else TASKS)]
+def gain(architecture: str, rival: str, *tasks: str, seed: int) -> float:
+    """Score of the covariant forecast less that of ``rival``, below zero where it is better; mean over ``tasks``."""
+    found = [scores(architecture, task, seed) for task in tasks]
     return float(np.mean([_of(part, "covariant") - _of(part, rival) for part in found]))
 
 
-def accuracy(architecture: str, *, seed: int) -> float:
-    """Score of the covariant forecast, mean over tasks."""
-    return float(np.mean([_of(scores(architecture, task, seed), "covariant") for task in TASKS]))
+def accuracy(architecture: str, *tasks: str, seed: int) -> float:
+    """Score of the covariant forecast, mean over ``tasks``."""
+    return float(np.mean([_of(scores(architecture, task, seed), "covariant") for task in tasks]))
 
 
 def _of(score: xr.DataArray, method: str) -> float:

@@ -30,6 +30,31 @@ NODES = 24
 ROUNDS = 60
 
 
+def limit(values: np.ndarray, count: np.ndarray | float, size: int) -> float:
+    """kappa > 0 with sum count lambda / (lambda + kappa) = ``size``; eigenvalues above zero, more than ``size``."""
+
+    def excess(log_kappa: float) -> float:
+        return float(np.sum(count * values / (values + math.exp(log_kappa)))) - size
+
+    return math.exp(brentq(excess, math.log(values.min()) - 40, math.log(values.max()) + 40))
+
+
+def after_samples(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
+    """What ``size`` samples leave of a loss with that power in each mode, or group of modes, after infinite time.
+
+    sum power (kappa / (lambda + kappa))^2 / 2, over 1 - sum (lambda / (lambda + kappa))^2 / size.
+    """
+    kappa = limit(values, count, size)
+    noise = float(np.sum(count * (values / (values + kappa)) ** 2)) / size
+    return float(power @ (kappa / (values + kappa)) ** 2) / 2 / (1 - noise)
+
+
+def after_features(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
+    """What ``size`` random features leave likewise, all samples there: sum power kappa / (lambda + kappa) / 2."""
+    kappa = limit(values, count, size)
+    return float(power @ (kappa / (values + kappa))) / 2
+
+
 @dataclass(frozen=True)
 class PowerLawRegression:
     """``a`` > 1 decay of the covariance, 0 < ``r`` < a that of the teacher's power, ``modes`` input dimensions.
@@ -100,24 +125,19 @@ class PowerLawRegression:
         if not whole("limit", "size", size, 1) < self.modes:
             raise ValueError(f"limit(size=...): expected fewer than the {self.modes} modes, got {size}")
         values, count, _ = self._grouped
-
-        def excess(log_kappa: float) -> float:
-            return float(count @ (values / (values + math.exp(log_kappa)))) - size
-
-        return math.exp(brentq(excess, -self.a * math.log(self.modes) - 40, 40))
+        return limit(values, count, size)
 
     def samples_theory(self, size: int) -> float:
-        """The mean of ``samples``: sum power (kappa / (lambda + kappa))^2 / 2, over 1 - sum (lambda / (..))^2 / N."""
-        values, count, power = self._grouped
-        kappa = self.limit(size)
-        noise = float(count @ (values / (values + kappa)) ** 2) / size
-        return float(power @ (kappa / (values + kappa)) ** 2) / 2 / (1 - noise)
+        """The mean of ``samples``: ``after_samples``."""
+        self.limit(size)
+        return after_samples(*self._grouped, size)
 
     def features_theory(self, size: int, times: Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
         """The mean of ``features``: the deterministic equivalent, inverted in time by Talbot's contour of 24 nodes."""
         times = np.asarray(times, dtype=float)
         values, count, power = (part[:, None] for part in self._grouped)
-        loss = np.full(times.shape, self._after_all(size))
+        self.limit(size)
+        loss = np.full(times.shape, after_features(*self._grouped, size))
         finite = np.isfinite(times)
         tau = 2 * times[finite]
         scale, total, kappa = 2 * NODES / (5 * tau), np.zeros_like(tau), None
@@ -137,8 +157,3 @@ class PowerLawRegression:
             total += np.real(weight * np.exp(z * tau) * transformed)
         loss[finite] = scale / NODES * total / 2
         return loss
-
-    def _after_all(self, size: int) -> float:
-        values, _, power = self._grouped
-        kappa = self.limit(size)
-        return float(power @ (kappa / (values + kappa))) / 2
