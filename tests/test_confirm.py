@@ -1,6 +1,7 @@
 import pytest
 
 from grsd import confirm, tables
+from grsd.confirm import command
 from grsd.evidence import claims, results
 
 
@@ -29,18 +30,18 @@ def test_only_what_is_not_written_is_forecast(monkeypatch, tmp_path):
     """What is there is left alone."""
     monkeypatch.setattr(tables, "project", lambda: tmp_path)
     asked = []
-    monkeypatch.setattr(confirm.networks, "forecast_networks", lambda seeds, data: asked.append((list(seeds), data)))
-    monkeypatch.setattr(confirm.bottlenecks, "write_theories", lambda seeds: asked.append("theories"))
+    monkeypatch.setattr(command.networks, "forecast_networks", lambda seeds, data: asked.append((list(seeds), data)))
+    monkeypatch.setattr(command.bottlenecks, "write_theories", lambda seeds: asked.append("theories"))
     folder = tmp_path / "data" / "predictions"
     folder.mkdir(parents=True)
-    (folder / f"{confirm.networks.DATA['digits'].file}.csv").touch()
+    (folder / f"{command.networks.DATA['digits'].file}.csv").touch()
     confirm.forecast_claims()
     assert asked == [(list(range(1000, 1008)), "patches"), "theories"]
 
 
 def test_what_is_written_is_not_forecast_again():
     """All three files are committed, and so it is refused before anything is computed."""
-    files = [*(item.file for item in confirm.networks.DATA.values()), confirm.bottlenecks.FILE]
+    files = [*(item.file for item in command.networks.DATA.values()), command.bottlenecks.FILE]
     assert all(tables.path_of(file, "predictions").exists() for file in files)
     with pytest.raises(FileExistsError, match="forecasts once made are not made again"):
         confirm.forecast_claims()
