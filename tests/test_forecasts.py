@@ -77,11 +77,18 @@ def test_scores_tell_the_methods_apart():
     assert np.isnan(networks._of(found, "power law"))
 
 
-def test_a_stored_result_follows_from_the_stored_table():
-    stored = tables.read_table("09_power_law_scaling-forecasts").score
-    part = stored.sel(architecture="plain", task="parity")
-    gap = (part.sel({"method": "covariant"}) - part.sel({"method": "lazy"})).values
-    assert gap == pytest.approx(results()["forecast-plain-parity"].values)
+@pytest.mark.parametrize(
+    ("claim", "table", "task", "rival"),
+    [
+        ("forecast-plain-parity", "09_power_law_scaling-forecasts", "parity", "lazy"),
+        ("forecast-patches-plain-photograph", "09_power_law_scaling-forecasts-patches", "photograph", "lazy"),
+        ("forecast-patches-plain-profile", "09_power_law_scaling-forecasts-patches", "photograph", "power law"),
+    ],
+)
+def test_a_stored_result_follows_from_the_stored_table(claim, table, task, rival):
+    part = tables.read_table(table).score.sel(architecture="plain", task=task)
+    gap = (part.sel({"method": "covariant"}) - part.sel({"method": rival})).values
+    assert gap == pytest.approx(results()[claim].values)
 
 
 @pytest.mark.parametrize("data", networks.DATA)
