@@ -45,8 +45,8 @@ def gauss(steps: Tridiagonal) -> Rule:
 def with_node(steps: Tridiagonal, node: float) -> Rule:
     """One step more, of which ``node``, no eigenvalue of T, is an eigenvalue that stays where it is."""
     matrix, rate, beta = steps.matrix, steps.rate, steps.left
-    size = len(matrix)
-    y = torch.linalg.solve(matrix - node * torch.eye(size, dtype=matrix.dtype), _last(size, beta, matrix))
+    identity = torch.eye(len(matrix), dtype=matrix.dtype)
+    y = torch.linalg.solve(matrix - node * identity, beta * identity[-1])
     alpha = node + beta * float(y[-1])
     if rate is not None:
         alpha_rate = 2 * steps.left_rate * float(y[-1]) - float(y @ rate @ y)
@@ -78,12 +78,6 @@ def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float)
     alpha = x + (reach.square() / (theta - x[:, None])).sum(1)
     possible = x[(alpha >= alpha[0]) & (alpha <= alpha[1])]
     return [gauss(steps), *(with_node(steps, float(node)) for node in possible)]
-
-
-def _last(size: int, value: float, like: Tensor) -> Tensor:
-    vector = like.new_zeros(size)
-    vector[-1] = value
-    return vector
 
 
 def _bordered(matrix: Tensor, beside: float, corner: float) -> Tensor:
