@@ -48,10 +48,10 @@ def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: st
 
 
 def krylov(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Ready:
-    """40 products with M and its rate, and the budget from them; M is never formed."""
+    """80 products with M and its rate, and the budget from them; M is never formed."""
 
     def run() -> object:
-        modes = krylov_spectrum(model, inputs, targets, steps=40)
+        modes = krylov_spectrum(model, inputs, targets)
         return energy_budget(modes, modes.error, SHELLS)
 
     return run

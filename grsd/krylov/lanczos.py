@@ -22,12 +22,20 @@ class Tridiagonal:
     """T (m, m) in the Krylov basis of a vector, its ``rate`` T' or None; float64, on the CPU.
 
     ``norm``: of that vector. ``left``: beta_m, how far M v_m reaches out of the basis; 0 where T is all there is.
+    ``left_rate``: its rate; 0 where none was asked for.
     """
 
     matrix: Float[Tensor, "m m"]
     rate: Float[Tensor, "m m"] | None
     norm: float
     left: float
+    left_rate: float
+
+    def first(self, steps: int) -> Tridiagonal:
+        """What the first ``steps`` < m steps gave."""
+        here, beside = (slice(steps), slice(steps)), (steps - 1, steps)
+        rate, left_rate = (None, 0.0) if self.rate is None else (self.rate[here], float(self.rate[beside]))
+        return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), left_rate)
 
 
 def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True) -> Tridiagonal:
@@ -70,7 +78,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
                 moved[j + 1] = (dw - (u @ dw) * u) / length
     matrix = _symmetric(alpha[:steps], beta[: steps - 1])
     change = None if moved is None else _symmetric(alpha_rate[:steps], beta_rate[: steps - 1])
-    return Tridiagonal(matrix, change, float(norm), float(beta[steps - 1]))
+    return Tridiagonal(matrix, change, float(norm), float(beta[steps - 1]), float(beta_rate[steps - 1]))
 
 
 def _symmetric(diagonal: Tensor, beside: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ r"""Energies and fluxes from a small tridiagonal matrix, each with the error it 
           F(s) = -\tfrac12 |e|^2 \langle 1, (W_s^{[1]} \circ T')\, 1\rangle
 
 in the eigenbasis of T: as far as the steps reach, the budget of T, T' and |e| times the first unit vector is that of M,
-M' and e. They reach from the top of the spectrum downwards. Source: this project's, on top of Gauss quadrature by
-Lanczos (Golub and Meurant 2010).
+M' and e. They reach from the top of the spectrum downwards; ``grsd.krylov.rules`` has what may be said beyond. Source:
+this project's, on top of Gauss quadrature by Lanczos (Golub and Meurant 2010).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from grsd.checks import positive, whole
 from grsd.krylov.lanczos import Tridiagonal, lanczos
 from grsd.krylov.operator import KernelOperator, Vector
+from grsd.krylov.rules import Rule, alternatives, best, gauss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
 from grsd.spectrum import Spectrum
@@ -32,7 +33,8 @@ SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
 JUDGED = {"mask": ("energy",), "boundary_mask": ("density", "flux")}
 FLAGS = MASK_FLAGS | {"not_converged": 8}
 LEAST_STEPS = 6
-EARLIER = 9
+EARLIER, COUNT = 5 / 6, 3
+REACH = 4.0
 ALONE = 0.25
 SAME_ERROR = 1e-8
 
@@ -60,16 +62,23 @@ class KrylovSpectrum:
         return self.error.shape[0]
 
     @property
+    def floor(self) -> float:
+        """The precision floor of M: D * eps * its largest Ritz value."""
+        top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
+        return self.dimension * torch.finfo(self.error.dtype).eps * top
+
+    @property
     def eigenvalues(self) -> Float[Tensor, " m"]:
         """Ritz values, ascending, dtype and device of the error; units 1 / time."""
         return torch.linalg.eigvalsh(self.tridiagonal.matrix).to(self.error)
 
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
-        """``energy_budget`` without what needs every mode: couplings, drifts, the flux in two parts.
+        """``energy_budget`` without what needs every mode: couplings, drifts, the flux's two parts; no flux without T'.
 
         ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
 
-        * the largest difference from what fewer steps give, from two thirds of them on;
+        * the largest difference from another rule that the same steps allow;
+        * the largest difference from what fewer steps give, from five sixths of them on;
         * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over as much as the
           smoothing: inside there can be structure that the steps so far have not seen, all agreeing;
         * rounding, as that of the dense route.
@@ -78,25 +87,25 @@ class KrylovSpectrum:
         last third of the steps changed.
         """
         self._check(error)
-        full = self._ritz(self.tridiagonal)
-        low, high = log_range(full)
+        taken, floor = self.tridiagonal, self.floor
+        ritz = gauss(taken).spectrum(floor)
+        low, high = log_range(ritz)
         shells = replace(shells, span=shells.span or (low, max(high, math.nextafter(low, math.inf))))
-        data = _of(full, self.tridiagonal, shells, parameters)
-        kept = data[[*SHELL, *BOUNDARY, *JUDGED]]
-        steps = len(full.eigenvalues)
-        fewer = np.unique(np.linspace(2 * steps / 3, steps - 1, EARLIER).astype(int)).tolist()
-        fewer = fewer if self.tridiagonal.left else []
-        earlier = [_of(self._ritz(self.tridiagonal, k), self.tridiagonal, shells) for k in fewer]
-        share = self._hidden(full, shells, data)
-        for name in (*SHELL, *BOUNDARY):
-            changes = [np.abs(part[name] - data[name]) for part in earlier]
-            stated = share[name] * np.abs(data[name]) + self._rounding(full, shells, data, name)
-            stated = stated + (xr.concat(changes, "steps").max("steps") if changes else 0)
+        data = _of(best(taken, floor), floor, shells, parameters)
+        names = [name for name in (*SHELL, *BOUNDARY) if name in data]
+        kept = data[[*names, *JUDGED]]
+        rivals = self._rivals(max(low, shells.span[0]), shells.smoothing)
+        several = [[_of(rule, floor, shells) for rule in rules] for rules in rivals]
+        share = self._hidden(ritz, shells, data)
+        for name in names:
+            stated = share[name] * np.abs(data[name]) + self._rounding(ritz, shells, data, name)
+            for others in several:
+                stated = stated + np.abs([other[name].values - data[name].values for other in others]).max(0)
             kept[f"{name}_error"] = stated.assign_attrs(
                 long_name=f"stated error of {name}", units=data[name].attrs["units"]
             )
-        return self._masked(kept, self._counted(full, shells)).assign_attrs(
-            dimension=self.dimension, steps=steps, probes=len(self.probes), tolerance=self.tolerance
+        return self._masked(kept, self._counted(shells)).assign_attrs(
+            dimension=self.dimension, steps=len(taken.matrix), probes=len(self.probes), tolerance=self.tolerance
         )
 
     def _check(self, error: Tensor) -> None:
@@ -106,14 +115,14 @@ class KrylovSpectrum:
                 "model; another error needs steps of its own"
             )
 
-    def _ritz(self, tridiagonal: Tridiagonal, steps: int | None = None) -> Spectrum:
-        """T and T' after so many of the steps, decomposed, under the precision floor of M."""
-        matrix = tridiagonal.matrix[:steps, :steps]
-        values, vectors = torch.linalg.eigh(matrix)
-        rate = tridiagonal.rate
-        rate = None if rate is None else vectors.T @ rate[:steps, :steps] @ vectors
-        top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
-        return Spectrum(values, vectors, rate, self.dimension * torch.finfo(self.error.dtype).eps * top)
+    def _rivals(self, low: float, smoothing: float) -> list[list[Rule]]:
+        """What else might be: all that the steps allow, and what fewer of them gave."""
+        taken, steps = self.tridiagonal, len(self.tridiagonal.matrix)
+        if not taken.left:
+            return []
+        fewer = np.unique(np.linspace(EARLIER * steps, steps - 1, COUNT).astype(int)).tolist()
+        before = [best(taken.first(k), self.floor) for k in fewer]
+        return [alternatives(taken, self.floor, low - REACH * smoothing, smoothing), before]
 
     def _hidden(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset) -> dict[str, np.ndarray]:
         """The share of each value that rests on Ritz values which stand alone and are not sharp.
@@ -147,17 +156,19 @@ class KrylovSpectrum:
             return flux if name == "flux" else flux / carried + eps * np.sqrt(energy / carried) * value
         return (eps * np.sqrt(energy / carried.where(carried > 0)) + blurred) * value
 
-    def _counted(self, ritz: Spectrum, shells: LogShells) -> xr.Dataset:
+    def _counted(self, shells: LogShells) -> xr.Dataset:
         """Means and standard errors over the probes: a random vector has energy 1/2 on every mode in the mean."""
         if not self.probes:
             return xr.Dataset()
         width = shells.smoothing * math.sqrt(2 * math.pi)
-        budgets = [_of(self._ritz(probe), probe, shells) for probe in self.probes]
-        fewer = [_of(self._ritz(probe, 2 * len(probe.matrix) // 3), probe, shells) for probe in self.probes]
+        fewer = [probe.first(2 * len(probe.matrix) // 3) if probe.left else probe for probe in self.probes]
+        budgets, before = (
+            [_of(best(probe, self.floor), self.floor, shells) for probe in run] for run in (self.probes, fewer)
+        )
         found = xr.Dataset()
         for name, source, scale in (("modes", "energy", 2.0), ("local_modes", "density", 2 * width)):
-            each, before = (scale * xr.concat([part[source] for part in run], "probe") for run in (budgets, fewer))
-            unsure = each.std("probe", ddof=1) / math.sqrt(len(budgets)) + abs((each - before).mean("probe"))
+            each, less = (scale * xr.concat([part[source] for part in run], "probe") for run in (budgets, before))
+            unsure = each.std("probe", ddof=1) / math.sqrt(len(budgets)) + abs((each - less).mean("probe"))
             text = budgets[0][name].attrs
             found[name] = each.mean("probe").assign_attrs(text)
             found[f"{name}_error"] = unsure.assign_attrs(text, long_name=f"error of {name}: standard error and steps")
@@ -171,7 +182,7 @@ class KrylovSpectrum:
             flags = data[mask] & ~np.int8(FLAGS["few_modes"])
             if counts:
                 flags = flags + (counts[count] < few) * FLAGS["few_modes"]
-            sure = [data[f"{name}_error"] <= self.tolerance * np.abs(data[name]) for name in names]
+            sure = [data[f"{name}_error"] <= self.tolerance * np.abs(data[name]) for name in names if name in data]
             flags = flags + ~np.logical_and.reduce(sure) * FLAGS["not_converged"]
             text = f"{data[mask].attrs['long_name']}; not_converged: stated error above {self.tolerance:g} of the value"
             data[mask] = flags.astype(np.int8).assign_attrs(
@@ -180,12 +191,8 @@ class KrylovSpectrum:
         return data.assign(counts.data_vars)
 
 
-def _of(
-    ritz: Spectrum, tridiagonal: Tridiagonal, shells: LogShells, parameters: Mapping[str, object] | None = None
-) -> xr.Dataset:
-    start = torch.zeros_like(ritz.eigenvalues)
-    start[0] = tridiagonal.norm
-    return energy_budget(ritz, start, shells, parameters=parameters)
+def _of(rule: Rule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
+    return energy_budget(rule.spectrum(floor), rule.start, shells, parameters=parameters)
 
 
 def krylov_spectrum(
