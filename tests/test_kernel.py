@@ -10,6 +10,7 @@ import grsd
 from grsd.kernel.job import Job
 from grsd.kernel.plan import Group, Plan, Problem, make_plan
 from grsd.kernel.products import Blocks
+from grsd.kernel.strips import staircase, triangle
 from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 
 differentiation = sys.modules["grsd.tangents.jacobian"]
@@ -290,3 +291,18 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
     assert make_plan(problem, 10**9).host
     assert make_plan(problem, 10**9).peak < 10**9
     assert not make_plan(problem, 10**10).host
+
+
+@pytest.mark.parametrize("samples", [1, 7, 64, 100])
+def test_every_pair_of_samples_is_visited_once(samples):
+    for classes in (1, 10):
+        chosen = {
+            "triangle": triangle(samples, classes, torch.device("cpu")),
+            "staircase": staircase(samples, 16),
+        }
+        for name, pairs in chosen.items():
+            count = torch.zeros(samples, samples, dtype=torch.int64)
+            for mine, others in pairs:
+                count[mine, others] += 1
+            assert (count.triu() == torch.ones(samples, samples).triu()).all(), name
+            assert int(count.sum()) <= 0.5 * samples**2 + 40 * samples, name

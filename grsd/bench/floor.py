@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.kernel.job import Job
-from grsd.kernel.plan import strip_samples
+from grsd.kernel.strips import staircase, strip_samples, triangle
 from grsd.tangents import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian
 from grsd.tangents.tap import Tap
 
@@ -52,7 +52,7 @@ def _one_class(a: Tensor, delta: Tensor) -> int:
 
 
 def _pairs(unit: Unit, parts: Parts, workspace: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is multiplied, left by right: the rows of each strip of samples with those of the same and later samples."""
+    """What is multiplied, left by right: rows of some samples with those of others, each pair of samples once."""
     classes, samples = parts[-1].shape[0], parts[-1].shape[1]
     positions = 1
     if unit.route == GRAM:
@@ -62,8 +62,10 @@ def _pairs(unit: Unit, parts: Parts, workspace: int) -> Iterator[tuple[Tensor, T
         by_sample = [parts[0].new_zeros(samples, classes, _one_class(*parts) // samples)]
     else:
         by_sample = [parts[0].transpose(0, 1)]
-    step = strip_samples(parts[0].device, classes, samples, positions**2, workspace)
+    device, chosen = parts[0].device, triangle(samples, classes, parts[0].device)
+    if unit.route == GRAM:
+        chosen = staircase(samples, strip_samples(device, classes, samples, positions**2, workspace))
     for part in by_sample:
         rows = part.flatten(1, -2).contiguous()
-        for start in range(0, samples, step):
-            yield rows[start : start + step].flatten(0, 1), rows[start:].flatten(0, 1).T
+        for mine, others in chosen:
+            yield rows[mine].flatten(0, 1), rows[others].flatten(0, 1).T

@@ -13,20 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
+from grsd.kernel.strips import strip_samples
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
-
-
-STRIP = 160  # rows of a strip on a CPU: few enough that their products stay in its cache
-STRIPS = 8  # of a tile elsewhere: one half of it and a sixteenth are multiplied
-
-
-def strip_samples(device: torch.device, classes: int, tile: int, pairs: int, workspace: int) -> int:
-    """How many samples of a tile are multiplied at once with all of another, ``pairs`` of positions for each two."""
-    rows = STRIP if device.type == "cpu" else max(STRIP, tile * classes // STRIPS)
-    return max(1, min(rows // classes, workspace // (pairs * classes * tile)))
 
 
 @dataclass(frozen=True)

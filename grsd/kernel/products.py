@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.kernel.plan import strip_samples
+from grsd.kernel.strips import rectangle, staircase, strip_samples, triangle
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 Square = Float[Tensor, "D D"]
@@ -43,7 +43,7 @@ class Strip:
 
 
 class Blocks:
-    """N M, and N M' where ``rate``, from the diagonal on: each pair of tiles once, a tile with itself strip by strip.
+    """M, and M' where ``rate``, from the diagonal on: each pair of tiles once, of a tile with itself one triangle.
 
     ``matrices`` (D, D) may lie on another device than the parts; ``workspace`` bounds the numbers in one slice of rows.
     """
@@ -71,10 +71,10 @@ class Blocks:
                     self._multiply(1, strip, rows[0], columns[1])
 
     def finish(self) -> list[Square]:
-        """Divide by N and fill the other half; the blocks are used up."""
+        """Fill the other half; the blocks are used up."""
         for matrix in self.matrices:
             for start in range(0, len(matrix), BLOCK):
-                rows = matrix[start : start + BLOCK, start:].div_(self.samples)
+                rows = matrix[start : start + BLOCK, start:]
                 square = rows[:, :BLOCK].triu_()
                 square += square.triu(1).T
                 matrix[start + BLOCK :, start : start + BLOCK] = rows[:, BLOCK:].T
@@ -103,11 +103,17 @@ class Blocks:
                     self._put(1, strip, change, weight[t, s])
                     self._put(1, strip, block, weight_rate[t, s])
 
-    def _strips(self, here: Tile, there: Tile, pairs: int = 1) -> Iterator[Strip]:
-        step = strip_samples(here.parts[0].device, self.classes, len(there), pairs, self.workspace)
-        for start in range(0, len(here), step):
-            mine = slice(start, min(start + step, len(here)))
-            others = slice(start if there is here else 0, len(there))
+    def _strips(self, here: Tile, there: Tile, pairs: int | None = None) -> Iterator[Strip]:
+        """``pairs``: of positions, where products are held before they are added; else they are made in their place."""
+        device = here.parts[0].device
+        step, held = len(here), pairs or (1 if device != self.matrices[0].device else None)
+        if held:
+            step = strip_samples(device, self.classes, len(there), held, self.workspace)
+        if there is not here:
+            chosen = rectangle(len(here), len(there), step)
+        else:
+            chosen = staircase(len(here), step) if held else triangle(len(here), self.classes, device)
+        for mine, others in chosen:
             yield Strip(mine, others, (self._place(here, mine), self._place(there, others)))
 
     def _place(self, tile: Tile, samples: slice) -> slice:
@@ -115,15 +121,16 @@ class Blocks:
         return slice((first + samples.start) * self.classes, (first + samples.stop) * self.classes)
 
     def _weights(self, gram: Tensor) -> Tensor:
-        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes."""
+        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes; over N."""
+        gram = gram / self.samples
         return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
 
     def _multiply(self, which: int, strip: Strip, rows: Tensor, columns: Tensor) -> None:
         target = self.matrices[which][strip.place]
         if target.device == rows.device:
-            target.addmm_(rows, columns)
+            target.addmm_(rows, columns, alpha=1 / self.samples)
         else:
-            target += (rows @ columns).to(target.device)
+            target += (rows @ columns).div_(self.samples).to(target.device)
 
     def _put(self, which: int, strip: Strip, block: Tensor, weight: Tensor) -> None:
         """Add block (n C, m C) times weight (n, 1, m C)."""
