@@ -62,9 +62,11 @@ def _pairs(unit: Unit, parts: Parts, workspace: int) -> Iterator[tuple[Tensor, T
         by_sample = [parts[0].new_zeros(samples, classes, _one_class(*parts) // samples)]
     else:
         by_sample = [parts[0].transpose(0, 1)]
-    device, chosen = parts[0].device, triangle(samples, classes, parts[0].device)
+    device = parts[0].device
     if unit.route == GRAM:
         chosen = staircase(samples, strip_samples(device, classes, samples, positions**2, workspace))
+    else:
+        chosen = triangle(samples, classes, device)
     for part in by_sample:
         rows = part.flatten(1, -2).contiguous()
         for mine, others in chosen:

@@ -5,7 +5,6 @@ r"""Krylov's route judged: against the dense budget at D = 2000, against the flo
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
+from grsd.bench.stages import gradient
+from grsd.bench.worker import peak
 from grsd.datasets import digits
 from grsd.flow import Snapshot, gradient_flow
 from grsd.flow.gradient import nearby
@@ -50,14 +51,15 @@ def against_dense(
     ``sizes``: width and depth of each; ``forms``: residual or not.
     """
     data = digits(samples)
-    inputs, targets = data.inputs.double(), data.targets.double()
     rows = []
     for seed, (width, depth) in enumerate(sizes):
         for residual in forms:
             network = Perceptron(64, 10, width=width, depth=depth, residual=residual, seed=seed)
-            for snapshot in gradient_flow(network, inputs, targets, times, tolerance=1e-3, progress=False).snapshots:
+            for snapshot in gradient_flow(
+                network, data.inputs, data.targets, times, tolerance=1e-3, progress=False
+            ).snapshots:
                 described = {"width": width, "depth": depth, "residual": residual, "time": snapshot.time}
-                rows += [described | row for row in _declared(snapshot, inputs, targets, shells, steps)]
+                rows += [described | row for row in _declared(snapshot, data.inputs, data.targets, shells, steps)]
     return pd.DataFrame(rows)
 
 
@@ -97,21 +99,21 @@ def against_flow(samples: int = 10_000, steps: int = STEPS, shells: LogShells = 
     ``flux_from_snapshots``: -dE_</dt - D_< by central differences of the flow, each E_< by Krylov's route itself.
     """
     snapshot, inputs, targets = _partly_trained(samples)
-    before = _peak()
+    before = peak("cpu")
     start, cpu = time.perf_counter(), time.process_time()
     modes = krylov_spectrum(snapshot.model, inputs, targets, steps=steps)
     budget = energy_budget(modes, modes.error, shells)
-    wall, cpu, peak = time.perf_counter() - start, time.process_time() - cpu, _peak()
+    wall, cpu, most = time.perf_counter() - start, time.process_time() - cpu, peak("cpu")
     error = snapshot.error
-    dissipation = samples * sum(float(g.square().sum()) for g in _gradient(snapshot.model, inputs, targets))
+    dissipation = samples * sum(float(g.square().sum()) for g in gradient(snapshot.model, inputs, targets, None)())
     found = {
         "dimension": modes.dimension,
         "steps": steps,
         "threads": torch.get_num_threads(),
         "wall_s": wall,
         "cpu_s": cpu,
-        "peak_gib": peak,
-        "before_gib": before,
+        "peak_gib": most / 2**30,
+        "before_gib": before / 2**30,
         "declared": float(budget.energy.where(budget["mask"] == 0, 0).sum() / budget.energy.sum()),
         "sum_energy": abs(float(budget.energy.sum()) / (float(error.square().sum()) / 2) - 1),
         "sum_dissipation": abs(float(budget.dissipation.sum()) / dissipation - 1),
@@ -139,15 +141,6 @@ def _below(at: Snapshot, inputs: Tensor, targets: Tensor, steps: int, shells: Lo
     operator = KernelOperator(at.model, inputs, targets)
     found = KrylovSpectrum(operator.error, lanczos(operator, operator.error, steps, rate=False))
     return np.cumsum(energy_budget(found, operator.error, shells).energy.values)[:-1]
-
-
-def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    loss = (model(inputs) - targets).square().sum() / (2 * len(inputs))
-    return torch.autograd.grad(loss, list(model.parameters()))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main(folder: Path) -> None:

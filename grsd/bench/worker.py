@@ -50,7 +50,7 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
         if method in KERNELS:
             KERNELS[method](model, inputs[:2], targets[:2], None)
         run = _ready(method, model, inputs, targets, case.memory_limit)
-        before = _peak(device)
+        before = peak(device)
         wall, cpu, result = _timed(run, device)
     except ImportError:
         return {"note": "not installed"}
@@ -58,13 +58,13 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
         if method not in PEERS:
             raise
         return {"note": f"refuses: {(str(error).splitlines() or [type(error).__name__])[0][:100]}"}
-    peak = _peak(device)
+    most = peak(device)
     if method in KERNELS and method != OURS:
         check_same(method, result, METHODS[OURS](model, inputs, targets, case.memory_limit), case.dtype)
     times = {"wall_s": wall, "cpu_s": cpu, "repeats": 1}
     if method == FLOOR:  # what it multiplies was made before
         return times
-    return times | {"peak_gib": (peak - before) / 2**30, "process_gib": peak / 2**30}
+    return times | {"peak_gib": (most - before) / 2**30, "process_gib": most / 2**30}
 
 
 def together(case: Case, methods: Sequence[str], device: str, threads: int) -> dict[str, dict[str, float]]:
@@ -105,7 +105,8 @@ def _timed(run: Callable[[], object], device: str) -> tuple[float, float, object
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def _peak(device: str) -> int:
+def peak(device: str) -> int:
+    """The most bytes held so far: by the process, or on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

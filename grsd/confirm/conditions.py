@@ -51,10 +51,10 @@ def _planted_excess(seed: int) -> float:
 
 def _planted_invariance(verdict: str, *planted: PlantedShells) -> Measurement:
     """One or zero: whether condition 4 got this verdict in the ensemble of that number, for all that were planted."""
-    described = {f"planted_{number}": str(asdict(item)) for number, item in enumerate(planted)}
+    laws = {f"planted_{number}": str(asdict(item)) for number, item in enumerate(planted)}
     return Measurement(
         lambda seed: float(all(training_cases.planted_verdict(item, seed) == verdict for item in planted)),
-        described | {"runs": training_cases.RUNS},
+        laws | {"runs": training_cases.RUNS},
     )
 
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from grsd.confirm.measurement import Measurement
+from grsd.confirm.measurement import RUNS, Measurement
 from grsd.datasets import digits
 from grsd.flow import Flow, gradient_flow
 from grsd.kernel import tangent_kernel
@@ -20,7 +20,6 @@ from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 from grsd.spectrum import spectrum
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
-RUNS = 8
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+RUNS = 8  # of an ensemble
+
 
 @dataclass(frozen=True)
 class Measurement:

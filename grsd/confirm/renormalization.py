@@ -6,12 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from grsd.conditions import training_cases
-from grsd.confirm.measurement import Measurement, described
+from grsd.confirm.measurement import RUNS, Measurement, described
 from grsd.renormalization import cases, closure, profile_flow
 from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 from grsd.solvable import ShellLattice
-
-RUNS = 8
 
 INVARIANCE = training_cases.INVARIANCE.to_dict() | {
     "log_loss": training_cases.LOG_LOSS,
@@ -44,11 +42,11 @@ def _late_closure(architecture: str, depth: int) -> Measurement:
 
 def _lattice(read: Callable[[int], bool], **lattices: ShellLattice) -> Measurement:
     """One or zero: whether ``read`` is true of the ensemble of that number."""
-    described = {
+    systems = {
         name: str({field: value for field, value in vars(lattice).items() if field != "velocity"})
         for name, lattice in lattices.items()
     }
-    return Measurement(lambda seed: float(read(seed)), described | {"runs": RUNS})
+    return Measurement(lambda seed: float(read(seed)), systems | {"runs": RUNS})
 
 
 def _closes(lattice: ShellLattice, verdict: str, ensemble: int) -> bool:

@@ -11,10 +11,10 @@ from grsd.solvable.coverage import INTERIOR
 
 
 def _planted_three(outcome: str, runs: int) -> Measurement:
-    described = {name: str(asdict(item)) for name, item in rigidity_cases.PLANTED.items()}
+    laws = {name: str(asdict(item)) for name, item in rigidity_cases.PLANTED.items()}
     return Measurement(
         lambda seed: float(rigidity_cases.planted_outcomes(seed)[outcome]),
-        described | {"outcome": outcome, "runs": runs, "window": str(INTERIOR)},
+        laws | {"outcome": outcome, "runs": runs, "window": str(INTERIOR)},
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class KrylovSpectrum:
         """D."""
         return self.error.shape[0]
 
-    @property
+    @cached_property
     def floor(self) -> float:
         """The precision floor of M: D * eps * its largest Ritz value."""
         top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
