@@ -10,7 +10,7 @@ import grsd
 from grsd.kernel.job import Job
 from grsd.kernel.plan import Group, Plan, Problem, make_plan
 from grsd.kernel.products import Blocks
-from grsd.kernel.strips import staircase, triangle
+from grsd.kernel.strips import visits
 from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 
 differentiation = sys.modules["grsd.tangents.jacobian"]
@@ -173,11 +173,12 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
     """One part of one layer left out of M, or of M'."""
     put, seen = Blocks._put, []
 
-    def spoiled(self, number, *rest):
-        first = (self, number) not in seen
-        seen.append((self, number))
-        if number != which or not first:
-            put(self, number, *rest)
+    def spoiled(self, target, *rest):
+        mine = target.data_ptr() == self.matrices[which].data_ptr()
+        if mine and self not in seen:
+            seen.append(self)
+        else:
+            put(self, target, *rest)
 
     monkeypatch.setattr(Blocks, "_put", spoiled)
     model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
@@ -293,16 +294,19 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
     assert not make_plan(problem, 10**10).host
 
 
-@pytest.mark.parametrize("samples", [1, 7, 64, 100])
-def test_every_pair_of_samples_is_visited_once(samples):
-    for classes in (1, 10):
-        chosen = {
-            "triangle": triangle(samples, classes, torch.device("cpu")),
-            "staircase": staircase(samples, 16),
-        }
-        for name, pairs in chosen.items():
-            count = torch.zeros(samples, samples, dtype=torch.int64)
-            for mine, others in pairs:
-                count[mine, others] += 1
-            assert (count.triu() == torch.ones(samples, samples).triu()).all(), name
-            assert int(count.sum()) <= 0.5 * samples**2 + 40 * samples, name
+@pytest.mark.parametrize("positions", [None, 1, 64], ids=["in their place", "held", "many positions"])
+@pytest.mark.parametrize("classes", [1, 10])
+@pytest.mark.parametrize("samples", [1, 7, 64, 300])
+def test_every_pair_of_samples_is_visited_once(samples, classes, positions):
+    cpu, room = torch.device("cpu"), 2**20
+    count = torch.zeros(samples, samples, dtype=torch.int64)
+    for mine, others in visits(cpu, classes, samples, None, positions, room):
+        count[mine, others] += 1
+        sizes = [samples.stop - samples.start for samples in (mine, others)]
+        assert positions is None or positions * classes * sizes[0] * sizes[1] <= room
+    assert (count.triu() == torch.ones(samples, samples).triu()).all()
+    assert int(count.sum()) <= 0.5 * samples**2 + max(40, 160 / classes) * samples
+    count = torch.zeros(samples, 50, dtype=torch.int64)
+    for mine, others in visits(cpu, classes, samples, 50, positions, room):
+        count[mine, others] += 1
+    assert (count == 1).all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.kernel.job import Job
-from grsd.kernel.strips import staircase, strip_samples, triangle
+from grsd.kernel.strips import visits
 from grsd.tangents import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian
 from grsd.tangents.tap import Tap
 
@@ -54,19 +54,15 @@ def _one_class(a: Tensor, delta: Tensor) -> int:
 def _pairs(unit: Unit, parts: Parts, workspace: int) -> Iterator[tuple[Tensor, Tensor]]:
     """What is multiplied, left by right: rows of some samples with those of others, each pair of samples once."""
     classes, samples = parts[-1].shape[0], parts[-1].shape[1]
-    positions = 1
+    positions = None
     if unit.route == GRAM:
-        (a, delta), positions = parts, parts[0].shape[2]
+        (a, delta), positions = parts, parts[0].shape[2] ** 2
         by_sample = [part for g in range(a.shape[1]) for part in (a[:, g], delta[:, :, g].transpose(0, 1))]
     elif unit.route == SLICES:
         by_sample = [parts[0].new_zeros(samples, classes, _one_class(*parts) // samples)]
     else:
         by_sample = [parts[0].transpose(0, 1)]
-    device = parts[0].device
-    if unit.route == GRAM:
-        chosen = staircase(samples, strip_samples(device, classes, samples, positions**2, workspace))
-    else:
-        chosen = triangle(samples, classes, device)
+    chosen = visits(parts[0].device, classes, samples, None, positions, workspace)
     for part in by_sample:
         rows = part.flatten(1, -2).contiguous()
         for mine, others in chosen:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
-from grsd.kernel.strips import strip_samples
+from grsd.kernel.strips import band_samples, product_samples
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
@@ -150,8 +150,12 @@ class _Costs:
         if unit.route == GRAM:
             (_, _, positions, _), q = shapes[0], shapes[1][-1]
             pairs = positions**2
-            strip = tile * min(tile, strip_samples(self.problem.device, classes, tile, pairs, self.workspace))
-            return each * (copies * classes * tile * positions * q + strip * (pairs * (1 + classes) + classes**2))
+            rows, columns = product_samples(self.problem.device, classes, tile, pairs, self.workspace)
+            rows = min(tile, rows)
+            band = min(tile, band_samples(rows, tile, pairs, self.workspace))
+            gram = max(band * tile, rows * columns) * pairs
+            product = rows * columns * classes * (pairs + classes)
+            return each * (copies * classes * tile * positions * q + gram + product)
         row = classes * tile
         if unit.route == ROWS:
             rows = min(row * shapes[0][-1], max(row, self.workspace))

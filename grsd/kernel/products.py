@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.kernel.strips import rectangle, staircase, strip_samples, triangle
+from grsd.kernel.strips import band_samples, visits
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 Square = Float[Tensor, "D D"]
-BLOCK = 32  # rows mirrored at once
+BLOCK = 64  # rows mirrored at once
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ class Strip:
     mine: slice
     others: slice
     place: tuple[slice, slice]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.place
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    @property
+    def numbers(self) -> int:
+        rows, columns = self.shape
+        return rows * columns
 
 
 class Blocks:
@@ -85,44 +95,49 @@ class Blocks:
         right = left if there is here else [_by_position(parts, group) for parts in there.both]
         rate = here.rates is not None
         pairs = list(product(range(len(left[0][1])), range(len(right[0][1]))))
-        for strip in self._strips(here, there, len(pairs)):
-            a, b = (
-                [features[samples] for features, _ in side]
-                for side, samples in ((left, strip.mine), (right, strip.others))
-            )
-            weight = self._weights(_gram(a[0], b[0]))
+        strips = self._strips(here, there, len(pairs))
+        room = [left[0][1].new_empty(max(strip.numbers for strip in strips)) for _ in range(1 + rate)]
+        for mine, others, band in _bands(strips, len(there), len(pairs), self.workspace):
+            a, b = ([features[samples] for features, _ in side] for side, samples in ((left, mine), (right, others)))
+            grams = [_gram(a[0], b[0])]
             if rate:
-                weight_rate = self._weights(_gram(a[1], b[0]) + _gram(a[0], b[1]))
-            rows = [delta[:, strip.mine].flatten(1, 2) for _, delta in left]
-            columns = [delta[:, strip.others].flatten(1, 2).transpose(1, 2) for _, delta in right]
-            for t, s in pairs:
-                block = rows[0][t] @ columns[0][s]
-                self._put(0, strip, block, weight[t, s])
-                if rate:
-                    change = (rows[1][t] @ columns[0][s]).addmm_(rows[0][t], columns[1][s])
-                    self._put(1, strip, change, weight[t, s])
-                    self._put(1, strip, block, weight_rate[t, s])
+                grams.append(_gram(a[1], b[0]).add_(_gram(a[0], b[1])))
+            for strip in band:
+                weight, *weight_rate = (
+                    self._weights(gram[_within(strip.mine, mine), :, _within(strip.others, others)]) for gram in grams
+                )
+                rows = [delta[:, self._rows(strip.mine)] for _, delta in left]
+                columns = [delta[:, self._rows(strip.others)].transpose(1, 2) for _, delta in right]
+                target = [matrix[strip.place] for matrix in self.matrices]
+                block, *change = (numbers[: strip.numbers].view(strip.shape) for numbers in room)
+                for t, s in pairs:
+                    torch.mm(rows[0][t], columns[0][s], out=block)
+                    self._put(target[0], block, weight[t, s])
+                    if rate:
+                        torch.mm(rows[1][t], columns[0][s], out=change[0]).addmm_(rows[0][t], columns[1][s])
+                        self._put(target[1], change[0], weight[t, s])
+                        self._put(target[1], block, weight_rate[0][t, s])
 
-    def _strips(self, here: Tile, there: Tile, pairs: int | None = None) -> Iterator[Strip]:
-        """``pairs``: of positions, where products are held before they are added; else they are made in their place."""
+    def _strips(self, here: Tile, there: Tile, positions: int | None = None) -> list[Strip]:
+        """``positions``: pairs whose products are held before they are added; else they are made in their place."""
         device = here.parts[0].device
-        step, held = len(here), pairs or (1 if device != self.matrices[0].device else None)
-        if held:
-            step = strip_samples(device, self.classes, len(there), held, self.workspace)
-        if there is not here:
-            chosen = rectangle(len(here), len(there), step)
-        else:
-            chosen = staircase(len(here), step) if held else triangle(len(here), self.classes, device)
-        for mine, others in chosen:
-            yield Strip(mine, others, (self._place(here, mine), self._place(there, others)))
+        if device != self.matrices[0].device:
+            positions = positions or 1
+        other = None if there is here else len(there)
+        return [
+            Strip(mine, others, (self._place(here, mine), self._place(there, others)))
+            for mine, others in visits(device, self.classes, len(here), other, positions, self.workspace)
+        ]
 
     def _place(self, tile: Tile, samples: slice) -> slice:
         first = tile.samples.start
-        return slice((first + samples.start) * self.classes, (first + samples.stop) * self.classes)
+        return self._rows(slice(first + samples.start, first + samples.stop))
+
+    def _rows(self, samples: slice) -> slice:
+        return slice(samples.start * self.classes, samples.stop * self.classes)
 
     def _weights(self, gram: Tensor) -> Tensor:
-        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes; over N."""
-        gram = gram / self.samples
+        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes."""
         return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
 
     def _multiply(self, which: int, strip: Strip, rows: Tensor, columns: Tensor) -> None:
@@ -132,25 +147,40 @@ class Blocks:
         else:
             target += (rows @ columns).div_(self.samples).to(target.device)
 
-    def _put(self, which: int, strip: Strip, block: Tensor, weight: Tensor) -> None:
-        """Add block (n C, m C) times weight (n, 1, m C)."""
-        target = self.matrices[which][strip.place].unflatten(0, (-1, self.classes))
-        block = block.unflatten(0, (-1, self.classes))
+    def _put(self, target: Tensor, block: Tensor, weight: Tensor) -> None:
+        """Add block (n C, m C) times weight (n, 1, m C) over N."""
+        target, block = (part.view(len(weight), self.classes, -1) for part in (target, block))
         if target.device == block.device:
-            target.addcmul_(block, weight)
+            target.addcmul_(block, weight, value=1 / self.samples)
         else:
-            target += (block * weight).to(target.device)
+            target += (block * weight).div_(self.samples).to(target.device)
+
+
+def _bands(
+    strips: list[Strip], others: int, positions: int, workspace: int
+) -> Iterator[tuple[slice, slice, list[Strip]]]:
+    """Strips that share a Gram matrix of the features, with the samples that they span."""
+    step = band_samples(strips[0].mine.stop, others, positions, workspace)
+    bands = [[strip] for strip in strips]
+    if step:
+        bands = [list(band) for _, band in groupby(strips, lambda strip: strip.mine.start // step)]
+    for band in bands:
+        yield slice(band[0].mine.start, band[-1].mine.stop), slice(band[0].others.start, band[-1].others.stop), band
+
+
+def _within(samples: slice, span: slice) -> slice:
+    return slice(samples.start - span.start, samples.stop - span.start)
 
 
 def _by_position(parts: Parts, group: int) -> tuple[Tensor, Tensor]:
-    """Features (n, T, p) and backprops (T, n, C, q) of one group."""
+    """Features (n, T, p) and backprops (T, n C, q) of one group."""
     a, delta = parts
-    return a[:, group], delta[:, :, group].permute(2, 1, 0, 3).contiguous()
+    return a[:, group], delta[:, :, group].permute(2, 1, 0, 3).flatten(1, 2)
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     """(n, T, p) and (m, S, p) to (n, T, m, S)."""
-    return torch.tensordot(a, b, ([2], [2]))
+    return (a.flatten(0, 1) @ b.flatten(0, 1).T).view(*a.shape[:2], *b.shape[:2])
 
 
 def _slices(

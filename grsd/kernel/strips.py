@@ -6,23 +6,51 @@ from collections.abc import Iterator
 
 import torch
 
-ROWS = 160  # of a product on a CPU whose result is used at once: it stays in the cache
+ROWS, COLUMNS = 160, 1280  # of a product on a CPU whose result is used at once: it stays in the cache
 LEAF = 80  # rows at which a triangle is no longer halved
 PARTS = 16  # of a tile elsewhere
+BAND = 2**18  # numbers in one Gram matrix of the features
 
 Pair = tuple[slice, slice]
 
 
-def strip_samples(device: torch.device, classes: int, tile: int, pairs: int, workspace: int) -> int:
-    """How many samples of a tile are multiplied at once with all of another, ``pairs`` of positions for each two."""
-    rows = ROWS if device.type == "cpu" else max(ROWS, tile * classes // PARTS)
-    return max(1, min(rows // classes, workspace // (pairs * classes * tile)))
+def visits(
+    device: torch.device, classes: int, tile: int, other: int | None, positions: int | None, workspace: int
+) -> list[Pair]:
+    """Samples of a tile against those of another, each pair once; ``other`` None: against its own, pairs i <= j.
+
+    ``positions``: pairs of positions whose products are held before they are added; None: they are made in their place.
+    """
+    if positions is None:
+        return list(_triangle(device, classes, tile)) if other is None else [(slice(0, tile), slice(0, other))]
+    rows, columns = product_samples(device, classes, other or tile, positions, workspace)
+    return [
+        (slice(start, min(start + rows, tile)), slice(there, min(there + columns, other or tile)))
+        for start in range(0, tile, rows)
+        for there in range(0 if other else start, other or tile, columns)
+    ]
 
 
-def triangle(samples: int, classes: int, device: torch.device) -> list[Pair]:
+def product_samples(device: torch.device, classes: int, others: int, positions: int, workspace: int) -> tuple[int, int]:
+    """How many samples of a tile are multiplied at once with how many of another's ``others``."""
+    room = max(1, workspace // (positions * classes))
+    if device.type == "cpu":
+        rows, columns = max(1, ROWS // classes), max(1, COLUMNS // classes)
+    else:
+        rows, columns = max(ROWS // classes, others // PARTS, 1), others
+    columns = min(columns, others, max(rows, room // rows))
+    return max(1, min(rows, room // columns)), columns
+
+
+def band_samples(rows: int, others: int, positions: int, workspace: int) -> int:
+    """For how many samples, a multiple of ``rows``, one Gram matrix with all others is made; 0: for each product its own."""
+    return min(BAND, workspace) // (positions * others) // rows * rows
+
+
+def _triangle(device: torch.device, classes: int, samples: int) -> Iterator[Pair]:
     """Rectangles that hold each pair (i, j), i <= j < ``samples``: halves, and so on down to small squares."""
     rows = LEAF if device.type == "cpu" else max(LEAF, samples * classes // PARTS)
-    return list(_halved(0, samples, max(1, rows // classes)))
+    return _halved(0, samples, max(1, rows // classes))
 
 
 def _halved(start: int, stop: int, leaf: int) -> Iterator[Pair]:
@@ -33,14 +61,3 @@ def _halved(start: int, stop: int, leaf: int) -> Iterator[Pair]:
     yield slice(start, middle), slice(middle, stop)
     yield from _halved(start, middle, leaf)
     yield from _halved(middle, stop, leaf)
-
-
-def staircase(samples: int, step: int) -> list[Pair]:
-    """The same pairs, ``step`` samples at a time with themselves and all later ones."""
-    starts = range(0, samples, step)
-    return [(slice(start, min(start + step, samples)), slice(start, samples)) for start in starts]
-
-
-def rectangle(samples: int, others: int, step: int) -> list[Pair]:
-    """All pairs of two tiles, ``step`` samples of the first at a time."""
-    return [(slice(start, min(start + step, samples)), slice(0, others)) for start in range(0, samples, step)]
