@@ -7,6 +7,7 @@ from untouched import state
 from grsd.tangents import (
     ALONE,
     CAREFUL,
+    GRAM,
     ROWS,
     Network,
     can_run_alone,
@@ -51,12 +52,13 @@ def test_parts_give_the_jacobian(any_case, route):
             rows = part[0]
         else:
             features, backprops = part
-            rows = torch.einsum("cngtq,ngtp->cngqp", backprops, features).flatten(2)
-        expected = torch.cat([dense[name].flatten(2) for name in unit.names], -1).transpose(0, 1)
+            layout = "gtncq" if unit.route == GRAM else "ngcqt"
+            rows = torch.einsum(f"{layout},ngtp->ncgqp", backprops, features).flatten(2)
+        expected = torch.cat([dense[name].flatten(2) for name in unit.names], -1)
         norm = expected.square().sum(-1)
         assert torch.allclose(rows.square().sum(-1), norm, atol=1e-12)
         assert torch.allclose(
-            torch.einsum("cnp,dmp->cndm", rows, rows), torch.einsum("cnp,dmp->cndm", expected, expected), atol=1e-12
+            torch.einsum("ncp,mdp->ncmd", rows, rows), torch.einsum("ncp,mdp->ncmd", expected, expected), atol=1e-12
         )
 
 

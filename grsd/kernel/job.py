@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -16,10 +15,22 @@ from torch.func import jvp
 from grsd.checks import check_targets, memory_bytes
 from grsd.kernel.admit import admit
 from grsd.kernel.meter import peak_and_result, through
-from grsd.kernel.plan import Group, Plan, Problem, free_memory, make_plan, whole
+from grsd.kernel.plan import Group, Plan, Problem, free_memory, make_plan, measured_samples, whole
 from grsd.kernel.products import Blocks, Square, Tile
 from grsd.kernel.verify import Expected, disagreement, expect, pullback, same_outputs
-from grsd.tangents import ALONE, CAREFUL, TOGETHER, Parts, Unit, can_run_alone, jacobian, plan_units, random_like, read
+from grsd.tangents import (
+    ALONE,
+    CAREFUL,
+    GRAM,
+    TOGETHER,
+    Parts,
+    Unit,
+    can_run_alone,
+    jacobian,
+    plan_units,
+    random_like,
+    read,
+)
 
 SMALL = 2**30  # under it nothing is metered
 T = TypeVar("T")
@@ -121,19 +132,21 @@ class Job:
             spans = [slice(i, min(i + group.tile, self.samples)) for i in range(0, self.samples, group.tile)]
             for i, span in enumerate(spans):
                 here = self._tiles(group, span)
-                for other in spans[i:]:
-                    there = here if other is span else self._tiles(group, other)
-                    for unit, left, right in zip(group.units, here, there, strict=True):
-                        blocks_of(unit).add(unit, left, right)
-                    del there, left, right
-                del here
+                for other in spans[i + 1 :]:
+                    there = self._tiles(group, other)
+                    for number, unit in enumerate(group.units):
+                        blocks_of(unit).add(unit, here[number], there.pop(0))
+                for unit in group.units:
+                    own = here.pop(0)
+                    blocks_of(unit).add(unit, own, own)
+                del own
         same_outputs(self.call, self.deviation, self.reading.outputs)
 
     def _tiles(self, group: Group, span: slice) -> list[Tile]:
         starts = range(span.start, span.stop, group.batch)
         batches = (slice(start, min(start + group.batch, span.stop)) for start in starts)
         pieces = (self._differentiate(group.units, batch) for batch in batches)
-        return [Tile(span, *unit) for unit in _joined(pieces, span.stop - span.start)]
+        return [Tile(span, *unit) for unit in _joined(pieces, group.units, span.stop - span.start)]
 
     def _differentiate(self, units: Sequence[Unit], batch: slice) -> Differentiated:
         inputs = self.inputs[batch]
@@ -200,7 +213,7 @@ class Job:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _plan(self, limit: int, apart: bool, checking: int) -> Plan:
-        few = [read(self.network, self.inputs[:count]) for count in (1, min(2, self.samples))]
+        few = [read(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
         if not all(reading.same_calls(self.reading) for reading in few):
             return replace(whole(self.units, self.samples), peak=self._crude(apart))
         problem = Problem(
@@ -233,27 +246,34 @@ def _in_one_line(call: str) -> Iterator[None]:
         raise RuntimeError(f"{call}(model, ...): {_said(error)}") from error
 
 
-def _joined(pieces: Iterator[Differentiated], samples: int) -> Differentiated:
-    """Batches one after another, each copied into its place."""
-    first = next(pieces)
-    axes = [[_sample_axis(part) for part in _tensors(unit)] for unit in first]
-    if _tensors(first[0])[0].shape[axes[0][0]] == samples:
-        return first
+def _joined(pieces: Iterator[Differentiated], units: Sequence[Unit], samples: int) -> Differentiated:
+    """Batches one after another, each copied into its place and let go."""
+    piece = next(pieces)
+    axes = [[_sample_axis(unit, part) for part in _tensors(own)] for unit, own in zip(units, piece, strict=True)]
+    if _tensors(piece[0])[0].shape[axes[0][0]] == samples:
+        return piece
     places = [
         [part.new_empty([samples if i == axis else size for i, size in enumerate(part.shape)]) for part, axis in pairs]
-        for pairs in (zip(_tensors(unit), own, strict=True) for unit, own in zip(first, axes, strict=True))
+        for pairs in (zip(_tensors(unit), own, strict=True) for unit, own in zip(piece, axes, strict=True))
     ]
+    sizes = [len(parts) for parts, _ in piece]
     start = 0
-    for piece in chain([first], pieces):
-        for unit, whole_unit, own in zip(piece, places, axes, strict=True):
-            for part, place, axis in zip(_tensors(unit), whole_unit, own, strict=True):
-                place.narrow(axis, start, part.shape[axis]).copy_(part)
-        start += part.shape[axis]
-    sizes = [len(parts) for parts, _ in first]
+    while piece:
+        start = _copied(piece, places, axes, start)
+        piece = None
+        piece = next(pieces, None)
     return [
         (tuple(whole_unit[:size]), tuple(whole_unit[size:]) or None)
         for whole_unit, size in zip(places, sizes, strict=True)
     ]
+
+
+def _copied(piece: Differentiated, places: list[list[Tensor]], axes: list[list[int]], start: int) -> int:
+    """Copy a batch to its place; where the next one starts."""
+    for unit, whole_unit, own in zip(piece, places, axes, strict=True):
+        for part, place, axis in zip(_tensors(unit), whole_unit, own, strict=True):
+            place.narrow(axis, start, part.shape[axis]).copy_(part)
+    return start + part.shape[axis]
 
 
 def _tensors(unit: tuple[Parts, Parts | None]) -> Parts:
@@ -261,6 +281,6 @@ def _tensors(unit: tuple[Parts, Parts | None]) -> Parts:
     return parts + (rates or ())
 
 
-def _sample_axis(part: Tensor) -> int:
-    """Features (N, G, T, p) have the samples first; backprops (C, N, G, T, q) and rows (C, N, P) after the classes."""
-    return 0 if part.ndim == 4 else 1
+def _sample_axis(unit: Unit, part: Tensor) -> int:
+    """Backprops (G, T, N, C, q) whose Grams are made have the samples in between, all other parts in front."""
+    return 2 if unit.route == GRAM and part.ndim == 5 else 0

@@ -31,9 +31,9 @@ class Line:
         return max(0, int((room - self.fixed) // self.each)) if self.each > 0 else 0
 
 
-def through(one: float, two: float) -> Line:
-    """The line through the bytes for one sample and for two."""
-    return Line(2.0 * one - two, float(two - one))
+def through(few: float, more: float, samples: int = 1) -> Line:
+    """The line through the bytes for so many samples and for one more."""
+    return Line((samples + 1.0) * few - samples * more, float(more - few))
 
 
 class Meter(TorchDispatchMode):

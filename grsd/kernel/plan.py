@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
-from grsd.kernel.strips import band_samples, product_samples
+from grsd.kernel.strips import band_samples, product_samples, slice_width
 from grsd.tangents import GRAM, ROWS, Parts, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
@@ -71,6 +71,11 @@ def free_memory(device: torch.device) -> int:
         return 2**62
 
 
+def measured_samples(samples: int) -> tuple[int, int]:
+    """On how many of the samples memory is measured: not on a single one, whose parts need not be copied."""
+    return (2, 3) if samples > 2 else (1, samples)
+
+
 def whole(units: Sequence[Unit], samples: int) -> Plan:
     """Everything at once, unmeasured: for what is small beyond doubt."""
     return Plan((Group(tuple(units), samples, samples),))
@@ -84,37 +89,47 @@ def make_plan(problem: Problem, limit: int) -> Plan:
     n = problem.samples
     host = problem.device.type != "cpu" and (problem.matrices + 1) * problem.matrix > limit // 2
     fixed = problem.before + (0 if host else problem.matrices * problem.matrix)
-    room = max(0, int(SAFETY * limit) - fixed)
+    room = max(0, int(SAFETY * (limit - fixed)))
     workspace = min(LARGEST, max(SMALLEST, room // (32 * problem.width)))
     costs = _Costs(problem, workspace)
     everything = tuple(problem.units)
     peak, held = costs.measure(everything)
-    total = Line(sum(line.fixed for line in held), sum(line.each for line in held))
 
-    batch = n if costs.group(Group(everything, n, n), peak, total) <= room else peak.most(room - total(n), n)
-    if batch >= 1:
-        groups = [(Group(everything, n, batch), peak, total)]
-    else:
+    def whole_tile(batch: int) -> list[Measured]:
+        return [(Group(everything, n, batch), peak, held)]
+
+    groups = whole_tile(n)
+    if costs.most(groups, problem.before, fixed) > fixed + room:
+        groups = whole_tile(max(1, peak.most(fixed + room - problem.before - _total(held)(n), n)))
+    if costs.most(groups, problem.before, fixed) > fixed + room:
         groups = []
-        for units, line in _packed(list(zip(everything, held, strict=True)), n, room // 2):
+        for units, lines in _packed(list(zip(everything, held, strict=True)), n, room // 2):
             own, _ = costs.measure(units)
+            line = _total(lines)
             tile = n if line(n) <= room // 2 else max(1, line.most(room // 4, n))
             copies = 1 if tile == n else 2
             batch = max(1, own.most(room - copies * line(tile), tile))
-            groups.append((Group(units, tile, batch), own, line))
-    most = fixed + max(costs.group(*group) for group in groups)
+            groups.append((Group(units, tile, batch), own, lines))
+    most = costs.most(groups, problem.before, fixed)
     return Plan(tuple(group for group, _, _ in groups), workspace, host, int(most))
 
 
-def _packed(units: list[tuple[Unit, Line]], samples: int, room: int) -> list[tuple[tuple[Unit, ...], Line]]:
+def _total(lines: Sequence[Line]) -> Line:
+    return Line(sum(line.fixed for line in lines), sum(line.each for line in lines))
+
+
+def _packed(units: list[tuple[Unit, Line]], samples: int, room: int) -> list[tuple[tuple[Unit, ...], list[Line]]]:
     """Neighbours together, as long as what they hold fits."""
-    packs: list[tuple[tuple[Unit, ...], Line]] = []
+    packs: list[tuple[tuple[Unit, ...], list[Line]]] = []
     for unit, line in units:
-        if packs and packs[-1][1](samples) + line(samples) <= room:
-            packs[-1] = ((*packs[-1][0], unit), packs[-1][1] + line)
+        if packs and _total([*packs[-1][1], line])(samples) <= room:
+            packs[-1] = ((*packs[-1][0], unit), [*packs[-1][1], line])
         else:
-            packs.append(((unit,), line))
+            packs.append(((unit,), [line]))
     return packs
+
+
+Measured = tuple[Group, Line, Sequence[Line]]  # with its peak while it differentiates, and what each unit then holds
 
 
 class _Costs:
@@ -123,43 +138,54 @@ class _Costs:
         self.parts: dict[Unit, tuple[torch.Size, ...]] = {}
 
     def measure(self, units: tuple[Unit, ...]) -> tuple[Line, list[Line]]:
-        """(the peak of differentiating these units, what each then holds), from one sample and two."""
+        """(the peak of differentiating these units, what each then holds)."""
         sizes = []
-        for count in (1, min(2, self.problem.samples)):
+        counts = measured_samples(self.problem.samples)
+        for count in counts:
             peak, results = peak_and_result(lambda count=count: self.problem.work(units, count))
-            if count == 1:
-                self.parts |= {
-                    unit: tuple(part.shape for part in parts) for unit, (parts, _) in zip(units, results, strict=True)
-                }
+            self.parts |= {
+                unit: tuple(part.shape for part in parts) for unit, (parts, _) in zip(units, results, strict=True)
+            }
             sizes.append([peak, *(held_bytes(result) for result in results)])
-        peak, *held = (through(one, two) for one, two in zip(*sizes, strict=True))
+            del results
+        peak, *held = (through(few, more, counts[0]) for few, more in zip(*sizes, strict=True))
         return peak, held
 
-    def group(self, group: Group, peak: Line, held: Line) -> float:
-        """The most bytes that a group holds besides the matrices: while it differentiates, or while it multiplies."""
+    def most(self, groups: Sequence[Measured], before: float, fixed: float) -> float:
+        """The most bytes held at once: ``before`` until the matrices are needed, ``fixed`` with them."""
+        peaks = []
+        for number, (group, peak, held) in enumerate(groups):
+            differentiating, multiplying = self._group(group, peak, held)
+            unneeded = number == 0 and group.tile == self.problem.samples
+            peaks += [(before if unneeded else fixed) + differentiating, fixed + multiplying]
+        return max(peaks)
+
+    def _group(self, group: Group, peak: Line, held: Sequence[Line]) -> tuple[float, float]:
+        """What a group holds besides the matrices while it differentiates, and while it multiplies."""
         copies = 1 if group.tile == self.problem.samples else 2
-        stored = copies * held(group.tile)
-        collected = stored - held(group.tile) if group.batch >= group.tile else stored
-        multiplying = max(self._multiplying(unit, group.tile, copies) for unit in group.units)
-        return max(collected + peak(group.batch), stored + self.problem.width * multiplying)
+        own = [line(group.tile) for line in held]
+        collected = (copies if group.batch < group.tile else copies - 1) * sum(own)
+        left, multiplying = copies * sum(own), []
+        for unit, size in zip(group.units, own, strict=True):  # each lets go of its parts
+            multiplying.append(left + self.problem.width * self._multiplying(unit, group.tile, copies))
+            left -= size
+        return collected + peak(group.batch), max(multiplying)
 
     def _multiplying(self, unit: Unit, tile: int, copies: int) -> float:
-        """Numbers made by ``Blocks.add`` at once: backprops by position or slices of rows, and what a strip makes."""
+        """Numbers made by ``Blocks.add`` at once: slices of rows, or Gram matrices and what a strip makes of them."""
         classes, rate = self.problem.classes, self.problem.rate
         shapes, each = self.parts[unit], 1 + self.problem.rate
+        if unit.route == ROWS:
+            return 0
         if unit.route == GRAM:
-            (_, _, positions, _), q = shapes[0], shapes[1][-1]
+            positions = shapes[0][2]
             pairs = positions**2
             rows, columns = product_samples(self.problem.device, classes, tile, pairs, self.workspace)
             rows = min(tile, rows)
             band = min(tile, band_samples(rows, tile, pairs, self.workspace))
             gram = max(band * tile, rows * columns) * pairs
-            product = rows * columns * classes * (pairs + classes)
-            return each * (copies * classes * tile * positions * q + gram + product)
-        row = classes * tile
-        if unit.route == ROWS:
-            rows = min(row * shapes[0][-1], max(row, self.workspace))
-            return each * copies * rows
-        one = row * shapes[0][1] * shapes[0][3]
-        rows = min(one * shapes[1][-1], max(one, self.workspace))
-        return rows * (2 * copies + 1 if rate else copies)
+            return each * (gram + rows * columns * classes * (pairs + classes))
+        (_, groups, _, p), q = shapes[0], shapes[1][3]
+        one = classes * tile * groups * q
+        rows = one * slice_width(self.problem.device, p, one, self.workspace)
+        return rows * (each * copies + (rate or groups > 1))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.kernel.strips import band_samples, visits
-from grsd.tangents import GRAM, ROWS, Parts, Unit
+from grsd.kernel.strips import band_samples, slice_width, visits
+from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
 Square = Float[Tensor, "D D"]
 BLOCK = 64  # rows mirrored at once
@@ -55,15 +56,20 @@ class Strip:
 class Blocks:
     """M, and M' where ``rate``, from the diagonal on: each pair of tiles once, of a tile with itself one triangle.
 
-    ``matrices`` (D, D) may lie on another device than the parts; ``workspace`` bounds the numbers in one slice of rows.
+    ``matrices`` (D, D), made when they are first needed, may lie on another device than the parts. ``workspace`` bounds
+    the numbers in one slice of rows.
     """
 
     def __init__(
         self, samples: int, classes: int, rate: bool, workspace: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.samples, self.classes, self.workspace = samples, classes, workspace
-        size = samples * classes
-        self.matrices = [torch.zeros(size, size, dtype=dtype, device=device) for _ in range(1 + rate)]
+        self.samples, self.classes, self.rate, self.workspace = samples, classes, rate, workspace
+        self.dtype, self.device = dtype, device
+
+    @cached_property
+    def matrices(self) -> list[Square]:
+        size = self.samples * self.classes
+        return [torch.zeros(size, size, dtype=self.dtype, device=self.device) for _ in range(1 + self.rate)]
 
     def add(self, unit: Unit, here: Tile, there: Tile) -> None:
         """One unit's share between two tiles."""
@@ -121,7 +127,7 @@ class Blocks:
     def _strips(self, here: Tile, there: Tile, positions: int | None = None) -> list[Strip]:
         """``positions``: pairs whose products are held before they are added; else they are made in their place."""
         device = here.parts[0].device
-        if device != self.matrices[0].device:
+        if device != self.device:
             positions = positions or 1
         other = None if there is here else len(there)
         return [
@@ -175,7 +181,7 @@ def _within(samples: slice, span: slice) -> slice:
 def _by_position(parts: Parts, group: int) -> tuple[Tensor, Tensor]:
     """Features (n, T, p) and backprops (T, n C, q) of one group."""
     a, delta = parts
-    return a[:, group], delta[:, :, group].permute(2, 1, 0, 3).flatten(1, 2)
+    return a[:, group], delta[group].flatten(1, 2)
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
@@ -186,32 +192,23 @@ def _gram(a: Tensor, b: Tensor) -> Tensor:
 def _slices(
     unit: Unit, here: Tile, there: Tile, workspace: int
 ) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Rows (n, C, columns), with their rates where there are, of both tiles, over slices of the unit's parameters."""
+    """Rows (n, C, columns), with their rates where there are, of both tiles, over slices of the unit's features."""
     if unit.route == ROWS:
-        width, each = here.parts[0].shape[2], here.parts[0][..., :1].numel()
-    else:
-        width, each = here.parts[1].shape[4], here.parts[1][..., 0, 0].numel() * here.parts[0].shape[3]
-    step = max(1, workspace // each)
+        yield tuple(part for (part,) in here.both), tuple(part for (part,) in there.both)
+        return
+    a, delta = here.parts
+    width = a.shape[-1]
+    step = slice_width(a.device, width, delta[..., 0].numel(), workspace)
     for start in range(0, width, step):
-        columns = slice(start, start + step)
-        left = _rows(unit, here, columns)
-        yield left, (left if here is there else _rows(unit, there, columns))
+        features = slice(start, start + step)
+        left = _rows(here, features)
+        yield left, (left if here is there else _rows(there, features))
 
 
-def _rows(unit: Unit, tile: Tile, columns: slice) -> tuple[Tensor, ...]:
-    if unit.route == ROWS:
-        return tuple(parts[0][..., columns].transpose(0, 1).contiguous() for parts in tile.both)
+def _rows(tile: Tile, features: slice) -> tuple[Tensor, ...]:
     a, delta = tile.parts
-    rows = _outer(delta[..., columns], a)
+    rows = outer_product(delta, a[..., features])
     if tile.rates is None:
         return (rows,)
-    return rows, _outer(tile.rates[1][..., columns], a).add_(_outer(delta[..., columns], tile.rates[0]))
-
-
-def _outer(delta: Tensor, a: Tensor) -> Tensor:
-    """(C, n, G, T, q) and (n, G, T, p) to (n, C, G q p), each class written to its place."""
-    classes, samples, groups, _, q = delta.shape
-    rows = delta.new_empty(samples, classes, groups, q, a.shape[-1])
-    for c, g in product(range(classes), range(groups)):
-        torch.bmm(delta[c, :, g].transpose(1, 2), a[:, g], out=rows[:, c, g])
-    return rows.flatten(2)
+    a_rate, delta_rate = tile.rates
+    return rows, outer_product(delta_rate, a[..., features]).add_(outer_product(delta, a_rate[..., features]))

@@ -10,6 +10,7 @@ ROWS, COLUMNS = 160, 1280  # of a product on a CPU whose result is used at once:
 LEAF = 80  # rows at which a triangle is no longer halved
 PARTS = 16  # of a tile elsewhere
 BAND = 2**18  # numbers in one Gram matrix of the features
+SLICE = 2**21  # numbers in a slice of rows on a CPU: more is no faster
 
 Pair = tuple[slice, slice]
 
@@ -43,8 +44,15 @@ def product_samples(device: torch.device, classes: int, others: int, positions: 
 
 
 def band_samples(rows: int, others: int, positions: int, workspace: int) -> int:
-    """For how many samples, a multiple of ``rows``, one Gram matrix with all others is made; 0: for each product its own."""
+    """For how many samples, a multiple of ``rows``, one Gram matrix with all others is made; 0: one a product."""
     return min(BAND, workspace) // (positions * others) // rows * rows
+
+
+def slice_width(device: torch.device, width: int, each: int, workspace: int) -> int:
+    """How many of ``width`` columns, of ``each`` numbers, make one of as few even slices as the workspace allows."""
+    room = min(SLICE, workspace) if device.type == "cpu" else workspace
+    slices = -(-width // max(1, room // each))
+    return -(-width // slices)
 
 
 def _triangle(device: torch.device, classes: int, samples: int) -> Iterator[Pair]:

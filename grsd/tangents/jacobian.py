@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from grsd.tangents.layers import OUTER, Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
-from grsd.tangents.units import ROWS, Reading, Unit, read
+from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, read
 
 Parts = tuple[Tensor, ...]
 
@@ -33,16 +33,18 @@ def jacobian(
 ) -> Callable[[Parameters], tuple[list[Parts], Tensor]]:
     """A function of the parameters giving, for each unit, its Jacobian on these inputs, and the outputs.
 
-    A unit's parts are (features (N, G, T, p), backprops (C, N, G, T, q)) with J_ic = sum_t delta_ict a_it^T for each
-    group, or (rows (C, N, P),) where its route is ROWS. ``route``: how backward passes are batched. ALONE: over
-    classes, and over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by
-    one, which needs nothing of ``torch.vmap``. ``reading``: of these very inputs, where there is one already.
+    A unit's parts are (features (N, G, T, p), backprops) with J_ic = sum_t delta_ict a_it^T for each group, or
+    (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
+    is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how backward passes are batched. ALONE: over classes, and
+    over samples for parameters that no recognised call claims; TOGETHER: over classes; CAREFUL: one by one, which needs
+    nothing of ``torch.vmap``. ``reading``: of these very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
     shapes = (reading or read(network, inputs)).shapes if tapped else ()
     wanted = {index for unit in tapped for index, _ in unit.uses}
-    last = {index: place for place, unit in enumerate(units) for index, _ in unit.uses}
+    order = sorted(range(len(units)), key=lambda place: units[place].route != ROWS)  # these free more than they hold
+    last = {index: place for place in order for index, _ in units[place].uses}
 
     def of(parameters: Parameters) -> tuple[list[Parts], Tensor]:
         like = next(iter(parameters.values()))
@@ -66,9 +68,13 @@ def jacobian(
             selected = {name: parameters[name] for name in generic}
             by_row = _alone if route == ALONE else partial(_together, route=route)
             rows, outputs = by_row(network, parameters, selected, inputs)
-        parts = []
-        for place, unit in enumerate(units):
-            parts.append(_assemble(unit, calls, seen, backprops, len(inputs)) if unit.uses else (rows[unit.names[0]],))
+        parts: list[Parts] = [()] * len(units)
+        for place in order:
+            unit = units[place]
+            if unit.uses:
+                parts[place] = _assemble(unit, calls, seen, backprops, len(inputs))
+            else:
+                parts[place] = (rows.pop(unit.names[0]).contiguous(),)
             for index, _ in unit.uses:
                 if last[index] == place:
                     del backprops[index]
@@ -118,12 +124,20 @@ def _assemble(unit: Unit, calls: dict[int, Call], seen: dict, backprops: dict, s
             a = delta.new_ones(*delta.shape[1:-1], 1)
         elif unit.bias:
             a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], -1)
-        if unit.route != ROWS:
-            return a, delta
-        return (torch.einsum("cngtq,ngtp->cngqp", delta, a).flatten(2),)
-    rows = [torch.einsum("cntw,ntw->cnw", delta, a)] if unit.weight else []
-    rows += [delta.sum(2)] if unit.bias else []
+        if unit.route == GRAM:
+            return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
+        delta = delta.permute(1, 2, 0, 4, 3).contiguous()
+        return (a, delta) if unit.route == SLICES else (outer_product(delta, a),)
+    rows = [torch.einsum("cntw,ntw->ncw", delta, a)] if unit.weight else []
+    rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
     return (torch.cat(rows, -1),)
+
+
+def outer_product(delta: Tensor, a: Tensor) -> Tensor:
+    """Rows (N, C, G q p) of the Jacobian from backprops (N, G, C, q, T) and features (N, G, T, p)."""
+    samples, groups, classes = delta.shape[:3]
+    rows = torch.bmm(delta.flatten(0, 1).flatten(1, 2), a.flatten(0, 1))
+    return rows.view(samples, groups, classes, -1).transpose(1, 2).flatten(2)
 
 
 def _positions(call: Call, by_sample: Tensor) -> Tensor:
@@ -140,14 +154,14 @@ def _one_hot(tokens: Tensor, vocabulary: Tensor, like: Tensor) -> Tensor:
 def _alone(
     network: Network, parameters: Parameters, selected: Parameters, inputs: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Rows (C, N, P) of the selected parameters, each sample in a batch of its own."""
+    """Rows (N, C, P) of the selected parameters, each sample in a batch of its own."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(parameters | chosen, sample[None]), selected)
         (rows,) = vmap(pull)(_classes(outputs))
         return {name: row.flatten(1) for name, row in rows.items()}, outputs[0]
 
-    rows, outputs = vmap(one, out_dims=(1, 0))(inputs)
+    rows, outputs = vmap(one)(inputs)
     return rows, outputs
 
 
@@ -162,7 +176,7 @@ def _together(
         here = torch.zeros_like(select)
         here[:, sample] = select[:, sample]
         rows.append({name: row.flatten(1) for name, row in _batched(pull, route)(here)[0].items()})
-    return {name: torch.stack([row[name] for row in rows], 1) for name in selected}, outputs
+    return {name: torch.stack([row[name] for row in rows]) for name in selected}, outputs
 
 
 def can_run_alone(network: Network, inputs: Tensor, outputs: Tensor) -> bool:

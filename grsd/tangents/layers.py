@@ -82,8 +82,7 @@ def _convolution(dimensions: int) -> Callable[..., Call | None]:
                 patches = patches.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
             places = range(2, 2 + dimensions)  # last, so that what lies together is copied together
             patches = patches.permute(0, 1, *(axis + dimensions for axis in places), *places)
-            patches = patches.reshape(input.shape[0], groups, weight[0].numel(), -1)
-            return patches.transpose(2, 3).contiguous()
+            return patches.reshape(input.shape[0], groups, weight[0].numel(), -1).transpose(2, 3)
 
         def arrange(delta: Tensor) -> Tensor:
             return delta.reshape(delta.shape[0], groups, weight.shape[0] // groups, -1).transpose(2, 3)
