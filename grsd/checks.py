@@ -88,10 +88,17 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
                 )
 
 
-def check_coupling(call: str, function: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
+def check_coupling(
+    call: str,
+    function: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    outputs: Tensor,
+    of_few: Tensor | None = None,
+) -> None:
     """Refuse a model in which samples see each other: a few in a batch of their own must give the same outputs.
 
-    Where the model does not take fewer samples, the others are replaced instead.
+    Where the model does not take fewer samples, the others are replaced instead. ``of_few``: what the first ``FEW``
+    give, where that is known.
     """
     samples = len(inputs)
     if samples == 1:
@@ -99,7 +106,8 @@ def check_coupling(call: str, function: Callable[[Tensor], Tensor], inputs: Tens
     few = min(FEW, samples // 2)
     with torch.no_grad():
         try:
-            changed = (function(inputs[:few]) - outputs[:few]).abs().max()
+            alone = function(inputs[:few]) if of_few is None or few < FEW else of_few
+            changed = (alone - outputs[:few]).abs().max()
         except RuntimeError:
             index = torch.arange(samples, device=inputs.device)
             changed = torch.stack(
@@ -136,14 +144,13 @@ def repeatable(
 ) -> object:
     """The model's output, without a graph; refuse one that is random or changes what it must keep.
 
-    ``function`` is called twice; with ``again``, once, and that twice instead.
+    ``again``: the same a second time, where that is not ``function`` itself.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
     with torch.no_grad():
-        outputs = function()
-        first, second = (again(), again()) if again is not None else (outputs, function())
+        outputs, second = function(), (again or function)()
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
-    random = isinstance(first, Tensor) and not torch.equal(first, second) and bool(torch.isfinite(first).all())
+    random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
     if written or random:
         what = f"changes {written[0]!r}" if written else "gives another output each time"
         raise ValueError(

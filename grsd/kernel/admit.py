@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +42,38 @@ class Admitted:
         return self.outputs.numel() // self.samples
 
 
+Look = Callable[[Network, Tensor, Reading], Reading]
+
+
+def _read(network: Network, inputs: Tensor, few: Reading) -> Reading:
+    return read(network, inputs)
+
+
 def admit(
-    call: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: str | torch.device | None
+    call: str,
+    model: nn.Module,
+    inputs: Tensor,
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+    look: Look = _read,
 ) -> Admitted:
+    """``look(network, inputs, few)``: the first reading of all samples, after one of a few."""
     check_inputs(call, model, inputs)
     check_module(call, model, device)
     floating_dtype(call, dtype)
     device = resolve_device(call, device, model)
     network = Network(model, dtype, device)
     inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
+    readings: list[Reading] = []
+
+    def of_few() -> Tensor:
+        readings.append(read(network, inputs[:FEW]))
+        return readings[0].outputs
+
     kept = network.fixed | network.parameters | {"inputs": inputs}
-    reading = repeatable(call, lambda: read(network, inputs), kept, lambda: network(network.parameters, inputs[:FEW]))
+    few = repeatable(call, of_few, kept, lambda: network(network.parameters, inputs[:FEW]))
+    fit = isinstance(few, Tensor) and few.ndim in {1, 2} and len(few) > 0 and few.is_floating_point()
+    reading = (look if fit else _read)(network, inputs, readings[0])
     check_outputs(call, reading.outputs, len(inputs))
-    check_coupling(call, lambda batch: network(network.parameters, batch), inputs, reading.outputs)
+    check_coupling(call, lambda batch: network(network.parameters, batch), inputs, reading.outputs, few)
     return Admitted(network, inputs, reading)

@@ -15,7 +15,7 @@ from torch.func import jvp
 from grsd.checks import check_targets, memory_bytes
 from grsd.kernel.admit import admit
 from grsd.kernel.meter import peak_and_result, through
-from grsd.kernel.plan import Group, Plan, Problem, free_memory, make_plan, measured_samples, whole
+from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
 from grsd.kernel.products import Blocks, Square, Tile
 from grsd.kernel.verify import Expected, disagreement, expect, pullback, same_outputs
 from grsd.tangents import (
@@ -23,13 +23,16 @@ from grsd.tangents import (
     CAREFUL,
     GRAM,
     TOGETHER,
+    Network,
     Parts,
+    Reading,
     Unit,
     can_run_alone,
     jacobian,
     plan_units,
     random_like,
     read,
+    read_and_pull,
 )
 
 SMALL = 2**30  # under it nothing is metered
@@ -56,26 +59,39 @@ class Job:
         refuse: bool = True,
     ) -> None:
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
-        admitted = admit(call, model, inputs, dtype, device)
-        self.call = call
+        self.call, self.rate = call, rate
+        small, pull = False, None
+
+        def look(network: Network, inputs: Tensor, few: Reading) -> Reading:
+            nonlocal small, pull
+            room = min(SMALL, free_memory(inputs.device) // 2)
+            small = limit is None and crude_bytes(network, few, len(inputs), rate, apart) < room
+            if rate or not small:
+                return read(network, inputs)
+            with _in_one_line(call):
+                reading, pull = read_and_pull(network, inputs)
+            return reading
+
+        admitted = admit(call, model, inputs, dtype, device, look)
         self.network, self.inputs, self.reading = admitted.network, admitted.inputs, admitted.reading
-        self.samples, self.classes, self.rate = admitted.samples, admitted.classes, rate
+        self.samples, self.classes = admitted.samples, admitted.classes
         outputs = admitted.outputs
         if rate and refuse:
             check_targets(call, targets, tuple(outputs.shape))
         error = outputs - targets.to(outputs) if targets is not None else outputs
         with _in_one_line(call):
-            free = free_memory(self.inputs.device)
-            small = limit is None and self._crude(apart) < min(SMALL, free // 2)
-            limit = free if limit is None else limit
-
+            limit = free_memory(self.inputs.device) if limit is None else limit
             batch, checking = (self.samples, 0) if small else self._check_batch(limit)
             self.direction = None
             if rate:
                 gradient = pullback(self.network, self.inputs, error, batch)
                 self.direction = {name: g.div_(-self.samples) for name, g in gradient.items()}
             probe = random_like(outputs)
-            self.expected: Expected = expect(self.network, self.inputs, probe, self.direction, batch)
+            if pull is not None:
+                self.expected = Expected.of(probe, pull(probe))
+                pull = None  # and the graph with it
+            else:
+                self.expected = expect(self.network, self.inputs, probe, self.direction, batch)
             self.units = plan_units(self.network, self.inputs, self.reading, self.expected.gradient, apart=apart)
             self.expected.gradient.clear()
             self.deviation = outputs.new_zeros(())
@@ -179,16 +195,6 @@ class Job:
                     return self.route
         return CAREFUL
 
-    def _crude(self, apart: bool) -> int:
-        """Bytes, generously: enough to see that a small problem is small."""
-        passed = sum(shape.numel() for shape in self.reading.shapes) * (self.classes + 2)
-        taken = {name for pair in self.reading.names for name in pair} - self.reading.elsewhere
-        sizes = {name: p.numel() for name, p in self.network.parameters.items()}
-        generic = sum(size for name, size in sizes.items() if name not in taken) * self.samples * self.classes
-        matrices = (self.samples * self.classes) ** 2 * (len(sizes) if apart else 3)
-        numbers = matrices + 4 * passed * (3 if self.rate else 1) + 3 * generic + 4 * sum(sizes.values())
-        return numbers * self.reading.outputs.element_size()
-
     def _check_batch(self, limit: int) -> tuple[int, int]:
         """How many samples the self-check takes at once, and the bytes that it or the first evaluation holds."""
 
@@ -215,7 +221,10 @@ class Job:
     def _plan(self, limit: int, apart: bool, checking: int) -> Plan:
         few = [read(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
         if not all(reading.same_calls(self.reading) for reading in few):
-            return replace(whole(self.units, self.samples), peak=self._crude(apart))
+            return replace(
+                whole(self.units, self.samples),
+                peak=crude_bytes(self.network, self.reading, self.samples, self.rate, apart),
+            )
         problem = Problem(
             samples=self.samples,
             classes=self.classes,

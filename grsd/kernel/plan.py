@@ -14,7 +14,7 @@ import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
 from grsd.kernel.strips import band_samples, product_samples, slice_width
-from grsd.tangents import GRAM, ROWS, Parts, Unit
+from grsd.tangents import GRAM, ROWS, Network, Parts, Reading, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
@@ -69,6 +69,19 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
     except (AttributeError, ValueError, OSError):
         return 2**62
+
+
+def crude_bytes(network: Network, reading: Reading, samples: int, rate: bool, apart: bool) -> int:
+    """From a reading of a few samples, generously: enough to see that a small problem is small."""
+    few = len(reading.outputs)
+    classes = reading.outputs.numel() // few
+    passed = sum(shape.numel() for shape in reading.shapes) * (classes + 2) * samples // few
+    taken = {name for pair in reading.names for name in pair} - reading.elsewhere
+    sizes = {name: p.numel() for name, p in network.parameters.items()}
+    generic = sum(size for name, size in sizes.items() if name not in taken) * samples * classes
+    matrices = (samples * classes) ** 2 * (len(sizes) if apart else 3)
+    numbers = matrices + 4 * passed * (3 if rate else 1) + 3 * generic + 4 * sum(sizes.values())
+    return numbers * reading.outputs.element_size()
 
 
 def measured_samples(samples: int) -> tuple[int, int]:

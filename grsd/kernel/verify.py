@@ -27,6 +27,10 @@ class Expected:
     change: Tensor | None = None
     bound: Tensor | None = None
 
+    @classmethod
+    def of(cls, probe: Tensor, gradient: Parameters) -> Expected:
+        return cls(probe, gradient, inner(gradient, gradient) / len(probe))
+
 
 def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) -> Parameters:
     """J^T cotangent, ``batch`` samples at a time."""
@@ -37,8 +41,7 @@ def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) ->
 def expect(network: Network, inputs: Tensor, probe: Tensor, direction: Parameters | None, batch: int) -> Expected:
     samples = len(inputs)
     if direction is None:
-        gradient = pullback(network, inputs, probe, batch)
-        return Expected(probe, gradient, inner(gradient, gradient) / samples)
+        return Expected.of(probe, pullback(network, inputs, probe, batch))
     both = partial(network.pullback_and_rate, direction=direction)
     gradient, rate = in_batches(both, network, inputs, probe, batch, 2)
     size = inner(gradient, gradient) / samples

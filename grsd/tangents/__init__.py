@@ -2,7 +2,7 @@
 
 from grsd.tangents.jacobian import ALONE, CAREFUL, TOGETHER, Parts, can_run_alone, jacobian, outer_product
 from grsd.tangents.network import Composed, Network, Parameters, exact_derivatives, private_copy
-from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, plan_units, random_like, read
+from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, plan_units, random_like, read, read_and_pull
 
 __all__ = [
     "ALONE",
@@ -25,4 +25,5 @@ __all__ = [
     "private_copy",
     "random_like",
     "read",
+    "read_and_pull",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,10 +65,28 @@ class Reading:
 
 def read(network: Network, inputs: Tensor) -> Reading:
     """Run the network once, without a graph, and note the calls that use trainable parameters."""
-    with torch.no_grad(), Tap(network.parameters, keep=False) as tap:
-        outputs = network(network.parameters, inputs)
+    with torch.no_grad():
+        return _noted(network, network.parameters, inputs)
+
+
+def read_and_pull(network: Network, inputs: Tensor) -> tuple[Reading, Callable[[Tensor], Parameters]]:
+    """The same with a graph: also the function that gives J^T u."""
+
+    def noted(parameters: Parameters) -> Tensor:
+        readings.append(_noted(network, parameters, inputs))
+        return readings[0].outputs
+
+    readings: list[Reading] = []
+    outputs, pull = vjp(noted, network.parameters)
+    return replace(readings[0], outputs=outputs.detach()), lambda u: pull(u)[0]
+
+
+def _noted(network: Network, parameters: Parameters, inputs: Tensor) -> Reading:
+    with Tap(parameters, keep=False) as tap:
+        outputs = network(parameters, inputs)
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
-    return Reading(outputs, tuple(tap.calls), tuple(tap.shapes), names, frozenset(tap.elsewhere))
+    calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
+    return Reading(outputs, calls, tuple(tap.shapes), names, frozenset(tap.elsewhere))
 
 
 def plan_units(network: Network, inputs: Tensor, reading: Reading, probe: Parameters, *, apart: bool) -> list[Unit]:
@@ -103,8 +122,8 @@ def plan_units(network: Network, inputs: Tensor, reading: Reading, probe: Parame
             route, vocabulary = _route(network, reading, names, where, inputs.shape[0], together or names[0] == bias)
             units.append(Unit(names, names[0] == weight, names[-1] == bias, where, route, vocabulary))
     seen = reading.elsewhere | set(uses)
-    nonzero = dict(zip(probe, torch.stack([g.any() for g in probe.values()]).tolist(), strict=True))
-    units += [Unit((name,)) for name in network.parameters if name not in claimed and (name in seen or nonzero[name])]
+    unclaimed = [name for name in network.parameters if name not in claimed]
+    units += [Unit((name,)) for name in unclaimed if name in seen or bool(probe[name].any())]
     return units
 
 
