@@ -15,7 +15,7 @@ from grsd.kernel.strips import band_samples, slice_width, visits
 from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
 Square = Float[Tensor, "D D"]
-BLOCK = 64  # rows mirrored at once
+BLOCK, PAD = 64, 16  # rows mirrored at once, so far apart that a column's entries do not share one set of a cache
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,13 @@ class Blocks:
     def finish(self) -> list[Square]:
         """Fill the other half; the blocks are used up."""
         for matrix in self.matrices:
+            apart = matrix.new_empty(BLOCK, len(matrix) + PAD)
             for start in range(0, len(matrix), BLOCK):
                 rows = matrix[start : start + BLOCK, start:]
                 square = rows[:, :BLOCK].triu_()
                 square += square.triu(1).T
-                matrix[start + BLOCK :, start : start + BLOCK] = rows[:, BLOCK:].T
+                rest = apart[: len(rows), : max(0, rows.shape[1] - BLOCK)].copy_(rows[:, BLOCK:])
+                matrix[start + BLOCK :, start : start + BLOCK] = rest.T
         return self.matrices
 
     def _add_grams(self, here: Tile, there: Tile, group: int) -> None:

@@ -2,7 +2,7 @@ r"""The empirical tangent kernel M = J J^T / N and its exact rate M' along gradi
 
 Each parameter takes the cheapest exact route: two small Gram matrices contracted, M_(ic)(jd) = sum_ts (a_it . a_js)
 (delta_ict . delta_jds) / N; rows of the Jacobian formed slice by slice; or, for parameters used in a way that is not
-recognised, rows by one backward pass per output. Blocks are summed class-major, one half only, and permuted once.
+recognised, rows by one backward pass per output. Products are summed into one half of the matrix, mirrored at the end.
 Definitions: arXiv 2512.18209 as restated in README.md; the routes are this project's.
 """
 
