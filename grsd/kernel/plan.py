@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
-from grsd.kernel.strips import band_samples, product_samples, slice_width
+from grsd.kernel.strips import BLOCK, PAD, band_samples, product_samples, slice_width
 from grsd.tangents import GRAM, ROWS, Network, Parts, Reading, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
@@ -166,7 +166,8 @@ class _Costs:
 
     def most(self, groups: Sequence[Measured], before: float, fixed: float) -> float:
         """The most bytes held at once: ``before`` until the matrices are needed, ``fixed`` with them."""
-        peaks = []
+        size = self.problem.samples * self.problem.classes
+        peaks = [fixed + self.problem.width * BLOCK * (size + PAD)]
         for number, (group, peak, held) in enumerate(groups):
             differentiating, multiplying = self._group(group, peak, held)
             unneeded = number == 0 and group.tile == self.problem.samples

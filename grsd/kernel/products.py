@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.kernel.strips import band_samples, slice_width, visits
+from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
 from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
 Square = Float[Tensor, "D D"]
-BLOCK, PAD = 64, 16  # rows mirrored at once, so far apart that a column's entries do not share one set of a cache
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ ROWS, COLUMNS = 160, 1280  # of a product on a CPU whose result is used at once:
 LEAF = 80  # rows at which a triangle is no longer halved
 PARTS = 16  # of a tile elsewhere
 BAND = 2**18  # numbers in one Gram matrix of the features
+BLOCK, PAD = 64, 16  # rows mirrored at once, so far apart that a column's entries do not share one set of a cache
 SLICE = 2**21  # numbers in a slice of rows on a CPU: more is no faster
 
 Pair = tuple[slice, slice]
