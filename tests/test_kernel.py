@@ -233,11 +233,12 @@ METERED = [case.name for case in ZOO if case.name not in {"looks at values", "br
 
 
 @pytest.mark.parametrize(("name", "rate"), [(name, number % 2 == 0) for number, name in enumerate(METERED)])
-def test_the_estimate_is_what_is_held(name, rate):
+def test_the_estimate_is_what_is_held(name, rate, monkeypatch):
     """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples.
 
-    Every other model with its rate.
+    Every other model with its rate. The matrices by torch, whose profiler does not see what NumPy allocates.
     """
+    monkeypatch.setattr("grsd.kernel.products.zeros", lambda size, dtype, _: torch.zeros(size, size, dtype=dtype))
     case = next(case for case in ZOO if case.name == name)
     model, x, y = replace(case, inputs=(100, *case.inputs[1:]), outputs=(100, *case.outputs[1:])).make()
     estimate = grsd.memory_estimate(model, x, rate=rate)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, product
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,13 @@ from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
 from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
 Square = Float[Tensor, "D D"]
+
+
+def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Square:
+    """On a CPU by NumPy, which asks the system for huge pages: torch's own cost a page fault every 4 KiB."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((size, size), str(dtype).removeprefix("torch.")))
+    return torch.zeros(size, size, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -35,21 +43,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Strip:
-    """Samples ``mine`` of one tile against ``others`` of another, and where their products belong in the matrix."""
+    """Samples ``mine`` of one tile against ``others`` of another, and the part of each matrix that they fill."""
 
     mine: slice
     others: slice
-    place: tuple[slice, slice]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, columns = self.place
-        return rows.stop - rows.start, columns.stop - columns.start
-
-    @property
-    def numbers(self) -> int:
-        rows, columns = self.shape
-        return rows * columns
+    targets: list[Tensor]
 
 
 class Blocks:
@@ -64,11 +62,13 @@ class Blocks:
     ) -> None:
         self.samples, self.classes, self.rate, self.workspace = samples, classes, rate, workspace
         self.dtype, self.device = dtype, device
+        self._asked: object = None
+        self._strips_of: list[Strip] = []  # of the last tiles: the next unit's are often the same
 
     @cached_property
     def matrices(self) -> list[Square]:
         size = self.samples * self.classes
-        return [torch.zeros(size, size, dtype=self.dtype, device=self.device) for _ in range(1 + self.rate)]
+        return [zeros(size, self.dtype, self.device) for _ in range(1 + self.rate)]
 
     def add(self, unit: Unit, here: Tile, there: Tile) -> None:
         """One unit's share between two tiles."""
@@ -80,10 +80,10 @@ class Blocks:
             for strip in self._strips(here, there):
                 rows = [part[strip.mine].flatten(0, 1) for part in left]
                 columns = [part[strip.others].flatten(0, 1).T for part in right]
-                self._multiply(0, strip, rows[0], columns[0])
+                self._multiply(strip.targets[0], rows[0], columns[0])
                 if here.rates is not None:
-                    self._multiply(1, strip, rows[1], columns[0])
-                    self._multiply(1, strip, rows[0], columns[1])
+                    self._multiply(strip.targets[1], rows[1], columns[0])
+                    self._multiply(strip.targets[1], rows[0], columns[1])
 
     def finish(self) -> list[Square]:
         """Fill the other half; the blocks are used up."""
@@ -103,7 +103,7 @@ class Blocks:
         rate = here.rates is not None
         pairs = list(product(range(len(left[0][1])), range(len(right[0][1]))))
         strips = self._strips(here, there, len(pairs))
-        room = [left[0][1].new_empty(max(strip.numbers for strip in strips)) for _ in range(1 + rate)]
+        room = [left[0][1].new_empty(max(strip.targets[0].numel() for strip in strips)) for _ in range(1 + rate)]
         for mine, others, band in _bands(strips, len(there), len(pairs), self.workspace):
             a, b = ([features[samples] for features, _ in side] for side, samples in ((left, mine), (right, others)))
             grams = [_gram(a[0], b[0])]
@@ -115,8 +115,8 @@ class Blocks:
                 )
                 rows = [delta[:, self._rows(strip.mine)] for _, delta in left]
                 columns = [delta[:, self._rows(strip.others)].transpose(1, 2) for _, delta in right]
-                target = [matrix[strip.place] for matrix in self.matrices]
-                block, *change = (numbers[: strip.numbers].view(strip.shape) for numbers in room)
+                target = strip.targets
+                block, *change = (numbers[: target[0].numel()].view(target[0].shape) for numbers in room)
                 for t, s in pairs:
                     torch.mm(rows[0][t], columns[0][s], out=block)
                     self._put(target[0], block, weight[t, s])
@@ -130,15 +130,19 @@ class Blocks:
         device = here.parts[0].device
         if device != self.device:
             positions = positions or 1
-        other = None if there is here else len(there)
-        return [
-            Strip(mine, others, (self._place(here, mine), self._place(there, others)))
-            for mine, others in visits(device, self.classes, len(here), other, positions, self.workspace)
-        ]
+        asked = (here.samples, there.samples, positions)
+        if self._asked != asked:
+            other = None if there is here else len(there)
+            pairs = visits(device, self.classes, len(here), other, positions, self.workspace)
+            self._asked, self._strips_of = asked, [Strip(*pair, self._targets(here, there, *pair)) for pair in pairs]
+        return self._strips_of
 
-    def _place(self, tile: Tile, samples: slice) -> slice:
-        first = tile.samples.start
-        return self._rows(slice(first + samples.start, first + samples.stop))
+    def _targets(self, here: Tile, there: Tile, mine: slice, others: slice) -> list[Tensor]:
+        rows, columns = (
+            self._rows(slice(tile.samples.start + samples.start, tile.samples.start + samples.stop))
+            for tile, samples in ((here, mine), (there, others))
+        )
+        return [matrix[rows, columns] for matrix in self.matrices]
 
     def _rows(self, samples: slice) -> slice:
         return slice(samples.start * self.classes, samples.stop * self.classes)
@@ -147,8 +151,7 @@ class Blocks:
         """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes."""
         return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
 
-    def _multiply(self, which: int, strip: Strip, rows: Tensor, columns: Tensor) -> None:
-        target = self.matrices[which][strip.place]
+    def _multiply(self, target: Tensor, rows: Tensor, columns: Tensor) -> None:
         if target.device == rows.device:
             target.addmm_(rows, columns, alpha=1 / self.samples)
         else:

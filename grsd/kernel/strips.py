@@ -52,7 +52,7 @@ def band_samples(rows: int, others: int, positions: int, workspace: int) -> int:
 def slice_width(device: torch.device, width: int, each: int, workspace: int) -> int:
     """How many of ``width`` columns, of ``each`` numbers, make one of as few even slices as the workspace allows."""
     room = min(SLICE, workspace) if device.type == "cpu" else workspace
-    slices = -(-width // max(1, room // each))
+    slices = max(1, -(-width // max(1, room // each)))
     return -(-width // slices)
 
 
