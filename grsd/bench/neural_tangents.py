@@ -124,6 +124,8 @@ MODELS = {"mlp": _mlp, "cnn": _cnn, "cnn, wide": _cnn}
 
 
 def _measure(folder: Path) -> None:
+    if hasattr(os, "sched_setaffinity"):  # one thread: jax works with a second one whatever its flags say
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
     sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.experimental")
     import jax

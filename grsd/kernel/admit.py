@@ -23,11 +23,12 @@ from grsd.tangents import Network, Reading, read
 
 @dataclass(frozen=True)
 class Admitted:
-    """A network fit for a tangent kernel, its batch on the device, and one reading of it."""
+    """A network fit for a tangent kernel, its batch on the device, and one reading of it and of a few samples."""
 
     network: Network
     inputs: Tensor
     reading: Reading
+    few: Reading
 
     @property
     def outputs(self) -> Tensor:
@@ -76,4 +77,4 @@ def admit(
     reading = (look if fit else _read)(network, inputs, readings[0])
     check_outputs(call, reading.outputs, len(inputs))
     check_coupling(call, lambda batch: network(network.parameters, batch), inputs, reading.outputs, few)
-    return Admitted(network, inputs, reading)
+    return Admitted(network, inputs, reading, readings[0])

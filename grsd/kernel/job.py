@@ -92,7 +92,9 @@ class Job:
                 pull = None  # and the graph with it
             else:
                 self.expected = expect(self.network, self.inputs, probe, self.direction, batch)
-            self.units = plan_units(self.network, self.inputs, self.reading, self.expected.gradient, apart=apart)
+            self.units = plan_units(
+                self.network, self.inputs, self.reading, self.expected.gradient, apart=apart, few=admitted.few
+            )
             self.expected.gradient.clear()
             self.deviation = outputs.new_zeros(())
             self.route = self._route()

@@ -13,7 +13,6 @@ from grsd.tangents.layers import OUTER, Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
 
-FEW = 4
 GRAM, SLICES, ROWS = "gram", "slices", "rows"
 
 
@@ -89,13 +88,21 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor) -> Reading:
     return Reading(outputs, calls, tuple(tap.shapes), names, frozenset(tap.elsewhere))
 
 
-def plan_units(network: Network, inputs: Tensor, reading: Reading, probe: Parameters, *, apart: bool) -> list[Unit]:
+def plan_units(
+    network: Network,
+    inputs: Tensor,
+    reading: Reading,
+    probe: Parameters,
+    *,
+    apart: bool,
+    few: Reading | None = None,
+) -> list[Unit]:
     """Every trainable parameter in exactly one unit, those that nothing uses left out.
 
     ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient there is unused. ``apart``: a unit
-    for every single parameter.
+    for every single parameter. ``few``: a reading of the first few samples, where there is one.
     """
-    layouts = _layouts(network, inputs, reading)
+    layouts = _layouts(network, inputs, reading, few or reading)
     uses: dict[str, list[int]] = {}
     roles: dict[str, set[tuple]] = {}
     for index, (call, pair) in enumerate(zip(reading.calls, reading.names, strict=True)):
@@ -159,17 +166,16 @@ def _route(
     return (ROWS if p * q <= positions * (q + p / classes) else SLICES), vocabulary
 
 
-def _layouts(network: Network, inputs: Tensor, reading: Reading) -> list[Layout | None]:
+def _layouts(network: Network, inputs: Tensor, reading: Reading, small: Reading) -> list[Layout | None]:
     """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples.
 
     A few samples are enough, unless the network makes other calls on few.
     """
-    few = inputs[:FEW]
-    small = read(network, few) if len(inputs) > FEW else reading
     if not small.same_calls(reading):
-        few, small = inputs, reading
-    samples = len(few)
-    chosen = torch.arange(samples, device=inputs.device) % FEW % (FEW - 1) == 0
+        small = reading
+    samples = len(small.outputs)
+    few = inputs[:samples]
+    chosen = torch.arange(samples, device=inputs.device) % 4 % 3 == 0
     masks = torch.stack([chosen, ~chosen])
     zeros = {i: small.outputs.new_zeros(shape) for i, shape in enumerate(small.shapes)}
 
