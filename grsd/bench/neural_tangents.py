@@ -36,6 +36,8 @@ def row(case: object, python: str) -> dict[str, dict[str, object]]:
         try:
             reference = _hand_over(case, folder)
             _run([python or str(environment()), __file__, name], XLA_FLAGS=ONE_THREAD)
+        except subprocess.TimeoutExpired:
+            return {NAME: {"note": f"not done in {LONGEST} s"}}
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or str(error)
             return {NAME: {"note": f"not installed: {said.strip().splitlines()[-1][:100]}"}}
