@@ -57,6 +57,7 @@ def panels(table: pd.DataFrame) -> Figure:
 
 def _panel(axes: Axes, case: pd.DataFrame, quantity: str) -> None:
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", labelsize=5)
     axes.margins(x=0.15)
     case = case.assign(value=case[quantity], ratio=case[RATIOS[quantity]])
     for place, row in enumerate(case.itertuples()):
