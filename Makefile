@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help figures test lab notebooks lock clean
+.PHONY: help figures test test-long lab notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
-	@echo "make test       all tests, notebooks included"
+	@echo "make test       all tests but the long ones, notebooks included"
+	@echo "make test-long  the long ones: fuzzing, kills, full disks, a table of model families"
 	@echo "make lab        JupyterLab on the notebooks (loopback, token)"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
 	@echo "make lock       resolve requirements.lock anew"
@@ -28,6 +29,9 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -n 2
+
+test-long: $(READY)
+	$(BIN)/pytest -n 2 -m long tests
 
 lab: $(READY)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb `test "$$(id -u)" != 0 || echo --allow-root`
