@@ -11,9 +11,9 @@ from grsd.kernel.job import Job
 from grsd.kernel.plan import Group, Plan, Problem, make_plan
 from grsd.kernel.products import Blocks
 from grsd.kernel.strips import visits
-from grsd.tangents import ALONE, CAREFUL, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
+from grsd.tangents import ALONE, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 
-differentiation = sys.modules["grsd.tangents.jacobian"]
+differentiation, tracing = sys.modules["grsd.tangents.jacobian"], sys.modules["grsd.tangents.trace"]
 
 
 def relative(found, expected):
@@ -85,23 +85,23 @@ def test_every_route_is_taken():
     for case in CASES + ZOO:
         with exact_derivatives():
             job = Job("job", *case.make(), torch.float64, None, None, rate=True)
-        routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.route}
-    assert routes == {GRAM, ROWS, SLICES, "generic", ALONE, TOGETHER}
+        routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.way.route}
+        routes |= {"rows of everything"} if not job.way.factored else set()
+    assert routes == {GRAM, ROWS, SLICES, "generic", ALONE, TOGETHER, "rows of everything"}
 
 
 def test_without_vmap(any_case, monkeypatch):
     """What torch.vmap cannot batch (for one sample alone the backward pass of PReLU) is done one by one."""
     model, inputs, targets = any_case
     expected = grsd.tangent_kernel_and_rate(model, inputs, targets)
-    batched = differentiation._batched
+    batched_or_not = tracing.gradients
 
-    def without(pull, route):
-        if route != CAREFUL:
+    def without(*args, batched=True, **options):
+        if batched:
             raise RuntimeError("no vmap today")
-        return batched(pull, route)
+        return batched_or_not(*args, batched=False, **options)
 
-    monkeypatch.setattr(differentiation, "_batched", without)
-    monkeypatch.setattr("grsd.kernel.job.can_run_alone", lambda *_: False)
+    monkeypatch.setattr(differentiation, "gradients", without)
     for part, one in zip(grsd.tangent_kernel_and_rate(model, inputs, targets), expected, strict=True):
         assert relative(part, one) < 1e-12 or float(one.norm()) == 0
 
@@ -171,16 +171,22 @@ def test_coupled_samples_are_refused(model):
 @pytest.mark.parametrize("which", [0, 1])
 def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
     """One part of one layer left out of M, or of M'."""
-    put, seen = Blocks._put, []
+    seen = []
 
-    def spoiled(self, target, *rest):
-        mine = target.data_ptr() == self.matrices[which].data_ptr()
-        if mine and self not in seen:
-            seen.append(self)
-        else:
-            put(self, target, *rest)
+    def spoil(name):
+        right = getattr(Blocks, name)
 
-    monkeypatch.setattr(Blocks, "_put", spoiled)
+        def spoiled(self, target, *rest):
+            mine = target.data_ptr() == self.matrices[which].data_ptr()
+            if mine and self not in seen:
+                seen.append(self)
+            else:
+                right(self, target, *rest)
+
+        monkeypatch.setattr(Blocks, name, spoiled)
+
+    spoil("_put")
+    spoil("_multiply")
     model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
     what = ("M", "M'")[which]
     with pytest.raises(

@@ -101,7 +101,7 @@ def measure(
     private = private_copy(model, dtype, place)
     batch = inputs.to(device=place, dtype=dtype if inputs.is_floating_point() else inputs.dtype)
     names = _chosen(model, node)
-    with exact_derivatives(), Composed():
+    with exact_derivatives(), Composed(dtype):
         graph = _Graph(private, names, side)
         values = repeatable(CALL, lambda: graph(batch)[-1].detach(), private.state_dict())
         check_coupling(CALL, lambda few: graph(few)[-1].detach(), batch, values)

@@ -8,7 +8,6 @@ about .65 s^2 / rho, rho the spectral radius of the Hessian, re-estimated along 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,9 +15,8 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
 
-from grsd.tangents import Composed, exact_derivatives
+from grsd.tangents import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
@@ -34,36 +32,43 @@ class StepUnderflow(RuntimeError):
 class Problem:
     """The flow as an ordinary differential equation in one flat vector of trainable parameters."""
 
-    def __init__(self, working: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        self.working, self.inputs, self.targets = working, inputs, targets
-        self.trainable = {name: p.detach() for name, p in working.named_parameters() if p.requires_grad}
+    def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
+        self.network, self.inputs, self.targets = network, inputs, targets
         self.evaluations = 0
+        self.push = push
 
     def start(self) -> Tensor:
-        return torch.cat([p.reshape(-1) for p in self.trainable.values()]).clone()
+        return torch.cat([p.reshape(-1) for p in self.network.parameters.values()]).clone()
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        parts = theta.split([p.numel() for p in self.trainable.values()])
-        return {name: part.view_as(p) for (name, p), part in zip(self.trainable.items(), parts, strict=True)}
+        trainable = self.network.parameters
+        parts = theta.split([p.numel() for p in trainable.values()])
+        return {name: part.view_as(p) for (name, p), part in zip(trainable.items(), parts, strict=True)}
 
     def residual(self, theta: Tensor) -> Tensor:
-        return functional_call(self.working, self.unflatten(theta), (self.inputs,)) - self.targets
+        return self.network(self.unflatten(theta), self.inputs) - self.targets
 
     def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """-grad L = -J^T e / N and e."""
         self.evaluations += 1
-        error, pullback = vjp(self.residual, theta)
-        (gradient,) = pullback(error)
-        return gradient.div_(-self.inputs.shape[0]), error
+        network = self.network.at(self.unflatten(theta))
+        with exact_derivatives():
+            outputs, gradient = outputs_and_gradient(network, self.inputs, lambda f: f - self.targets)
+        return torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0]), outputs - self.targets
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
         """J direction: what a change of the parameters does to the residual. Counted as one gradient."""
         self.evaluations += 1
-        with exact_derivatives(), Composed():
-            return jvp(self.residual, (theta,), (direction,))[1]
+        network = self.network.at(self.unflatten(theta))
+        with exact_derivatives():
+            try:
+                return self.push(network, self.inputs, self.unflatten(direction))
+            except NotImplementedError:  # a function without a forward mode
+                self.push = push_back_and_forth
+                return self.push(network, self.inputs, self.unflatten(direction))
 
     def module(self, theta: Tensor) -> nn.Module:
-        module = copy.deepcopy(self.working)
+        module = self.network.trainable_module()
         with torch.no_grad():
             own = dict(module.named_parameters())
             for name, value in self.unflatten(theta).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.checks import (
+    FEW,
     check_inputs,
+    check_module,
     check_outputs,
     check_targets,
     floating_dtype,
@@ -24,6 +25,8 @@ from grsd.checks import (
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.progress import bar
 from grsd.provenance import provenance
+from grsd.tangents import Network, Trace, exact_derivatives
+from grsd.tangents.admit import check_leaves, evaluated
 
 CALL = "gradient_flow"
 HISTORY = {
@@ -153,13 +156,13 @@ class Descent:
         floating_dtype(CALL, dtype)
         positive(CALL, "tolerance", tolerance)
         device = resolve_device(CALL, device, model)
-        working = copy.deepcopy(model).to(device=device, dtype=dtype)
-        self.inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else None)
-        outputs = repeatable(CALL, lambda: working(self.inputs), dict(working.named_buffers()))
-        check_outputs(CALL, outputs, inputs.shape[0])
+        check_module(CALL, model, device)
+        self.inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None)
+        with exact_derivatives():
+            network, outputs = _network(model, self.inputs, dtype, device)
         check_targets(CALL, targets, tuple(outputs.shape))
-        self.targets = targets.to(device=device, dtype=dtype)
-        self._problem = Problem(working, self.inputs, self.targets)
+        self.targets = targets.detach().to(device=device, dtype=dtype)
+        self._problem = Problem(network, self.inputs, self.targets)
         self._integrator = Chebyshev(self._problem, tolerance, state)
         self._attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
         self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
@@ -197,7 +200,8 @@ def nearby(
     One step of the classical fourth-order Runge-Kutta method per ``duration``: for durations small against
     1 / lambda_max, where its error is of order (lambda_max duration)^5. ``inputs`` and ``targets`` as in the ``Flow``.
     """
-    problem = Problem(snapshot.model, inputs, targets)
+    network = Network(snapshot.model, targets.dtype, targets.device)
+    problem = Problem(network, inputs, targets)
     found: dict[int, Tensor] = {0: problem.start()}
     for sign in (-1, 1):
         for k in range(1, max([sign * offset for offset in offsets] + [0]) + 1):
@@ -211,6 +215,25 @@ def nearby(
         Snapshot(snapshot.time + k * duration, problem.module(found[k]), problem.residual(found[k]).detach())
         for k in offsets
     ]
+
+
+def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Network, Tensor]:
+    """(the network, its outputs), once they are known to be a function of the parameters alone."""
+    network = Network(model, dtype, device)
+    network.forget(inputs[:FEW])
+
+    def outputs() -> Tensor:
+        graph = evaluated(CALL, model, network, inputs, graph=True)
+        network.composed = graph.composed
+        graphs.append(graph)
+        return graph.without_graph().outputs
+
+    graphs: list[Trace] = []
+    found = repeatable(CALL, outputs, network.fixed | network.parameters | {"inputs": inputs})
+    check_outputs(CALL, found, inputs.shape[0])
+    for earlier, graph in zip([{}, graphs[0].leaves], graphs, strict=True):
+        check_leaves(CALL, network, graph, earlier)
+    return network, found
 
 
 def _check_times(times: Sequence[float] | np.ndarray) -> np.ndarray:

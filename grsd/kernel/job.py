@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 
-from grsd.checks import check_targets, memory_bytes
-from grsd.kernel.admit import admit
+from grsd.checks import FEW, check_targets, memory_bytes
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
 from grsd.kernel.products import Blocks, Square, Tile
-from grsd.kernel.verify import Expected, disagreement, expect, pullback, same_outputs
 from grsd.tangents import (
     ALONE,
     CAREFUL,
+    FORWARD,
     GRAM,
     TOGETHER,
+    TWICE,
+    Differentiated,
+    Direction,
     Network,
     Parts,
-    Reading,
+    Trace,
     Unit,
     can_run_alone,
     jacobian,
     plan_units,
+    pull,
     random_like,
     read,
-    read_and_pull,
+    trace,
 )
+from grsd.tangents.admit import COUPLED_GRADIENT, admit
+from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 
 SMALL = 2**30  # under it nothing is metered
+PER_OPERATION = 2**20  # products that take as long as calling one function, forward and backward
+ROWS_AT_MOST = 2**24  # numbers in the rows of a small problem
 T = TypeVar("T")
 
-Differentiated = list[tuple[Parts, Parts | None]]
+
+@dataclass(frozen=True)
+class Way:
+    """``factored``: whether known layers are. ``route``: of all other parameters. ``by``: how J d is found."""
+
+    factored: bool
+    route: str
+    by: str
+
+
+LAST = Way(False, CAREFUL, TWICE)
+SLOWER = (Way(True, TOGETHER, FORWARD), Way(True, CAREFUL, FORWARD), Way(False, TOGETHER, TWICE), LAST)
 
 
 class Job:
-    """``expected``: what one backward pass says. ``plan``: how. ``total()`` and ``shares()``: the matrices."""
+    """``expected``: what backward passes say. ``plan``: how. ``total()`` and ``shares()``: the matrices."""
 
     def __init__(
         self,
@@ -58,52 +76,36 @@ class Job:
         apart: bool = False,
         refuse: bool = True,
     ) -> None:
+        self.call, self.rate, self.apart = call, rate, apart
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
-        self.call, self.rate = call, rate
-        small, pull = False, None
 
-        def look(network: Network, inputs: Tensor, few: Reading) -> Reading:
-            nonlocal small, pull
-            room = min(SMALL, free_memory(inputs.device) // 2)
-            small = limit is None and crude_bytes(network, few, len(inputs), rate, apart) < room
-            if rate or not small:
-                return read(network, inputs)
-            with _in_one_line(call):
-                reading, pull = read_and_pull(network, inputs)
-            return reading
+        def small(network: Network, few: Trace, samples: int) -> bool:
+            room = min(SMALL, free_memory(network.device) // 2)
+            return limit is None and crude_bytes(network, few, samples, rate, apart) < room
 
-        admitted = admit(call, model, inputs, dtype, device, look)
+        self.admitted = admitted = admit(call, model, inputs, dtype, device, small)
         self.network, self.inputs, self.reading = admitted.network, admitted.inputs, admitted.reading
-        self.samples, self.classes = admitted.samples, admitted.classes
-        outputs = admitted.outputs
+        self.samples, self.classes, self.small = admitted.samples, admitted.classes, admitted.small
+        self.outputs = admitted.outputs.detach()
         if rate and refuse:
-            check_targets(call, targets, tuple(outputs.shape))
-        error = outputs - targets.to(outputs) if targets is not None else outputs
+            check_targets(call, targets, tuple(self.outputs.shape))
+        error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
         with _in_one_line(call):
-            limit = free_memory(self.inputs.device) if limit is None else limit
-            batch, checking = (self.samples, 0) if small else self._check_batch(limit)
-            self.direction = None
+            self.limit = free_memory(self.inputs.device) if limit is None else limit
+            self.batch, self.checking = (self.samples, 0) if self.small else self._check_batch()
+            probe = random_like(self.outputs)
+            self.expected = Expected.of(probe, self._pull(probe))
+            self.along = None
             if rate:
-                gradient = pullback(self.network, self.inputs, error, batch)
-                self.direction = {name: g.div_(-self.samples) for name, g in gradient.items()}
-            probe = random_like(outputs)
-            if pull is not None:
-                self.expected = Expected.of(probe, pull(probe))
-                pull = None  # and the graph with it
-            else:
-                self.expected = expect(self.network, self.inputs, probe, self.direction, batch)
-            self.units = plan_units(
-                self.network, self.inputs, self.reading, self.expected.gradient, apart=apart, few=admitted.few
-            )
-            self.expected.gradient.clear()
-            self.deviation = outputs.new_zeros(())
-            self.route = self._route()
-            self.plan = whole(self.units, self.samples) if small else self._plan(limit, apart, checking)
-        if refuse and self.plan.peak > limit:
+                gradient = self._pull(error)
+                self.along = {name: g / -self.samples for name, g in gradient.items()}
+            self._first_way()
+        self.admitted = admitted.without_graph()
+        if refuse and self.plan.peak > self.limit:
             raise MemoryError(
-                f"{call}(memory_limit={memory_limit!r}): D = {outputs.numel()} needs about "
-                f"{self.plan.peak / 2**30:.2f} GiB at least, {limit / 2**30:.2f} GiB are allowed; raise the limit, "
-                "take fewer samples or dtype=torch.float32"
+                f"{call}(memory_limit={memory_limit!r}): D = {self.outputs.numel()} needs about "
+                f"{self.plan.peak / 2**30:.2f} GiB at least, {self.limit / 2**30:.2f} GiB are allowed; raise the "
+                "limit, take fewer samples or dtype=torch.float32"
             )
 
     def total(self) -> list[Square]:
@@ -128,24 +130,67 @@ class Job:
 
         return self._checked(compute)
 
+    def _pull(self, cotangent: Tensor) -> dict[str, Tensor]:
+        """J^T cotangent, from the graph of all samples where there is one."""
+        if self.small:
+            return pull(self.network, self.reading, self.inputs, cotangent)
+        return pullback(self.network, self.inputs, cotangent, self.batch)
+
     def _checked(self, compute: Callable[[], tuple[T, list[Square]]]) -> T:
-        """What is computed, once more without ``torch.vmap`` where that fails: it has bugs for some functions."""
-        for route in (self.route, CAREFUL):
-            self.route = route
+        """Compute; if that raises or fails the self-check, once more by a way that needs less of torch."""
+        problem = ""
+        for way in self._ways():
+            if problem and way == LAST:
+                self._say_the_cost(problem)
             try:
+                self._take(way)
                 result, matrices = compute()
+                problem = self._disagreement(matrices)
             except (RuntimeError, NotImplementedError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                problem = _said(error)
+                problem = _said(self.call, error)
                 continue
-            problem = disagreement(matrices, self.expected)
             if problem is None:
+                self._check_part(matrices[0])
                 return result
             del result, matrices
         raise RuntimeError(f"{self.call}(model, ...): {problem}")
 
+    def _ways(self) -> list[Way]:
+        if not self.network.functional:
+            return [LAST]
+        return [self.way, *(way for way in SLOWER if way != self.way)]
+
+    def _take(self, way: Way) -> None:
+        again = way.factored != self.way.factored
+        self.way = way
+        if again:
+            self._plan_units()
+
+    def _say_the_cost(self, problem: str) -> None:
+        warnings.warn(
+            f"{self.call}(model, ...): {problem}; what is left is one backward pass per output, "
+            f"{self.outputs.numel()} of them",
+            stacklevel=5,
+        )
+
+    def _disagreement(self, matrices: Sequence[Square]) -> str | None:
+        problem = self.expected.disagreement(matrices[0])
+        if problem is None and self.rate:
+            check = ExpectedRate(self.network, self.inputs, self.expected.probe, self.along, self.batch)
+            problem = check.disagreement(matrices[1])
+        return problem
+
+    def _check_part(self, kernel: Square) -> None:
+        here = self.admitted
+        if not self.small or here.few is None or len(here.chosen) == self.samples:
+            return
+        if not check_part(kernel, here.chosen, here.probe, here.gradient):
+            raise ValueError(f"{self.call}(model, ...): {COUPLED_GRADIENT}")
+
     def _visit(self, blocks_of: Callable[[Unit], Blocks]) -> None:
+        self.deviation = self.outputs.new_zeros(())
         for group in self.plan.groups:
             spans = [slice(i, min(i + group.tile, self.samples)) for i in range(0, self.samples, group.tile)]
             for i, span in enumerate(spans):
@@ -158,7 +203,7 @@ class Job:
                     own = here.pop(0)
                     blocks_of(unit).add(unit, own, own)
                 del own
-        same_outputs(self.call, self.deviation, self.reading.outputs)
+        same_outputs(self.call, self.deviation, self.outputs)
 
     def _tiles(self, group: Group, span: slice) -> list[Tile]:
         starts = range(span.start, span.stop, group.batch)
@@ -167,42 +212,96 @@ class Job:
         return [Tile(span, *unit) for unit in _joined(pieces, group.units, span.stop - span.start)]
 
     def _differentiate(self, units: Sequence[Unit], batch: slice) -> Differentiated:
-        inputs = self.inputs[batch]
-        reading = self.reading if len(inputs) == self.samples else None
-        function = jacobian(self.network, inputs, units, route=self.route, reading=reading)
-        if self.direction is None:
-            parts, outputs = function(self.network.parameters)
-            rates = [None] * len(parts)
-        else:
-            (parts, outputs), (rates, _) = jvp(function, (self.network.parameters,), (self.direction,))
-        difference = (outputs - self.reading.outputs[batch]).abs().max()
+        inputs, graph = self.inputs[batch], None
+        if len(inputs) == self.samples and self.along is None and self.reading.leaves is not None:
+            graph, self.reading = self.reading, self.reading.without_graph()
+        parts, outputs = jacobian(
+            self.network,
+            inputs,
+            units,
+            route=self.way.route,
+            direction=None if self.along is None else Direction(self.along, self.way.by),
+            graph=graph,
+            at_once=self.samples if self.small else 1,
+        )
+        difference = (outputs - self.outputs[batch]).abs().max()
         self.deviation = torch.maximum(self.deviation, difference)
-        return list(zip(parts, rates, strict=True))
+        return parts
 
     def _blocks(self) -> Blocks:
-        like = self.reading.outputs
-        device = torch.device("cpu") if self.plan.host else like.device
-        return Blocks(self.samples, self.classes, self.rate, self.plan.workspace, like.dtype, device)
+        device = torch.device("cpu") if self.plan.host else self.outputs.device
+        return Blocks(self.samples, self.classes, self.rate, self.plan.workspace, self.outputs.dtype, device)
+
+    def _plan_units(self) -> None:
+        """Units and plan for ``way``."""
+        self.units = plan_units(
+            self.network,
+            self.reading,
+            self.expected.gradient,
+            self._small_trace() if self.way.factored else None,
+            apart=self.apart,
+        )
+        self.plan = whole(self.units, self.samples) if self.small else self._plan()
+
+    def _first_way(self) -> None:
+        """Units, way and plan to begin with: known layers factored; all others by the fastest way.
+
+        Rows of everything, each sample alone, where that spares a second pass and products are cheap.
+        """
+        self.way, self.deviation = Way(self.network.functional, TOGETHER, FORWARD), self.outputs.new_zeros(())
+        if not self.network.functional:
+            self.way = LAST
+        elif self.small:
+            self._plan_units()
+            generic = [unit for unit in self.units if not unit.uses]
+            if generic and self.samples > 1:
+                self.way = Way(not self._rows_are_cheap(), ALONE, FORWARD)
+            if self.way.factored:
+                return
+        self._plan_units()
+        if not self.small and self.way != LAST:
+            self.way = replace(self.way, route=self._route())
+            self.plan = self._plan()
+
+    def _rows_are_cheap(self) -> bool:
+        """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
+        sizes = [sum(self.network.parameters[name].numel() for name in u.names) for u in self.units if u.uses]
+        numbers = self.outputs.numel() * sum(sizes)
+        return numbers < ROWS_AT_MOST and numbers * self.outputs.numel() < PER_OPERATION * self.reading.operations
+
+    def _small_trace(self) -> Trace:
+        """A trace with its graph that makes the calls of the whole batch, of as few samples as may be."""
+        few = self.admitted.few
+        if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.reading):
+            return few
+        if self.reading.leaves is not None:
+            return self.reading
+        few = trace(self.network, self.inputs[:FEW])
+        return few if few.same_calls(self.reading) else trace(self.network, self.inputs)
 
     def _route(self) -> str:
         """The fastest way for parameters that no recognised call claims, tried on two samples."""
-        if all(unit.uses for unit in self.units):
-            return TOGETHER
         generic = [unit for unit in self.units if not unit.uses]
-        for self.route in (ALONE, TOGETHER):
-            if self.route == TOGETHER or can_run_alone(self.network, self.inputs, self.reading.outputs):
+        if not generic:
+            return TOGETHER
+        for route in (ALONE, TOGETHER):
+            if route == TOGETHER or can_run_alone(self.network, self.inputs, self.outputs):
+                self.way = replace(self.way, route=route)
                 with suppress(RuntimeError, NotImplementedError):
                     self._differentiate(generic, slice(0, 2))
-                    self.deviation.zero_()
-                    return self.route
+                    return route
         return CAREFUL
 
-    def _check_batch(self, limit: int) -> tuple[int, int]:
+    def _check_batch(self) -> tuple[int, int]:
         """How many samples the self-check takes at once, and the bytes that it or the first evaluation holds."""
 
         def check(count: int) -> object:
-            few, probe = self.inputs[:count], random_like(self.reading.outputs[:count])
-            return expect(self.network, few, probe, self.network.parameters if self.rate else None, count)
+            few, probe = self.inputs[:count], random_like(self.outputs[:count])
+            if not self.rate:
+                return pullback(self.network, few, probe, count)
+            return ExpectedRate(self.network, few, probe, self.network.parameters, count).disagreement(
+                probe.new_zeros(probe.numel(), probe.numel())
+            )
 
         def evaluation(count: int) -> object:
             return read(self.network, self.inputs[:count])
@@ -211,39 +310,41 @@ class Job:
             through(*(peak_and_result(partial(stage, count))[0] for count in (1, min(2, self.samples))))
             for stage in (check, evaluation)
         )
-        batch = max(1, check_line.most(limit - self._held(), self.samples))
+        batch = max(1, check_line.most(self.limit - self._held(), self.samples))
         return batch, int(self._held() + max(check_line(batch), read_line(self.samples)))
 
     def _held(self) -> int:
         """Parameters, fixed tensors, inputs and outputs; the direction counts as parameters once more."""
         tensors = [*self.network.parameters.values()] * (2 if self.rate else 1)
-        tensors += [*self.network.fixed.values(), self.inputs, self.reading.outputs]
+        tensors += [*self.network.fixed.values(), self.inputs, self.outputs]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def _plan(self, limit: int, apart: bool, checking: int) -> Plan:
+    def _plan(self) -> Plan:
         few = [read(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
         if not all(reading.same_calls(self.reading) for reading in few):
             return replace(
                 whole(self.units, self.samples),
-                peak=crude_bytes(self.network, self.reading, self.samples, self.rate, apart),
+                peak=crude_bytes(self.network, self.reading, self.samples, self.rate, self.apart),
             )
         problem = Problem(
             samples=self.samples,
             classes=self.classes,
-            width=self.reading.outputs.element_size(),
+            width=self.outputs.element_size(),
             rate=self.rate,
-            matrices=len(self.units) if apart else 1 + self.rate,
+            matrices=len(self.units) if self.apart else 1 + self.rate,
             device=self.inputs.device,
             before=self._held(),
             units=self.units,
             work=lambda units, count: self._differentiate(units, slice(0, count)),
         )
-        plan = make_plan(problem, limit)
-        return replace(plan, peak=max(plan.peak, checking))
+        plan = make_plan(problem, self.limit)
+        return replace(plan, peak=max(plan.peak, self.checking))
 
 
-def _said(error: Exception) -> str:
-    return f"torch cannot differentiate it here: {str(error).splitlines()[0]}"
+def _said(call: str, error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    own = f"{call}(model, ...): "
+    return text.removeprefix(own) if text.startswith(own) else f"torch cannot differentiate it here: {text}"
 
 
 @contextmanager
@@ -254,7 +355,7 @@ def _in_one_line(call: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError) as error:
-        raise RuntimeError(f"{call}(model, ...): {_said(error)}") from error
+        raise RuntimeError(f"{call}(model, ...): {_said(call, error)}") from error
 
 
 def _joined(pieces: Iterator[Differentiated], units: Sequence[Unit], samples: int) -> Differentiated:

@@ -14,7 +14,7 @@ import torch
 
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
 from grsd.kernel.strips import BLOCK, PAD, band_samples, product_samples, slice_width
-from grsd.tangents import GRAM, ROWS, Network, Parts, Reading, Unit
+from grsd.tangents import GRAM, ROWS, Network, Parts, Trace, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
@@ -71,7 +71,7 @@ def free_memory(device: torch.device) -> int:
         return 2**62
 
 
-def crude_bytes(network: Network, reading: Reading, samples: int, rate: bool, apart: bool) -> int:
+def crude_bytes(network: Network, reading: Trace, samples: int, rate: bool, apart: bool) -> int:
     """From a reading of a few samples, generously: enough to see that a small problem is small."""
     few = len(reading.outputs)
     classes = reading.outputs.numel() // few

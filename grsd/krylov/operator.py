@@ -19,9 +19,17 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from grsd.checks import FEW, check_targets, whole
-from grsd.kernel.admit import admit
-from grsd.kernel.verify import TOLERANCE, in_batches, inner, pullback, same_outputs
-from grsd.tangents import Parameters, exact_derivatives, random_like
+from grsd.tangents import (
+    Parameters,
+    exact_derivatives,
+    pull_and_rate,
+    push,
+    push_and_rate,
+    push_and_rate_back_and_forth,
+    random_like,
+)
+from grsd.tangents.admit import admit
+from grsd.tangents.verify import TOLERANCE, inner, pullback, same_outputs
 
 Vector = Float[Tensor, " D"]
 
@@ -95,14 +103,16 @@ class KernelOperator:
         network, samples = self.network, len(self.inputs)
         with exact_derivatives():
             gradient = pullback(network, self.inputs, v.view_as(self._outputs), self.batch)
-            parts = [network.pushforward(few, gradient) for few in self.inputs.split(self.batch)]
+            parts = [push(network, few, gradient) for few in self.inputs.split(self.batch)]
         return torch.cat(parts).reshape(-1) / samples
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
         """M v, and M' v + M ``rate``, (D,) each."""
         with exact_derivatives():
             gradient, change = self._pull(v.view_as(self._outputs), rate.view_as(self._outputs))
-            parts = [self._push(few, gradient, self.direction, change) for few in self.inputs.split(self.batch)]
+            parts = [
+                self._push(self.network, few, gradient, self.direction, change) for few in self.inputs.split(self.batch)
+            ]
         return tuple(torch.cat(part).reshape(-1) / len(self.inputs) for part in zip(*parts, strict=True))
 
     def as_linear_operator(self) -> LinearOperator:
@@ -114,13 +124,13 @@ class KernelOperator:
         dtype = self.error.cpu().numpy().dtype
         return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)
 
-    def _pull(self, v: Tensor, rate: Tensor) -> list[Parameters]:
+    def _pull(self, v: Tensor, rate: Tensor) -> tuple[Parameters, Parameters]:
         """J^T v and its derivative."""
-
-        def few(inputs: Tensor, pair: Tensor) -> tuple[Parameters, Parameters]:
-            return self.network.pullback_and_rate(inputs, pair[:, 0], self.direction, pair[:, 1])
-
-        return in_batches(few, self.network, self.inputs, torch.stack([v, rate], 1), self.batch, 2)
+        totals: tuple[Parameters, ...] = ()
+        for few, u, change in zip(*(part.split(self.batch) for part in (self.inputs, v, rate)), strict=True):
+            found = pull_and_rate(self.network, few, u, self.direction, change)
+            totals = tuple(_sum(*pair) for pair in zip(totals, found, strict=True)) if totals else found
+        return totals
 
     def _check_batches(self, call: str) -> None:
         with torch.no_grad():
@@ -129,15 +139,15 @@ class KernelOperator:
 
     def _choose_push(self, call: str) -> Callable:
         """The cheap route where it agrees with the backward pass on the first samples, else the transpose of that."""
-        few = self.inputs[: min(self.batch, FEW)]
+        network, few = self.network, self.inputs[: min(self.batch, FEW)]
         v = random_like(self._outputs[: len(few)])
         change = self.network.parameters
         x = {name: random_like(p) for name, p in change.items()}
         problem = "its second derivatives disagree with its first ones"
-        for push in (self.network.forward_twice, self.network.pushforward_and_rate):
+        for chosen in (push_and_rate, push_and_rate_back_and_forth):
             try:
-                gradient, gradient_rate = self.network.pullback_and_rate(few, v, self.direction)
-                output, output_rate = push(few, x, self.direction, change)
+                gradient, gradient_rate = pull_and_rate(network, few, v, self.direction, torch.zeros_like(v))
+                output, output_rate = chosen(network, few, x, self.direction, change)
             except (RuntimeError, NotImplementedError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -152,5 +162,9 @@ class KernelOperator:
                 ),
             ]
             if all(bool((one - other).abs() <= TOLERANCE[v.dtype] * scale) for one, other, scale in pairs):
-                return push
+                return chosen
         raise RuntimeError(f"{call}(model, ...): torch cannot differentiate it here: {problem}")
+
+
+def _sum(one: Parameters, other: Parameters) -> Parameters:
+    return {name: part + other[name] for name, part in one.items()}

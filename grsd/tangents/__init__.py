@@ -1,29 +1,62 @@
 """The Jacobian of any torch module, parameter by parameter, in the cheapest exact form; and its exact derivative."""
 
-from grsd.tangents.jacobian import ALONE, CAREFUL, TOGETHER, Parts, can_run_alone, jacobian, outer_product
-from grsd.tangents.network import Composed, Network, Parameters, exact_derivatives, private_copy
-from grsd.tangents.units import GRAM, ROWS, SLICES, Reading, Unit, plan_units, random_like, read, read_and_pull
+from grsd.tangents.composed import Composed
+from grsd.tangents.jacobian import (
+    ALONE,
+    CAREFUL,
+    TOGETHER,
+    Differentiated,
+    Direction,
+    Parts,
+    can_run_alone,
+    jacobian,
+    outer_product,
+)
+from grsd.tangents.kept import tensor_name
+from grsd.tangents.network import Network, Parameters, exact_derivatives, private_copy
+from grsd.tangents.products import (
+    pull_and_rate,
+    push,
+    push_and_rate,
+    push_and_rate_back_and_forth,
+    push_back_and_forth,
+)
+from grsd.tangents.trace import FORWARD, TWICE, Trace, foreign_leaves, outputs_and_gradient, pull, read, trace
+from grsd.tangents.units import GRAM, ROWS, SLICES, Unit, plan_units, random_like
 
 __all__ = [
     "ALONE",
     "CAREFUL",
+    "FORWARD",
     "GRAM",
     "ROWS",
     "SLICES",
     "TOGETHER",
+    "TWICE",
     "Composed",
+    "Differentiated",
+    "Direction",
     "Network",
     "Parameters",
     "Parts",
-    "Reading",
+    "Trace",
     "Unit",
     "can_run_alone",
     "exact_derivatives",
+    "foreign_leaves",
     "jacobian",
     "outer_product",
+    "outputs_and_gradient",
     "plan_units",
     "private_copy",
+    "pull",
+    "pull_and_rate",
+    "push",
+    "push_and_rate",
+    "push_and_rate_back_and_forth",
+    "push_back_and_forth",
     "random_like",
     "read",
-    "read_and_pull",
+    "tensor_name",
+    "trace",
 ]

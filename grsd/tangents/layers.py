@@ -161,26 +161,6 @@ def _batch_norm(
     return _channels(input, weight, bias, lambda x: F.batch_norm(x, running_mean, running_var, eps=eps))
 
 
-def still_batch_norm(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """``F.batch_norm`` in evaluation mode; backwards, many cotangents at once, one product where torch's has four."""
-
-    def channels(values: Tensor) -> Tensor:
-        return values.view(-1, *[1] * (input.ndim - 2))
-
-    scale = (running_var + eps).rsqrt()
-    out = (input - channels(running_mean)) * channels(scale if weight is None else scale * weight)
-    return out if bias is None else out + channels(bias)
-
-
 def _embedding(
     input: Tensor,
     weight: Tensor,
@@ -218,4 +198,3 @@ RECOGNISED: dict[Callable, Callable[..., Call | None]] = {
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
 }
-CHEAPER: dict[Callable, Callable[..., Tensor]] = {F.batch_norm: still_batch_norm}

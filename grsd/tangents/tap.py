@@ -1,6 +1,7 @@
-"""Watches a forward pass for the calls that use parameters, and perturbs their outputs by zeros to reach backprops.
+"""Watches a forward pass for the calls that use parameters, and notes where the graph leaves them.
 
-No hook is put on any module: the functions of ``torch.nn.functional`` are seen where they are called.
+No hook is put on any module: the functions of ``torch.nn.functional`` are seen where they are called. Where a call's
+output lies in the graph is noted as an edge, which later changes in place do not move.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.autograd import forward_ad
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from grsd.tangents.layers import CHEAPER, RECOGNISED, Call
+from grsd.tangents.composed import Composed, embedding_bag, still_batch_norm
+from grsd.tangents.layers import RECOGNISED, Call
 from grsd.tangents.network import Parameters
 
 METADATA = {
@@ -31,45 +34,65 @@ def _seen_through(function: Callable) -> Callable:
     return copied
 
 
-THROUGH = {F.multi_head_attention_forward: _seen_through(F.multi_head_attention_forward)}
+THROUGH = {
+    F.multi_head_attention_forward: _seen_through(F.multi_head_attention_forward),
+    F.embedding_bag: embedding_bag,
+}
 
 
-class Tap(TorchFunctionMode):
-    """``calls``: the recognised calls, with their outputs' shapes. ``elsewhere``: parameters used in any other way.
+class Tap(Composed):
+    """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
-    ``perturbations``: what to add to the outputs of some calls, by index. ``keep``: the calls hold on to their inputs.
+    ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
+    tangent) and keep their inputs. ``operations``: how many functions were called. ``tangents``: as ``Composed``.
     """
 
     def __init__(
-        self, parameters: Parameters, perturbations: Mapping[int, Tensor] | None = None, *, keep: bool = True
+        self,
+        parameters: Parameters,
+        dtype: torch.dtype,
+        *,
+        graph: bool = False,
+        duals: bool = False,
+        tangents: bool = False,
     ) -> None:
-        super().__init__()
-        self.keep = keep
+        super().__init__(dtype, tangents=tangents)
+        self.graph, self.duals = graph, duals
         self.names = {id(p): name for name, p in parameters.items()}
-        self.perturbations = perturbations or {}
         self.calls: list[Call] = []
         self.shapes: list[torch.Size] = []
+        self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
+        self.operations = 0
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         if func in THROUGH:
             with self:
                 return THROUGH[func](*args, **kwargs)
+        self.operations += 1
         used = {self.names[id(value)] for value in _flat((args, kwargs)) if id(value) in self.names}
         if not used or func in METADATA:
-            return func(*args, **kwargs)
+            return self.called(func, args, kwargs)
         call = RECOGNISED[func](*args, **kwargs) if func in RECOGNISED else None
-        inside = call is not None and len(self.calls) in self.perturbations
-        out = (CHEAPER.get(func, func) if inside else func)(*args, **kwargs)
+        if call is not None and func is F.batch_norm:
+            out = still_batch_norm(*args, **kwargs)
+        else:
+            out = self.called(func, args, kwargs)
         mine = set() if call is None else {self.name(call.weight), self.name(call.bias)} - {None}
         self.elsewhere |= used - mine
-        if not mine:
-            return out
-        index = len(self.calls)
-        self.calls.append(call if self.keep else replace(call, input=None))
+        if mine:
+            self._note(call, out)
+        return out
+
+    def _note(self, call: Call, out: Tensor) -> None:
+        self.calls.append(call if self.graph else replace(call, input=None))
         self.shapes.append(out.shape)
-        return out + self.perturbations[index] if index in self.perturbations else out
+        if self.graph:
+            tangent = forward_ad.unpack_dual(out).tangent if self.duals else None
+            self.edges.append(
+                tuple(None if t is None or not t.requires_grad else get_gradient_edge(t) for t in (out, tangent))
+            )
 
     def name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))

@@ -1,17 +1,15 @@
-"""Which parameters are differentiated how: read off one forward pass and one small backward pass."""
+"""Which parameters are differentiated how: from one forward pass and one small backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
 
-from grsd.tangents.layers import OUTER, Call
+from grsd.tangents.layers import OUTER
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.tap import Tap
+from grsd.tangents.trace import Trace, gradients
 
 GRAM, SLICES, ROWS = "gram", "slices", "rows"
 
@@ -23,12 +21,13 @@ class Layout:
     axis: int
     major: bool
 
-    def apart(self, tensor: Tensor, samples: int, lead: int) -> Tensor:
-        """(lead..., rest...) to (samples, positions, rest...)."""
-        rest = tensor.shape[lead:]
-        inside = tensor.shape[self.axis] // samples
-        split = tensor.unflatten(self.axis, (samples, inside) if self.major else (inside, samples))
-        return split.movedim(self.axis + (not self.major), 0).reshape(samples, -1, *rest)
+    def apart(self, tensor: Tensor, samples: int, lead: int, first: int = 0) -> Tensor:
+        """After ``first`` dimensions: (lead..., rest...) to (samples, positions, rest...)."""
+        before, rest = tensor.shape[:first], tensor.shape[first + lead :]
+        axis = first + self.axis
+        inside = tensor.shape[axis] // samples
+        split = tensor.unflatten(axis, (samples, inside) if self.major else (inside, samples))
+        return split.movedim(axis + (not self.major), first).reshape(*before, samples, -1, *rest)
 
 
 @dataclass(frozen=True)
@@ -47,62 +46,15 @@ class Unit:
     vocabulary: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One forward pass: the output, its calls by (weight, bias) name and form, and the parameters used elsewhere."""
-
-    outputs: Tensor
-    calls: tuple[Call, ...]
-    shapes: tuple[torch.Size, ...]
-    names: tuple[tuple[str | None, str | None], ...]
-    elsewhere: frozenset[str]
-
-    def same_calls(self, other: Reading) -> bool:
-        forms = [tuple(call.form for call in reading.calls) for reading in (self, other)]
-        return forms[0] == forms[1] and self.names == other.names
-
-
-def read(network: Network, inputs: Tensor) -> Reading:
-    """Run the network once, without a graph, and note the calls that use trainable parameters."""
-    with torch.no_grad():
-        return _noted(network, network.parameters, inputs)
-
-
-def read_and_pull(network: Network, inputs: Tensor) -> tuple[Reading, Callable[[Tensor], Parameters]]:
-    """The same with a graph: also the function that gives J^T u."""
-
-    def noted(parameters: Parameters) -> Tensor:
-        readings.append(_noted(network, parameters, inputs))
-        return readings[0].outputs
-
-    readings: list[Reading] = []
-    outputs, pull = vjp(noted, network.parameters)
-    return replace(readings[0], outputs=outputs.detach()), lambda u: pull(u)[0]
-
-
-def _noted(network: Network, parameters: Parameters, inputs: Tensor) -> Reading:
-    with Tap(parameters, keep=False) as tap:
-        outputs = network(parameters, inputs)
-    names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
-    calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
-    return Reading(outputs, calls, tuple(tap.shapes), names, frozenset(tap.elsewhere))
-
-
-def plan_units(
-    network: Network,
-    inputs: Tensor,
-    reading: Reading,
-    probe: Parameters,
-    *,
-    apart: bool,
-    few: Reading | None = None,
-) -> list[Unit]:
+def plan_units(network: Network, reading: Trace, probe: Parameters, small: Trace | None, *, apart: bool) -> list[Unit]:
     """Every trainable parameter in exactly one unit, those that nothing uses left out.
 
-    ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient there is unused. ``apart``: a unit
-    for every single parameter. ``few``: a reading of the first few samples, where there is one.
+    ``reading``: a trace of all samples. ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient
+    there is unused. ``small``: a trace with its graph, of some of the samples, that makes the same calls; None: every
+    unit by the generic route. ``apart``: a unit for every single parameter.
     """
-    layouts = _layouts(network, inputs, reading, few or reading)
+    layouts = [None] * len(reading.calls) if small is None else _layouts(small)
+    samples = len(reading.outputs)
     uses: dict[str, list[int]] = {}
     roles: dict[str, set[tuple]] = {}
     for index, (call, pair) in enumerate(zip(reading.calls, reading.names, strict=True)):
@@ -126,7 +78,7 @@ def plan_units(
                 continue
             done |= set(names)
             where = tuple((use, layouts[use]) for use in uses[names[0]])
-            route, vocabulary = _route(network, reading, names, where, inputs.shape[0], together or names[0] == bias)
+            route, vocabulary = _route(network, reading, names, where, samples, together or names[0] == bias)
             units.append(Unit(names, names[0] == weight, names[-1] == bias, where, route, vocabulary))
     seen = reading.elsewhere | set(uses)
     unclaimed = [name for name in network.parameters if name not in claimed]
@@ -136,7 +88,7 @@ def plan_units(
 
 def _route(
     network: Network,
-    reading: Reading,
+    reading: Trace,
     names: tuple[str, ...],
     uses: tuple[tuple[int, Layout], ...],
     samples: int,
@@ -166,35 +118,26 @@ def _route(
     return (ROWS if p * q <= positions * (q + p / classes) else SLICES), vocabulary
 
 
-def _layouts(network: Network, inputs: Tensor, reading: Reading, small: Reading) -> list[Layout | None]:
-    """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples.
-
-    A few samples are enough, unless the network makes other calls on few.
-    """
-    if not small.same_calls(reading):
-        small = reading
-    samples = len(small.outputs)
-    few = inputs[:samples]
-    chosen = torch.arange(samples, device=inputs.device) % 4 % 3 == 0
-    masks = torch.stack([chosen, ~chosen])
-    zeros = {i: small.outputs.new_zeros(shape) for i, shape in enumerate(small.shapes)}
-
-    def perturbed(perturbations: dict[int, Tensor]) -> Tensor:
-        with Tap(network.parameters, perturbations):
-            return network(network.parameters, few)
-
-    if not zeros:
+def _layouts(small: Trace) -> list[Layout | None]:
+    """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples."""
+    outputs, samples = small.outputs, len(small.outputs)
+    if not small.calls:
         return []
-    outputs, pull = vjp(perturbed, zeros)
+    chosen = torch.arange(samples, device=outputs.device) % 4 % 3 == 0
+    masks = torch.stack([chosen, ~chosen])
     cotangents = random_like(outputs) * masks.view(2, samples, *[1] * (outputs.ndim - 1))
-    (deltas,) = vmap(pull)(cotangents)
+    edges = [edge for edge, _ in small.edges if edge is not None]
+    found_at = iter(_pulled(outputs, edges, cotangents))
+    deltas = [None if edge is None else next(found_at) for edge, _ in small.edges]
     candidates, silent = [], []
-    for index, call in enumerate(small.calls):
+    for index, (call, delta) in enumerate(zip(small.calls, deltas, strict=True)):
+        if delta is None:
+            delta = outputs.new_zeros(2, *small.shapes[index])
         for axis in range(call.lead):
             if small.shapes[index][axis] % samples == 0:
                 for major in (True, False)[: 1 + (small.shapes[index][axis] > samples)]:
                     layout = Layout(axis, major)
-                    by_sample = torch.stack([layout.apart(delta, samples, delta.ndim) for delta in deltas[index]])
+                    by_sample = layout.apart(delta, samples, delta.ndim - 1, 1)
                     candidates.append((index, layout))
                     silent.append(~by_sample.flatten(2).any(2).logical_and(~masks).any())
     passed = torch.stack(silent).tolist() if silent else []
@@ -203,6 +146,13 @@ def _layouts(network: Network, inputs: Tensor, reading: Reading, small: Reading)
         if good and found[index] is None:
             found[index] = layout
     return found
+
+
+def _pulled(outputs: Tensor, edges: list, cotangents: Tensor) -> list[Tensor | None]:
+    try:
+        return gradients(outputs, edges, cotangents)
+    except (RuntimeError, NotImplementedError):  # torch.vmap has no rule for every backward pass
+        return gradients(outputs, edges, cotangents, batched=False)
 
 
 def random_like(tensor: Tensor) -> Tensor:

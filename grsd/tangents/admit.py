@@ -1,0 +1,247 @@
+"""What is refused before any large computing, and the network that is then worked on: a private copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from grsd.checks import (
+    FEW,
+    check_inputs,
+    check_module,
+    check_outputs,
+    floating_dtype,
+    resolve_device,
+)
+from grsd.tangents.kept import tensor_name
+from grsd.tangents.network import Network, Parameters
+from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace
+from grsd.tangents.units import random_like
+
+COUPLED = (
+    "the output of a sample changes with the other samples of its batch (batch norm without running statistics, or "
+    "attention over the batch?); M = J J^T / N is then not a sum over samples: call model.eval(), or replace that layer"
+)
+COUPLED_GRADIENT = (
+    "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
+    "detached mean?); M of a part of the batch is then no part of M: replace that layer"
+)
+OF_THE_MODEL = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+@dataclass
+class Admitted:
+    """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
+
+    ``reading``: a trace of all samples, with its graph if they were few enough. ``few``: one with its graph of the
+    samples ``chosen`` alone; None where the model does not take fewer. ``probe``, ``gradient``: J^T u of these for a
+    random u. ``small``: all samples were few enough to be evaluated with their graph.
+    """
+
+    network: Network
+    inputs: Tensor
+    reading: Trace
+    few: Trace | None
+    chosen: Tensor
+    probe: Tensor | None
+    gradient: Parameters | None
+    small: bool
+
+    @property
+    def outputs(self) -> Tensor:
+        return self.reading.outputs
+
+    def without_graph(self) -> Admitted:
+        """What is needed to check a part of M, and the graph of all samples no longer held from here."""
+        return replace(self, reading=self.reading.without_graph(), few=self.few and self.few.without_graph())
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def classes(self) -> int:
+        return self.outputs.numel() // self.samples
+
+
+Small = Callable[[Network, Trace, int], bool]
+
+
+def admit(
+    call: str,
+    model: nn.Module,
+    inputs: Tensor,
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+    small: Small = lambda network, few, samples: False,
+) -> Admitted:
+    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once."""
+    check_inputs(call, model, inputs)
+    check_module(call, model, device)
+    floating_dtype(call, dtype)
+    device = resolve_device(call, device, model)
+    network = Network(model, dtype, device)
+    inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
+    kept = network.fixed | network.parameters | {"inputs": inputs}
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    chosen = _chosen(inputs)
+    network.forget(inputs[chosen])
+    few = _few(call, model, network, inputs, chosen)
+    fit = few is not None and _is_output(few.outputs) and small(network, few, len(inputs))
+    reading = evaluated(call, model, network, inputs, graph=fit)
+    check_outputs(call, reading.outputs, len(inputs))
+    if reading.outputs.dtype != dtype:
+        raise TypeError(
+            f"{call}(dtype={dtype}): the model casts to {reading.outputs.dtype} on its way; take dtype="
+            f"{reading.outputs.dtype}, or a model that follows its inputs"
+        )
+    written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
+    if written:
+        raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
+    del before
+    _check_values(call, network, inputs, reading, few, chosen)
+    if few is None:
+        return Admitted(network, inputs, reading, None, chosen, None, None, False)
+    check_leaves(call, network, few, {})
+    probe = random_like(few.outputs)
+    gradient = pull(network, few, inputs[chosen], probe)
+    if fit:
+        check_leaves(call, network, reading, few.leaves)
+    elif len(chosen) < len(inputs):
+        _check_gradient(call, network, inputs, few, chosen, probe, gradient)
+    return Admitted(network, inputs, reading, few, chosen, probe, gradient, fit)
+
+
+def _chosen(inputs: Tensor) -> Tensor:
+    """Some samples from the last one backwards: no neighbours, not the first one, and not in the order of the batch."""
+    samples = len(inputs)
+    step = max(2, samples // FEW) if samples > 2 else 1
+    return torch.arange(samples - 1, 0 if samples > 1 else -1, -step, device=inputs.device)[:FEW]
+
+
+def changes(what: str) -> str:
+    return f"the model {what} when it is called (dropout or batch norm in training mode?); call model.eval() first"
+
+
+def _is_output(outputs: object) -> bool:
+    return (
+        isinstance(outputs, Tensor) and outputs.ndim in {1, 2} and outputs.numel() > 0 and outputs.is_floating_point()
+    )
+
+
+def _few(call: str, model: nn.Module, network: Network, inputs: Tensor, chosen: Tensor) -> Trace | None:
+    try:
+        return evaluated(call, model, network, inputs[chosen], graph=True)
+    except ValueError:
+        if len(chosen) == len(inputs):
+            raise
+        return None  # it may need its whole batch
+
+
+def evaluated(call: str, model: nn.Module, network: Network, inputs: Tensor, *, graph: bool) -> Trace:
+    """One evaluation; what the model raises is said in one line, unless it comes from the system."""
+    try:
+        return (trace if graph else read)(network, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except OF_THE_MODEL as error:
+        said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
+        raise ValueError(
+            f"{call}(model, ...): the model cannot be evaluated in torch.float64 ({said}); it can in float32: "
+            "take dtype=torch.float32"
+        ) from None
+    raise ValueError(
+        f"{call}(model, inputs): the model cannot be evaluated on {len(inputs)} samples of shape "
+        f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({said})"
+    ) from None
+
+
+def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool:
+    try:
+        single = Network(model, torch.float32, inputs.device)
+        read(single, inputs.float() if inputs.is_floating_point() else inputs)
+    except Exception:  # whatever it says there, it is no way out
+        return False
+    return True
+
+
+def _check_values(
+    call: str, network: Network, inputs: Tensor, reading: Trace, few: Trace | None, chosen: Tensor
+) -> None:
+    """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
+    outputs = reading.outputs.detach()
+    samples = len(inputs)
+    if few is None:
+        index = torch.arange(samples, device=inputs.device)
+        halves = (index % 2 == 0, index % 2 == 1)
+        changed = [(read(network, inputs[torch.where(kept, index, index.roll(1))]).outputs, kept) for kept in halves]
+        pairs = [(found[kept], outputs[kept]) for found, kept in changed]
+    else:
+        pairs = [(few.outputs.detach(), outputs[chosen])]
+    if all(one.shape == other.shape and _close(one, other, outputs) for one, other in pairs):
+        return
+    again = read(network, inputs).outputs
+    if not torch.equal(again, outputs) and not _close(again, outputs, outputs):
+        raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
+    raise ValueError(f"{call}(model, ...): {COUPLED}")
+
+
+def _close(one: Tensor, other: Tensor, scale: Tensor) -> bool:
+    return bool((one - other).abs().max() <= 1e4 * torch.finfo(scale.dtype).eps * scale.abs().max())
+
+
+def check_leaves(call: str, network: Network, graph: Trace, earlier: Parameters | None) -> None:
+    """Refuse outputs that depend on no parameter, and graphs that end in tensors which are not parameters.
+
+    ``earlier``: the leaves of a graph that was made before.
+    """
+    if graph.leaves is None:
+        return
+    if not graph.outputs.requires_grad:
+        raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
+    for leaf in foreign_leaves(graph.outputs, graph.leaves.values()):
+        before = [name for name, own in (earlier or {}).items() if own is leaf]
+        if before:
+            raise ValueError(
+                f"{call}(model, ...): the model keeps a tensor computed from {before[0]!r} from one call to the next, "
+                "outside of its attributes (a global, a closure, a default argument?); make it anew in each call"
+            )
+        name = tensor_name(network.module, leaf)
+        what = f"a tensor of shape {tuple(leaf.shape)}" if name is None else repr(name)
+        raise ValueError(
+            f"{call}(model, ...): the model uses {what}, which requires gradients and is none of its parameters "
+            "(kept from an earlier call, or a layer in a plain list?); drop it, or register it (nn.Parameter, "
+            "nn.ModuleList)"
+        )
+
+
+def _check_gradient(
+    call: str,
+    network: Network,
+    inputs: Tensor,
+    few: Trace,
+    chosen: Tensor,
+    probe: Tensor,
+    gradient: Parameters,
+) -> None:
+    """The same gradient of a few outputs, alone and among others."""
+    others = torch.cat([chosen - 1, chosen.new_zeros(1)])
+    batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
+    among = trace(network, batch)
+    check_leaves(call, network, among, few.leaves)
+    padded = probe.new_zeros(len(batch), *probe.shape[1:])
+    padded[: len(probe)] = probe
+    if not same_gradient(pull(network, among, batch, padded), gradient):
+        raise ValueError(f"{call}(model, ...): {COUPLED_GRADIENT}")
+
+
+def same_gradient(one: Parameters, other: Parameters) -> bool:
+    """Whether two gradients agree but for rounding."""
+    difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
+    size = sum(float(part.square().sum()) for part in one.values())
+    eps = max(torch.finfo(part.dtype).eps for part in one.values())
+    return difference <= (1e5 * eps) ** 2 * size

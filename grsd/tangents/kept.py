@@ -1,0 +1,181 @@
+"""What a module keeps between calls: found, put back as it was, and left out where it would hide a dependence.
+
+A tensor computed from parameters in one call and used in the next is a constant for every derivative of that next
+call. So each call starts from the same attributes, and what was kept before is dropped if the module makes it anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+
+from torch import Tensor, nn
+
+OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps there itself
+OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
+
+
+@dataclass(frozen=True)
+class Container:
+    """Something mutable that attributes of a module lead to; ``of``: the object whose attributes it is, by its path."""
+
+    path: str
+    values: MutableMapping | MutableSequence | MutableSet | deque | tuple
+    attributes: bool
+
+    @property
+    def items(self) -> list[tuple[object, object]]:
+        if isinstance(self.values, MutableMapping):
+            return [(key, value) for key, value in self.values.items() if not (self.attributes and key in OWN)]
+        return [] if isinstance(self.values, MutableSet) else list(enumerate(self.values))
+
+    def name(self, key: object) -> str:
+        """As the user writes it after ``model.``: kept['b'], block.table, rows[3]."""
+        return f"{self.path}.{key}".lstrip(".") if self.attributes else f"{self.path}[{key!r}]"
+
+    def copy(self) -> object:
+        if isinstance(self.values, MutableMapping):
+            return dict(self.values)
+        return set(self.values) if isinstance(self.values, MutableSet) else list(self.values)
+
+    def same(self, saved: object) -> bool:
+        if len(self.values) != len(saved):
+            return False
+        if isinstance(self.values, MutableMapping):
+            return all(key in self.values and self.values[key] is value for key, value in saved.items())
+        if isinstance(self.values, MutableSet):
+            return self.values == saved
+        return all(one is other for one, other in zip(self.values, saved, strict=True))
+
+    def fill(self, saved: object) -> None:
+        if isinstance(self.values, tuple):
+            return
+        self.values.clear()
+        if isinstance(self.values, MutableSet):
+            for item in saved:
+                self.values.add(item)
+        else:
+            (self.values.update if isinstance(self.values, MutableMapping) else self.values.extend)(saved)
+
+
+def _containers(module: nn.Module) -> Iterator[Container]:
+    seen: set[int] = set()
+    for path, part in module.named_modules():
+        waiting = deque([Container(path, vars(part), True)])
+        while waiting:
+            container = waiting.popleft()
+            if id(container.values) in seen:
+                continue
+            seen.add(id(container.values))
+            yield container
+            for key, value in container.items:
+                if isinstance(value, OPAQUE) or callable(value):
+                    continue
+                name = container.name(key)
+                if isinstance(value, (MutableMapping, MutableSequence, MutableSet, deque, tuple)):
+                    waiting.append(Container(name, value, False))
+                elif hasattr(value, "__dict__"):
+                    waiting.append(Container(name, vars(value), True))
+
+
+@dataclass(frozen=True)
+class KeptTensor:
+    """A tensor among the attributes that is neither a parameter nor a buffer, and where it is."""
+
+    container: Container
+    key: object
+    tensor: Tensor
+
+    @property
+    def name(self) -> str:
+        return self.container.name(self.key)
+
+    def drop(self) -> None:
+        """Attributes become None, entries are taken out; of a list all of them, since the others would move up."""
+        values = self.container.values
+        if self.container.attributes:
+            values[self.key] = None
+        elif isinstance(values, MutableMapping):
+            values.pop(self.key, None)
+        elif not isinstance(values, tuple):
+            values.clear()
+
+    def now(self) -> object:
+        """What stands in its place."""
+        return dict(self.container.items).get(self.key)
+
+
+def kept_tensors(module: nn.Module) -> list[KeptTensor]:
+    known = {id(t) for t in [*module.parameters(), *module.buffers()]}
+    return [
+        KeptTensor(container, key, value)
+        for container in _containers(module)
+        for key, value in container.items
+        if isinstance(value, Tensor) and id(value) not in known
+    ]
+
+
+def hidden_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """Modules in lists, dictionaries or objects among the attributes, where torch does not look for them, by name."""
+    known = {id(part) for part in module.modules()}
+    return {
+        container.name(key): value
+        for container in _containers(module)
+        for key, value in container.items
+        if isinstance(value, nn.Module) and id(value) not in known
+    }
+
+
+def tensor_name(module: nn.Module, tensor: Tensor) -> str | None:
+    """How a tensor that is neither a parameter nor a buffer is reached from the module, if it is."""
+    for kept in kept_tensors(module):
+        if kept.tensor is tensor:
+            return kept.name
+    for place, hidden in hidden_modules(module).items():
+        for name, p in hidden.named_parameters():
+            if p is tensor:
+                return f"{place}.{name}"
+    return None
+
+
+class Kept:
+    """The attributes of a module and of its parts as they are now; ``restore`` puts them back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._saved = [(container, container.copy()) for container in _containers(module)]
+        tensors = {id(kept.tensor): kept.tensor for kept in kept_tensors(module)}
+        self._tensors = [(tensor, tensor._version, tensor.detach().clone()) for tensor in tensors.values()]
+
+    def restore(self) -> None:
+        for container, saved in self._saved:
+            if not container.same(saved):
+                container.fill(saved)
+        for number, (tensor, version, values) in enumerate(self._tensors):
+            if tensor._version != version:
+                tensor.detach().copy_(values)
+                self._tensors[number] = (tensor, tensor._version, values)
+
+
+def forget(module: nn.Module, call: Callable[[], object]) -> None:
+    """Drop the kept tensors that ``call()`` makes anew with a graph: these are functions of the parameters."""
+    candidates = [kept for kept in kept_tensors(module) if kept.tensor.is_floating_point()]
+    if not candidates or _dropped(module, candidates, call):
+        return
+    for kept in candidates:
+        _dropped(module, [kept], call)
+
+
+def _dropped(module: nn.Module, chosen: list[KeptTensor], call: Callable[[], object]) -> bool:
+    before = Kept(module)
+    for kept in chosen:
+        kept.drop()
+    without = Kept(module)
+    try:
+        call()
+        anew = all(isinstance(value := kept.now(), Tensor) and value.requires_grad for kept in chosen)
+    except Exception:  # whatever a module says when what it keeps is missing
+        anew = False
+    (without if anew else before).restore()
+    return anew
