@@ -50,6 +50,19 @@ def quantized() -> nn.Module:
     return Net(forward, quantized=layer, readout=nn.Linear(6, 3))
 
 
+class Remembers(nn.Module):
+    """Adds what it gave the last time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.last = nn.Linear(5, 3), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.net(x)) + 0.5 * self.last
+        self.last = float(y.detach().sum())
+        return y
+
+
 SHAPE, CHANCE = Refusal("it gave"), Refusal("another output each time")
 
 COUPLED = {
@@ -88,6 +101,11 @@ COUPLED = {
         CHANCE,
     ),
     "noise in the forward pass": refused(after(lambda y: y + torch.randn_like(y)), CHANCE),
+    "remembers its last call": refused(Remembers, CHANCE),
+    "counts in a buffer": refused(
+        lambda: Net(lambda m, x: m.net(x) + 0 * m.steps.add_(1), net=nn.Linear(5, 3), steps=torch.zeros(())),
+        Refusal("changes 'steps'"),
+    ),
     "a tuple": refused(after(lambda y: (y, y)), Refusal("must return one tensor, it returned tuple")),
     "a dict": refused(after(lambda y: {"logits": y}), Refusal("must return one tensor, it returned dict")),
     "an image": refused(after(lambda y: y[:, None]), SHAPE),

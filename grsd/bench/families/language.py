@@ -165,6 +165,7 @@ LANGUAGE = {
     "t5": Family(T5, (5,), tokens=7),
     "alibi": Family(ALiBi, (5,), tokens=7),
     "embedding bag, mean": Family(lambda: bag("mean"), (4,), tokens=9),
+    "embedding bag, max": Family(lambda: bag("max"), (4,), tokens=9),
     "embedding bag, sum": Family(lambda: bag("sum"), (4,), tokens=9),
     "raw table, indexed": Family(
         lambda: Net(lambda m, x: m.table[x].tanh().flatten(1) @ m.out, table=raw(7, 4), out=raw(12, 3)),

@@ -95,6 +95,17 @@ def straight(step: Callable[[Tensor], Tensor]) -> nn.Module:
     return nn.Sequential(Straight(5, 6, step), nn.Tanh(), nn.Linear(6, 3))
 
 
+def quantized_by_codes() -> nn.Module:
+    """Features replaced by the nearest of a few codes, the gradient passed straight through, as VQ-VAE does."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h = torch.tanh(m.into(x))
+        nearest = (h[:, None] - m.codes).square().sum(-1).argmin(1)
+        return m.out(torch.tanh(h + (m.codes[nearest] - h).detach()))
+
+    return Net(forward, into=nn.Linear(5, 4), codes=raw(6, 4, scale=2), out=nn.Linear(4, 3))
+
+
 def binarized() -> nn.Module:
     return Net(
         lambda m, x: m.readout(torch.tanh(x @ Binary.apply(m.weight).T * m.weight.detach().abs().mean())),
@@ -111,8 +122,11 @@ def detached_norm() -> nn.Module:
     )
 
 
-def detached_factor() -> nn.Module:
-    return Net(lambda m, x: m.a(x) * torch.tanh(m.b(x)).detach(), a=nn.Linear(5, 3), b=nn.Linear(5, 3))
+def detached_factor(shared: bool) -> nn.Module:
+    """A factor without gradient, of parameters that learn elsewhere too, or that therefore stand still."""
+    first = nn.Linear(5, 5) if shared else nn.Identity()
+    a, b = nn.Linear(5, 3), nn.Linear(5, 3)
+    return Net(lambda m, x: m.a(m.first(x)) * torch.tanh(m.b(m.first(x))).detach(), first=first, a=a, b=b)
 
 
 def without_gradient() -> nn.Module:
@@ -176,12 +190,14 @@ NORMS = {
         around=parametrize.cached,
     ),
     "detached norm of a weight": Family(detached_norm, rate=NOT_A_DERIVATIVE),
-    "detached factor": Family(detached_factor, rate=NOT_A_DERIVATIVE),
-    "a factor under no_grad": Family(without_gradient, rate=NOT_A_DERIVATIVE),
+    "detached factor": Family(lambda: detached_factor(True), rate=NOT_A_DERIVATIVE),
+    "detached factor that stands still": Family(lambda: detached_factor(False)),
+    "a factor under no_grad": Family(without_gradient),
     "detached term": Family(
         lambda: Net(lambda m, x: m.a(x) + torch.tanh(m.b(x)).detach(), a=nn.Linear(5, 3), b=nn.Linear(5, 3))
     ),
     "straight through a sign": Family(lambda: straight(torch.sign), rate=NOT_A_DERIVATIVE),
     "straight through rounding": Family(lambda: straight(lambda w: torch.round(4 * w) / 4), rate=NOT_A_DERIVATIVE),
+    "vector quantization": Family(quantized_by_codes, rate=NOT_A_DERIVATIVE),
     "binarized": Family(binarized, rate=NOT_A_DERIVATIVE),
 }

@@ -192,10 +192,11 @@ class InPlace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(x).tanh()
+        change = self.second(h)
         h = h.clone()
-        h += self.second(h)
+        h += change
         h[:, :3] *= 2
-        h[:, 3] = h[:, 4].sin()
+        h[:, 3] = h[:, 4].clone().sin()
         return self.out(h)
 
 
@@ -252,6 +253,12 @@ def partly_scripted() -> nn.Module:
         return nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(5, 6), nn.Tanh())), nn.Linear(6, 3))
 
 
+def shared_block() -> nn.Module:
+    """The same module registered twice."""
+    block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    return nn.Sequential(block, nn.LayerNorm(5), block, nn.Linear(5, 3))
+
+
 def meta_learner() -> nn.Module:
     """Calls a layer by ``functional_call`` with weights shifted by a raw parameter."""
     return Net(
@@ -259,6 +266,26 @@ def meta_learner() -> nn.Module:
         net=nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)),
         shift=raw(6),
     )
+
+
+def quantized() -> nn.Module:
+    """A dynamically quantized layer on each sample by itself, before trainable ones."""
+    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h = torch.cat([m.quantized(row.float()[None]) for row in x])
+        return m.readout(torch.tanh(m.inner(h.to(x.dtype))))
+
+    return Net(forward, quantized=layer, inner=nn.Linear(6, 5), readout=nn.Linear(5, 3))
+
+
+def ensemble() -> nn.Module:
+    """Three small perceptrons at once: stacked weights under ``torch.vmap``, averaged."""
+
+    def one(w: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(x @ w) @ v
+
+    return Net(lambda m, x: vmap(one, (0, 0, None))(m.w, m.v, x).mean(0), w=raw(3, 5, 4), v=raw(3, 4, 3))
 
 
 def autocast() -> nn.Module:
@@ -279,7 +306,7 @@ PLUMBING = {
     "function of one's own, vmap rule": Family(lambda: perceptron(Own(SwishWithRule), nn.Tanh())),
     "function of one's own, once": Family(lambda: perceptron(Own(SwishOnce), nn.Tanh()), rate=NOT_TWICE),
     "gradient reversal": Family(lambda: perceptron(nn.Tanh(), Own(Reversed)), rate=NOT_A_DERIVATIVE),
-    "gradient halved by a hook": Family(gradient_hook, rate=NOT_A_DERIVATIVE),
+    "gradient halved by a hook": Family(gradient_hook),
     "hamiltonian": Family(Hamiltonian, (4,), 4),
     "score by torch.func": Family(Score, (4,), 4),
     "descent in the forward pass": Family(Descent, (4,), 4),
@@ -298,6 +325,18 @@ PLUMBING = {
     "looks at values": Family(WholeBatch),
     "functional call inside": Family(meta_learner),
     "autocast inside": Family(autocast),
+    "quantized, sample by sample": Family(quantized),
+    "frozen weights in int8": Family(
+        lambda: Net(
+            lambda m, x: m.out(torch.tanh(m.inner(x) @ (m.packed.to(x.dtype) * m.scale))),
+            inner=nn.Linear(5, 4),
+            packed=torch.randint(-127, 127, (4, 6), dtype=torch.int8),
+            scale=torch.rand(6) / 60,
+            out=nn.Linear(6, 3),
+        )
+    ),
+    "ensemble by vmap": Family(ensemble),
+    "one block under two names": Family(shared_block),
     "everything unused": Family(
         lambda: Net(lambda m, x: m.fixed(x), fixed=nn.Linear(5, 3).requires_grad_(False), unused=raw(4))
     ),

@@ -135,6 +135,16 @@ def solved() -> nn.Module:
     return Net(forward, make=nn.Linear(5, 9), right=nn.Linear(5, 3))
 
 
+def eigenvalues() -> nn.Module:
+    """Of the symmetric matrix that a layer makes from each sample."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        a = m.make(x).view(-1, 3, 3)
+        return torch.linalg.eigvalsh(a + a.mT)
+
+    return Net(forward, make=nn.Linear(5, 9))
+
+
 STRUCTURES = {
     "graph convolution": Family(GCN, (4, 3)),
     "graph attention": Family(GAT, (4, 3)),
@@ -163,6 +173,17 @@ STRUCTURES = {
     ),
     "log-sum-exp": Family(lambda: Net(lambda m, x: m.inner(x).view(-1, 3, 4).logsumexp(-1), inner=nn.Linear(5, 12))),
     "linear system": Family(solved),
+    "eigenvalues": Family(eigenvalues),
+    "adaptive pools, bicubic": Family(
+        lambda: Net(
+            lambda m, x: (
+                F.interpolate(m.conv(x).tanh(), scale_factor=2, mode="bicubic").square().mean((2, 3))
+                + F.adaptive_max_pool2d(m.conv(x), 1).flatten(1)
+            ),
+            conv=nn.Conv2d(2, 3, 3, padding=1),
+        ),
+        (2, 4, 4),
+    ),
     "outer product": Family(
         lambda: Net(
             lambda m, x: m.out(torch.einsum("ni,nj->nij", m.a(x), m.b(x)).flatten(1)),
