@@ -1,0 +1,118 @@
+"""Networks that no kernel may be given for: samples that see each other, outputs that are no (N, C), chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from grsd.bench.families.family import OTHER_SAMPLES, Family, Net, Refusal
+
+
+def after(function: Callable[[Tensor], object]) -> Callable[[], nn.Module]:
+    """A perceptron, then a function of all its outputs."""
+    return lambda: Net(lambda m, x: function(m.net(x)), net=nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
+
+
+def refused(build: Callable[[], nn.Module], refusal: Refusal, **options: object) -> Family:
+    return Family(build, kernel=refusal, rate=refusal, **options)
+
+
+def only_in_the_gradient(y: Tensor) -> Tensor:
+    """y in value; its gradient is that of y less the mean over the batch."""
+    mean = y.mean(0)
+    return y - mean + mean.detach()
+
+
+def scaled_in_the_gradient(y: Tensor) -> Tensor:
+    """y in value; in the gradient each sample is scaled by the deviation over the batch."""
+    scale = y.std(0)
+    return y * (scale / scale.detach())
+
+
+def recurrent_over_the_batch() -> nn.Module:
+    """``nn.LSTM`` without batch_first on (N, T, F): the samples are its time."""
+    return Net(lambda m, x: m.readout(m.body(x)[0][:, -1]), body=nn.LSTM(4, 5), readout=nn.Linear(5, 2))
+
+
+def attention_over_the_batch() -> nn.Module:
+    return Net(lambda m, x: m.readout(m.body(x, x, x)[0]), body=nn.MultiheadAttention(4, 2), readout=nn.Linear(4, 2))
+
+
+def quantized() -> nn.Module:
+    """A dynamically quantized layer, whose grid is that of the whole batch, before trainable ones."""
+    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return m.readout(torch.tanh(m.quantized(x.float()).to(x.dtype)))
+
+    return Net(forward, quantized=layer, readout=nn.Linear(6, 3))
+
+
+class Remembers(nn.Module):
+    """Adds what it gave the last time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.last = nn.Linear(5, 3), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.net(x)) + 0.5 * self.last
+        self.last = float(y.detach().sum())
+        return y
+
+
+SHAPE, CHANCE = Refusal("it gave"), Refusal("another output each time")
+
+COUPLED = {
+    "batch norm in training mode": refused(
+        lambda: Net(
+            lambda m, x: m.readout(m.norm.train()(m.first(x))),
+            first=nn.Linear(5, 6),
+            norm=nn.BatchNorm1d(6),
+            readout=nn.Linear(6, 3),
+        ),
+        Refusal("changes 'norm.running_mean'"),
+    ),
+    "batch norm without statistics": refused(
+        lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3)),
+        OTHER_SAMPLES,
+    ),
+    "running sum over the batch": refused(after(lambda y: y.cumsum(0)), OTHER_SAMPLES),
+    "less the first sample": refused(after(lambda y: y - y[:1]), OTHER_SAMPLES),
+    "less the last sample": refused(after(lambda y: y - y[-1:]), OTHER_SAMPLES),
+    "rolled along the batch": refused(after(lambda y: y + y.roll(1, 0)), OTHER_SAMPLES),
+    "less the mean": refused(after(lambda y: torch.tanh(y - y.mean(0))), OTHER_SAMPLES),
+    "less the detached mean": refused(after(lambda y: y - y.mean(0).detach()), OTHER_SAMPLES),
+    "less the mean in the gradient only": refused(after(only_in_the_gradient), OTHER_SAMPLES),
+    "scaled over the batch in the gradient only": refused(after(scaled_in_the_gradient), OTHER_SAMPLES),
+    "the first sample's gradient only": refused(
+        after(lambda y: y + torch.tanh(y[:1]) - torch.tanh(y[:1]).detach()), OTHER_SAMPLES
+    ),
+    "softmax over the batch": refused(after(lambda y: y.softmax(0)), OTHER_SAMPLES),
+    "sorted along the batch": refused(after(lambda y: y.sort(0).values), OTHER_SAMPLES),
+    "divided by the batch's size": refused(after(lambda y: y / len(y)), OTHER_SAMPLES),
+    "lstm over the batch": refused(recurrent_over_the_batch, OTHER_SAMPLES, shape=(3, 4), classes=2),
+    "attention over the batch": refused(attention_over_the_batch, OTHER_SAMPLES, shape=(4,), classes=2),
+    "quantized dynamically": refused(quantized, OTHER_SAMPLES),
+    "active dropout": refused(
+        lambda: Net(lambda m, x: m.net(nn.functional.dropout(x, 0.5, training=True)), net=nn.Linear(5, 3)),
+        CHANCE,
+    ),
+    "noise in the forward pass": refused(after(lambda y: y + torch.randn_like(y)), CHANCE),
+    "remembers its last call": refused(Remembers, CHANCE),
+    "counts in a buffer": refused(
+        lambda: Net(lambda m, x: m.net(x) + 0 * m.steps.add_(1), net=nn.Linear(5, 3), steps=torch.zeros(())),
+        Refusal("changes 'steps'"),
+    ),
+    "a tuple": refused(after(lambda y: (y, y)), Refusal("must return one tensor, it returned tuple")),
+    "a dict": refused(after(lambda y: {"logits": y}), Refusal("must return one tensor, it returned dict")),
+    "an image": refused(after(lambda y: y[:, None]), SHAPE),
+    "one number of the batch": refused(after(lambda y: y.mean()), SHAPE),
+    "complex outputs": refused(after(lambda y: torch.complex(y, y)), Refusal("must be real floating point")),
+    "nan": refused(after(lambda y: y.abs().neg().sqrt()), Refusal("NaN or infinity")),
+    "nothing trainable": refused(
+        lambda: nn.Linear(5, 3).requires_grad_(False), Refusal("no parameter with requires_grad=True")
+    ),
+}

@@ -1,0 +1,356 @@
+"""Networks that torch itself makes difficult: checkpoints, functions of one's own, compilers, hooks, state."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.checkpoint import checkpoint
+
+from grsd.bench.families.family import NOT_A_DERIVATIVE, NOT_TWICE, Family, Net, raw
+
+
+def perceptron(*activations: nn.Module) -> nn.Module:
+    first, second = activations or (nn.Tanh(), nn.Tanh())
+    return nn.Sequential(nn.Linear(5, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 3))
+
+
+class Swish(torch.autograd.Function):
+    """x sigmoid(x), in the old form with ctx; its backward can be differentiated."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return gradient * (s + x * s * (1 - s))
+
+
+class SwishWithContext(torch.autograd.Function):
+    """The same with ``setup_context``, and no rule for ``torch.vmap``."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    backward = Swish.backward
+
+
+class SwishWithRule(SwishWithContext):
+    """The same with a generated rule for ``torch.vmap``."""
+
+    generate_vmap_rule = True
+
+
+class SwishOnce(torch.autograd.Function):
+    """The same, declared differentiable once."""
+
+    forward = Swish.forward
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return Swish.backward(ctx, gradient)
+
+
+class Reversed(torch.autograd.Function):
+    """The identity whose gradient is turned round (domain-adversarial training)."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Own(nn.Module):
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function.apply(x)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.use_reentrant = use_reentrant
+
+    def block(self, h: Tensor) -> Tensor:
+        return torch.tanh(self.second(h))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.last(checkpoint(self.block, h, use_reentrant=self.use_reentrant))
+
+
+class Hamiltonian(nn.Module):
+    """The symplectic gradient of a learned energy, by ``torch.autograd.grad`` in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        q, p = slope.chunk(2, -1)
+        return torch.cat([p, -q], -1)
+
+
+class Score(nn.Module):
+    """Minus the gradient of an energy, by ``torch.func.grad`` under ``torch.vmap``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -vmap(grad(lambda row: self.energy(row)[0]))(x)
+
+
+class Descent(nn.Module):
+    """The inputs after three steps of gradient descent on a learned energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = x.clone().requires_grad_()
+            for _ in range(3):
+                y = y - 0.1 * torch.autograd.grad(self.energy(y).sum(), y, create_graph=True)[0]
+        return y
+
+
+class Keeps(nn.Module):
+    """Keeps its activations, counts its calls."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.calls, self.kept, self.history, self.last = layers, 0, {}, [], None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        for name, layer in self.layers.named_children():
+            x = self.kept[name] = layer(x)
+        self.history.append(x)
+        self.last = x
+        return x
+
+
+class Branches(nn.Module):
+    """Goes one way for a single sample, another for a few, another for many: the same function in all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            return torch.tanh(x @ self.first.weight.T + self.first.bias) @ self.second.weight.T + self.second.bias
+        if x.shape[0] <= 4:
+            return F.linear(torch.tanh(self.first(x)), self.second.weight, self.second.bias + 0)
+        return self.second(torch.tanh(self.first(x)))
+
+
+class WholeBatch(nn.Module):
+    """Cannot run under vmap on single samples: it looks at values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.slow = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.tanh(row @ (self.matrix if float(row[0]) > 0 else self.slow)) for row in x])
+
+
+class InPlace(nn.Module):
+    """Adds, multiplies and writes slices in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        change = self.second(h)
+        h = h.clone()
+        h += change
+        h[:, :3] *= 2
+        h[:, 3] = h[:, 4].clone().sin()
+        return self.out(h)
+
+
+class Filled(nn.Module):
+    """Writes into a fresh tensor, column by column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros(len(x), 3, dtype=x.dtype, device=x.device)
+        h = self.inner(x)
+        for i in range(3):
+            out[:, i] = torch.tanh(h[:, i]) * h[:, i - 1]
+        return out
+
+
+def hooked() -> nn.Module:
+    """Hooks that change what goes into a layer and what comes out of it."""
+    model = perceptron()
+    model[2].register_forward_pre_hook(lambda m, args: (args[0] * torch.sigmoid(m.weight[0]),))
+    model[2].register_forward_hook(lambda m, args, out: out + 0.5 * args[0].square())
+    return model
+
+
+def gradient_hook() -> nn.Module:
+    """Its gradient is halved on the way back."""
+    model = perceptron()
+
+    def halve(h: Tensor) -> Tensor:
+        if h.requires_grad:
+            h.register_hook(lambda g: g / 2)
+        return h
+
+    return Net(lambda m, x: m.net[2:](halve(m.net[:2](x))), net=model)
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(perceptron())
+
+
+def traced() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(perceptron(), torch.randn(2, 5))
+
+
+def partly_scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(5, 6), nn.Tanh())), nn.Linear(6, 3))
+
+
+def shared_block() -> nn.Module:
+    """The same module registered twice."""
+    block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    return nn.Sequential(block, nn.LayerNorm(5), block, nn.Linear(5, 3))
+
+
+def meta_learner() -> nn.Module:
+    """Calls a layer by ``functional_call`` with weights shifted by a raw parameter."""
+    return Net(
+        lambda m, x: functional_call(m.net, {"0.bias": m.net[0].bias + m.shift}, (x,)),
+        net=nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)),
+        shift=raw(6),
+    )
+
+
+def quantized() -> nn.Module:
+    """A dynamically quantized layer on each sample by itself, before trainable ones."""
+    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h = torch.cat([m.quantized(row.float()[None]) for row in x])
+        return m.readout(torch.tanh(m.inner(h.to(x.dtype))))
+
+    return Net(forward, quantized=layer, inner=nn.Linear(6, 5), readout=nn.Linear(5, 3))
+
+
+def ensemble() -> nn.Module:
+    """Three small perceptrons at once: stacked weights under ``torch.vmap``, averaged."""
+
+    def one(w: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(x @ w) @ v
+
+    return Net(lambda m, x: vmap(one, (0, 0, None))(m.w, m.v, x).mean(0), w=raw(3, 5, 4), v=raw(3, 4, 3))
+
+
+def autocast() -> nn.Module:
+    """Under ``torch.autocast``, which leaves float64 alone."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return m.net(x)
+
+    return Net(forward, net=perceptron())
+
+
+PLUMBING = {
+    "checkpoint": Family(lambda: Checkpointed(False)),
+    "checkpoint, reentrant": Family(lambda: Checkpointed(True)),
+    "function of one's own, old form": Family(lambda: perceptron(Own(Swish), nn.Tanh())),
+    "function of one's own": Family(lambda: perceptron(Own(SwishWithContext), nn.Tanh())),
+    "function of one's own, vmap rule": Family(lambda: perceptron(Own(SwishWithRule), nn.Tanh())),
+    "function of one's own, once": Family(lambda: perceptron(Own(SwishOnce), nn.Tanh()), rate=NOT_TWICE),
+    "gradient reversal": Family(lambda: perceptron(nn.Tanh(), Own(Reversed)), rate=NOT_A_DERIVATIVE),
+    "gradient halved by a hook": Family(gradient_hook),
+    "hamiltonian": Family(Hamiltonian, (4,), 4),
+    "score by torch.func": Family(Score, (4,), 4),
+    "descent in the forward pass": Family(Descent, (4,), 4),
+    "compiled": Family(lambda: torch.compile(perceptron(), backend="eager"), slow=True),
+    "scripted": Family(scripted),
+    "traced": Family(traced),
+    "partly scripted": Family(partly_scripted),
+    "data parallel": Family(lambda: nn.DataParallel(perceptron())),
+    "relu in place": Family(lambda: perceptron(nn.ReLU(inplace=True), nn.ELU(inplace=True))),
+    "in place": Family(InPlace),
+    "filled column by column": Family(Filled),
+    "keeps its activations": Family(lambda: Keeps(perceptron())),
+    "keeps its activations, called before": Family(lambda: Keeps(perceptron()), called=True),
+    "hooks": Family(hooked),
+    "branches on shapes": Family(Branches, samples=6),
+    "looks at values": Family(WholeBatch),
+    "functional call inside": Family(meta_learner),
+    "autocast inside": Family(autocast),
+    "quantized, sample by sample": Family(quantized),
+    "frozen weights in int8": Family(
+        lambda: Net(
+            lambda m, x: m.out(torch.tanh(m.inner(x) @ (m.packed.to(x.dtype) * m.scale))),
+            inner=nn.Linear(5, 4),
+            packed=torch.randint(-127, 127, (4, 6), dtype=torch.int8),
+            scale=torch.rand(6) / 60,
+            out=nn.Linear(6, 3),
+        )
+    ),
+    "ensemble by vmap": Family(ensemble),
+    "one block under two names": Family(shared_block),
+    "everything unused": Family(
+        lambda: Net(lambda m, x: m.fixed(x), fixed=nn.Linear(5, 3).requires_grad_(False), unused=raw(4))
+    ),
+    "named layers": Family(
+        lambda: nn.Sequential(OrderedDict(first=nn.Linear(5, 6), activation=nn.Mish(), last=nn.Linear(6, 3)))
+    ),
+    "dropout switched off": Family(
+        lambda: nn.Sequential(nn.Linear(5, 6), nn.Dropout(0.5), nn.AlphaDropout(0.2), nn.SELU(), nn.Linear(6, 3))
+    ),
+    "parameters in containers": Family(
+        lambda: Net(
+            lambda m, x: torch.tanh(x @ m.kept["into"] + m.biases[0]) @ m.kept["out"] + m.biases[1],
+            kept=nn.ParameterDict({"into": raw(5, 6), "out": raw(6, 3)}),
+            biases=nn.ParameterList([raw(6), raw(3)]),
+        )
+    ),
+}
