@@ -26,7 +26,7 @@ from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.tangents import Network, Trace, exact_derivatives
-from grsd.tangents.admit import check_leaves, evaluated
+from grsd.tangents.admit import changes, check_leaves, evaluated
 
 CALL = "gradient_flow"
 HISTORY = {
@@ -231,8 +231,10 @@ def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch
     graphs: list[Trace] = []
     found = repeatable(CALL, outputs, network.fixed | network.parameters | {"inputs": inputs})
     check_outputs(CALL, found, inputs.shape[0])
-    for earlier, graph in zip([{}, graphs[0].leaves], graphs, strict=True):
-        check_leaves(CALL, network, graph, earlier)
+    ends = check_leaves(CALL, network, graphs[0], None, [])
+    check_leaves(CALL, network, graphs[1], graphs[0].leaves, ends)
+    if network.keeps and not network.repeats(inputs):
+        raise ValueError(f"{CALL}(model, ...): {changes('gives another output each time')}")
     return network, found
 
 

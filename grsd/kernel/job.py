@@ -125,7 +125,7 @@ class Job:
         def compute() -> tuple[dict[str, Square], list[Square]]:
             blocks = {unit.names[0]: self._blocks() for unit in self.units}
             self._visit(lambda unit: blocks[unit.names[0]])
-            shares = {name: own.finish()[0] for name, own in blocks.items()}
+            shares = {self.network.prefix + name: own.finish()[0] for name, own in blocks.items()}
             return shares, [sum(shares.values())]
 
         return self._checked(compute)
@@ -152,7 +152,6 @@ class Job:
                 problem = _said(self.call, error)
                 continue
             if problem is None:
-                self._check_part(matrices[0])
                 return result
             del result, matrices
         raise RuntimeError(f"{self.call}(model, ...): {problem}")
@@ -177,7 +176,10 @@ class Job:
 
     def _disagreement(self, matrices: Sequence[Square]) -> str | None:
         problem = self.expected.disagreement(matrices[0])
-        if problem is None and self.rate:
+        if problem is not None:
+            return problem
+        self._check_part(matrices[0])
+        if self.rate:
             check = ExpectedRate(self.network, self.inputs, self.expected.probe, self.along, self.batch)
             problem = check.disagreement(matrices[1])
         return problem

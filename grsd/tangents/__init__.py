@@ -1,6 +1,7 @@
 """The Jacobian of any torch module, parameter by parameter, in the cheapest exact form; and its exact derivative."""
 
 from grsd.tangents.composed import Composed
+from grsd.tangents.copies import private_copy
 from grsd.tangents.jacobian import (
     ALONE,
     CAREFUL,
@@ -12,8 +13,7 @@ from grsd.tangents.jacobian import (
     jacobian,
     outer_product,
 )
-from grsd.tangents.kept import tensor_name
-from grsd.tangents.network import Network, Parameters, exact_derivatives, private_copy
+from grsd.tangents.network import Network, Parameters, exact_derivatives
 from grsd.tangents.products import (
     pull_and_rate,
     push,
@@ -57,6 +57,5 @@ __all__ = [
     "push_back_and_forth",
     "random_like",
     "read",
-    "tensor_name",
     "trace",
 ]

@@ -16,7 +16,6 @@ from grsd.checks import (
     floating_dtype,
     resolve_device,
 )
-from grsd.tangents.kept import tensor_name
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace
 from grsd.tangents.units import random_like
@@ -105,13 +104,15 @@ def admit(
     _check_values(call, network, inputs, reading, few, chosen)
     if few is None:
         return Admitted(network, inputs, reading, None, chosen, None, None, False)
-    check_leaves(call, network, few, {})
+    if network.keeps and not network.repeats(inputs[chosen]):
+        raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
+    ends = check_leaves(call, network, few, None, [])
     probe = random_like(few.outputs)
     gradient = pull(network, few, inputs[chosen], probe)
     if fit:
-        check_leaves(call, network, reading, few.leaves)
+        check_leaves(call, network, reading, few.leaves, ends)
     elif len(chosen) < len(inputs):
-        _check_gradient(call, network, inputs, few, chosen, probe, gradient)
+        _check_gradient(call, network, inputs, few, chosen, probe, gradient, ends)
     return Admitted(network, inputs, reading, few, chosen, probe, gradient, fit)
 
 
@@ -194,29 +195,36 @@ def _close(one: Tensor, other: Tensor, scale: Tensor) -> bool:
     return bool((one - other).abs().max() <= 1e4 * torch.finfo(scale.dtype).eps * scale.abs().max())
 
 
-def check_leaves(call: str, network: Network, graph: Trace, earlier: Parameters | None) -> None:
-    """Refuse outputs that depend on no parameter, and graphs that end in tensors which are not parameters.
+def check_leaves(
+    call: str, network: Network, graph: Trace, earlier: Parameters | None, ends: list[Tensor]
+) -> list[Tensor]:
+    """Refuse outputs that depend on no parameter, and graphs that end in tensors which stay from call to call.
 
-    ``earlier``: the leaves of a graph that was made before.
+    ``earlier``: the leaves of a graph that was made before; ``ends``: in what else it ended. Returns in what else this
+    one ends: tensors that the model makes in its call (for a gradient of its own) are not to be found a second time.
     """
     if graph.leaves is None:
-        return
+        return []
     if not graph.outputs.requires_grad:
         raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
-    for leaf in foreign_leaves(graph.outputs, graph.leaves.values()):
+    foreign = foreign_leaves(graph.outputs, graph.leaves.values())
+    for leaf in foreign:
         before = [name for name, own in (earlier or {}).items() if own is leaf]
         if before:
             raise ValueError(
                 f"{call}(model, ...): the model keeps a tensor computed from {before[0]!r} from one call to the next, "
                 "outside of its attributes (a global, a closure, a default argument?); make it anew in each call"
             )
-        name = tensor_name(network.module, leaf)
+        name = network.attributes.name_of(leaf)
+        if name is None and not any(leaf is end for end in ends):
+            continue
         what = f"a tensor of shape {tuple(leaf.shape)}" if name is None else repr(name)
         raise ValueError(
             f"{call}(model, ...): the model uses {what}, which requires gradients and is none of its parameters "
             "(kept from an earlier call, or a layer in a plain list?); drop it, or register it (nn.Parameter, "
             "nn.ModuleList)"
         )
+    return foreign
 
 
 def _check_gradient(
@@ -227,12 +235,13 @@ def _check_gradient(
     chosen: Tensor,
     probe: Tensor,
     gradient: Parameters,
+    ends: list[Tensor],
 ) -> None:
     """The same gradient of a few outputs, alone and among others."""
     others = torch.cat([chosen - 1, chosen.new_zeros(1)])
     batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
     among = trace(network, batch)
-    check_leaves(call, network, among, few.leaves)
+    check_leaves(call, network, among, few.leaves, ends)
     padded = probe.new_zeros(len(batch), *probe.shape[1:])
     padded[: len(probe)] = probe
     if not same_gradient(pull(network, among, batch, padded), gradient):

@@ -7,14 +7,17 @@ call. So each call starts from the same attributes, and what was kept before is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType, ModuleType
 
+import torch
 from torch import Tensor, nn
 
 OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps there itself
 OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
+SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Container:
     @property
     def items(self) -> list[tuple[object, object]]:
         if isinstance(self.values, MutableMapping):
-            return [(key, value) for key, value in self.values.items() if not (self.attributes and key in OWN)]
+            if not self.attributes:
+                return list(self.values.items())
+            return [(key, value) for key, value in self.values.items() if key not in OWN]
         return [] if isinstance(self.values, MutableSet) else list(enumerate(self.values))
 
     def name(self, key: object) -> str:
@@ -71,13 +76,12 @@ def _containers(module: nn.Module) -> Iterator[Container]:
             seen.add(id(container.values))
             yield container
             for key, value in container.items:
-                if isinstance(value, OPAQUE) or callable(value):
+                if isinstance(value, (*SIMPLE, *OPAQUE)) or callable(value):
                     continue
-                name = container.name(key)
                 if isinstance(value, (MutableMapping, MutableSequence, MutableSet, deque, tuple)):
-                    waiting.append(Container(name, value, False))
+                    waiting.append(Container(container.name(key), value, False))
                 elif hasattr(value, "__dict__"):
-                    waiting.append(Container(name, vars(value), True))
+                    waiting.append(Container(container.name(key), vars(value), True))
 
 
 @dataclass(frozen=True)
@@ -107,60 +111,70 @@ class KeptTensor:
         return dict(self.container.items).get(self.key)
 
 
-def kept_tensors(module: nn.Module) -> list[KeptTensor]:
-    known = {id(t) for t in [*module.parameters(), *module.buffers()]}
-    return [
-        KeptTensor(container, key, value)
-        for container in _containers(module)
-        for key, value in container.items
-        if isinstance(value, Tensor) and id(value) not in known
-    ]
-
-
-def hidden_modules(module: nn.Module) -> dict[str, nn.Module]:
-    """Modules in lists, dictionaries or objects among the attributes, where torch does not look for them, by name."""
-    known = {id(part) for part in module.modules()}
-    return {
-        container.name(key): value
-        for container in _containers(module)
-        for key, value in container.items
-        if isinstance(value, nn.Module) and id(value) not in known
-    }
-
-
-def tensor_name(module: nn.Module, tensor: Tensor) -> str | None:
-    """How a tensor that is neither a parameter nor a buffer is reached from the module, if it is."""
-    for kept in kept_tensors(module):
-        if kept.tensor is tensor:
-            return kept.name
-    for place, hidden in hidden_modules(module).items():
-        for name, p in hidden.named_parameters():
-            if p is tensor:
-                return f"{place}.{name}"
-    return None
-
-
-class Kept:
-    """The attributes of a module and of its parts as they are now; ``restore`` puts them back."""
+class Attributes:
+    """The attributes of a module and of its parts as they are now, and what they lead to."""
 
     def __init__(self, module: nn.Module) -> None:
+        self._module = module
         self._saved = [(container, container.copy()) for container in _containers(module)]
-        tensors = {id(kept.tensor): kept.tensor for kept in kept_tensors(module)}
-        self._tensors = [(tensor, tensor._version, tensor.detach().clone()) for tensor in tensors.values()]
+        self._versions = [(tensor, tensor._version, tensor.detach().clone()) for tensor in self._each_tensor()]
 
-    def restore(self) -> None:
+    @cached_property
+    def tensors(self) -> list[KeptTensor]:
+        """Those that are neither parameters nor buffers."""
+        found = [
+            KeptTensor(container, key, value)
+            for container, _ in self._saved
+            for key, value in container.items
+            if isinstance(value, Tensor)
+        ]
+        known = {id(t) for t in [*self._module.parameters(), *self._module.buffers()]} if found else set()
+        return [kept for kept in found if id(kept.tensor) not in known]
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Those in lists, dictionaries or objects, where torch does not look for them, by name."""
+        found = {
+            container.name(key): value
+            for container, _ in self._saved
+            for key, value in container.items
+            if isinstance(value, nn.Module)
+        }
+        known = {id(part) for part in self._module.modules()} if found else set()
+        return {name: value for name, value in found.items() if id(value) not in known}
+
+    def name_of(self, tensor: Tensor) -> str | None:
+        """How a tensor that is neither a parameter nor a buffer is reached from the module, if it is."""
+        for kept in self.tensors:
+            if kept.tensor is tensor:
+                return kept.name
+        for place, hidden in self.modules.items():
+            for name, p in hidden.named_parameters():
+                if p is tensor:
+                    return f"{place}.{name}"
+        return None
+
+    def restore(self) -> bool:
+        """Put all back as it was; whether anything had changed."""
+        changed = False
         for container, saved in self._saved:
             if not container.same(saved):
                 container.fill(saved)
-        for number, (tensor, version, values) in enumerate(self._tensors):
+                changed = True
+        for number, (tensor, version, values) in enumerate(self._versions):
             if tensor._version != version:
                 tensor.detach().copy_(values)
-                self._tensors[number] = (tensor, tensor._version, values)
+                self._versions[number] = (tensor, tensor._version, values)
+                changed = True
+        return changed
+
+    def _each_tensor(self) -> Iterable[Tensor]:
+        return {id(kept.tensor): kept.tensor for kept in self.tensors}.values()
 
 
 def forget(module: nn.Module, call: Callable[[], object]) -> None:
     """Drop the kept tensors that ``call()`` makes anew with a graph: these are functions of the parameters."""
-    candidates = [kept for kept in kept_tensors(module) if kept.tensor.is_floating_point()]
+    candidates = [kept for kept in Attributes(module).tensors if kept.tensor.is_floating_point()]
     if not candidates or _dropped(module, candidates, call):
         return
     for kept in candidates:
@@ -168,10 +182,10 @@ def forget(module: nn.Module, call: Callable[[], object]) -> None:
 
 
 def _dropped(module: nn.Module, chosen: list[KeptTensor], call: Callable[[], object]) -> bool:
-    before = Kept(module)
+    before = Attributes(module)
     for kept in chosen:
         kept.drop()
-    without = Kept(module)
+    without = Attributes(module)
     try:
         call()
         anew = all(isinstance(value := kept.now(), Tensor) and value.requires_grad for kept in chosen)

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import copy
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from grsd.tangents.composed import Composed
-from grsd.tangents.kept import Kept, forget, hidden_modules, kept_tensors
+from grsd.tangents.copies import private_copy
+from grsd.tangents.kept import Attributes, forget
 
 Parameters = dict[str, Tensor]
 
 
-def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A deep copy in ``dtype`` on ``device``, tensors that the module keeps as attributes included; nothing trainable.
+def unwrapped(module: nn.Module) -> tuple[nn.Module, str]:
+    """The module that a wrapper for several devices holds, and what it puts in front of the names of parameters."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return (module.module, "module.") if isinstance(module, wrappers) else (module, "")
 
-    Kept tensors with a graph are copied as leaves, so that a graph that ends in them can be told.
-    """
-    stale = [kept.tensor for kept in kept_tensors(module) if not kept.tensor.is_leaf]
-    memo = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in stale}
-    private = copy.deepcopy(module, memo).to(device=device, dtype=dtype)
-    for kept in kept_tensors(private):
-        if kept.tensor.layout == torch.strided:
-            kept.tensor.data = kept.tensor.data.to(device, dtype if kept.tensor.is_floating_point() else None)
-    for hidden in hidden_modules(private).values():
-        hidden.to(device=device, dtype=dtype)
-    return private.requires_grad_(False)
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Within: nothing is recomputed backwards; what ``torch.utils.checkpoint`` gives is the same."""
+    places = {
+        "CheckpointFunction": types.SimpleNamespace(apply=lambda function, _, *args: function(*args)),
+        "_checkpoint_without_reentrant_generator": lambda *_, **__: iter((None,)),
+    }
+    before = {name: getattr(torch.utils.checkpoint, name) for name in places if hasattr(torch.utils.checkpoint, name)}
+    try:
+        for name in before:
+            setattr(torch.utils.checkpoint, name, places[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(torch.utils.checkpoint, name, value)
 
 
 @contextmanager
@@ -51,7 +61,13 @@ def exact_derivatives(tf32: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         parametrize._cache_enabled, parametrize._cache = 0, {}
-        with compiled, sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad():
+        with (
+            compiled,
+            _without_checkpoints(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -62,13 +78,16 @@ def exact_derivatives(tf32: bool = False) -> Iterator[None]:
 class Network:
     """f as a function of (parameters, inputs). ``parameters``: the trainable ones; ``fixed``: the rest and buffers.
 
+    ``prefix``: what the user's names of parameters have before these.
+
     Each call starts from the attributes that the module had at first: what it keeps of one call does not reach the
     next, so that a tensor computed from parameters and kept is a function of them in every call. ``functional``:
     whether other tensors can stand in for the module's parameters while it is differentiated. ``composed``: whether
-    its calls are watched for functions that others must stand in for.
+    its calls are watched for functions that others must stand in for. ``keeps``: whether a call has changed attributes.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        module, self.prefix = unwrapped(module)
         self.module, self.dtype, self.device = private_copy(module, dtype, device), dtype, device
         trainable = {name for name, p in module.named_parameters() if p.requires_grad}
         everything = {name: p.detach() for name, p in self.module.named_parameters()}
@@ -76,8 +95,8 @@ class Network:
         self.fixed = {name: p for name, p in everything.items() if name not in trainable}
         self.fixed |= {name: buffer.detach() for name, buffer in self.module.named_buffers()}
         self.functional = not any(isinstance(part, torch.jit.ScriptModule) for part in self.module.modules())
-        self.composed = True
-        self._kept = Kept(self.module)
+        self.composed, self.keeps = True, False
+        self.attributes = Attributes(self.module)
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
         """f(inputs); ``tangents``: composed of functions that forward mode and second derivatives are right for."""
@@ -89,23 +108,30 @@ class Network:
         try:
             if self.functional:
                 return functional_call(self.module, parameters | self.fixed, (inputs,))
-            with torch.no_grad(), self._values(parameters):
+            with torch.no_grad(), self.own(parameters):
                 return self.module(inputs)
         finally:
             self.restore()
 
+    def repeats(self, inputs: Tensor) -> bool:
+        """Whether two calls in a row, with what the module keeps of the first one, give the same."""
+        with torch.no_grad(), self.precision(), Composed(self.dtype):
+            first, second = (self.module(inputs) for _ in range(2))
+        self.restore()
+        return torch.equal(first, second)
+
     @contextmanager
-    def _values(self, parameters: Parameters) -> Iterator[None]:
-        """The module's own parameters with these values."""
+    def own(self, parameters: Parameters) -> Iterator[Parameters]:
+        """The module's own parameters, with these values."""
         own = {name: p for name, p in self.module.named_parameters() if name in self.parameters}
         before = {name: p.detach().clone() for name, p in own.items()}
         try:
             for name, p in own.items():
-                p.copy_(parameters[name])
-            yield
+                p.data.copy_(parameters[name])
+            yield own
         finally:
             for name, p in own.items():
-                p.copy_(before[name])
+                p.data.copy_(before[name])
 
     def moved(self, direction: Parameters, step: float) -> Network:
         """The same network at parameters + step * direction."""
@@ -132,7 +158,7 @@ class Network:
 
     def restore(self) -> None:
         """Put the module's attributes back as they were before its first call."""
-        self._kept.restore()
+        self.keeps |= self.attributes.restore()
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -146,6 +172,8 @@ class Network:
 
     def forget(self, inputs: Tensor) -> None:
         """Drop what the module kept of calls before this one, as far as it makes it anew from its parameters."""
+        if not self.attributes.tensors:
+            return
         leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
 
         def call() -> None:
@@ -153,4 +181,4 @@ class Network:
                 functional_call(self.module, leaves | self.fixed, (inputs,))
 
         forget(self.module, call)
-        self._kept = Kept(self.module)
+        self.attributes = Attributes(self.module)

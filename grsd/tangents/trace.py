@@ -199,17 +199,17 @@ def slopes_by_two_passes(outputs: Tensor, leaves: Parameters, direction: Paramet
 @contextmanager
 def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Parameters]:
     """The private module's own parameters as leaves: what recomputes parts of its forward pass backwards needs them."""
-    own = {name: p for name, p in network.module.named_parameters() if name in network.parameters}
-    try:
-        for p in own.values():
-            p.requires_grad_(True)
-        with network.precision(), Composed(network.dtype, tangents=tangents):
-            yield own
-    finally:
-        for p in own.values():
-            p.grad = None
-            p.requires_grad_(False)
-        network.restore()
+    with network.own(network.parameters) as own:
+        try:
+            for p in own.values():
+                p.requires_grad_(True)
+            with network.precision(), Composed(network.dtype, tangents=tangents):
+                yield own
+        finally:
+            for p in own.values():
+                p.grad = None
+                p.requires_grad_(False)
+            network.restore()
 
 
 def pulled_by_backward(network: Network, inputs: Tensor, cotangents: Iterable[Tensor]) -> Iterator[Parameters]:

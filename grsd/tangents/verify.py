@@ -7,6 +7,7 @@ forward mode misses, such as a detached norm.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from grsd.tangents.trace import pull, trace
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
+OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
 
 
@@ -36,6 +38,8 @@ class Expected:
     def disagreement(self, matrix: Tensor) -> str | None:
         """What is wrong where M disagrees with the backward pass, and None where they agree."""
         found = quadratic(matrix, self.probe)
+        if not math.isfinite(found) or not math.isfinite(self.size):
+            return f"M {OVERFLOW}"
         if abs(found - self.size) <= TOLERANCE[matrix.dtype] * max(self.size, 1e-300):
             return None
         return (
@@ -56,6 +60,8 @@ class ExpectedRate:
 
     def disagreement(self, rate: Tensor) -> str | None:
         found = quadratic(rate, self.probe)
+        if not math.isfinite(found):
+            return f"M' {OVERFLOW}"
         values = []
         for step in STEPS:
             value, bound, noise = self._change(step)
@@ -64,8 +70,8 @@ class ExpectedRate:
             values.append(value)
         return (
             f"self-check failed, v^T M' v = {found:.9g} but a difference of J^T v along the flow gives "
-            f"{values[0]:.9g}; the model detaches something that depends on its parameters (a norm, a straight-through "
-            "estimator), so that derivatives by torch are not those of M; tangent_kernel gives M alone"
+            f"{values[0]:.9g}: by torch's derivatives M' is not dM/dt, since the model detaches something that depends "
+            "on its parameters (a norm, a straight-through estimator) or changes gradients; tangent_kernel gives M"
         )
 
     def _change(self, step: float) -> tuple[float, float, float]:
@@ -73,10 +79,10 @@ class ExpectedRate:
         network = self.network.in_float64()
         inputs = self.inputs.double() if self.inputs.is_floating_point() else self.inputs
         direction = {name: d.double() for name, d in self.direction.items()}
-        length = float(inner(direction, direction)) ** 0.5
+        length = size_of(direction)
         if length == 0:
             return 0.0, 0.0, 0.0
-        h = step * max(float(inner(network.parameters, network.parameters)) ** 0.5, 1e-8) / length
+        h = step * max(size_of(network.parameters), 1e-8) / length
         ends = [
             pullback(network.moved(direction, sign * h), inputs, self.probe.double(), self.batch) for sign in (1, -1)
         ]
@@ -103,6 +109,11 @@ def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) ->
 
 def inner(left: Parameters, right: Parameters) -> Tensor:
     return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()
+
+
+def size_of(parameters: Parameters) -> float:
+    """The Euclidean norm, also where squares would overflow."""
+    return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parameters.values()))
 
 
 def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:
