@@ -76,7 +76,7 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
             raise TypeError(f"{call}(model, ...): expected dense tensors, {name} is {tensor.layout}; use to_dense()")
         if tensor.device.type == "meta":
             raise ValueError(f"{call}(model, ...): {name} is on the meta device and has no values")
-    places = sorted({str(tensor.device) for tensor in tensors.values()})
+    places = sorted(map(str, {tensor.device for tensor in tensors.values()}))
     if device is None and len(places) > 1:
         raise ValueError(f"{call}(model, ...): the model is spread over {', '.join(places)}; name one device")
     for name, part in model.named_modules():

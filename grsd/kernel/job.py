@@ -21,6 +21,7 @@ from grsd.tangents import (
     CAREFUL,
     FORWARD,
     GRAM,
+    ROWS,
     TOGETHER,
     TWICE,
     Differentiated,
@@ -30,6 +31,7 @@ from grsd.tangents import (
     Trace,
     Unit,
     can_run_alone,
+    factorable,
     jacobian,
     plan_units,
     pull,
@@ -100,7 +102,8 @@ class Job:
                 gradient = self._pull(error)
                 self.along = {name: g / -self.samples for name, g in gradient.items()}
             self._first_way()
-        self.admitted = admitted.without_graph()
+        if not self.small:
+            admitted.let_go()
         if refuse and self.plan.peak > self.limit:
             raise MemoryError(
                 f"{call}(memory_limit={memory_limit!r}): D = {self.outputs.numel()} needs about "
@@ -140,6 +143,8 @@ class Job:
         """Compute; if that raises or fails the self-check, once more by a way that needs less of torch."""
         problem = ""
         for way in self._ways():
+            if problem:
+                self.admitted.check_samples()
             if problem and way == LAST:
                 self._say_the_cost(problem)
             try:
@@ -152,6 +157,7 @@ class Job:
                 problem = _said(self.call, error)
                 continue
             if problem is None:
+                self.admitted.let_go()
                 return result
             del result, matrices
         raise RuntimeError(f"{self.call}(model, ...): {problem}")
@@ -186,7 +192,7 @@ class Job:
 
     def _check_part(self, kernel: Square) -> None:
         here = self.admitted
-        if not self.small or here.few is None or len(here.chosen) == self.samples:
+        if not self.small or here.gradient is None or len(here.chosen) == self.samples:
             return
         if not check_part(kernel, here.chosen, here.probe, here.gradient):
             raise ValueError(f"{self.call}(model, ...): {COUPLED_GRADIENT}")
@@ -201,11 +207,26 @@ class Job:
                     there = self._tiles(group, other)
                     for number, unit in enumerate(group.units):
                         blocks_of(unit).add(unit, here[number], there.pop(0))
-                for unit in group.units:
-                    own = here.pop(0)
+                for unit, own in self._merged(group.units, here, blocks_of):
                     blocks_of(unit).add(unit, own, own)
-                del own
         same_outputs(self.call, self.deviation, self.outputs)
+
+    def _merged(
+        self, units: Sequence[Unit], tiles: list[Tile], blocks_of: Callable[[Unit], Blocks]
+    ) -> Iterator[tuple[Unit, Tile]]:
+        """Each unit's tile, let go one by one; rows of a small problem's units for the same matrix side by side."""
+        waiting: list[tuple[Unit, Tile]] = []
+        for unit in units:
+            own = tiles.pop(0)
+            if self.small and unit.route == ROWS and (not waiting or blocks_of(unit) is blocks_of(waiting[0][0])):
+                waiting.append((unit, own))
+            else:
+                yield unit, own
+        if waiting:
+            unit, _ = waiting[0]
+            kinds = zip(*(tile.both for _, tile in waiting), strict=True)
+            parts = [(torch.cat([rows for (rows,) in kind], -1),) for kind in kinds]
+            yield unit, Tile(waiting[0][1].samples, *parts)
 
     def _tiles(self, group: Group, span: slice) -> list[Tile]:
         starts = range(span.start, span.stop, group.batch)
@@ -216,7 +237,7 @@ class Job:
     def _differentiate(self, units: Sequence[Unit], batch: slice) -> Differentiated:
         inputs, graph = self.inputs[batch], None
         if len(inputs) == self.samples and self.along is None and self.reading.leaves is not None:
-            graph, self.reading = self.reading, self.reading.without_graph()
+            graph = self.reading
         parts, outputs = jacobian(
             self.network,
             inputs,
@@ -250,25 +271,25 @@ class Job:
 
         Rows of everything, each sample alone, where that spares a second pass and products are cheap.
         """
-        self.way, self.deviation = Way(self.network.functional, TOGETHER, FORWARD), self.outputs.new_zeros(())
+        self.way, self.deviation = Way(True, TOGETHER, FORWARD), self.outputs.new_zeros(())
+        if self.network.functional and self.small and self.samples > 1:
+            generic = set(self.network.parameters) - factorable(self.reading)
+            self.way = Way(not (generic and self._rows_are_cheap(generic)), ALONE, FORWARD)
+        if self.way.factored:
+            self.admitted.check_samples()
         if not self.network.functional:
             self.way = LAST
-        elif self.small:
-            self._plan_units()
-            generic = [unit for unit in self.units if not unit.uses]
-            if generic and self.samples > 1:
-                self.way = Way(not self._rows_are_cheap(), ALONE, FORWARD)
-            if self.way.factored:
-                return
         self._plan_units()
+        if self.way.factored and self.way.route == ALONE and all(unit.uses for unit in self.units):
+            self.way = replace(self.way, route=TOGETHER)
         if not self.small and self.way != LAST:
             self.way = replace(self.way, route=self._route())
             self.plan = self._plan()
 
-    def _rows_are_cheap(self) -> bool:
+    def _rows_are_cheap(self, generic: set[str]) -> bool:
         """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
-        sizes = [sum(self.network.parameters[name].numel() for name in u.names) for u in self.units if u.uses]
-        numbers = self.outputs.numel() * sum(sizes)
+        factored = [p.numel() for name, p in self.network.parameters.items() if name not in generic]
+        numbers = self.outputs.numel() * sum(factored)
         return numbers < ROWS_AT_MOST and numbers * self.outputs.numel() < PER_OPERATION * self.reading.operations
 
     def _small_trace(self) -> Trace:

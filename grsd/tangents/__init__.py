@@ -22,7 +22,7 @@ from grsd.tangents.products import (
     push_back_and_forth,
 )
 from grsd.tangents.trace import FORWARD, TWICE, Trace, foreign_leaves, outputs_and_gradient, pull, read, trace
-from grsd.tangents.units import GRAM, ROWS, SLICES, Unit, plan_units, random_like
+from grsd.tangents.units import GRAM, ROWS, SLICES, Unit, factorable, plan_units, random_like
 
 __all__ = [
     "ALONE",
@@ -43,6 +43,7 @@ __all__ = [
     "Unit",
     "can_run_alone",
     "exact_derivatives",
+    "factorable",
     "foreign_leaves",
     "jacobian",
     "outer_product",

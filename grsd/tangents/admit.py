@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,27 +35,26 @@ OF_THE_MODEL = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attri
 class Admitted:
     """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
 
-    ``reading``: a trace of all samples, with its graph if they were few enough. ``few``: one with its graph of the
-    samples ``chosen`` alone; None where the model does not take fewer. ``probe``, ``gradient``: J^T u of these for a
-    random u. ``small``: all samples were few enough to be evaluated with their graph.
+    ``reading``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
+    one with its graph of the samples ``chosen`` alone (None where the model does not take fewer), and ``gradient``,
+    J^T u of these for the random u ``probe``.
     """
 
+    call: str
+    model: nn.Module
     network: Network
     inputs: Tensor
     reading: Trace
-    few: Trace | None
     chosen: Tensor
-    probe: Tensor | None
-    gradient: Parameters | None
     small: bool
+    few: Trace | None = None
+    probe: Tensor | None = None
+    gradient: Parameters | None = None
+    checked: bool = False
 
     @property
     def outputs(self) -> Tensor:
         return self.reading.outputs
-
-    def without_graph(self) -> Admitted:
-        """What is needed to check a part of M, and the graph of all samples no longer held from here."""
-        return replace(self, reading=self.reading.without_graph(), few=self.few and self.few.without_graph())
 
     @property
     def samples(self) -> int:
@@ -65,8 +64,35 @@ class Admitted:
     def classes(self) -> int:
         return self.outputs.numel() // self.samples
 
+    def check_samples(self) -> None:
+        """Refuse a model that is random, or in which samples see each other, in outputs or in gradients."""
+        if self.checked:
+            return
+        self.checked = True
+        call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
+        if self.few is None:
+            self.few = _few(call, self.model, network, inputs, chosen)
+        few = self.few
+        _check_values(call, network, inputs, self.reading, few, chosen)
+        if few is None:
+            return
+        if network.keeps and not network.repeats(inputs[chosen]):
+            raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
+        ends = check_leaves(call, network, few, None, [])
+        self.probe = random_like(few.outputs)
+        self.gradient = pull(network, few, inputs[chosen], self.probe)
+        if self.small:
+            check_leaves(call, network, self.reading, few.leaves, ends)
+        elif len(chosen) < len(inputs):
+            _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
+
+    def let_go(self) -> None:
+        """Of the graphs."""
+        self.reading, self.few = self.reading.without_graph(), self.few and self.few.without_graph()
+
 
 Small = Callable[[Network, Trace, int], bool]
+DIRECT = 32  # samples that are evaluated with their graph before anything is known of the model
 
 
 def admit(
@@ -75,9 +101,12 @@ def admit(
     inputs: Tensor,
     dtype: torch.dtype,
     device: str | torch.device | None,
-    small: Small = lambda network, few, samples: False,
+    small: Small | None = None,
 ) -> Admitted:
-    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once."""
+    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once.
+
+    With it, ``check_samples`` is left to the caller.
+    """
     check_inputs(call, model, inputs)
     check_module(call, model, device)
     floating_dtype(call, dtype)
@@ -88,9 +117,14 @@ def admit(
     before = {name: tensor.clone() for name, tensor in kept.items()}
     chosen = _chosen(inputs)
     network.forget(inputs[chosen])
-    few = _few(call, model, network, inputs, chosen)
-    fit = few is not None and _is_output(few.outputs) and small(network, few, len(inputs))
-    reading = evaluated(call, model, network, inputs, graph=fit)
+    few, fit = None, False
+    if small is not None and len(inputs) <= DIRECT:
+        reading = evaluated(call, model, network, inputs, graph=True)
+        fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
+    else:
+        few = _few(call, model, network, inputs, chosen)
+        fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
+        reading = evaluated(call, model, network, inputs, graph=fit)
     check_outputs(call, reading.outputs, len(inputs))
     if reading.outputs.dtype != dtype:
         raise TypeError(
@@ -100,20 +134,12 @@ def admit(
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     if written:
         raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
-    del before
-    _check_values(call, network, inputs, reading, few, chosen)
-    if few is None:
-        return Admitted(network, inputs, reading, None, chosen, None, None, False)
-    if network.keeps and not network.repeats(inputs[chosen]):
-        raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
-    ends = check_leaves(call, network, few, None, [])
-    probe = random_like(few.outputs)
-    gradient = pull(network, few, inputs[chosen], probe)
-    if fit:
-        check_leaves(call, network, reading, few.leaves, ends)
-    elif len(chosen) < len(inputs):
-        _check_gradient(call, network, inputs, few, chosen, probe, gradient, ends)
-    return Admitted(network, inputs, reading, few, chosen, probe, gradient, fit)
+    if reading.leaves is not None and not reading.outputs.requires_grad:
+        raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
+    admitted = Admitted(call, model, network, inputs, reading if fit else reading.without_graph(), chosen, fit, few)
+    if small is None:
+        admitted.check_samples()
+    return admitted
 
 
 def _chosen(inputs: Tensor) -> Tensor:

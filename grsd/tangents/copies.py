@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from grsd.tangents.kept import OWN, Attributes
+from grsd.tangents.anatomy import Anatomy
+from grsd.tangents.kept import OWN, Attributes, tensors_with_graph
 
 ATOMS = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 PLAIN = (nn.Parameter, Tensor, nn.Buffer)
@@ -19,51 +20,57 @@ def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) ->
 
     Kept tensors with a graph are copied as leaves, so that a graph that ends in them can be told.
     """
-    stale = [kept.tensor for kept in Attributes(module).tensors if not kept.tensor.is_leaf]
-    memo = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in stale}
+    anatomy = Anatomy(module)
+    memo = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors_with_graph(anatomy)}
     with torch.no_grad():
-        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        if any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts):
             private = copy.deepcopy(module, memo).to(device=device, dtype=dtype)
+            for p in private.parameters():
+                p.requires_grad_(False)
         else:
-            private = _copied(module, dtype, device, memo)
-    attributes = Attributes(private)
+            private = _copied(module, anatomy, dtype, device, memo)
+    attributes = Attributes(Anatomy(private))
     for kept in attributes.tensors:
         if kept.tensor.layout == torch.strided:
             kept.tensor.data = kept.tensor.data.to(device, dtype if kept.tensor.is_floating_point() else None)
     for hidden in attributes.modules.values():
         hidden.to(device=device, dtype=dtype)
-    for p in private.parameters():
-        p.requires_grad_(False)
     return private
 
 
-def _copied(module: nn.Module, dtype: torch.dtype, device: torch.device, memo: dict[int, object]) -> nn.Module:
+def _copied(
+    module: nn.Module, anatomy: Anatomy, dtype: torch.dtype, device: torch.device, memo: dict[int, object]
+) -> nn.Module:
     """Parts first, each as an empty object of its class; then their attributes, which may lead to any of them."""
-    parts = list(module.modules())
-    for part in parts:
-        if not hasattr(type(part), "__deepcopy__"):
-            memo[id(part)] = type(part).__new__(type(part))
-    for tensor in [*module.parameters(), *module.buffers()]:
+    parts = [part for _, part in anatomy.parts if not hasattr(type(part), "__deepcopy__")]
+    memo |= {id(part): type(part).__new__(type(part)) for part in parts}
+    tensors = [*anatomy.parameters.values(), *anatomy.buffers.values()]
+    for tensor in tensors:
         if type(tensor) in PLAIN:
             values = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None, copy=True)
             memo[id(tensor)] = nn.Parameter(values, False) if isinstance(tensor, nn.Parameter) else values
+    known = len(parts) == len(anatomy.parts) and all(id(tensor) in memo for tensor in tensors)
     for part in parts:
-        new = memo.get(id(part))
-        if new is None:
-            continue
-        own_state = getattr(type(part), "__getstate__", None) is not getattr(object, "__getstate__", None)
-        state = part.__getstate__() if own_state else vars(part)
+        new, own = memo[id(part)], getattr(type(part), "__getstate__", None)
+        state = vars(part) if own is getattr(object, "__getstate__", None) else part.__getstate__()
         state = {name: _value(value, name, memo) for name, value in state.items()}
         if type(part).__setstate__ is not nn.Module.__setstate__:
             new.__setstate__(state)
         else:
             vars(new).update(state)
-    return copy.deepcopy(module, memo).to(device=device, dtype=dtype)
+    if known:
+        return memo[id(module)]
+    private = copy.deepcopy(module, memo).to(device=device, dtype=dtype)
+    for p in private.parameters():
+        p.requires_grad_(False)
+    return private
 
 
 def _value(value: object, name: str, memo: dict[int, object]) -> object:
     if isinstance(value, ATOMS):
         return value
-    if name in OWN and name not in HELD and not value:
-        return type(value)()  # no hooks
+    if name in OWN and not value:
+        return type(value)()
+    if name in HELD and all(held is None or id(held) in memo for held in value.values()):
+        return {key: None if held is None else memo[id(held)] for key, held in value.items()}
     return copy.deepcopy(value, memo)

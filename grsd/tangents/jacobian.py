@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import vmap
+from torch.func import vjp, vmap
 
 from grsd.tangents.layers import OUTER, Call
 from grsd.tangents.network import Network, Parameters
@@ -54,7 +54,7 @@ def jacobian(
     is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
     are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
     whole batch after another; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
-    very inputs, where there is one already; it is used up.
+    very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
@@ -64,14 +64,15 @@ def jacobian(
         rows, outputs = _alone(network, generic, inputs, direction)
     elif generic and route == CAREFUL and (direction is None or direction.by == TWICE):
         rows, outputs = _one_by_one(network, generic, inputs, direction)
-    if graph is None and (tapped or not rows):
+    given = graph is not None
+    if not given and (tapped or not rows):
         graph = trace(network, inputs, *(() if direction is None else (direction.along, direction.by)))
     if graph is not None:
         outputs = graph.outputs.detach()
         if generic and not rows:
             rows = _together(graph, generic, at_once, batched=route != CAREFUL)
         if tapped:
-            backprops = _backprops(graph, tapped, batched=route != CAREFUL)
+            backprops = _backprops(graph, tapped, batched=route != CAREFUL, retain=given)
     of = _Assembly(graph, backprops, len(inputs), direction is not None)
     del graph
     parts: Differentiated = [((), None)] * len(units)
@@ -95,7 +96,9 @@ def _classes(outputs: Tensor) -> Tensor:
     return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
 
 
-def _backprops(graph: Trace, tapped: Sequence[Unit], batched: bool) -> dict[int, tuple[Tensor, Tensor | None]]:
+def _backprops(
+    graph: Trace, tapped: Sequence[Unit], batched: bool, retain: bool
+) -> dict[int, tuple[Tensor, Tensor | None]]:
     """(delta, its derivative along the direction or None), (C, *shape of the call's output) each, by call."""
     wanted = sorted({index for unit in tapped for index, _ in unit.uses})
     select = _classes(graph.outputs)
@@ -105,7 +108,7 @@ def _backprops(graph: Trace, tapped: Sequence[Unit], batched: bool) -> dict[int,
 
     def found(of: Tensor, edges: list) -> list[Tensor]:
         at = [edge for edge in edges if edge is not None]
-        values = iter(gradients(of, at, select, batched=batched, retain=False))
+        values = iter(gradients(of, at, select, batched=batched, retain=retain))
         values = [None if edge is None else next(values) for edge in edges]
         return [zeros(index) if v is None else v for index, v in zip(wanted * 2, values, strict=False)]
 
@@ -211,11 +214,9 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
 
         return vmap(one)(own, inputs)
 
-    leaves = of_each(network.parameters)
     if direction is None:
-        outputs = outputs_of(leaves, network.parameters)
-        found = gradients(outputs, list(leaves.values()), _classes(outputs), retain=False)
-        return _rows(leaves, found, None, outputs), outputs.detach()
+        return _alone_without_rate(network, names, inputs)
+    leaves = of_each(network.parameters)
     if direction.by == TWICE:
         raise NotImplementedError("two backward passes under torch.vmap")
     directions = of_each(direction.along)
@@ -231,9 +232,19 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
     return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
 
 
-def _rows(
-    leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Tensor | None] | None, outputs: Tensor
-) -> Rows:
+def _alone_without_rate(network: Network, names: Sequence[str], inputs: Tensor) -> tuple[Rows, Tensor]:
+    selected = {name: network.parameters[name] for name in names}
+
+    def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)
+        (rows,) = vmap(pull)(_classes(outputs))
+        return {name: row.reshape(len(row), -1) for name, row in rows.items()}, outputs[0]
+
+    rows, outputs = vmap(one)(inputs)
+    return {name: (row, None) for name, row in rows.items()}, outputs
+
+
+def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Tensor | None], outputs: Tensor) -> Rows:
     """From derivatives (C, N, *shape) in the leaves (N, *shape), None for zero, to rows (N, C, P)."""
 
     def rows(leaf: Tensor, of: Tensor | None) -> Tensor:
@@ -244,8 +255,7 @@ def _rows(
     def all_rows(derivatives: Sequence[Tensor | None]) -> list[Tensor]:
         return [rows(*pair) for pair in zip(leaves.values(), derivatives, strict=True)]
 
-    changes = [None] * len(leaves) if rates is None else all_rows(rates)
-    return dict(zip(leaves, zip(all_rows(found), changes, strict=True), strict=True))
+    return dict(zip(leaves, zip(all_rows(found), all_rows(rates), strict=True), strict=True))
 
 
 def _together(graph: Trace, names: Sequence[str], at_once: int, batched: bool) -> Rows:

@@ -15,6 +15,8 @@ from types import FunctionType, ModuleType
 import torch
 from torch import Tensor, nn
 
+from grsd.tangents.anatomy import Anatomy
+
 OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps there itself
 OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -65,9 +67,9 @@ class Container:
             (self.values.update if isinstance(self.values, MutableMapping) else self.values.extend)(saved)
 
 
-def _containers(module: nn.Module) -> Iterator[Container]:
+def _containers(anatomy: Anatomy) -> Iterator[Container]:
     seen: set[int] = set()
-    for path, part in module.named_modules():
+    for path, part in anatomy.parts:
         waiting = deque([Container(path, vars(part), True)])
         while waiting:
             container = waiting.popleft()
@@ -111,12 +113,18 @@ class KeptTensor:
         return dict(self.container.items).get(self.key)
 
 
+def tensors_with_graph(anatomy: Anatomy) -> list[Tensor]:
+    """Tensors that a module keeps of an earlier call with gradients."""
+    values = (value for container in _containers(anatomy) for _, value in container.items)
+    return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+
+
 class Attributes:
     """The attributes of a module and of its parts as they are now, and what they lead to."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._saved = [(container, container.copy()) for container in _containers(module)]
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._anatomy = anatomy
+        self._saved = [(container, container.copy()) for container in _containers(anatomy)]
         self._versions = [(tensor, tensor._version, tensor.detach().clone()) for tensor in self._each_tensor()]
 
     @cached_property
@@ -128,7 +136,7 @@ class Attributes:
             for key, value in container.items
             if isinstance(value, Tensor)
         ]
-        known = {id(t) for t in [*self._module.parameters(), *self._module.buffers()]} if found else set()
+        known = {id(t) for held in (self._anatomy.parameters, self._anatomy.buffers) for t in held.values()}
         return [kept for kept in found if id(kept.tensor) not in known]
 
     @cached_property
@@ -140,7 +148,7 @@ class Attributes:
             for key, value in container.items
             if isinstance(value, nn.Module)
         }
-        known = {id(part) for part in self._module.modules()} if found else set()
+        known = {id(part) for _, part in self._anatomy.parts}
         return {name: value for name, value in found.items() if id(value) not in known}
 
     def name_of(self, tensor: Tensor) -> str | None:
@@ -172,20 +180,20 @@ class Attributes:
         return {id(kept.tensor): kept.tensor for kept in self.tensors}.values()
 
 
-def forget(module: nn.Module, call: Callable[[], object]) -> None:
+def forget(anatomy: Anatomy, call: Callable[[], object]) -> None:
     """Drop the kept tensors that ``call()`` makes anew with a graph: these are functions of the parameters."""
-    candidates = [kept for kept in Attributes(module).tensors if kept.tensor.is_floating_point()]
-    if not candidates or _dropped(module, candidates, call):
+    candidates = [kept for kept in Attributes(anatomy).tensors if kept.tensor.is_floating_point()]
+    if not candidates or _dropped(anatomy, candidates, call):
         return
     for kept in candidates:
-        _dropped(module, [kept], call)
+        _dropped(anatomy, [kept], call)
 
 
-def _dropped(module: nn.Module, chosen: list[KeptTensor], call: Callable[[], object]) -> bool:
-    before = Attributes(module)
+def _dropped(anatomy: Anatomy, chosen: list[KeptTensor], call: Callable[[], object]) -> bool:
+    before = Attributes(anatomy)
     for kept in chosen:
         kept.drop()
-    without = Attributes(module)
+    without = Attributes(anatomy)
     try:
         call()
         anew = all(isinstance(value := kept.now(), Tensor) and value.requires_grad for kept in chosen)

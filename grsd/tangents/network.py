@@ -11,10 +11,10 @@ from contextlib import contextmanager, nullcontext
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
+from grsd.tangents.anatomy import Anatomy
 from grsd.tangents.composed import Composed
 from grsd.tangents.copies import private_copy
 from grsd.tangents.kept import Attributes, forget
@@ -89,14 +89,20 @@ class Network:
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         module, self.prefix = unwrapped(module)
         self.module, self.dtype, self.device = private_copy(module, dtype, device), dtype, device
-        trainable = {name for name, p in module.named_parameters() if p.requires_grad}
-        everything = {name: p.detach() for name, p in self.module.named_parameters()}
-        self.parameters = {name: p for name, p in everything.items() if name in trainable}
-        self.fixed = {name: p for name, p in everything.items() if name not in trainable}
-        self.fixed |= {name: buffer.detach() for name, buffer in self.module.named_buffers()}
-        self.functional = not any(isinstance(part, torch.jit.ScriptModule) for part in self.module.modules())
+        self.anatomy = anatomy = Anatomy(self.module)
+        self.functional = not any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts)
+        theirs = Anatomy(module).parameters if self.functional else dict(module.named_parameters())
+        own = anatomy.parameters if self.functional else dict(self.module.named_parameters())
+        self._trainable = {name: own[name] for name, p in theirs.items() if p.requires_grad}
+        self.parameters = {name: p.detach() for name, p in self._trainable.items()}
+        buffers = anatomy.buffers if self.functional else dict(self.module.named_buffers())
+        self.fixed = {name: p.detach() for name, p in own.items() if name not in self.parameters}
+        self.fixed |= {name: buffer.detach() for name, buffer in buffers.items()}
         self.composed, self.keeps = True, False
-        self.attributes = Attributes(self.module)
+        names = {id(p): name for name, p in self._trainable.items()}
+        self._places = [(held, key, names[id(p)]) for held, key, p in anatomy.places if id(p) in names]
+        self._own = [(d, dict(d)) for _, part in anatomy.parts for d in (part._parameters, part._buffers) if d]
+        self.attributes = Attributes(anatomy)
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
         """f(inputs); ``tangents``: composed of functions that forward mode and second derivatives are right for."""
@@ -107,11 +113,22 @@ class Network:
         """The call under whatever ``TorchFunctionMode`` is in force."""
         try:
             if self.functional:
-                return functional_call(self.module, parameters | self.fixed, (inputs,))
+                return self._with(parameters, inputs)
             with torch.no_grad(), self.own(parameters):
                 return self.module(inputs)
         finally:
             self.restore()
+
+    def _with(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """The module's own call, with other tensors in the place of its parameters."""
+        try:
+            for held, key, name in self._places:
+                held[key] = parameters[name]
+            return self.module(inputs)
+        finally:
+            for held, own in self._own:
+                held.clear()
+                held.update(own)
 
     def repeats(self, inputs: Tensor) -> bool:
         """Whether two calls in a row, with what the module keeps of the first one, give the same."""
@@ -123,7 +140,7 @@ class Network:
     @contextmanager
     def own(self, parameters: Parameters) -> Iterator[Parameters]:
         """The module's own parameters, with these values."""
-        own = {name: p for name, p in self.module.named_parameters() if name in self.parameters}
+        own = self._trainable
         before = {name: p.detach().clone() for name, p in own.items()}
         try:
             for name, p in own.items():
@@ -178,7 +195,7 @@ class Network:
 
         def call() -> None:
             with self.precision(), Composed(self.dtype):
-                functional_call(self.module, leaves | self.fixed, (inputs,))
+                self._with(leaves, inputs)
 
-        forget(self.module, call)
-        self.attributes = Attributes(self.module)
+        forget(self.anatomy, call)
+        self.attributes = Attributes(self.anatomy)

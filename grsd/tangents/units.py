@@ -12,6 +12,7 @@ from grsd.tangents.network import Network, Parameters
 from grsd.tangents.trace import Trace, gradients
 
 GRAM, SLICES, ROWS = "gram", "slices", "rows"
+CHEAP = 2**22  # multiplications of rows that take no longer than calling what avoids them
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,8 @@ def plan_units(network: Network, reading: Trace, probe: Parameters, small: Trace
     """
     layouts = [None] * len(reading.calls) if small is None else _layouts(small)
     samples = len(reading.outputs)
-    uses: dict[str, list[int]] = {}
-    roles: dict[str, set[tuple]] = {}
-    for index, (call, pair) in enumerate(zip(reading.calls, reading.names, strict=True)):
-        for role, name in zip(("weight", "bias"), pair, strict=True):
-            if name is not None:
-                uses.setdefault(name, []).append(index)
-                roles.setdefault(name, set()).add((role, *call.form))
-    claimed = {
-        name
-        for name in uses
-        if name not in reading.elsewhere
-        and len(roles[name]) == 1
-        and len(set(uses[name])) == len(uses[name])
-        and all(layouts[index] is not None for index in uses[name])
-    }
+    uses = _uses(reading)
+    claimed = {name for name in factorable(reading) if all(layouts[index] is not None for index in uses[name])}
     units, done = [], set()
     for weight, bias in reading.names:
         together = not apart and {weight, bias} <= claimed and uses[weight] == uses[bias]
@@ -84,6 +72,29 @@ def plan_units(network: Network, reading: Trace, probe: Parameters, small: Trace
     unclaimed = [name for name in network.parameters if name not in claimed]
     units += [Unit((name,)) for name in unclaimed if name in seen or bool(probe[name].any())]
     return units
+
+
+def _uses(reading: Trace) -> dict[str, list[int]]:
+    uses: dict[str, list[int]] = {}
+    for index, pair in enumerate(reading.names):
+        for name in pair:
+            if name is not None:
+                uses.setdefault(name, []).append(index)
+    return uses
+
+
+def factorable(reading: Trace) -> set[str]:
+    """Parameters that only recognised calls use, always as the same of their arguments, and once each."""
+    roles: dict[str, set[tuple]] = {}
+    for call, pair in zip(reading.calls, reading.names, strict=True):
+        for role, name in zip(("weight", "bias"), pair, strict=True):
+            if name is not None:
+                roles.setdefault(name, set()).add((role, *call.form))
+    return {
+        name
+        for name, used in _uses(reading).items()
+        if name not in reading.elsewhere and len(roles[name]) == 1 and len(set(used)) == len(used)
+    }
 
 
 def _route(
@@ -113,6 +124,8 @@ def _route(
     outputs = sum(reading.shapes[index].numel() for index, _ in uses)
     positions = max(1, outputs // (samples * groups * q))
     classes = reading.outputs.numel() // samples
+    if (samples * classes) ** 2 * p * q * groups < CHEAP:
+        return ROWS, vocabulary
     if positions**2 * (q + p / classes**2 + 1) < p * q or positions == 1:
         return GRAM, vocabulary
     return (ROWS if p * q <= positions * (q + p / classes) else SLICES), vocabulary
