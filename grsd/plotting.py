@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grsd.evidence import Claim, Result
+from grsd.folders import figures
 from grsd.progress import headless
-from grsd.project import figures
 
 # Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
 COLOURS = {
@@ -57,7 +57,7 @@ def use_style() -> None:
 def savefig(figure: Figure, name: str) -> list[Path]:
     """Write ``name``.svg and ``name``.png, the same bytes whenever the figure is the same, and return their paths.
 
-    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.project.figures``.
+    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.folders.figures``.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")

@@ -73,7 +73,7 @@ def test_installed_without_the_repository(tmp_path):
 
 
 def test_exit_code_of_a_failing_notebook(monkeypatch):
-    from grsd.reproduce import Job
+    from grsd.plan import Job
 
     for failure, code in ((None, 0), ("cell In [1]: ValueError: no", 1)):
         monkeypatch.setattr(
@@ -96,7 +96,10 @@ def test_help_and_version():
         (["--shell-widths", "1,1"], "grsd run: --shell-widths: a width stands twice"),
         (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
         (["--architecture", "conv"], "grsd run: --architecture: expected one of plain, residual, got 'conv'"),
-        (["--seeds", "3-1"], "grsd run: argument --seeds: expected up to 100000 seeds such as 0-7"),
+        (
+            ["--seeds", "3-1"],
+            "grsd run: argument --seeds: expected up to 100000 seeds (each is a run and a",
+        ),
         (["--seeds", "0-99999999999"], "grsd run: argument --seeds: expected up to 100000 seeds"),
         (["--seeds", "1,0-2"], "grsd run: argument --seeds: a seed stands twice"),
         (["--seed", "1", "--seeds", "2"], "grsd run: --seed or --seeds, not both"),

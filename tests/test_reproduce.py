@@ -4,7 +4,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from grsd.reproduce import Refused, plan, reproduce
+from grsd.plan import Refused
+from grsd.reproduce import reproduce
 
 PROFILES = "test: {00_first: {count: 2}}\ndefault: {}\nfull: {00_first: {rate: 1e-3, flag: true}}\n"
 PARAMETERS = (
@@ -35,16 +36,6 @@ def outputs(path):
     return [output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def test_plan_types_and_profiles(root):
-    first, second = plan(root)
-    assert (first.notebook.stem, second.notebook.stem) == ("00_first", "01_second")
-    assert first.parameters == second.parameters == {}
-    (job,) = plan(root, only=["00"], profile="full", settings=["count=7", "steps=[1, 2]", "name=7"], device="cpu")
-    assert job.parameters == {"rate": 1e-3, "flag": True, "count": 7, "steps": [1, 2], "name": "7", "device": "cpu"}
-    assert plan(root, only=["01_second"], settings=["divisor=3"])[0].parameters == {"divisor": 3}
-    assert plan(root, settings=["divisor=3"])[0].parameters == {}
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -67,12 +58,6 @@ def test_refused_before_anything_runs(root, request_, message):
         reproduce(where=root, **request_)
     assert "\n" not in str(caught.value)
     assert not (root / "build").exists()
-
-
-def test_a_profile_with_an_unknown_parameter_is_refused(root):
-    (root / "notebooks" / "profiles.yaml").write_text("default: {00_first: {cuont: 1}}")
-    with pytest.raises(Refused, match=r"profiles\.yaml, profile default: 00_first has no parameter 'cuont'"):
-        plan(root)
 
 
 def test_run_continue_and_keep(root, monkeypatch, tmp_path, capsys):

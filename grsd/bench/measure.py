@@ -16,8 +16,8 @@ import torch
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
+from grsd.folders import project
 from grsd.progress import bar
-from grsd.project import project
 from grsd.provenance import provenance
 
 LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
