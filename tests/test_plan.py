@@ -88,11 +88,9 @@ def test_notebooks_that_are_none(root, content, message):
     assert "\n" not in str(caught.value)
     path.unlink()
     path.mkdir()
-    with pytest.raises(
-        Refused, match="01_second.ipynb cannot be read as a notebook: .*: cannot be read: Is a directory"
-    ):
+    with pytest.raises(Refused, match=r"^01_second.ipynb cannot .*: cannot be read: Is a directory"):
         plan(root)
     for other in (root / "notebooks").glob("*.ipynb"):
         other.rename(root / other.name)
-    with pytest.raises(Refused, match="no notebooks in .*/notebooks"):
+    with pytest.raises(Refused, match=r"no notebooks in .*/notebooks"):
         plan(root)
