@@ -11,22 +11,25 @@ from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from grsd.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.runs.spec import CHOICES, Spec, parse
-from grsd.values import THREADS, between, cores
+from grsd.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
 # What takes torch, or seconds, is imported where it is needed: help and refusals do without.
 
 MOST_SAID = 2000  # characters of a line
 MOST_SEEDS = 100_000
 MOST_WORKERS, EACH_WORKER = 1000, "each is a process that holds a third of a GiB"
-MOST_THREADS, EACH_THREAD = 1024, "more than any machine's cores are slower than one"
 
 
 class _Parser(argparse.ArgumentParser):
     """Refuses in one line."""
+
+    def print_help(self, file: TextIO | None = None) -> None:
+        super().print_help(file)
+        sys.stdout.flush()  # where nobody reads, that is noticed here
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {one_line(message, MOST_SAID)} (see {self.prog} --help)\n")
@@ -150,8 +153,7 @@ def _claims(options: argparse.Namespace) -> int:
         known, readme = claims(), root / "README.md"
         for name in options.confirm or ():
             if name not in known or known[name].rule is None:
-                there = ", ".join(sorted(claim.id for claim in known.values() if claim.rule))
-                raise ValueError(f"--confirm: no claim {one_line(repr(name), 80)} with a rule; there are {there}")
+                raise ValueError(f"--confirm: no claim {one_line(repr(name), 80)} with a rule; grsd claims lists them")
         if options.forecast:
             writable("--forecast", root / "data" / "predictions")
         if options.confirm is not None:
@@ -177,13 +179,9 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    if options.threads is not None:
-        between("--threads", options.threads, 1, MOST_THREADS, EACH_THREAD)
-    if options.folder is not None:
-        writable("--folder", options.folder)
     from grsd.bench import bench
 
-    threads = options.threads or (cores() if options.large else 1)
+    threads = (cores() if options.large else 1) if options.threads is None else options.threads
     peers = options.neural_tangents
     print(
         bench(large=options.large, device=options.device, threads=threads, folder=options.folder, neural_tangents=peers)
@@ -266,18 +264,22 @@ COMMANDS = {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    command = ""
     try:
-        return COMMANDS[options.command](options)
+        options = _parser().parse_args(arguments)
+        command = options.command
+        code = COMMANDS[command](options)
+        sys.stdout.flush()
+        return code
     except (ValueError, FileExistsError, ProjectNotFound) as error:
-        return _stopped(options.command, _as_typed(str(error)), 2)
+        return _stopped(command, _as_typed(str(error)), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough: as after | head
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
-        return _stopped(options.command, str(error) or type(error).__name__, 1)
+        return _stopped(command, str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
-        return _stopped(options.command, "interrupted", 130)
+        return _stopped(command, "interrupted", 130)
 
 
 def _stopped(command: str, why: str, code: int) -> int:

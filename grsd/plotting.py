@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from grsd.evidence import Claim, Result
 from grsd.folders import figures
 from grsd.progress import headless
+from grsd.session import begin
 
 # Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
 COLOURS = {
@@ -50,7 +51,8 @@ STYLE = {
 
 
 def use_style() -> None:
-    """The companion's look, for the rest of this session."""
+    """The companion's look, for the rest of this session; a notebook also begins here (``grsd.session.begin``)."""
+    begin()
     mpl.rcParams.update(STYLE)
 
 

@@ -10,6 +10,7 @@ ACTIVATIONS = ("tanh", "erf", "gelu", "relu", "identity")
 TASKS = ("one-hot", "parity")
 DIGITS = 1797
 THREADS = "OMP_NUM_THREADS"
+MOST_THREADS, EACH_THREAD = 1024, "more than any machine's cores are slower than one"
 
 
 def positive(call: str, name: str, value: float) -> float:

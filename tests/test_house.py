@@ -16,7 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "lazy", "values", "folders", "records", "provenance", "progress", "checks",
+    "lazy", "values", "folders", "records", "provenance", "progress", "session", "checks",
     "networks", "datasets",
     "tangents", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
