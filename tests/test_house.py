@@ -1,11 +1,13 @@
 """The house: files that must agree, the order of imports, what must not be in the tree."""
 
 import ast
+import contextlib
 import graphlib
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,15 @@ def test_every_package_is_installed():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "grsd").rglob("__init__.py")}
     assert set(packages) == found
+
+
+def test_an_editable_install_is_a_path():
+    """A script beside a clone named grsd finds the package in it, not an empty namespace: only this makes setuptools
+    write a path instead of an import hook, which comes after folders."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"] == {"": "."}
+    with contextlib.suppress(PackageNotFoundError):
+        written = [str(file) for file in distribution("grsd").files or [] if "__editable__" in str(file)]
+        assert not [name for name in written if name.endswith("_finder.py")], "install it again: make"
 
 
 def test_every_dependency_is_used():
