@@ -241,7 +241,7 @@ def test_a_file_that_holds_no_claims_is_one_line(tmp_path, content, line):
     [
         (
             lambda stored: {},
-            "x.json: expected claim, estimate, high, low, provenance, rule_hash, seeds, values, verdict",
+            "x.json: expected claim, estimate, high, low, provenance, rule_hash, seeds, v",
         ),
         (lambda stored: stored | {"more": 1}, "x.json: expected claim, estimate"),
         (lambda stored: [stored], "x.json: expected a mapping, got [{"),
