@@ -10,7 +10,7 @@ help:
 	@echo "make figures    run all notebooks headless and write figures/"
 	@echo "make test       all tests but the long ones, notebooks included"
 	@echo "make test-long  the long ones: fuzzing, kills, full disks, a table of model families"
-	@echo "make lab        JupyterLab on the notebooks (loopback, token)"
+	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
 	@echo "make lock       resolve requirements.lock anew"
 	@echo "make clean      remove build/ and the virtual environment"
@@ -34,7 +34,7 @@ test-long: $(READY)
 	$(BIN)/pytest -n 2 -m long tests
 
 lab: $(READY)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb `test "$$(id -u)" != 0 || echo --allow-root`
+	$(BIN)/grsd lab
 
 notebooks: $(READY)
 	$(BIN)/grsd reproduce --refresh

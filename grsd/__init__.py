@@ -1,23 +1,28 @@
 """Companion to 'When Does Learning Renormalize?' (arXiv 2512.18209): shells, tangent kernels and their flow."""
 
-from grsd.datasets import digits
-from grsd.evidence import claims
-from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
-from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
-from grsd.krylov import KrylovSpectrum, krylov_spectrum
-from grsd.networks import Perceptron
-from grsd.project import project
-from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
-from grsd.shells import (
-    LogShells,
-    energy_budget,
-    flux_from_differences,
-    locality,
-    merge_shells,
-    remove_scale,
-    velocity_over_runs,
-)
-from grsd.spectrum import Spectrum, spectrum
+from typing import TYPE_CHECKING
+
+from grsd.lazy import face
+
+if TYPE_CHECKING:
+    from grsd.datasets import digits
+    from grsd.decomposition import Spectrum, spectrum
+    from grsd.evidence import claims
+    from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
+    from grsd.folders import project
+    from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
+    from grsd.krylov import KrylovSpectrum, krylov_spectrum
+    from grsd.networks import Perceptron
+    from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
+    from grsd.shells import (
+        LogShells,
+        energy_budget,
+        flux_from_differences,
+        locality,
+        merge_shells,
+        remove_scale,
+        velocity_over_runs,
+    )
 
 __all__ = [
     "EnsembleError",
@@ -52,3 +57,5 @@ __all__ = [
     "tangent_kernel_and_rate",
     "velocity_over_runs",
 ]
+
+__getattr__, __dir__ = face(__name__)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
+
+from grsd.values import positive as positive
+from grsd.values import whole as whole
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
@@ -186,17 +187,3 @@ def memory_bytes(call: str, limit: str | int) -> int:
     if isinstance(limit, bool) or match is None:
         raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {limit!r}")
     return int(float(match[1]) * UNITS[match[2] or "B"])
-
-
-def positive(call: str, name: str, value: float) -> float:
-    """Return ``value`` as a float if it is positive and finite; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
-        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {value!r}")
-    return float(value)
-
-
-def whole(call: str, name: str, value: int, least: int) -> int:
-    """Return ``value`` if it is an int of at least ``least``; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{call}({name}=...): expected a whole number of at least {least}, got {value!r}")
-    return int(value)

@@ -11,24 +11,28 @@ from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-import torch
+from grsd.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
+from grsd.runs.spec import CHOICES, Spec, parse
+from grsd.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
-from grsd.confirm import confirm_claims, forecast_claims
-from grsd.evidence import claims, results, verdict_lines, write_headlines
-from grsd.progress import bar
-from grsd.project import PROJECT, ProjectNotFound, project
-from grsd.runs import CHOICES, Spec, cores, members, parse, run, runs_folder, summary
+# What takes torch, or seconds, is imported where it is needed: help and refusals do without.
 
+MOST_SAID = 2000  # characters of a line
 MOST_SEEDS = 100_000
+MOST_WORKERS, EACH_WORKER = 1000, "each is a process that holds a third of a GiB"
 
 
 class _Parser(argparse.ArgumentParser):
     """Refuses in one line."""
 
+    def print_help(self, file: TextIO | None = None) -> None:
+        super().print_help(file)
+        sys.stdout.flush()  # where nobody reads, that is noticed here
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {one_line(message, MOST_SAID)} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PYTHON",
         help="its rows too: with the Python of an environment that has it, or in one made for it by pip",
     )
+    lab = commands.add_parser("lab", help="JupyterLab on copies of the notebooks, in build/lab; on this machine only")
+    lab.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8888 on")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     _add_run(
         commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
     )
@@ -112,10 +120,13 @@ def _seeds(text: str) -> list[int]:
         match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
         span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
         if not 0 < len(seeds) + len(span) <= MOST_SEEDS or not span:
-            raise argparse.ArgumentTypeError(f"expected up to {MOST_SEEDS} seeds such as 0-7 or 0,3,5-6, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected up to {MOST_SEEDS} seeds (each is a run and a file) such as 0-7 or 0,3,5-6, got "
+                f"{one_line(repr(text), 80)}"
+            )
         seeds += span
     if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"a seed stands twice in {text!r}")
+        raise argparse.ArgumentTypeError(f"a seed stands twice in {one_line(repr(text), 80)}")
     return seeds
 
 
@@ -135,23 +146,42 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    os.environ[PROJECT] = str(project(options.project))
+    from grsd.evidence import claims, results, verdict_lines, write_headlines
+
+    root = project(options.project)
+    with environment({PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}):
+        known, readme = claims(), root / "README.md"
+        for name in options.confirm or ():
+            if name not in known or known[name].rule is None:
+                raise ValueError(f"--confirm: no claim {one_line(repr(name), 80)} with a rule; grsd claims lists them")
+        if options.forecast:
+            writable("--forecast", root / "data" / "predictions")
+        if options.confirm is not None:
+            writable("--confirm", root / "data" / "results")
+        if options.readme:
+            writable_file("--readme", readme)
+        if options.forecast or options.confirm is not None:
+            _measure(options)
+        judged = results()
+        if options.readme:
+            write_headlines(readme, known, judged)
+        print("\n".join(verdict_lines(known, judged)))
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from grsd.confirm import confirm_claims, forecast_claims
+
     if options.forecast:
         forecast_claims()
     if options.confirm is not None:
         confirm_claims(options.confirm)
-    if options.readme:
-        write_headlines(project() / "README.md", claims(), results())
-    print("\n".join(verdict_lines(claims(), results())))
-    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     from grsd.bench import bench
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: there is no CUDA device here")
-    threads = options.threads or (cores() if options.large else 1)
+    threads = (cores() if options.large else 1) if options.threads is None else options.threads
     peers = options.neural_tangents
     print(
         bench(large=options.large, device=options.device, threads=threads, folder=options.folder, neural_tangents=peers)
@@ -159,9 +189,23 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _lab(options: argparse.Namespace) -> int:
+    from grsd.lab import lab
+
+    return lab(project(options.project), port=options.port, browser=not options.no_browser)
+
+
 def _run(options: argparse.Namespace) -> int:
     """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
-    specs, folder = _specs(options), runs_folder(options.folder)
+    specs = _specs(options)
+    from grsd.runs.store import runs_folder
+
+    folder = writable("--folder" if options.folder else "results", runs_folder(options.folder))
+    if specs[0].device == "cuda":
+        _refuse_cuda_where_there_is_none()
+    from grsd.progress import bar
+    from grsd.runs import members, run, summary
+
     failures = {}
     try:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
@@ -173,6 +217,8 @@ def _run(options: argparse.Namespace) -> int:
                 took = "already there" if member.seconds is None else f"{member.seconds:.1f} s"
                 shown.write(f"seed {member.spec.seed}: {os.path.relpath(member.path)}, {took}")
                 sys.stdout.flush()
+        for index in sorted(failures):
+            print(f"grsd run: {failures[index].spec}: {one_line(failures[index].failure, MOST_SAID)}", file=sys.stderr)
         if options.table is not None:
             kept = [None if index in failures else run(spec, folder=folder) for index, spec in enumerate(specs)]
             scratch = options.table.with_name(options.table.name + ".part")
@@ -181,11 +227,6 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("grsd run: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
         return 130
-    except OSError as error:
-        print(f"grsd run: {error}", file=sys.stderr)
-        return 1
-    for index in sorted(failures):
-        print(f"grsd run: {failures[index].spec}: {failures[index].failure}", file=sys.stderr)
     return int(bool(failures))
 
 
@@ -194,25 +235,57 @@ def _specs(options: argparse.Namespace) -> list[Spec]:
     try:
         spec = Spec(**given)
     except ValueError as error:
-        raise ValueError(re.sub(r"^Spec\((\w+)=\.\.\.\)", lambda match: _option(match[1]), str(error))) from None
+        raise ValueError(_as_typed(str(error))) from None
     if options.seeds is not None and "seed" in given:
         raise ValueError("--seed or --seeds, not both")
-    for name, value in {"--workers": options.workers, "--threads": options.threads}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value}")
-    if options.table is not None and not options.table.resolve().parent.is_dir():
-        raise ValueError(f"--table: there is no folder {options.table.resolve().parent}")
+    bounds = {"workers": (MOST_WORKERS, EACH_WORKER), "threads": (MOST_THREADS, EACH_THREAD)}
+    for name, (most, why) in bounds.items():
+        if (value := getattr(options, name)) is not None:
+            between(_option(name), value, 1, most, why)
+    if options.table is not None:
+        writable_file("--table", options.table)
     return spec.with_seeds(options.seeds or [spec.seed])
+
+
+def _as_typed(message: str) -> str:
+    """A refusal of a Python call as one of the command's option: ``Spec(width=...): `` is ``--width: ``."""
+    return re.sub(r"^[\w-]+\((\w+)=\.\.\.\)", lambda match: _option(match[1]), message)
+
+
+def _refuse_cuda_where_there_is_none() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device here")
+
+
+COMMANDS = {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench, "lab": _lab}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    command = ""
     try:
-        return {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench}[options.command](options)
+        options = _parser().parse_args(arguments)
+        command = options.command
+        code = COMMANDS[command](options)
+        sys.stdout.flush()
+        return code
     except (ValueError, FileExistsError, ProjectNotFound) as error:
-        print(f"grsd {options.command}: {error}", file=sys.stderr)
-        return 2
+        return _stopped(command, _as_typed(str(error)), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough: as after | head
+        return 1
+    except (OSError, RuntimeError, MemoryError) as error:
+        return _stopped(command, str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        return _stopped(command, "interrupted", 130)
+
+
+def _stopped(command: str, why: str, code: int) -> int:
+    text = " ".join(why.removeprefix(f"grsd {command}: ").split())
+    print(f"grsd {command}: {one_line(text, MOST_SAID)}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.checks import positive, whole
+from grsd.values import DIGITS, TASKS, positive, whole
 
-DIGITS = 1797
-TASKS = ("one-hot", "parity")
 SIDE = 8
 PATCHES = 8480
 PATCH_TASKS = ("photograph", "pixel")

@@ -6,16 +6,17 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.stats import binomtest, bootstrap
 
-from grsd.project import project
+from grsd.folders import one_line, project, read
 from grsd.provenance import provenance
+from grsd.records import check_record
 
 WHOSE = ("paper", "ours")
 DIRECTIONS = ("at most", "at least", "contains")
@@ -61,6 +62,8 @@ class Rule:
         estimate = float(function(sample))
         if self.summary in {"max", "min"} or not np.isfinite(sample).all():
             return estimate, estimate, estimate
+        from scipy.stats import binomtest, bootstrap  # a second; to read claims and to refuse takes none of it
+
         if self.summary == "proportion":
             exact = binomtest(int(sample.sum()), sample.size).proportion_ci(self.confidence, "exact")
             return estimate, float(exact.low), float(exact.high)
@@ -139,21 +142,32 @@ class Result:
 def claims(path: Path | None = None) -> dict[str, Claim]:
     """The claims of data/claims.yaml by id, in their order.
 
-    Errors: ``ValueError`` naming the entry for an unknown or missing field, a repeated id, a claim that is neither the
-    paper's nor ours, or a rule without its reasons.
+    Errors: ``ValueError`` naming the entry for an unknown or missing field or one of the wrong type, a repeated id, a
+    claim that is neither the paper's nor ours, or a rule without its reasons; naming the file where it has no claims.
     """
     path = path or project() / "data" / "claims.yaml"
     found: dict[str, Claim] = {}
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
-        name = entry.get("id", entry)
-        where = f"{path.name}: claim {name}"
-        _check_fields(where, entry, Claim, {"id", "claim", "whose"})
+    try:
+        content = yaml.safe_load(read(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path.name}: cannot be read as YAML: {one_line(' '.join(str(error).split()))}") from None
+    entries = content.get("claims") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path.name}: expected a list of claims under 'claims:', each with id, claim and whose")
+    for entry in entries:
+        name = entry.get("id")
+        where = f"{path.name}: claim {one_line(name, 80)}"
+        check_record(where, entry, Claim, {"id", "claim", "whose"})
+        if not re.fullmatch(r"[a-z0-9-]+", name):
+            raise ValueError(
+                f"{where}: id: expected small letters, digits and '-', since its result is a file of that name"
+            )
         if entry["whose"] not in WHOSE:
             raise ValueError(f"{where}: whose is {entry['whose']!r}, expected one of {WHOSE}")
         if name in found:
             raise ValueError(f"{where} stands twice")
         rule = _rule(where, entry["rule"]) if entry.get("rule") else None
-        if entry.get("repeats", name) not in {name, *found}:
+        if (entry.get("repeats") or name) not in {name, *found}:
             raise ValueError(f"{where} repeats {entry['repeats']!r}, which does not stand before it")
         found[name] = Claim(**entry | {"rule": rule, "claim": " ".join(entry["claim"].split())})
     return found
@@ -222,10 +236,9 @@ def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None
     known = claims() if known is None else known
     found = {}
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stored = Result(**content | {name: tuple(content[name]) for name in ("seeds", "values")})
+        stored = _stored(path)
         if stored.claim not in known or path.stem != stored.claim:
-            raise ValueError(f"{path.name}: no claim {stored.claim!r} in data/claims.yaml")
+            raise ValueError(f"{path.name}: no claim {one_line(stored.claim, 80)!r} in data/claims.yaml")
         claim = known[stored.claim]
         if stored.rule_hash != claim.hash:
             raise ValueError(
@@ -274,7 +287,7 @@ def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
 
 def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> None:
     """Put ``headline_table`` between the two marks of a README. Errors: ``ValueError`` where the marks are missing."""
-    text = readme.read_text(encoding="utf-8")
+    text = read(readme)
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not begin or not end:
@@ -303,19 +316,27 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
     return f"{result.verdict}: {interval}, {claim.rule.direction} {claim.rule.threshold:g}, {len(result.seeds)} seeds"
 
 
-def _check_fields(where: str, entry: Mapping[str, object], kind: type, needed: set[str]) -> None:
-    known = {field.name for field in fields(kind)}
-    if not needed <= set(entry) <= known:
-        raise ValueError(f"{where}: expected {', '.join(sorted(needed))} and fields of {sorted(known)}")
+def _stored(path: Path) -> Result:
+    """Errors: ``ValueError`` naming the file, and the field that is missing, too many or not what it must be."""
+    try:
+        content = json.loads(read(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path.name}: cannot be read as JSON: {one_line(error)}") from None
+    check_record(path.name, content, Result, {field.name for field in fields(Result)})
+    if not content["values"]:
+        raise ValueError(f"{path.name}: values: expected one a seed, got none")
+    return Result(**content | {name: tuple(content[name]) for name in ("seeds", "values")})
 
 
 def _rule(where: str, entry: Mapping[str, object]) -> Rule:
-    _check_fields(f"{where}: rule", entry, Rule, {"statistic", "direction", "threshold", "reason"})
+    check_record(f"{where}: rule", entry, Rule, {"statistic", "direction", "threshold", "reason"})
     rule = Rule(**entry)
     if rule.direction not in DIRECTIONS or rule.summary not in SUMMARIES:
         raise ValueError(f"{where}: rule: direction is one of {DIRECTIONS}, summary one of {tuple(SUMMARIES)}")
     if rule.direction == "contains" and not math.isfinite(rule.widest):
         raise ValueError(f"{where}: rule: 'contains' needs the widest interval that still says something")
+    if not math.isfinite(rule.threshold) or not 0 < rule.confidence < 1 or rule.seeds < 1:
+        raise ValueError(f"{where}: rule: expected a finite threshold, a confidence between 0 and 1, and seeds")
     if rule.first_seed < FIRST_CONFIRMATORY_SEED:
         raise ValueError(f"{where}: rule: first_seed is {rule.first_seed}, expected {FIRST_CONFIRMATORY_SEED} or more")
     if not rule.reason or (rule.fails_beyond is not None and not rule.fails_reason):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import positive, whole
+from grsd.values import ACTIVATIONS, positive, whole
 
 
 class Erf(nn.Module):
@@ -19,7 +19,7 @@ class Erf(nn.Module):
         return torch.erf(x)
 
 
-ACTIVATIONS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "identity": nn.Identity}
+LAYERS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "identity": nn.Identity}
 
 
 class Perceptron(nn.Module):
@@ -71,7 +71,7 @@ class Perceptron(nn.Module):
         self.branch_scale = positive(
             "Perceptron", "branch_scale", 1 / math.sqrt(depth) if branch_scale is None else branch_scale
         )
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = LAYERS[activation]()
         sizes = [features] + [width] * depth
         self.hidden = nn.ModuleList(nn.Linear(p, q) for p, q in pairwise(sizes))
         self.readout = nn.Linear(width, outputs)

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grsd.evidence import Claim, Result
+from grsd.folders import figures
 from grsd.progress import headless
-from grsd.project import figures
+from grsd.session import begin
 
 # Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
 COLOURS = {
@@ -50,14 +51,15 @@ STYLE = {
 
 
 def use_style() -> None:
-    """The companion's look, for the rest of this session."""
+    """The companion's look, for the rest of this session; a notebook also begins here (``grsd.session.begin``)."""
+    begin()
     mpl.rcParams.update(STYLE)
 
 
 def savefig(figure: Figure, name: str) -> list[Path]:
     """Write ``name``.svg and ``name``.png, the same bytes whenever the figure is the same, and return their paths.
 
-    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.project.figures``.
+    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.folders.figures``.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from grsd.project import project
+from grsd.folders import project
 
 NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
 

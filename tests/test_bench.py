@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,24 @@ def test_a_table_and_a_figure(monkeypatch, tmp_path, capsys):
     assert path.with_suffix(".svg").read_text().count("<svg") == 1
     labels = [label.get_text() for label in panels(table).axes[0].get_yticklabels()]
     assert tuple(labels) == methods
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"threads": 0}, r"bench\(threads=...\): expected a whole number of at least 1, got 0"),
+        ({"threads": 2000}, r"bench\(threads=...\): expected at most 1024 \(more than any"),
+        ({"folder": Path(__file__)}, r"bench\(folder=...\): cannot write to .*test_bench.py is not a folder"),
+        ({"neural_tangents": "no-such-python"}, r"bench\(neural_tangents=...\): .*no-such-python': No such file"),
+        ({"neural_tangents": "a\0b"}, r"bench\(neural_tangents=...\): .*: ValueError"),
+        ({"neural_tangents": "false"}, r"bench\(neural_tangents=...\): .*'false' does not; give no PYTHON"),
+    ],
+)
+def test_refused_before_anything_is_timed(request_, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "_rows", None)
+    with pytest.raises(ValueError, match=message) as caught:
+        bench(**{"folder": tmp_path} | request_)
+    assert "\n" not in str(caught.value)
 
 
 def test_neural_tangents_without_its_environment_says_so():

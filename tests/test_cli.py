@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +75,7 @@ def test_installed_without_the_repository(tmp_path):
 
 
 def test_exit_code_of_a_failing_notebook(monkeypatch):
-    from grsd.reproduce import Job
+    from grsd.plan import Job
 
     for failure, code in ((None, 0), ("cell In [1]: ValueError: no", 1)):
         monkeypatch.setattr(
@@ -96,7 +98,10 @@ def test_help_and_version():
         (["--shell-widths", "1,1"], "grsd run: --shell-widths: a width stands twice"),
         (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
         (["--architecture", "conv"], "grsd run: --architecture: expected one of plain, residual, got 'conv'"),
-        (["--seeds", "3-1"], "grsd run: argument --seeds: expected up to 100000 seeds such as 0-7"),
+        (
+            ["--seeds", "3-1"],
+            "grsd run: argument --seeds: expected up to 100000 seeds (each is a run and a",
+        ),
         (["--seeds", "0-99999999999"], "grsd run: argument --seeds: expected up to 100000 seeds"),
         (["--seeds", "1,0-2"], "grsd run: argument --seeds: a seed stands twice"),
         (["--seed", "1", "--seeds", "2"], "grsd run: --seed or --seeds, not both"),
@@ -107,3 +112,77 @@ def test_help_and_version():
 )
 def test_run_refuses_in_one_line(refused, arguments, message):
     refused(["run", "--folder", "out", *arguments], message)
+
+
+TIMED = """
+import sys, time
+from grsd import cli
+try:
+    code = cli.main(sys.argv[1:])
+except SystemExit as stopped:
+    code = stopped.code
+heavy = {"torch", "scipy", "nbformat", "papermill", "sklearn"} & sys.modules.keys()
+print("\\n", code, time.process_time(), ",".join(sorted(heavy)) or "-")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "seconds"),
+    [
+        (["--help"], 0, 0.5),
+        (["run", "--help"], 0, 0.5),
+        (["reproduce", "--only", "wrong"], 2, 1),
+        (["reproduce", "--only", "01", "--set", "dept=3"], 2, 1),
+        (["reproduce", "--output", "pyproject.toml"], 2, 1),
+        (["run", "--dept", "3"], 2, 1),
+        (["run", "--depth", "-3"], 2, 1),
+        (["run", "--seeds", "7-0"], 2, 1),
+        (["run", "--folder", "pyproject.toml"], 2, 1),
+        (["run", "--table", "grsd"], 2, 1),
+        (["claims", "--confirm", "nothing"], 2, 1),
+        (["claims", "--project", "tests"], 2, 1),
+        (["lab", "--port", "0"], 2, 1),
+    ],
+)
+def test_to_say_no_takes_no_torch_and_no_time(arguments, code, seconds):
+    """CPU seconds with the start of Python, the better of two; this machine may be busy."""
+    for _ in range(2):
+        line = [sys.executable, "-c", TIMED, *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=grsd.project(), timeout=60, check=True)
+        found, took, heavy = done.stdout.split()[-3:]
+        assert (found, heavy) == (str(code), "-")
+        if float(took) <= seconds:
+            return
+    raise AssertionError(f"{took} s of CPU time, at most {seconds}")
+
+
+def test_a_run_that_cannot_write_fails_in_one_line(monkeypatch, capsys, tmp_path):
+    """What the system says while something is written, where no check could know it before: a full disk."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr("grsd.reproduce.reproduce", full)
+    assert cli.main(["reproduce"]) == 1
+    assert capsys.readouterr().err == f"grsd reproduce: [Errno 28] No space left on device: '{tmp_path / 'x'}'\n"
+    for error, code, said in (
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 1, "MemoryError"),
+        (RuntimeError("one\ntwo"), 1, "one two"),
+    ):
+        monkeypatch.setattr("grsd.reproduce.reproduce", lambda error=error, **_: (_ for _ in ()).throw(error))
+        assert cli.main(["reproduce"]) == code
+        assert capsys.readouterr().err == f"grsd reproduce: {said}\n"
+
+
+@pytest.mark.parametrize("arguments", [["claims"], ["--help"]])
+def test_nobody_reads(arguments):
+    """As in ``grsd claims | true``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "grsd.cli", *arguments]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options = {"cwd": grsd.project(), "env": variables, "timeout": 60, "check": False}
+    done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, **options)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from grsd.evidence import (
     write_headlines,
     write_result,
 )
-from grsd.project import project
+from grsd.folders import project
 
 RULE = Rule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
 CLAIM = Claim("x", "A sentence.", "ours", rule=RULE)
@@ -204,3 +205,59 @@ def test_malformed_claims_are_named(tmp_path, entry, message):
     path.write_text(f"claims:\n- {entry}\n")
     with pytest.raises(ValueError, match=message):
         claims(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "claims.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims: {a: b}", "claims.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims: [3]", "claims.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims:\n- {id: 3, claim: b, whose: ours}", "claims.yaml: claim 3: id: expected text, got 3"),
+        ("claims:\n- {id: ../a, claim: b, whose: ours}", "claims.yaml: claim ../a: id: expected small letters"),
+        ("claims:\n- {id: a, claim: [b], whose: ours}", "claims.yaml: claim a: claim: expected text, got ['b']"),
+        ("claims:\n- {id: a, claim: b, whose: ours, rule: 3}", "claims.yaml: claim a: rule: expected a mapping or"),
+        (
+            f"claims:\n- {{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, seeds: few}}}}",
+            "claims.yaml: claim a: rule: seeds: expected a whole number, got 'few'",
+        ),
+        (
+            f"claims:\n- {{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, confidence: 95}}}}",
+            "claims.yaml: claim a: rule: expected a finite threshold, a confidence between 0 and 1, and seeds",
+        ),
+        ("claims: [", "claims.yaml: cannot be read as YAML: while parsing a flow node"),
+        ("claims: !!python/object:os.system {}", "claims.yaml: cannot be read as YAML: could not determine a constr"),
+    ],
+)
+def test_a_file_that_holds_no_claims_is_one_line(tmp_path, content, line):
+    (tmp_path / "claims.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
+        claims(tmp_path / "claims.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda stored: {},
+            "x.json: expected claim, estimate, high, low, provenance, rule_hash, seeds, v",
+        ),
+        (lambda stored: stored | {"more": 1}, "x.json: expected claim, estimate"),
+        (lambda stored: [stored], "x.json: expected a mapping, got [{"),
+        (lambda stored: stored | {"seeds": "1000"}, "x.json: seeds: expected a list, got '1000'"),
+        (lambda stored: stored | {"values": [None] * 8}, "x.json: values: expected a number, got None"),
+        (lambda stored: stored | {"values": []}, "x.json: values: expected one a seed, got none"),
+        (lambda stored: stored | {"low": "0"}, "x.json: low: expected a number, got '0'"),
+        (lambda stored: stored | {"claim": "a\nb"}, r"x.json: no claim 'a\\nb' in data/claims.yaml"),
+    ],
+)
+def test_a_result_that_is_none_is_one_line(tmp_path, change, line):
+    path = write_result(confirm(CLAIM, lambda seed: 0.01, {}), tmp_path)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
+        results(tmp_path, {"x": CLAIM})
+    assert "\n" not in str(caught.value)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"^x\.json: cannot be read as JSON: Expecting property name"):
+        results(tmp_path, {"x": CLAIM})

@@ -1,11 +1,13 @@
 """The house: files that must agree, the order of imports, what must not be in the tree."""
 
 import ast
+import contextlib
 import graphlib
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "project", "provenance", "progress", "checks",
+    "lazy", "values", "folders", "records", "provenance", "progress", "session", "checks",
     "networks", "datasets",
-    "tangents", "kernel", "spectrum", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
+    "tangents", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",
-    "conditions", "renormalization", "scaling", "confirm", "plotting", "bench", "reproduce", "cli",
+    "conditions", "renormalization", "scaling", "confirm", "plotting", "bench", "plan", "reproduce", "lab", "cli",
 ]  # fmt: skip
 
 
@@ -58,14 +60,20 @@ def test_conda_environment_is_the_lock_and_this_package():
 
 def test_readme_makefile_and_ci_say_the_same():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^make (\w+)", readme, re.MULTILINE)
-    assert targets == ["figures", "test", "lab"]
-    assert set(targets) <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    targets = re.findall(r"^make ([\w-]+)", readme, re.MULTILINE)
+    assert targets == ["figures", "test", "test-long", "lab"]
+    assert set(targets) <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     assert f"torch=={pins()['torch']}" in readme
-    for command in ('pip install -c requirements.lock -e ".[test]"', "grsd reproduce", "pytest -n 2"):
+    for command in (
+        'pip install -c requirements.lock -e ".[test]"',
+        "grsd reproduce",
+        "grsd lab",
+        "pytest -n 2",
+        "pytest -n 2 -m long tests",
+    ):
         assert command in readme
         assert command in makefile
-    assert (ROOT / ".ci/run").read_text().strip().endswith("make test")
+    assert re.findall(r"^make (.*)", (ROOT / ".ci/run").read_text(), re.MULTILINE) == ["test", "test-long"]
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
@@ -134,10 +142,19 @@ def test_every_package_is_installed():
     assert set(packages) == found
 
 
+def test_an_editable_install_is_a_path():
+    """A script beside a clone named grsd finds the package in it, not an empty namespace: only this makes setuptools
+    write a path instead of an import hook, which comes after folders."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"] == {"": "."}
+    with contextlib.suppress(PackageNotFoundError):
+        written = [str(file) for file in distribution("grsd").files or [] if "__editable__" in str(file)]
+        assert not [name for name in written if name.endswith("_finder.py")], "install it again: make"
+
+
 def test_every_dependency_is_used():
     source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).rglob("*.py"))
     source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
-    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyter lab"}
+    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyterlab"}
     for requirement in requirements():
         assert imported.get(requirement.name, requirement.name) in source, requirement
 

@@ -12,12 +12,12 @@ from torch import nn
 
 import grsd
 from grsd.bench.krylov import against_dense, against_flow, same
+from grsd.decomposition import Spectrum
 from grsd.flow import Snapshot
 from grsd.flow.gradient import nearby
 from grsd.krylov import DenseOperator, KernelOperator, KrylovSpectrum, lanczos
 from grsd.krylov.rules import alternatives, best, gauss, with_node
 from grsd.solvable.modes import rotation
-from grsd.spectrum import Spectrum
 
 SHELLS = grsd.LogShells(width=1.0, smoothing=0.5)
 BY_MASK = {"mask": ("energy", "dissipation"), "boundary_mask": ("density", "flux", "velocity")}

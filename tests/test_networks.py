@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from grsd.networks import ACTIVATIONS, Perceptron
+from grsd.networks import LAYERS, Perceptron
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", LAYERS)
 def test_forms_differ_in_the_skip_only(activation):
     plain = Perceptron(5, 3, width=8, depth=4, activation=activation, seed=3)
     skip = Perceptron(5, 3, width=8, depth=4, activation=activation, seed=3, residual=True)

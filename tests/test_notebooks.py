@@ -11,8 +11,9 @@ import torch
 import yaml
 
 import grsd
+from grsd.plan import plan
 from grsd.plotting import decades
-from grsd.reproduce import plan, reproduce
+from grsd.reproduce import reproduce
 
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

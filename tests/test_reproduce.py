@@ -1,10 +1,13 @@
 """Planning and running, on a small project of its own; the real notebooks are in test_notebooks.py."""
 
+import json
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from grsd.reproduce import Refused, plan, reproduce
+from grsd.plan import Refused
+from grsd.reproduce import reproduce
 
 PROFILES = "test: {00_first: {count: 2}}\ndefault: {}\nfull: {00_first: {rate: 1e-3, flag: true}}\n"
 PARAMETERS = (
@@ -35,16 +38,6 @@ def outputs(path):
     return [output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def test_plan_types_and_profiles(root):
-    first, second = plan(root)
-    assert (first.notebook.stem, second.notebook.stem) == ("00_first", "01_second")
-    assert first.parameters == second.parameters == {}
-    (job,) = plan(root, only=["00"], profile="full", settings=["count=7", "steps=[1, 2]", "name=7"], device="cpu")
-    assert job.parameters == {"rate": 1e-3, "flag": True, "count": 7, "steps": [1, 2], "name": "7", "device": "cpu"}
-    assert plan(root, only=["01_second"], settings=["divisor=3"])[0].parameters == {"divisor": 3}
-    assert plan(root, settings=["divisor=3"])[0].parameters == {}
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -67,12 +60,6 @@ def test_refused_before_anything_runs(root, request_, message):
         reproduce(where=root, **request_)
     assert "\n" not in str(caught.value)
     assert not (root / "build").exists()
-
-
-def test_a_profile_with_an_unknown_parameter_is_refused(root):
-    (root / "notebooks" / "profiles.yaml").write_text("default: {00_first: {cuont: 1}}")
-    with pytest.raises(Refused, match=r"profiles\.yaml, profile default: 00_first has no parameter 'cuont'"):
-        plan(root)
 
 
 def test_run_continue_and_keep(root, monkeypatch, tmp_path, capsys):
@@ -100,3 +87,35 @@ def test_refresh_writes_clean_outputs_back(root):
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
     with pytest.raises(Refused, match="--refresh goes with the notebooks' own defaults"):
         reproduce(where=root, settings=["count=3"], refresh=True)
+
+
+def test_a_refusal_fails_its_cell_in_one_line(root, capsys):
+    """In the copy the cell shows one line, and so does the terminal; the full traceback of any other error is kept."""
+    source = "from grsd.session import begin\nbegin()\nfrom grsd import Spec\nSpec(depth=divisor)"
+    path = root / "notebooks" / "01_second.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2:] = [new_code_cell(source)]
+    nbformat.write(notebook, path)
+    (job,) = reproduce(where=root, only=["01"], settings=["divisor=-3"])
+    refusal = "ValueError: Spec(depth=...): expected a whole number of at least 1, got -3"
+    assert job.failure == f"cell In [4]: {refusal}"
+    assert f"01_second stopped at cell In [4]: {refusal} (what ran is kept in" in capsys.readouterr().err
+    cells = nbformat.read(job.output, as_version=4).cells
+    (error,) = [output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert error.traceback == [f"{refusal}  (%tb shows where)"]
+
+
+def test_what_cannot_be_run_or_written_fails_alone(root, capsys):
+    """A notebook that papermill cannot read, and a copy that cannot be written; the others run."""
+    first = root / "notebooks" / "00_first.ipynb"
+    first.write_text(
+        json.dumps({"cells": json.loads(first.read_text())["cells"], "nbformat": 4, "nbformat_minor": "x"})
+    )
+    bad, good = reproduce(where=root)
+    assert "\n" not in bad.failure
+    assert good.failure is None
+    (root / "build" / "default" / "01_second.ipynb").unlink()
+    (root / "build" / "default" / "01_second.ipynb").mkdir()
+    (bad,) = reproduce(where=root, only=["01"])
+    assert bad.failure.startswith("its files: ")
+    assert capsys.readouterr().err.count("\n") == 2

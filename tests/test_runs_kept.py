@@ -28,7 +28,7 @@ from grsd.runs.compute import identity
 from grsd.runs.fingerprint import PACKAGE, fingerprint, sources
 from grsd.runs.store import Scratch, load, runs_folder, save
 
-train_module = sys.modules["grsd.runs.train"]
+train_module = sys.modules["grsd.runs.training"]
 OPTIONS = ["--width", "8", "--depth", "2", "--samples", "8", "--task", "parity", "--shell-widths", "1,2"]
 OPTIONS += ["--times", "0.1,5,3", "--threads", "1"]
 MARKS = {"spec": "a"}
@@ -128,23 +128,23 @@ def test_asked_twice_at_once(tmp_path, computed, capsys):
 
 def test_fingerprint_covers_what_computes(tmp_path, monkeypatch):
     """The function's file and, directly or not, what it imports of grsd; one byte of one of them is other code."""
-    covered = {path.relative_to(PACKAGE).as_posix() for path in sources(PACKAGE / "runs" / "train.py")}
+    covered = {path.relative_to(PACKAGE).as_posix() for path in sources(PACKAGE / "runs" / "training.py")}
     assert {
-        "flow/chebyshev.py", "kernel/products.py", "tangents/jacobian.py", "spectrum.py", "shells/budget.py",
-        "networks.py", "datasets.py", "runs/train.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
+        "flow/chebyshev.py", "kernel/products.py", "tangents/jacobian.py", "decomposition.py", "shells/budget.py",
+        "networks.py", "datasets.py", "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
     } <= covered  # fmt: skip
     assert not {"cli.py", "evidence.py", "runs/parallel.py", "runs/compute.py"} & covered
-    assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "checks.py"]
+    assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "checks.py", "values.py"]
     script = tmp_path / "script.py"
-    script.write_text("import grsd.spectrum\nfrom grsd.runs import fingerprint\nfrom grsd import nothing\n")
-    assert {"spectrum.py", "fingerprint.py", "cli.py", "__init__.py"} - {path.name for path in sources(script)} == {
-        "cli.py"
-    }
+    script.write_text("import grsd.decomposition\nfrom grsd.runs import fingerprint\nfrom grsd import nothing\n")
+    assert {"decomposition.py", "fingerprint.py", "cli.py", "__init__.py"} - {
+        path.name for path in sources(script)
+    } == {"cli.py"}
 
     package = tmp_path / "grsd"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint_module, "PACKAGE", package)
-    monkeypatch.setattr(fingerprint_module, "_file", lambda function: package / "runs" / "train.py")
+    monkeypatch.setattr(fingerprint_module, "_file", lambda function: package / "runs" / "training.py")
     monkeypatch.setattr(fingerprint_module, "sources", lambda start: sources(start, package))
     found = fingerprint(train)
     (package / "plotting.py").write_text("")

@@ -10,8 +10,8 @@ import xarray as xr
 from torch.overrides import TorchFunctionMode
 
 import grsd
+from grsd.decomposition import Spectrum
 from grsd.shells import MASK_FLAGS, LogShells
-from grsd.spectrum import Spectrum
 
 
 def trained(samples=24, residual=True, task="one-hot"):

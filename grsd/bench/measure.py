@@ -15,9 +15,10 @@ import torch
 
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
+from grsd.bench.request import check_request
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
+from grsd.folders import project
 from grsd.progress import bar
-from grsd.project import project
 from grsd.provenance import provenance
 
 LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
@@ -67,14 +68,19 @@ def bench(
     Ratios are to the first method of each case. Peers that are not installed stand as such. The result of every
     method that gives a kernel is first compared with this package's; one that differs is a ``RuntimeError``. Peak
     memory is that of a fresh process above what it held before the call.
+
+    Errors: ``ValueError`` in one line, before anything is timed, for a folder that cannot be written to, a number of
+    threads, a CUDA device or a Python that there is not.
     """
+    folder = folder or project() / "data" / "benchmarks"
+    check_request(device, threads, folder, neural_tangents)
     cases = (LARGE_CUDA if device == "cuda" else LARGE) if large else SMALL
     rows = []
     for case in bar(cases, desc="grsd bench", unit="case"):
         rows += _rows(case, device, threads, neural_tangents)
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     name = _device_name(device)
-    path = (folder or project() / "data" / "benchmarks") / f"{'large-' if large else ''}{name}.csv"
+    path = folder / f"{'large-' if large else ''}{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from grsd.decomposition import spectrum
 from grsd.flow import gradient_flow
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.krylov import krylov_spectrum
 from grsd.shells import LogShells, energy_budget
-from grsd.spectrum import spectrum
 
 SHELLS = LogShells(width=0.5, smoothing=0.1)
 Ready = Callable[[], object]

@@ -22,6 +22,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
+from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import gradient_flow, log_times
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.laws.ensemble import jackknife_interval
@@ -29,7 +30,6 @@ from grsd.provenance import provenance
 from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
-from grsd.spectrum import Spectrum, spectrum
 
 NEAR = 1e-4
 LEAST_WEIGHT = 1e-14

@@ -23,10 +23,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.checks import whole
+from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import Rule
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.shells import LogShells, energy_budget
-from grsd.spectrum import Spectrum, spectrum
 from grsd.tangents import private_copy
 
 NEAR = 1e-6

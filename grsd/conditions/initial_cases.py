@@ -9,9 +9,9 @@ import xarray as xr
 
 from grsd.conditions import incoherence, propagation
 from grsd.datasets import digits
+from grsd.decomposition import Spectrum
 from grsd.networks import Perceptron
 from grsd.shells import LogShells
-from grsd.spectrum import Spectrum
 
 PERCEPTRONS = {
     "residual": {"residual": True},

@@ -13,6 +13,7 @@ import xarray as xr
 from grsd.conditions import invariance
 from grsd.conditions.training_cases import INVARIANCE, LOG_LOSS, LOG_PERIODIC, REACH, RUNS, pseudo_value
 from grsd.datasets import digits
+from grsd.decomposition import spectrum
 from grsd.evidence import Rule
 from grsd.laws import compare_laws
 from grsd.laws.velocity import pooled_velocities
@@ -31,7 +32,6 @@ from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, ProjectedTwoLayer
 from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
-from grsd.spectrum import spectrum
 
 EXACT_SHELLS = LogShells(0.5, 0.1)
 EXACT_TIMES = {"diagonal": (3.0, 300.0), "projected": (1e3, 1e6)}

@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import evolution, invariance
+from grsd.decomposition import spectrum
 from grsd.provenance import provenance
 from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
 from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
-from grsd.spectrum import spectrum
 
 RUNS = 8
 DEPTHS = (4, 16, 32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from grsd.confirm.measurement import RUNS, Measurement
 from grsd.datasets import digits
+from grsd.decomposition import spectrum
 from grsd.flow import Flow, gradient_flow
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
@@ -17,7 +18,6 @@ from grsd.runs import measured_energy_change, shell_history
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
 from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
-from grsd.spectrum import spectrum
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 

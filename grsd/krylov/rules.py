@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grsd.decomposition import Spectrum
 from grsd.krylov.lanczos import Tridiagonal
-from grsd.spectrum import Spectrum
 
 ABOVE = 1e-10
 MOST = 128

@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.checks import positive, whole
+from grsd.decomposition import Spectrum
 from grsd.krylov.lanczos import Tridiagonal, lanczos
 from grsd.krylov.operator import KernelOperator, Vector
 from grsd.krylov.rules import Rule, alternatives, best, gauss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
-from grsd.spectrum import Spectrum
 
 CALL = "krylov_spectrum"
 SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")

@@ -12,13 +12,13 @@ import xarray as xr
 
 from grsd.conditions import invariance
 from grsd.conditions.training_cases import EARLY, REACH, RUNS, Stage, pseudo_value
+from grsd.decomposition import spectrum
 from grsd.renormalization.closure import Closure, closure
 from grsd.renormalization.profile import ProfileFlow, profile_flow
 from grsd.renormalization.reach import Reach, reach
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, ShellLattice
 from grsd.solvable.coverage import MOST_RUNS
-from grsd.spectrum import spectrum
 
 FACTORS = (1, 2, 4)
 CLOSED = ShellLattice(noise=0.1)

@@ -17,11 +17,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.checks import whole
+from grsd.decomposition import spectrum
 from grsd.flow import gradient_flow
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.laws.signflip import crossed_share
 from grsd.shells import LogShells, energy_budget
-from grsd.spectrum import spectrum
 
 
 class Rescaled(nn.Module):

@@ -1,11 +1,16 @@
 """Experiments: one spec and one function, one labelled file; computed once whoever asks, checked when read."""
 
-from grsd.runs.compute import obtain, run
-from grsd.runs.history import at_width, measured_energy_change, shell_history
-from grsd.runs.parallel import EnsembleError, Member, cores, ensemble, members, summary
-from grsd.runs.spec import CHOICES, Spec, parse
-from grsd.runs.store import Scratch, runs_folder
-from grsd.runs.train import train
+from typing import TYPE_CHECKING
+
+from grsd.lazy import face
+
+if TYPE_CHECKING:
+    from grsd.runs.compute import obtain, run
+    from grsd.runs.history import at_width, measured_energy_change, shell_history
+    from grsd.runs.parallel import EnsembleError, Member, ensemble, members, summary
+    from grsd.runs.spec import CHOICES, Spec, parse
+    from grsd.runs.store import Scratch, runs_folder
+    from grsd.runs.training import train
 
 __all__ = [
     "CHOICES",
@@ -14,7 +19,6 @@ __all__ = [
     "Scratch",
     "Spec",
     "at_width",
-    "cores",
     "ensemble",
     "measured_energy_change",
     "members",
@@ -26,3 +30,5 @@ __all__ = [
     "summary",
     "train",
 ]
+
+__getattr__, __dir__ = face(__name__)

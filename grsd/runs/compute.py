@@ -16,7 +16,7 @@ from grsd.runs.fingerprint import fingerprint
 from grsd.runs.plain import key, text
 from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch, load, locked, runs_folder, save
-from grsd.runs.train import train
+from grsd.runs.training import train
 
 WORK = ".work"
 

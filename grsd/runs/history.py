@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
 from grsd.shells.windows import shell_coords
-from grsd.spectrum import Spectrum, spectrum
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)

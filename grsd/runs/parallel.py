@@ -19,14 +19,12 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from grsd.checks import whole
 from grsd.progress import VARIABLE, bar
 from grsd.runs.compute import identity, obtain
 from grsd.runs.plain import plain
 from grsd.runs.store import kept, runs_folder
-from grsd.runs.train import train
-
-THREADS = "OMP_NUM_THREADS"
+from grsd.runs.training import train
+from grsd.values import THREADS, cores, whole
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,6 @@ def members(
             except BrokenProcessPool:
                 text = "a worker process ended abruptly (killed, out of memory, or a script without its __main__ guard)"
                 yield index, Member(specs[index], failure=text)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def summary(specs: Sequence, results: Sequence[xr.Dataset | None]) -> str:

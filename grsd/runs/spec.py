@@ -5,26 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
-import torch
-
-from grsd.checks import positive, whole
-from grsd.datasets import DIGITS, TASKS, Data, digits
-from grsd.networks import ACTIVATIONS, Perceptron
 from grsd.runs.plain import key, plain, text
-from grsd.shells import LogShells
+from grsd.values import ACTIVATIONS, DIGITS, TASKS, between, positive
+
+if TYPE_CHECKING:
+    from grsd.datasets import Data
+    from grsd.networks import Perceptron
+    from grsd.shells import LogShells
 
 CHOICES = {
     "architecture": ("plain", "residual"),
-    "activation": tuple(ACTIVATIONS),
+    "activation": ACTIVATIONS,
     "data": ("digits",),
     "task": TASKS,
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("float64", "float32"),
 }
-LEAST = {"width": 1, "depth": 1, "samples": 1, "data_seed": 0, "seed": 0}
-SEED_LIMIT = 2**63
+MOST_SEED = 2**63 - 1
+WHOLE = {
+    "width": (1, 10**6, "a layer of that width has 8 TB of weights"),
+    "depth": (1, 10**4, "each layer is a module of its own"),
+    "samples": (1, DIGITS, f"digits has {DIGITS} samples"),
+    "data_seed": (0, MOST_SEED, "random generators take 63 bits"),
+    "seed": (0, MOST_SEED, "random generators take 63 bits"),
+}
+MOST_WEIGHTS = 10**9
+MOST_SNAPSHOTS = 10_000
+MOST_SHELLS = 1000
+E_FOLDS = 40  # that float64 resolves of a spectrum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +79,14 @@ class Spec:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {value!r}")
-        for name, least in LEAST.items():
-            if whole("Spec", name, getattr(self, name), least) >= SEED_LIMIT:
-                raise ValueError(f"Spec({name}=...): expected less than 2^63, got {getattr(self, name)}")
-        if self.samples > DIGITS:
-            raise ValueError(f"Spec(samples=...): {self.data} has {DIGITS} samples, got {self.samples}")
+                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {value!r:.80}")
+        for name, bounds in WHOLE.items():
+            between(f"Spec({name}=...)", getattr(self, name), *bounds)
+        if self.width**2 * self.depth > MOST_WEIGHTS:
+            raise ValueError(
+                f"Spec(width=...): expected width^2 x depth of at most {MOST_WEIGHTS} (weights, 8 GB in float64), got "
+                f"{self.width**2 * self.depth}"
+            )
         for name in ("weight_scale", "tolerance", "branch_scale", "smoothing"):
             value = getattr(self, name)
             if value is not None or name in {"weight_scale", "tolerance"}:
@@ -84,6 +96,8 @@ class Spec:
         object.__setattr__(self, "times", self._checked_times())
         object.__setattr__(self, "shell_widths", self._checked_widths())
         if self.device == "auto":
+            import torch
+
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
     def _checked_times(self) -> tuple[float, float, int]:
@@ -92,7 +106,8 @@ class Spec:
         first, last = (positive("Spec", "times", value) for value in self.times[:2])
         if not first < last:
             raise ValueError(f"Spec(times=...): expected first < last, got {self.times!r}")
-        return first, last, whole("Spec", "times", self.times[2], 2)
+        why = "each is a kernel and its decomposition"
+        return first, last, between("Spec(times=...)", self.times[2], 2, MOST_SNAPSHOTS, why)
 
     def _checked_widths(self) -> tuple[float, ...]:
         widths = self.shell_widths
@@ -100,12 +115,21 @@ class Spec:
             raise ValueError(f"Spec(shell_widths=...): expected one width or more, got {widths!r:.80}")
         widths = tuple(positive("Spec", "shell_widths", value) for value in widths)
         if len(set(widths)) < len(widths):
-            raise ValueError(f"Spec(shell_widths=...): a width stands twice in {widths}")
+            raise ValueError(f"Spec(shell_widths=...): a width stands twice in {widths!s:.80}")
+        smoothing = min(widths) / 5 if self.smoothing is None else self.smoothing
+        shells = sum((E_FOLDS + 16 * smoothing) / width for width in widths)
+        if not shells <= MOST_SHELLS:
+            raise ValueError(
+                f"Spec(shell_widths=...): expected at most {MOST_SHELLS} shells (pairs have a coupling each), "
+                f"got about {shells:.0f} over {E_FOLDS} e-folds and 8 smoothings of {smoothing:g} more on either side"
+            )
         return widths
 
     @property
     def shells(self) -> tuple[LogShells, ...]:
         """The shells to measure, one ``LogShells`` a width."""
+        from grsd.shells import LogShells
+
         smoothing = min(self.shell_widths) / 5 if self.smoothing is None else self.smoothing
         return tuple(LogShells(width, smoothing) for width in self.shell_widths)
 
@@ -116,10 +140,14 @@ class Spec:
 
     def batch(self) -> Data:
         """The data to learn."""
+        from grsd.datasets import digits
+
         return digits(self.samples, task=self.task, seed=self.data_seed)
 
     def network(self, data: Data) -> Perceptron:
         """The network at the start."""
+        from grsd.networks import Perceptron
+
         return Perceptron(
             data.inputs.shape[1],
             data.targets.shape[1],
@@ -174,7 +202,7 @@ def parse(name: str, text: str) -> object:
     parts = text.split(",")
     kinds = ["float", "float", "int"] if name == "times" else ["float"] * len(parts)
     if len(parts) != len(kinds):
-        raise ValueError(f"expected {len(kinds)} numbers separated by commas, got {text!r}")
+        raise ValueError(f"expected {len(kinds)} numbers separated by commas, got {text!r:.80}")
     return tuple(_number(part, kind) for part, kind in zip(parts, kinds, strict=True))
 
 
@@ -182,4 +210,4 @@ def _number(text: str, kind: str) -> float | int:
     try:
         return int(text) if kind == "int" else float(text)
     except ValueError:
-        raise ValueError(f"expected {'a whole number' if kind == 'int' else 'a number'}, got {text!r}") from None
+        raise ValueError(f"expected {'a whole number' if kind == 'int' else 'a number'}, got {text!r:.80}") from None

@@ -21,7 +21,7 @@ from pathlib import Path
 import xarray as xr
 from filelock import FileLock, Timeout
 
-from grsd.project import project
+from grsd.folders import project
 
 VARIABLE = "GRSD_RUNS"
 ENGINE = "h5netcdf"

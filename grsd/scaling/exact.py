@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from grsd.decomposition import spectrum
 from grsd.runs.history import join_budgets
 from grsd.scaling.characteristics import PowerLawVelocity
 from grsd.scaling.exponents import extrapolated_exponent, loss_exponent
@@ -17,7 +18,6 @@ from grsd.scaling.finite_volume import transport
 from grsd.scaling.prediction import early, extended_fit, predict_loss, velocity_profile
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
-from grsd.spectrum import spectrum
 
 SHELLS = LogShells(0.5, 0.1)
 LATE = math.exp(40)

@@ -22,6 +22,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.decomposition import Spectrum
 from grsd.provenance import provenance
 from grsd.shells.windows import (
     LEAST_LOCAL_MODES,
@@ -32,7 +33,6 @@ from grsd.shells.windows import (
     mask_flags,
     shell_coords,
 )
-from grsd.spectrum import Spectrum
 
 NEAR = 1e-4
 CHUNK = 2**21

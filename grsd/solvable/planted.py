@@ -28,8 +28,8 @@ from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
 from grsd.checks import positive, whole
+from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget
-from grsd.spectrum import Spectrum
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200

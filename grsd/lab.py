@@ -1,0 +1,99 @@
+"""JupyterLab on copies of the notebooks: what Lab writes into a notebook it opens never reaches a tracked file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from grsd.folders import PROJECT, one_line, read, writable
+from grsd.plan import NOTEBOOKS
+from grsd.values import THREADS, between
+
+FIRST = "00_start_here.ipynb"
+RECORD = ".copied.json"
+
+
+def lab(root: Path, *, port: int | None = None, browser: bool = True) -> NoReturn:
+    """JupyterLab on ``copies`` in build/lab of the project ``root``, in the place of this process.
+
+    It listens on 127.0.0.1 behind a token. Kernels compute on one thread where OMP_NUM_THREADS does not say otherwise:
+    small matrices are as fast so, and several threads on a busy machine wait for each other.
+    """
+    if port is not None:
+        between("--port", port, 1, 65_535, "the last TCP port")
+    folder = root / "build" / "lab"
+    for line in copies(root / "notebooks", writable("grsd lab", folder)):
+        print(line, flush=True)
+    variables = os.environ | {PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}
+    print(f"kernels compute with {THREADS}={variables[THREADS]}; set it before to change that", flush=True)
+    line = command(folder, port, browser)
+    os.execve(line[0], line, variables)  # noqa: S606  it takes the signals itself, and ends its kernels
+
+
+def command(folder: Path, port: int | None, browser: bool) -> list[str]:
+    """What starts the server. It shows the folder above the copies: figures drawn by hand lie beside them."""
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.root_dir": str(folder.parent),
+        "LabApp.default_url": f"/lab/tree/{folder.name}/{FIRST}",
+    }
+    if port is not None:
+        options["ServerApp.port"] = str(port)
+    extra = ([] if browser else ["--no-browser"]) + (["--allow-root"] if _is_root() else [])
+    return [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items()), *extra]
+
+
+def copies(notebooks: Path, folder: Path) -> list[str]:
+    """Copy what is missing in ``folder``, and renew the copies that nobody has changed; what was done, in lines.
+
+    A copy that was changed (Lab changes one by saving it) is kept. Where its notebook has changed since as well, a line
+    says how to have the new one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _record(folder / RECORD)
+    made, kept, lines = [], [], []
+    for source in sorted(notebooks.glob(NOTEBOOKS)):
+        copy, content = folder / source.name, source.read_bytes()
+        digest, before = _digest(content), record.get(source.name)
+        found = _digest(copy.read_bytes()) if copy.exists() else None
+        if found not in {None, digest, before}:
+            kept.append(source.name)
+            if before != digest:
+                lines.append(f"{source.name} is newer than your copy; move {copy} away to have it")
+            continue
+        if found != digest:
+            _write(copy, content)
+            made.append(source.name)
+        record[source.name] = digest
+    _write(folder / RECORD, json.dumps(record, indent=1).encode())
+    said = {"copied": made, "kept as you left them": kept}
+    return [f"{folder}: {', '.join(f'{len(names)} {what}' for what, names in said.items())}", *lines]
+
+
+def _record(path: Path) -> dict[str, str]:
+    """The digests of the notebooks when they were copied; nothing where that is not known."""
+    try:
+        content = json.loads(read(path)) if path.exists() else {}
+    except ValueError as error:
+        print(f"grsd lab: {one_line(error)}; all copies there count as yours", file=sys.stderr)
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _write(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_bytes(content)
+    os.replace(scratch, path)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0

@@ -1,0 +1,141 @@
+"""What a request to run notebooks asks for: checked by name and type before anything runs or is imported for it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from grsd.folders import one_line, read
+
+PROFILES = ("test", "default", "full")
+BOOLEANS = {"true": True, "false": False}
+NOTEBOOKS = "[0-9][0-9]_*.ipynb"
+
+
+class Refused(ValueError):
+    """A request that is wrong as it stands; nothing has been run."""
+
+
+@dataclass
+class Job:
+    """One notebook to run: its path, the values its parameters get, and what became of it."""
+
+    notebook: Path
+    parameters: dict[str, object]
+    output: Path | None = None
+    seconds: float = 0.0
+    failure: str | None = None
+    figures: list[Path] = field(default_factory=list)
+
+
+def plan(
+    root: Path,
+    *,
+    only: Sequence[str] = (),
+    profile: str = "default",
+    settings: Sequence[str] = (),
+    device: str | None = None,
+) -> list[Job]:
+    """The jobs a request asks for, each parameter checked by name and type; ``Refused`` in one line otherwise.
+
+    ``only``: names or numbers of notebooks. ``settings``: ``name=value``; a parameter goes to the chosen notebooks that
+    have it, and one of them must. ``device`` sets the parameter of that name.
+    """
+    folder = root / "notebooks"
+    notebooks = sorted(folder.glob(NOTEBOOKS))
+    chosen = [path for path in notebooks if not only or any(path.stem in (n, f"{n}{path.stem[2:]}") for n in only)]
+    for name in only:
+        if not any(path.stem in (name, f"{name}{path.stem[2:]}") for path in notebooks):
+            raise Refused(f"no notebook {_said(name)}; there are {', '.join(path.stem for path in notebooks)}")
+    if not chosen:
+        raise Refused(f"no notebooks in {one_line(folder)}")
+    if profile not in PROFILES:
+        raise Refused(f"no profile {_said(profile)}; there are {', '.join(PROFILES)}")
+    profiles = _profiles(folder / "profiles.yaml", profile)
+    requested = dict(_split(setting) for setting in settings)
+    if device is not None:
+        requested["device"] = device
+
+    jobs, taken = [], set()
+    known: set[str] = set()
+    for path in chosen:
+        declared = declared_in(path)
+        known |= declared.keys()
+        values = {}
+        for name, value in profiles.get(path.stem, {}).items():
+            if name not in declared:
+                raise Refused(f"profiles.yaml, profile {profile}: {path.stem} has no parameter {_said(name)}")
+            values[name] = _typed(str(value).lower() if isinstance(value, bool) else str(value), declared[name], name)
+        for name in requested.keys() & declared.keys():
+            values[name] = _typed(requested[name], declared[name], name)
+            taken.add(name)
+        jobs.append(Job(path, values))
+    for name in sorted(requested.keys() - taken):
+        where = ", ".join(path.stem for path in chosen)
+        raise Refused(f"no parameter {_said(name)} in {where}; there are {', '.join(sorted(known))}")
+    return jobs
+
+
+def declared_in(path: Path) -> dict[str, str]:
+    """Names and annotated types of a notebook's parameters: the cell tagged so, ``name: type = value``."""
+    try:
+        cells = json.loads(read(path))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+        source = "".join(tagged[0]["source"]) if tagged else ""
+        lines = ast.parse(source).body
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
+        raise Refused(f"{path.name} cannot be read as a notebook: {one_line(_reason(error))}") from None
+    return {line.target.id: ast.unparse(line.annotation) for line in lines if _is_parameter(line)}
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _is_parameter(line: ast.stmt) -> bool:
+    return isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None
+
+
+def _profiles(path: Path, profile: str) -> Mapping[str, Mapping[str, object]]:
+    """The values of one profile by notebook. Errors: ``Refused`` where the file is not that."""
+    try:
+        content = yaml.safe_load(read(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Refused(f"{path.name} cannot be read as YAML: {one_line(' '.join(str(error).split()))}") from None
+    values = content.get(profile, {}) if isinstance(content, dict) else None
+    values = {} if isinstance(content, dict) and values is None else values
+    if not isinstance(values, dict) or not all(isinstance(v, dict | None) for v in values.values()):
+        raise Refused(f"{path.name}: expected profiles such as {profile}: {{NOTEBOOK: {{parameter: value}}}}")
+    return {name: own or {} for name, own in values.items()}
+
+
+def _said(name: object) -> str:
+    return one_line(repr(name), 80)
+
+
+def _split(setting: str) -> tuple[str, str]:
+    name, sign, value = setting.partition("=")
+    if not sign or not name.isidentifier():
+        raise Refused(f"--set {one_line(setting, 80)}: expected name=value")
+    return name, value
+
+
+def _typed(text: str, kind: str, name: str) -> object:
+    try:
+        if kind == "bool":
+            return BOOLEANS[text.strip().lower()]
+        if kind in {"int", "float"}:
+            return {"int": int, "float": float}[kind](text)
+        if kind == "str":
+            return text
+        value = yaml.safe_load(text)
+        if kind.startswith(("list", "tuple")) and isinstance(value, list):
+            return value
+    except (KeyError, ValueError, RecursionError, yaml.YAMLError):
+        pass
+    raise Refused(f"parameter {name}={one_line(text, 80)}: expected {kind}")
