@@ -21,7 +21,7 @@ from grsd.tangents import (
     CAREFUL,
     FORWARD,
     GRAM,
-    ROWS,
+    SLICES,
     TOGETHER,
     TWICE,
     Differentiated,
@@ -39,7 +39,7 @@ from grsd.tangents import (
     read,
     trace,
 )
-from grsd.tangents.admit import COUPLED_GRADIENT, admit
+from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, admit
 from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 
 SMALL = 2**30  # under it nothing is metered
@@ -214,19 +214,24 @@ class Job:
     def _merged(
         self, units: Sequence[Unit], tiles: list[Tile], blocks_of: Callable[[Unit], Blocks]
     ) -> Iterator[tuple[Unit, Tile]]:
-        """Each unit's tile, let go one by one; rows of a small problem's units for the same matrix side by side."""
-        waiting: list[tuple[Unit, Tile]] = []
+        """Each unit's tile, let go one by one; those of a small problem that can be multiplied together, as one."""
+        alike: dict[object, list[tuple[Unit, Tile]]] = {}
         for unit in units:
             own = tiles.pop(0)
-            if self.small and unit.route == ROWS and (not waiting or blocks_of(unit) is blocks_of(waiting[0][0])):
-                waiting.append((unit, own))
+            shapes = tuple(part.shape for part in own.parts) if unit.route == GRAM else ()
+            if self.small and unit.route != SLICES:
+                alike.setdefault((id(blocks_of(unit)), unit.route, shapes), []).append((unit, own))
             else:
                 yield unit, own
-        if waiting:
-            unit, _ = waiting[0]
-            kinds = zip(*(tile.both for _, tile in waiting), strict=True)
-            parts = [(torch.cat([rows for (rows,) in kind], -1),) for kind in kinds]
-            yield unit, Tile(waiting[0][1].samples, *parts)
+        for (_, route, _), members in alike.items():
+            unit, first = members[0]
+            axes = (1, 0) if route == GRAM else (-1,)
+            kinds = zip(*(tile.both for _, tile in members), strict=True)
+            both = [
+                tuple(torch.cat(parts, axis) for parts, axis in zip(zip(*kind, strict=True), axes, strict=True))
+                for kind in kinds
+            ]
+            yield unit, Tile(first.samples, *both)
 
     def _tiles(self, group: Group, span: slice) -> list[Tile]:
         starts = range(span.start, span.stop, group.batch)
@@ -263,6 +268,7 @@ class Job:
             self.expected.gradient,
             self._small_trace() if self.way.factored else None,
             apart=self.apart,
+            backprops=self.small and self.samples <= DIRECT and not self.rate,
         )
         self.plan = whole(self.units, self.samples) if self.small else self._plan()
 
@@ -295,6 +301,8 @@ class Job:
     def _small_trace(self) -> Trace:
         """A trace with its graph that makes the calls of the whole batch, of as few samples as may be."""
         few = self.admitted.few
+        if self.small and self.samples <= DIRECT:
+            return self.reading
         if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.reading):
             return few
         if self.reading.leaves is not None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
 from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
+AT_ONCE = 2**20  # numbers in the Gram matrices of a small tile
+
 Square = Float[Tensor, "D D"]
 
 
@@ -72,6 +74,9 @@ class Blocks:
 
     def add(self, unit: Unit, here: Tile, there: Tile) -> None:
         """One unit's share between two tiles."""
+        if unit.route == GRAM and here is there and self._fits(here):
+            self._add_all_groups(here)
+            return
         if unit.route == GRAM:
             for group in range(here.parts[0].shape[1]):
                 self._add_grams(here, there, group)
@@ -96,6 +101,26 @@ class Blocks:
                 rest = apart[: len(rows), : max(0, rows.shape[1] - BLOCK)].copy_(rows[:, BLOCK:])
                 matrix[start + BLOCK :, start : start + BLOCK] = rest.T
         return self.matrices
+
+    def _fits(self, tile: Tile) -> bool:
+        """Whether all Gram matrices of a tile with one position per sample are made at once."""
+        _, groups, positions, _ = tile.parts[0].shape
+        size = len(tile) * self.classes
+        return positions == 1 and groups * size**2 <= AT_ONCE and tile.parts[0].device == self.device
+
+    def _add_all_groups(self, tile: Tile) -> None:
+        gram, *gram_rate = _pairs(*(a[:, :, 0].transpose(0, 1) for a, _ in tile.both))
+        product, *product_rate = _pairs(*(delta[:, 0].flatten(1, 2) for _, delta in tile.both))
+        rows = self._rows(tile.samples)
+
+        def added(target: Tensor, product: Tensor, gram: Tensor) -> None:
+            each = product.unflatten(1, (len(tile), -1)).unflatten(3, (len(tile), -1)) * gram[:, :, None, :, None]
+            target[rows, rows].add_(each.sum(0).flatten(2).flatten(0, 1), alpha=1 / self.samples)
+
+        added(self.matrices[0], product, gram)
+        if gram_rate:
+            added(self.matrices[1], product_rate[0], gram)
+            added(self.matrices[1], product, gram_rate[0])
 
     def _add_grams(self, here: Tile, there: Tile, group: int) -> None:
         left = [_by_position(parts, group) for parts in here.both]
@@ -186,6 +211,15 @@ def _by_position(parts: Parts, group: int) -> tuple[Tensor, Tensor]:
     """Features (n, T, p) and backprops (T, n C, q) of one group."""
     a, delta = parts
     return a[:, group], delta[group].flatten(1, 2)
+
+
+def _pairs(values: Tensor, rates: Tensor | None = None) -> list[Tensor]:
+    """(G, n, p) to Gram matrices (G, n, n), and their rates."""
+    gram = values @ values.transpose(1, 2)
+    if rates is None:
+        return [gram]
+    change = rates @ values.transpose(1, 2)
+    return [gram, change + change.transpose(1, 2)]
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:

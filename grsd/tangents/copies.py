@@ -10,12 +10,20 @@ from torch import Tensor, nn
 from grsd.tangents.anatomy import Anatomy
 from grsd.tangents.kept import OWN, Attributes, tensors_with_graph
 
-ATOMS = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+ATOMS = {bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size}
 PLAIN = (nn.Parameter, Tensor, nn.Buffer)
-HELD = ("_parameters", "_buffers", "_modules")
+HELD = frozenset({"_parameters", "_buffers", "_modules"})
+HOOKS = OWN - HELD
 
 
 def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The copy alone."""
+    return copy_and_attributes(module, dtype, device)[0]
+
+
+def copy_and_attributes(
+    module: nn.Module, dtype: torch.dtype, device: torch.device
+) -> tuple[nn.Module, Anatomy, Attributes]:
     """A deep copy in ``dtype`` on ``device``, tensors that the module keeps as attributes included; nothing trainable.
 
     Kept tensors with a graph are copied as leaves, so that a graph that ends in them can be told.
@@ -29,13 +37,14 @@ def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) ->
                 p.requires_grad_(False)
         else:
             private = _copied(module, anatomy, dtype, device, memo)
-    attributes = Attributes(Anatomy(private))
+    anatomy = Anatomy(private)
+    attributes = Attributes(anatomy)
     for kept in attributes.tensors:
         if kept.tensor.layout == torch.strided:
             kept.tensor.data = kept.tensor.data.to(device, dtype if kept.tensor.is_floating_point() else None)
     for hidden in attributes.modules.values():
         hidden.to(device=device, dtype=dtype)
-    return private
+    return private, anatomy, Attributes(anatomy) if attributes.tensors else attributes
 
 
 def _copied(
@@ -67,10 +76,8 @@ def _copied(
 
 
 def _value(value: object, name: str, memo: dict[int, object]) -> object:
-    if isinstance(value, ATOMS):
-        return value
-    if name in OWN and not value:
-        return type(value)()
+    if type(value) in ATOMS or (name in HOOKS and not value):
+        return value  # nobody adds a hook to a private copy
     if name in HELD and all(held is None or id(held) in memo for held in value.values()):
         return {key: None if held is None else memo[id(held)] for key, held in value.items()}
     return copy.deepcopy(value, memo)

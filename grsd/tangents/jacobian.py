@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp, vmap
 
-from grsd.tangents.layers import OUTER, Call
+from grsd.tangents.layers import LINEAR, OUTER, Call
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import FORWARD, TWICE, Trace, gradients, pulled_by_backward, pulled_twice, trace
+from grsd.tangents.trace import FORWARD, TWICE, Trace, gradients, one_per_class, pulled_by_backward, pulled_twice, trace
 from grsd.tangents.units import GRAM, ROWS, SLICES, Unit
 
 Parts = tuple[Tensor, ...]
@@ -89,19 +89,14 @@ def jacobian(
     return parts, outputs
 
 
-def _classes(outputs: Tensor) -> Tensor:
-    """One cotangent per class, on all samples at once: (C, N, C) or (1, N)."""
-    classes = outputs.shape[1] if outputs.ndim == 2 else 1
-    select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
-    return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
-
-
 def _backprops(
     graph: Trace, tapped: Sequence[Unit], batched: bool, retain: bool
 ) -> dict[int, tuple[Tensor, Tensor | None]]:
     """(delta, its derivative along the direction or None), (C, *shape of the call's output) each, by call."""
     wanted = sorted({index for unit in tapped for index, _ in unit.uses})
-    select = _classes(graph.outputs)
+    if graph.backprops is not None:
+        return {index: (graph.backprops[index], None) for index in wanted}
+    select = one_per_class(graph.outputs)
 
     def zeros(index: int) -> Tensor:
         return select.new_zeros(len(select), *graph.shapes[index])
@@ -151,6 +146,10 @@ class _Assembly:
         return {index: self.backprops[index][0] for index, _ in unit.uses}
 
     def _parts(self, unit: Unit, inputs: dict[int, Tensor], deltas: dict[int, Tensor]) -> Parts:
+        index, layout = unit.uses[0]
+        one = len(unit.uses) == 1 and inputs[index].ndim == 2 and len(inputs[index]) == self.samples
+        if one and unit.route == GRAM and self.calls[index].form == LINEAR and layout.axis == 0:
+            return _one_position(unit, inputs[index], deltas[index])
         left, right = [], []
         for index, layout in unit.uses:
             call, delta = self.calls[index], deltas[index]
@@ -174,6 +173,15 @@ class _Assembly:
         rows = [torch.einsum("cntw,ntw->ncw", delta, a)] if unit.weight else []
         rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
         return (torch.cat(rows, -1),)
+
+
+def _one_position(unit: Unit, a: Tensor, delta: Tensor) -> Parts:
+    """Parts from features (N, p) and backprops (C, N, q) of a linear layer without positions."""
+    if not unit.weight:
+        a = a.new_ones(len(a), 1)
+    elif unit.bias:
+        a = torch.cat([a, a.new_ones(len(a), 1)], -1)
+    return a[:, None, None], delta.transpose(0, 1).contiguous()[None, None]
 
 
 def _dual(value: Tensor, tangent: Tensor | None) -> Tensor:
@@ -225,10 +233,10 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
         rest = {n: forward_ad.make_dual(p, direction.along[n]) for n, p in network.parameters.items() if n not in duals}
         outputs, slopes = forward_ad.unpack_dual(outputs_of(duals, rest))
     if slopes is None or not slopes.requires_grad:
-        found = gradients(outputs, list(leaves.values()), _classes(outputs), retain=False)
+        found = gradients(outputs, list(leaves.values()), one_per_class(outputs), retain=False)
         return _rows(leaves, found, [None] * len(names), outputs), outputs.detach()
     at = [*directions.values(), *leaves.values()]
-    found = gradients(slopes, at, _classes(outputs), retain=False)
+    found = gradients(slopes, at, one_per_class(outputs), retain=False)
     return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
 
 
@@ -237,7 +245,7 @@ def _alone_without_rate(network: Network, names: Sequence[str], inputs: Tensor) 
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)
-        (rows,) = vmap(pull)(_classes(outputs))
+        (rows,) = vmap(pull)(one_per_class(outputs))
         return {name: row.reshape(len(row), -1) for name, row in rows.items()}, outputs[0]
 
     rows, outputs = vmap(one)(inputs)

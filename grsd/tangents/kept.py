@@ -19,7 +19,7 @@ from grsd.tangents.anatomy import Anatomy
 
 OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps there itself
 OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
-SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+SIMPLE = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 
 
 @dataclass(frozen=True)
@@ -32,39 +32,48 @@ class Container:
 
     @property
     def items(self) -> list[tuple[object, object]]:
-        if isinstance(self.values, MutableMapping):
-            if not self.attributes:
-                return list(self.values.items())
+        if self.attributes:
             return [(key, value) for key, value in self.values.items() if key not in OWN]
+        if isinstance(self.values, MutableMapping):
+            return list(self.values.items())
         return [] if isinstance(self.values, MutableSet) else list(enumerate(self.values))
 
     def name(self, key: object) -> str:
         """As the user writes it after ``model.``: kept['b'], block.table, rows[3]."""
         return f"{self.path}.{key}".lstrip(".") if self.attributes else f"{self.path}[{key!r}]"
 
-    def copy(self) -> object:
-        if isinstance(self.values, MutableMapping):
-            return dict(self.values)
-        return set(self.values) if isinstance(self.values, MutableSet) else list(self.values)
-
-    def same(self, saved: object) -> bool:
-        if len(self.values) != len(saved):
-            return False
-        if isinstance(self.values, MutableMapping):
-            return all(key in self.values and self.values[key] is value for key, value in saved.items())
+    def copy(self) -> tuple[int, object]:
+        """Its size, and what is in it."""
         if isinstance(self.values, MutableSet):
-            return self.values == saved
-        return all(one is other for one, other in zip(self.values, saved, strict=True))
+            return len(self.values), set(self.values)
+        if self.attributes or isinstance(self.values, MutableMapping):
+            return len(self.values), dict(self.items)
+        return len(self.values), list(self.values)
 
-    def fill(self, saved: object) -> None:
+    def same(self, saved: tuple[int, object]) -> bool:
+        size, values = saved
+        if len(self.values) != size:
+            return False
+        if isinstance(values, dict):
+            return all(self.values.get(key, values) is value for key, value in values.items())
+        if isinstance(values, set):
+            return self.values == values
+        return all(one is other for one, other in zip(self.values, values, strict=True))
+
+    def fill(self, saved: tuple[int, object]) -> None:
+        values = saved[1]
         if isinstance(self.values, tuple):
             return
+        for key, _ in self.items if isinstance(values, dict) else ():
+            del self.values[key]
+        if isinstance(values, dict):
+            self.values.update(values)
+            return
         self.values.clear()
-        if isinstance(self.values, MutableSet):
-            for item in saved:
-                self.values.add(item)
-        else:
-            (self.values.update if isinstance(self.values, MutableMapping) else self.values.extend)(saved)
+        if isinstance(values, list):
+            self.values.extend(values)
+        for item in values if isinstance(values, set) else ():
+            self.values.add(item)
 
 
 def _containers(anatomy: Anatomy) -> Iterator[Container]:
@@ -78,7 +87,7 @@ def _containers(anatomy: Anatomy) -> Iterator[Container]:
             seen.add(id(container.values))
             yield container
             for key, value in container.items:
-                if isinstance(value, (*SIMPLE, *OPAQUE)) or callable(value):
+                if type(value) in SIMPLE or isinstance(value, OPAQUE) or callable(value):
                     continue
                 if isinstance(value, (MutableMapping, MutableSequence, MutableSet, deque, tuple)):
                     waiting.append(Container(container.name(key), value, False))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OUTER, SCALE = "outer", "scale"
+LINEAR = ("linear",)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call |
         input,
         lambda x: x[..., None, None, :],
         lambda delta: delta[..., None, None, :],
-        ("linear",),
+        LINEAR,
     )
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from grsd.tangents.anatomy import Anatomy
 from grsd.tangents.composed import Composed
-from grsd.tangents.copies import private_copy
+from grsd.tangents.copies import copy_and_attributes
 from grsd.tangents.kept import Attributes, forget
 
 Parameters = dict[str, Tensor]
@@ -88,8 +88,8 @@ class Network:
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         module, self.prefix = unwrapped(module)
-        self.module, self.dtype, self.device = private_copy(module, dtype, device), dtype, device
-        self.anatomy = anatomy = Anatomy(self.module)
+        self.module, anatomy, self.attributes = copy_and_attributes(module, dtype, device)
+        self.dtype, self.device, self.anatomy = dtype, device, anatomy
         self.functional = not any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts)
         theirs = Anatomy(module).parameters if self.functional else dict(module.named_parameters())
         own = anatomy.parameters if self.functional else dict(self.module.named_parameters())
@@ -102,7 +102,6 @@ class Network:
         names = {id(p): name for name, p in self._trainable.items()}
         self._places = [(held, key, names[id(p)]) for held, key, p in anatomy.places if id(p) in names]
         self._own = [(d, dict(d)) for _, part in anatomy.parts for d in (part._parameters, part._buffers) if d]
-        self.attributes = Attributes(anatomy)
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
         """f(inputs); ``tangents``: composed of functions that forward mode and second derivatives are right for."""

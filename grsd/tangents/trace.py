@@ -32,6 +32,7 @@ class Trace:
     parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
     replaced. ``leaves``: the parameters that
     the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
+    ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
     """
 
     outputs: Tensor
@@ -47,6 +48,7 @@ class Trace:
     directions: Parameters | None = None
     inputs: tuple[Tensor, ...] = ()
     input_rates: tuple[Tensor | None, ...] = ()
+    backprops: dict[int, Tensor] | None = None
 
     def same_calls(self, other: Trace) -> bool:
         forms = [tuple(call.form for call in trace.calls) for trace in (self, other)]
@@ -128,7 +130,7 @@ def _plain(outputs: object) -> object:
 
 
 def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
-    with network.precision(), tap:
+    with network.precision(), torch.set_grad_enabled(tap.graph), tap:
         outputs = network.plain(parameters, inputs)
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
     calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
@@ -158,6 +160,13 @@ def gradients(
         )
     results = [torch.autograd.grad(of, at, one, retain_graph=True, allow_unused=True) for one in cotangents]
     return [None if same[0] is None else torch.stack(same) for same in zip(*results, strict=True)]
+
+
+def one_per_class(outputs: Tensor) -> Tensor:
+    """One cotangent per class, on all samples at once: (C, N, C) or (1, N)."""
+    classes = outputs.shape[1] if outputs.ndim == 2 else 1
+    select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+    return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
 
 
 def pulled(of: Tensor, leaves: Parameters, cotangent: Tensor, *, retain: bool = True) -> Parameters:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grsd.tangents.layers import OUTER
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import Trace, gradients
+from grsd.tangents.trace import Trace, gradients, one_per_class
 
 GRAM, SLICES, ROWS = "gram", "slices", "rows"
 CHEAP = 2**22  # multiplications of rows that take no longer than calling what avoids them
@@ -47,14 +47,23 @@ class Unit:
     vocabulary: Tensor | None = None
 
 
-def plan_units(network: Network, reading: Trace, probe: Parameters, small: Trace | None, *, apart: bool) -> list[Unit]:
+def plan_units(
+    network: Network,
+    reading: Trace,
+    probe: Parameters,
+    small: Trace | None,
+    *,
+    apart: bool,
+    backprops: bool = False,
+) -> list[Unit]:
     """Every trainable parameter in exactly one unit, those that nothing uses left out.
 
     ``reading``: a trace of all samples. ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient
     there is unused. ``small``: a trace with its graph, of some of the samples, that makes the same calls; None: every
-    unit by the generic route. ``apart``: a unit for every single parameter.
+    unit by the generic route. ``apart``: a unit for every single parameter. ``backprops``: keep those of all classes in
+    ``small``.
     """
-    layouts = [None] * len(reading.calls) if small is None else _layouts(small)
+    layouts = [None] * len(reading.calls) if small is None else _layouts(small, backprops)
     samples = len(reading.outputs)
     uses = _uses(reading)
     claimed = {name for name in factorable(reading) if all(layouts[index] is not None for index in uses[name])}
@@ -124,28 +133,37 @@ def _route(
     outputs = sum(reading.shapes[index].numel() for index, _ in uses)
     positions = max(1, outputs // (samples * groups * q))
     classes = reading.outputs.numel() // samples
-    if (samples * classes) ** 2 * p * q * groups < CHEAP:
+    if positions > 1 and (samples * classes) ** 2 * p * q * groups < CHEAP:
         return ROWS, vocabulary
     if positions**2 * (q + p / classes**2 + 1) < p * q or positions == 1:
         return GRAM, vocabulary
     return (ROWS if p * q <= positions * (q + p / classes) else SLICES), vocabulary
 
 
-def _layouts(small: Trace) -> list[Layout | None]:
-    """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples."""
+def _layouts(small: Trace, backprops: bool) -> list[Layout | None]:
+    """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples.
+
+    ``backprops``: those of all classes are found by the same pass, and kept.
+    """
     outputs, samples = small.outputs, len(small.outputs)
     if not small.calls:
         return []
     chosen = torch.arange(samples, device=outputs.device) % 4 % 3 == 0
     masks = torch.stack([chosen, ~chosen])
     cotangents = random_like(outputs) * masks.view(2, samples, *[1] * (outputs.ndim - 1))
+    if backprops:
+        cotangents = torch.cat([cotangents, one_per_class(outputs)])
     edges = [edge for edge, _ in small.edges if edge is not None]
-    found_at = iter(_pulled(outputs, edges, cotangents))
+    found_at = iter(_pulled(outputs, edges, cotangents) if edges else ())
     deltas = [None if edge is None else next(found_at) for edge, _ in small.edges]
+    deltas = [
+        outputs.new_zeros(len(cotangents), *shape) if delta is None else delta
+        for delta, shape in zip(deltas, small.shapes, strict=True)
+    ]
+    if backprops:
+        small.backprops = {index: delta[2:] for index, delta in enumerate(deltas)}
     candidates, silent = [], []
-    for index, (call, delta) in enumerate(zip(small.calls, deltas, strict=True)):
-        if delta is None:
-            delta = outputs.new_zeros(2, *small.shapes[index])
+    for index, (call, delta) in enumerate(zip(small.calls, (delta[:2] for delta in deltas), strict=True)):
         for axis in range(call.lead):
             if small.shapes[index][axis] % samples == 0:
                 for major in (True, False)[: 1 + (small.shapes[index][axis] > samples)]:
