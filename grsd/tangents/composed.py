@@ -7,12 +7,16 @@ linear solves) a wrong one; what they are composed of has all of them.
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from grsd.tangents.recurrent import CELLS, LAYERS
 
 LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 NAMES = {"torch.FloatTensor", "torch.HalfTensor", "torch.BFloat16Tensor", "float32", "float16", "bfloat16"}
@@ -222,7 +226,7 @@ def _grouped_mm(
     return torch.stack([mat_a[:, span] @ mat_b[span] for span in spans])
 
 
-ALWAYS: dict[Callable, Callable[..., Tensor]] = {torch._weight_norm: _weight_norm, F.embedding_bag: embedding_bag}
+ALWAYS: dict[Callable, Callable[..., Tensor]] = {torch._weight_norm: _weight_norm}
 ALWAYS |= {
     function: _grouped_mm
     for place in (F, torch)
@@ -258,6 +262,29 @@ CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
 TO = frozenset({Tensor.to, Tensor.type, Tensor.type_as})
 
 
+def _is_written_in_python(function: Callable) -> bool:
+    return type(function) is types.FunctionType and function.__module__ == F.__name__
+
+
+@cache
+def _seen_through(function: Callable) -> Callable:
+    """The same function without its first lines' dispatch on modes, so that the calls inside it are seen."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    unseen = function.__globals__ | dict.fromkeys(names, lambda *_: False)
+    copied = types.FunctionType(
+        function.__code__, unseen, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+OPENED: dict[Callable, Callable] = {
+    F.embedding_bag: embedding_bag,
+    F.multi_head_attention_forward: _seen_through(F.multi_head_attention_forward),
+    **LAYERS,
+}
+
+
 class Composed(TorchFunctionMode):
     """Puts compositions in the place of fused functions, and ``dtype`` in that of lower precision in a float64 pass.
 
@@ -268,7 +295,8 @@ class Composed(TorchFunctionMode):
         super().__init__()
         self.replaced = ALWAYS | TANGENT if tangents else ALWAYS
         self.lower = LOW if dtype == torch.float64 else frozenset()
-        self.dtype = dtype
+        self.dtype, self.tangents = dtype, tangents
+        self.opened = OPENED | CELLS if tangents else {F.embedding_bag: embedding_bag}
         self.intervened = False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
@@ -280,13 +308,17 @@ class Composed(TorchFunctionMode):
             if func in CASTS:
                 self.intervened = True
                 return args[0].to(self.dtype)
-            if func in TO or any(type(value) is torch.dtype for value in args):
+            if func in TO or torch.dtype in map(type, args):
                 args = (*args[:1], *(self._raised(value) for value in args[1:]))
             if "dtype" in kwargs:
                 kwargs = {**kwargs, "dtype": self._raised(kwargs["dtype"])}
         if func in self.replaced:
             self.intervened = True
             return self.replaced[func](*args, **kwargs)
+        if func in self.opened or (self.tangents and _is_written_in_python(func)):
+            self.intervened = True
+            with self:
+                return (self.opened.get(func) or _seen_through(func))(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _raised(self, value: object) -> object:

@@ -6,8 +6,7 @@ output lies in the graph is noted as an edge, which later changes in place do no
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from grsd.tangents.composed import Composed, embedding_bag, still_batch_norm
+from grsd.tangents.composed import OPENED, Composed, still_batch_norm
 from grsd.tangents.layers import RECOGNISED, Call
 from grsd.tangents.network import Parameters
 
@@ -24,20 +23,6 @@ METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_nested", "is_leaf", "layout")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
-
-
-def _seen_through(function: Callable) -> Callable:
-    """The same function without its first lines' dispatch on modes, so that the calls inside it are seen."""
-    unseen = function.__globals__ | {"has_torch_function": lambda _: False}
-    copied = types.FunctionType(function.__code__, unseen, function.__name__, function.__defaults__)
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return copied
-
-
-THROUGH = {
-    F.multi_head_attention_forward: _seen_through(F.multi_head_attention_forward),
-    F.embedding_bag: embedding_bag,
-}
 
 
 class Tap(Composed):
@@ -58,6 +43,7 @@ class Tap(Composed):
     ) -> None:
         super().__init__(dtype, tangents=tangents)
         self.graph, self.duals = graph, duals
+        self.opened = OPENED | self.opened
         self.names = {id(p): name for name, p in parameters.items()}
         self.calls: list[Call] = []
         self.shapes: list[torch.Size] = []
@@ -67,12 +53,11 @@ class Tap(Composed):
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
-        if func in THROUGH:
-            with self:
-                return THROUGH[func](*args, **kwargs)
         self.operations += 1
-        used = {self.names[id(value)] for value in _flat((args, kwargs)) if id(value) in self.names}
-        if not used or func in METADATA:
+        used = self._used(args)
+        if kwargs:
+            used |= self._used(kwargs.values())
+        if not used or func in METADATA or func in self.opened:
             return self.called(func, args, kwargs)
         call = RECOGNISED[func](*args, **kwargs) if func in RECOGNISED else None
         if call is not None and func is F.batch_norm:
@@ -94,15 +79,15 @@ class Tap(Composed):
                 tuple(None if t is None or not t.requires_grad else get_gradient_edge(t) for t in (out, tangent))
             )
 
+    def _used(self, values: Iterable[object]) -> set[str]:
+        """The parameters among the values, and in lists and tuples of them."""
+        found, names = set(), self.names
+        for value in values:
+            if id(value) in names:
+                found.add(names[id(value)])
+            elif isinstance(value, (list, tuple)) and type(value) is not torch.Size:
+                found |= self._used(value)
+        return found
+
     def name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))
-
-
-def _flat(value: object) -> Iterator[object]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        yield value
-        return
-    for part in value:
-        yield from _flat(part)

@@ -141,42 +141,58 @@ def _route(
 
 
 def _layouts(small: Trace, backprops: bool) -> list[Layout | None]:
-    """Find each call's samples: seen from some of the outputs, backprops vanish on all other samples.
+    """Find each call's samples: where any shape leaves a choice, by backprops, which vanish on all other samples.
 
     ``backprops``: those of all classes are found by the same pass, and kept.
     """
+    samples, shapes = len(small.outputs), small.shapes
+    candidates = [_candidates(call.lead, shape, samples) for call, shape in zip(small.calls, shapes, strict=True)]
+    unsure = any(len(layouts) > 1 for layouts in candidates)
+    masks, deltas = _deltas(small, unsure, backprops)
+    if backprops:
+        small.backprops = {index: delta[len(masks) :] for index, delta in deltas.items()}
+    if unsure:
+        silent = [
+            ~layout.apart(deltas[index][: len(masks)], samples, len(shapes[index]), 1)
+            .flatten(2)
+            .any(2)
+            .logical_and(~masks)
+            .any()
+            for index, layouts in enumerate(candidates)
+            for layout in layouts
+        ]
+        passed = iter(torch.stack(silent).tolist())
+        candidates = [[layout for layout in layouts if next(passed)] for layouts in candidates]
+    return [layouts[0] if layouts else None for layouts in candidates]
+
+
+def _candidates(lead: int, shape: torch.Size, samples: int) -> list[Layout]:
+    return [
+        Layout(axis, major)
+        for axis in range(lead)
+        if shape[axis] % samples == 0
+        for major in (True, False)[: 1 + (shape[axis] > samples)]
+    ]
+
+
+def _deltas(small: Trace, masked: bool, backprops: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    """(masks (K, N) of samples, backprops of random outputs of these and then those of all classes, by call)."""
     outputs, samples = small.outputs, len(small.outputs)
-    if not small.calls:
-        return []
     chosen = torch.arange(samples, device=outputs.device) % 4 % 3 == 0
-    masks = torch.stack([chosen, ~chosen])
-    cotangents = random_like(outputs) * masks.view(2, samples, *[1] * (outputs.ndim - 1))
+    masks = torch.stack([chosen, ~chosen]) if masked else chosen.new_zeros(0, samples)
+    if not small.calls or not (masked or backprops):
+        return masks, {}
+    cotangents = random_like(outputs) * masks.view(-1, samples, *[1] * (outputs.ndim - 1))
     if backprops:
         cotangents = torch.cat([cotangents, one_per_class(outputs)])
-    edges = [edge for edge, _ in small.edges if edge is not None]
-    found_at = iter(_pulled(outputs, edges, cotangents) if edges else ())
-    deltas = [None if edge is None else next(found_at) for edge, _ in small.edges]
-    deltas = [
-        outputs.new_zeros(len(cotangents), *shape) if delta is None else delta
-        for delta, shape in zip(deltas, small.shapes, strict=True)
-    ]
-    if backprops:
-        small.backprops = {index: delta[2:] for index, delta in enumerate(deltas)}
-    candidates, silent = [], []
-    for index, (call, delta) in enumerate(zip(small.calls, (delta[:2] for delta in deltas), strict=True)):
-        for axis in range(call.lead):
-            if small.shapes[index][axis] % samples == 0:
-                for major in (True, False)[: 1 + (small.shapes[index][axis] > samples)]:
-                    layout = Layout(axis, major)
-                    by_sample = layout.apart(delta, samples, delta.ndim - 1, 1)
-                    candidates.append((index, layout))
-                    silent.append(~by_sample.flatten(2).any(2).logical_and(~masks).any())
-    passed = torch.stack(silent).tolist() if silent else []
-    found: list[Layout | None] = [None] * len(small.calls)
-    for (index, layout), good in zip(candidates, passed, strict=True):
-        if good and found[index] is None:
-            found[index] = layout
-    return found
+    edges = {index: edge for index, (edge, _) in enumerate(small.edges) if edge is not None}
+    found = dict(zip(edges, _pulled(outputs, list(edges.values()), cotangents) if edges else (), strict=True))
+
+    def filled(index: int) -> Tensor:
+        delta = found.get(index)
+        return outputs.new_zeros(len(cotangents), *small.shapes[index]) if delta is None else delta
+
+    return masks, {index: filled(index) for index in range(len(small.calls))}
 
 
 def _pulled(outputs: Tensor, edges: list, cotangents: Tensor) -> list[Tensor | None]:
