@@ -25,7 +25,7 @@ from grsd.checks import (
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.progress import bar
 from grsd.provenance import provenance
-from grsd.tangents import Network, Trace, exact_derivatives
+from grsd.tangents import Network, Trace, exact_derivatives, trace
 from grsd.tangents.admit import changes, check_leaves, evaluated
 
 CALL = "gradient_flow"
@@ -223,7 +223,7 @@ def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch
     network.forget(inputs[:FEW])
 
     def outputs() -> Tensor:
-        graph = evaluated(CALL, model, network, inputs, graph=True)
+        graph = evaluated(CALL, model, network, inputs, trace)
         network.composed = graph.composed
         graphs.append(graph)
         return graph.without_graph().outputs

@@ -17,7 +17,7 @@ from grsd.checks import (
     resolve_device,
 )
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace
+from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace, unwatched
 from grsd.tangents.units import random_like
 
 COUPLED = (
@@ -71,7 +71,7 @@ class Admitted:
         self.checked = True
         call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
         if self.few is None:
-            self.few = _few(call, self.model, network, inputs, chosen)
+            self.few = _few(call, self.model, network, inputs, chosen, unwatched)
         few = self.few
         _check_values(call, network, inputs, self.reading, few, chosen)
         if few is None:
@@ -119,12 +119,13 @@ def admit(
     network.forget(inputs[chosen])
     few, fit = None, False
     if small is not None and len(inputs) <= DIRECT:
-        reading = evaluated(call, model, network, inputs, graph=True)
+        reading = evaluated(call, model, network, inputs, trace)
         fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
     else:
         few = _few(call, model, network, inputs, chosen)
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
-        reading = evaluated(call, model, network, inputs, graph=fit)
+        reading = evaluated(call, model, network, inputs, trace if fit else read)
+    network.composed = reading.composed
     check_outputs(call, reading.outputs, len(inputs))
     if reading.outputs.dtype != dtype:
         raise TypeError(
@@ -159,19 +160,28 @@ def _is_output(outputs: object) -> bool:
     )
 
 
-def _few(call: str, model: nn.Module, network: Network, inputs: Tensor, chosen: Tensor) -> Trace | None:
+def _few(
+    call: str,
+    model: nn.Module,
+    network: Network,
+    inputs: Tensor,
+    chosen: Tensor,
+    by: Callable[[Network, Tensor], Trace] = trace,
+) -> Trace | None:
     try:
-        return evaluated(call, model, network, inputs[chosen], graph=True)
+        return evaluated(call, model, network, inputs[chosen], by)
     except ValueError:
         if len(chosen) == len(inputs):
             raise
         return None  # it may need its whole batch
 
 
-def evaluated(call: str, model: nn.Module, network: Network, inputs: Tensor, *, graph: bool) -> Trace:
+def evaluated(
+    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], Trace]
+) -> Trace:
     """One evaluation; what the model raises is said in one line, unless it comes from the system."""
     try:
-        return (trace if graph else read)(network, inputs)
+        return by(network, inputs)
     except torch.OutOfMemoryError:
         raise
     except OF_THE_MODEL as error:

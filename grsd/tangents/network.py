@@ -6,7 +6,7 @@ import copy
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.utils.checkpoint
@@ -105,8 +105,11 @@ class Network:
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
         """f(inputs); ``tangents``: composed of functions that forward mode and second derivatives are right for."""
-        with self.precision(), Composed(self.dtype, tangents=tangents) if self.composed else nullcontext():
+        with self.precision(), self._composed(tangents):
             return self.plain(parameters, inputs)
+
+    def _composed(self, tangents: bool) -> AbstractContextManager:
+        return Composed(self.dtype, tangents=tangents) if self.composed or tangents else nullcontext()
 
     def plain(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """The call under whatever ``TorchFunctionMode`` is in force."""

@@ -104,6 +104,16 @@ def trace(network: Network, inputs: Tensor, direction: Parameters | None = None,
         )
 
 
+def unwatched(network: Network, inputs: Tensor) -> Trace:
+    """A trace with its graph, and without the calls."""
+    if not network.functional:
+        return trace(network, inputs)
+    leaves = leaves_of(network.parameters)
+    with torch.enable_grad():
+        outputs = network(leaves, inputs)
+    return Trace(outputs, (), (), (), frozenset(), 0, network.composed, leaves=leaves)
+
+
 def outputs_and_gradient(
     network: Network, inputs: Tensor, cotangent: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Parameters]:
