@@ -39,7 +39,7 @@ from grsd.tangents import (
     read,
     trace,
 )
-from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, admit
+from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, OF_THE_MODEL, admit
 from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 
 SMALL = 2**30  # under it nothing is metered
@@ -151,8 +151,9 @@ class Job:
                 self._take(way)
                 result, matrices = compute()
                 problem = self._disagreement(matrices)
-            except (RuntimeError, NotImplementedError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
+            except OF_THE_MODEL as error:
+                own = isinstance(error, ValueError) and str(error).startswith(self.call)
+                if own or isinstance(error, torch.OutOfMemoryError):
                     raise
                 problem = _said(self.call, error)
                 continue
@@ -385,7 +386,9 @@ def _in_one_line(call: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError) as error:
+    except OF_THE_MODEL as error:
+        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(call):
+            raise
         raise RuntimeError(f"{call}(model, ...): {_said(call, error)}") from error
 
 

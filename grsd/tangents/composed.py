@@ -263,7 +263,10 @@ TO = frozenset({Tensor.to, Tensor.type, Tensor.type_as})
 
 
 def _is_written_in_python(function: Callable) -> bool:
-    return type(function) is types.FunctionType and function.__module__ == F.__name__
+    """Whether it is a function of ``torch.nn.functional`` that asks for modes itself, not through another one."""
+    if type(function) is not types.FunctionType or function.__module__ != F.__name__ or function.__closure__:
+        return False
+    return "handle_torch_function" in function.__code__.co_names and getattr(F, function.__name__, None) is function
 
 
 @cache

@@ -47,35 +47,25 @@ def _one_direction(
 
 
 def _layers(step: Step, function: Callable) -> Callable:
-    def run(
-        input: Tensor,
-        hx: Tensor | State,
-        params: Sequence[Tensor],
-        has_biases: object,
-        num_layers: int,
-        dropout: float,
-        train: bool,
-        bidirectional: bool,
-        batch_first: bool = False,
-    ) -> tuple[Tensor, ...]:
-        if not isinstance(has_biases, bool) or (dropout > 0 and train):  # a packed sequence, or chance
+    def run(*args: object) -> tuple[Tensor, ...]:
+        """(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
+        packed = isinstance(args[3], (list, tuple))
+        if packed or (args[5] > 0 and args[6]):
             with torch._C.DisableTorchFunction():
-                rest = (num_layers, dropout, train, bidirectional)
-                packed = not isinstance(has_biases, bool)
-                return function(input, hx, params, has_biases, *rest, *(() if packed else (batch_first,)))
-        states = hx if isinstance(hx, tuple) else (hx,)
-        directions = 1 + bidirectional
-        each = len(params) // (num_layers * directions)
-        x, last = input.transpose(0, 1) if batch_first else input, []
-        for layer in range(num_layers):
+                return function(*args)
+        x, hx, params, biases, depth, _, _, both_ways, batch_first = args
+        states = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
+        x = x.transpose(0, 1) if batch_first else x
+        each, last = len(params) // (depth * (1 + both_ways)), []
+        for layer in range(depth):
             ways = []
-            for way in range(directions):
-                place = layer * directions + way
+            for way in range(1 + both_ways):
+                place = layer * (1 + both_ways) + way
                 weights, start = params[place * each : (place + 1) * each], tuple(part[place] for part in states)
-                out, end = _one_direction(step, x.flip(0) if way else x, start, weights, has_biases)
+                out, end = _one_direction(step, x.flip(0) if way else x, start, weights, biases)
                 ways.append(out.flip(0) if way else out)
                 last.append(end)
-            x = torch.cat(ways, -1) if bidirectional else ways[0]
+            x = torch.cat(ways, -1) if both_ways else ways[0]
         ends = tuple(torch.stack(part) for part in zip(*last, strict=True))
         return (x.transpose(0, 1) if batch_first else x, *ends)
 
