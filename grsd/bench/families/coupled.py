@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.bench.families.family import OTHER_SAMPLES, Family, Net, Refusal
+from grsd.bench.families.plumbing import quantized_layer
 
 
 def after(function: Callable[[Tensor], object]) -> Callable[[], nn.Module]:
@@ -42,12 +43,11 @@ def attention_over_the_batch() -> nn.Module:
 
 def quantized() -> nn.Module:
     """A dynamically quantized layer, whose grid is that of the whole batch, before trainable ones."""
-    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.readout(torch.tanh(m.quantized(x.float()).to(x.dtype)))
 
-    return Net(forward, quantized=layer, readout=nn.Linear(6, 3))
+    return Net(forward, quantized=quantized_layer(), readout=nn.Linear(6, 3))
 
 
 class Remembers(nn.Module):

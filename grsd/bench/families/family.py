@@ -106,6 +106,12 @@ class Skip(nn.Sequential):
         return x + super().forward(x)
 
 
+def perceptron(*activations: nn.Module) -> nn.Module:
+    """Three linear layers with two activations between them."""
+    first, second = activations or (nn.Tanh(), nn.Tanh())
+    return nn.Sequential(nn.Linear(5, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 3))
+
+
 def raw(*shape: int, scale: float = 1.0) -> nn.Parameter:
     """A parameter of normal numbers, of deviation scale / sqrt(fan-in)."""
     return nn.Parameter(scale * torch.randn(shape) / max(1, shape[-1] if shape else 1) ** 0.5)
