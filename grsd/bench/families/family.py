@@ -57,6 +57,11 @@ class Family:
         """Outputs of one sample."""
         return self.classes or 1
 
+    @property
+    def enough(self) -> int:
+        """N for timings: N * C of at least 80."""
+        return -(-80 // self.size)
+
     def make(self, samples: int | None = None, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
         """(model in evaluation mode, inputs, targets), the same each time."""
         samples = samples or self.samples
