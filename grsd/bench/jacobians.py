@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -25,21 +26,34 @@ def whole_batch(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def by_rows(model: nn.Module, inputs: Tensor) -> Tensor:
-    """One call of ``torch.autograd.grad`` an output."""
+    """One backward pass an output, which overwrites the parameters' gradients.
+
+    Not ``torch.autograd.grad``, which reentrant checkpoints forbid.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    rows: list[list[Tensor]] = [[] for _ in parameters]
     with sdpa_kernel(SDPBackend.MATH):
-        outputs = model(inputs).reshape(-1)
-        gradients = [torch.autograd.grad(o, parameters, retain_graph=True, materialize_grads=True) for o in outputs]
-    rows = [torch.stack([g.reshape(-1) for g in part]) for part in zip(*gradients, strict=True)]
-    return product(rows) / len(inputs)
+        for output in model(inputs).reshape(-1):
+            for p in parameters:
+                p.grad = None
+            output.backward(retain_graph=True)
+            for p, own in zip(parameters, rows, strict=True):
+                own.append((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1))
+    return product([torch.stack(own) for own in rows]) / len(inputs)
 
 
 WAYS = {"vmap(jacrev)": per_sample, "jacrev": whole_batch, "rows": by_rows}
 
 
-def by_jacobian(model: nn.Module, inputs: Tensor) -> tuple[str, Tensor]:
-    """(the first of ``WAYS`` that does not fail, M). What the last of them raises is raised."""
-    for way in ("vmap(jacrev)", "jacrev"):
-        with suppress(Exception):  # functorch raises many kinds
-            return way, WAYS[way](model, inputs)
-    return "rows", by_rows(model, inputs)
+def by_jacobian(
+    build: Callable[[], nn.Module], inputs: Tensor, right: Callable[[Tensor], bool] = lambda kernel: True
+) -> str:
+    """The first of ``WAYS`` that does not fail and gives what is ``right``; "" if there is none.
+
+    Each is tried on a network made anew.
+    """
+    for way, kernel in WAYS.items():
+        with suppress(Exception):  # functorch raises many kinds, and its batching rule of torch.cdist is wrong
+            if right(kernel(build(), inputs)):
+                return way
+    return ""
