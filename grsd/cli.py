@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
     timings.add_argument("--large", action="store_true", help="ResNet-18, and shells without the kernel")
+    timings.add_argument(
+        "--zoo", action="store_true", help="every family of networks beside a plain Jacobian, on the CPU"
+    )
     timings.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     timings.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
     timings.add_argument("--folder", type=Path, metavar="DIR", help="table and figure go here")
@@ -179,8 +182,16 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from grsd.bench import bench
+    from grsd.bench import bench, bench_zoo
 
+    if options.zoo:
+        for option in ("large", "threads", "neural_tangents"):
+            if getattr(options, option) not in (False, None):
+                raise ValueError(f"{_option(option)}: not with --zoo, which runs on one thread beside torch alone")
+        if options.device != "cpu":
+            raise ValueError(f"--device {options.device}: not with --zoo, which runs on the CPU")
+        print(bench_zoo(folder=options.folder))
+        return 0
     threads = (cores() if options.large else 1) if options.threads is None else options.threads
     peers = options.neural_tangents
     print(

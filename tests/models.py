@@ -1,4 +1,4 @@
-"""One table of models, in float64, that every fast route is compared over with a naive dense reference."""
+"""The families that every fast route is compared over with a naive dense reference, in float64."""
 
 from __future__ import annotations
 
@@ -8,55 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp
-from zoo import MODELS
 
-from grsd.networks import Perceptron
+from grsd.bench.families import FAMILIES
 from grsd.tangents import exact_derivatives
-
-
-class Reused(nn.Module):
-    """One layer used three times, and a readout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.readout = nn.Linear(5, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for _ in range(3):
-            x = torch.tanh(self.inner(x))
-        return self.readout(x)
-
-
-class Tied(nn.Module):
-    """Two layers that share a weight but not a bias, on a sequence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
-        self.second.weight = self.first.weight
-        self.readout = nn.Linear(5, 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        return self.readout((h + self.second(h) ** 2).mean(1))
-
-
-class Flat(nn.Module):
-    """A network whose output has shape (N,), with a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 1))
-        self.register_buffer("scale", torch.tensor(1.7))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.net(x)[:, 0]
-
-
-def _frozen(model: nn.Module, *names: str) -> nn.Module:
-    for name in names:
-        model.get_parameter(name).requires_grad_(False)
-    return model
 
 
 @dataclass(frozen=True)
@@ -78,32 +32,60 @@ class Case:
         return model, *draw
 
 
+def _case(name: str) -> Case:
+    family = FAMILIES[name]
+    outputs = (family.samples,) if family.classes is None else (family.samples, family.classes)
+    return Case(name, family.build, (family.samples, *family.shape), outputs, family.tokens)
+
+
 CASES = [
-    Case("plain", lambda: Perceptron(5, 3, width=8, depth=4), (6, 5), (6, 3)),
-    Case("residual", lambda: Perceptron(5, 3, width=8, depth=4, residual=True), (6, 5), (6, 3)),
-    Case("deep linear", lambda: Perceptron(5, 2, width=6, depth=3, activation="identity"), (6, 5), (6, 2)),
-    Case("erf, one output", lambda: Perceptron(5, 1, width=8, depth=2, activation="erf"), (7, 5), (7, 1)),
-    Case("one layer, no bias", lambda: nn.Linear(5, 3, bias=False), (6, 5), (6, 3)),
-    Case("flat output, buffer", Flat, (6, 5), (6,)),
-    Case("one sample", lambda: Perceptron(5, 3, width=8, depth=2), (1, 5), (1, 3)),
-    Case(
+    _case(name)
+    for name in [
+        "plain",
+        "residual",
+        "deep linear",
+        "erf, one output",
+        "one layer, no bias",
+        "flat output, buffer",
+        "one sample",
         "frozen layer",
-        lambda: _frozen(Perceptron(5, 3, width=8, depth=3), "hidden.1.weight", "hidden.1.bias"),
-        (6, 5),
-        (6, 3),
-    ),
-    Case(
         "frozen weight, live bias",
-        lambda: _frozen(Perceptron(5, 3, width=8, depth=3), "hidden.1.weight"),
-        (6, 5),
-        (6, 3),
-    ),
-    Case("reused layer", Reused, (6, 5), (6, 3)),
-    Case("tied weights, sequence", Tied, (4, 3, 5), (4, 2)),
+        "reused layer",
+        "tied weights, sequence",
+    ]
 ]
-
-
-ZOO = [Case(name, build, inputs, outputs, *tokens) for name, (build, inputs, outputs, *tokens) in MODELS.items()]
+ZOO = [
+    _case(name)
+    for name in [
+        "conv1d, stride, dilation",
+        "conv2d, groups, same",
+        "conv2d, circular, valid",
+        "conv3d",
+        "wide convolution",
+        "layer norm",
+        "layer norm, no bias",
+        "group norm",
+        "rms norm",
+        "batch norm, 1d",
+        "embedding",
+        "short embedding",
+        "attention",
+        "attention, sequence first, as many positions as samples",
+        "cross attention, bias rows",
+        "weight norm",
+        "weight norm by a hook",
+        "orthogonal convolution",
+        "raw parameters",
+        "prelu",
+        "branches on shapes",
+        "folded patches",
+        "recurrent cell",
+        "looks at values",
+        "resnet",
+        "transformer, tied output",
+        "transformer, norms last",
+    ]
+]
 
 
 def dense(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Callable[[float], Tensor]]:

@@ -6,15 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from reference import evaluate, fresh
 
-from grsd.bench import bench, measure, neural_tangents, worker
+from grsd.bench import bench, bench_zoo, measure, neural_tangents, worker
+from grsd.bench.families import FAMILIES
 from grsd.bench.figure import panels
 from grsd.bench.floor import floor
+from grsd.bench.jacobians import WAYS, by_jacobian, by_rows
 from grsd.bench.methods import METHODS
 from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
+from grsd.bench.process import in_a_process
 from grsd.bench.stages import STAGES
 from grsd.bench.worker import AGREE, FLOOR, OURS, Case
+from grsd.bench.zoo import LIMIT, is_known, measured, verdict
+from grsd.cli import main
 
 SMALL = ("mlp", "cnn", "transformer")
 
@@ -50,7 +56,7 @@ def test_a_peer_that_differs_is_no_result_and_one_that_fails_says_why(monkeypatc
         worker.alone(case, "wrong", "cpu", 1)
     assert worker.alone(case, "refusing", "cpu", 1) == {"note": "refuses: no such layer"}
     with pytest.raises(RuntimeError, match="grsd bench: mlp, none such: KeyError"):
-        measure._in_a_process(worker.alone, case, "none such", "cpu", 1)
+        in_a_process("mlp, none such", worker.alone, case, "none such", "cpu", 1)
 
 
 @pytest.mark.parametrize("size", [0.5, 2])
@@ -155,3 +161,98 @@ def test_what_neural_tangents_is_given_is_the_network(problem, tmp_path, monkeyp
     monkeypatch.setitem(__import__("sys").modules, "jax.numpy", np)
     outputs = neural_tangents.MODELS[problem](state, inputs)
     np.testing.assert_allclose(outputs, model(torch.as_tensor(inputs)).detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["flat output, buffer", "frozen layer", "logit scale", "resnet", "gpt"])
+def test_every_way_to_a_jacobian_gives_the_naive_kernel(name):
+    family = FAMILIES[name]
+    inputs = family.make()[1]
+    expected = evaluate(lambda: fresh(family), inputs).kernel
+    for way, kernel in WAYS.items():
+        differs = (kernel(family.make()[0], inputs) - expected).abs().max()
+        assert float(differs) <= 1e-12 * float(expected.max()), way
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("plain", "vmap(jacrev)"),
+        ("looks at values", "jacrev"),
+        ("checkpoint, reentrant", "rows"),
+        ("hamiltonian", "rows"),
+        ("radial basis by cdist", "rows"),
+    ],
+)
+def test_the_first_way_that_works_is_taken(name, way):
+    family = FAMILIES[name]
+    inputs = family.make()[1]
+    expected = evaluate(lambda: fresh(family), inputs).kernel
+
+    def right(kernel):
+        return float((kernel - expected).abs().max()) <= 1e-12 * float(expected.max())
+
+    assert by_jacobian(lambda: family.make()[0], inputs, right) == way
+    assert by_jacobian(lambda: family.make()[0], inputs, lambda kernel: False) == ""
+
+
+def test_the_zoo_is_judged_by_its_limit(monkeypatch, tmp_path, capsys):
+    """In this process. A kernel that differs is no timing, nor is one that fails: both say so and the others stand."""
+    seen = []
+
+    def here(what, function, name):
+        seen.append(name)
+        if name == "residual":
+            raise RuntimeError(f"grsd bench: {name}: IndexError: no such layer")
+        return function(name)
+
+    monkeypatch.setattr("grsd.bench.zoo.in_a_process", here)
+    monkeypatch.setattr("grsd.bench.zoo.in_a_fresh_interpreter", lambda program, arguments, threads: {"cpu_s": 0.7})
+    names = ["plain", "residual", "one layer, no bias", "raw parameters"]
+    path = bench_zoo(folder=tmp_path, names=names, starts=["plain", "raw parameters"])
+    head, *_ = path.read_text().splitlines()
+    assert head.endswith("; threads 1; limit = 1.1 * jacrev + 5 ms")
+    table = pd.read_csv(path, skiprows=1).set_index("family")
+    assert list(table.index) == names == seen
+    assert table.verdict["residual"] == "IndexError: no such layer"
+    timed = table.drop("residual")
+    assert (timed.outputs >= 80).all()
+    assert (timed.outputs == timed.samples * 3).all()
+    np.testing.assert_allclose(timed.limit_s, 1.1 * timed.jacrev_s + 0.005, atol=2e-4)
+    assert ((timed.verdict == "ok") == (timed.grsd_s <= timed.limit_s + 1e-4)).all()
+    assert (table.first_verdict["plain"], table.first_rate_verdict["plain"]) == ("over", "ok")
+    assert (table.first_limit_s["raw parameters"], table.first_verdict["raw parameters"]) == (0.7, "ok")
+    assert LIMIT in capsys.readouterr().out
+
+
+def test_a_wrong_kernel_is_not_timed(monkeypatch):
+    monkeypatch.setattr("grsd.bench.zoo.tangent_kernel", lambda model, inputs: 1.001 * by_rows(model, inputs))
+    with pytest.raises(RuntimeError, match="no Jacobian of torch gives the kernel of grsd"):
+        measured("plain")
+
+
+def test_the_verdict_at_the_limit():
+    assert verdict(1.0, 1.0) == {"limit_s": 1.0, "verdict": "ok"}
+    assert verdict(1.01, 1.0, "first_") == {"first_limit_s": 1.0, "first_verdict": "over"}
+
+
+def test_known_layers():
+    known = ("plain", "resnet", "transformer encoder", "frozen layer", "embedding")
+    other = ("raw parameters", "weight norm", "lstm", "prelu", "weight standardized")
+    assert all(is_known(FAMILIES[name].build()) for name in known)
+    assert not any(is_known(FAMILIES[name].build()) for name in other)
+
+
+def test_what_the_zoo_refuses(capsys):
+    with pytest.raises(ValueError, match="no family with an exact kernel is called 'less the mean'"):
+        bench_zoo(names=["less the mean"])
+    for options in (["--large"], ["--threads", "2"], ["--neural-tangents"], ["--device", "cuda"]):
+        assert main(["bench", "--zoo", *options]) == 2
+        assert f"grsd bench: {' '.join(options[:1])}" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_zoo_in_processes_of_its_own(tmp_path):
+    table = pd.read_csv(bench_zoo(folder=tmp_path, names=["plain"]), skiprows=1)
+    assert (table[["grsd_s", "jacrev_s", "first_s", "first_rate_s"]] > 0).all(axis=None)
+    assert table.first_limit_s[0] == 0.6
+    assert table.first_rate_limit_s[0] == 0.9

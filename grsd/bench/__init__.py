@@ -1,5 +1,6 @@
 """Time, CPU time and memory of this package beside its peers, in one run on one machine."""
 
 from grsd.bench.measure import bench
+from grsd.bench.zoo import bench_zoo
 
-__all__ = ["bench"]
+__all__ = ["bench", "bench_zoo"]

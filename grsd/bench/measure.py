@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,13 +12,13 @@ import torch
 
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
+from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
 from grsd.folders import project
 from grsd.progress import bar
 from grsd.provenance import provenance
 
-LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
 SLOW = 3.0  # seconds of CPU; what takes longer is timed once
 JACREV = "torch.func jacrev"
 SMALL = (
@@ -79,7 +76,7 @@ def bench(
     for case in bar(cases, desc="grsd bench", unit="case"):
         rows += _rows(case, device, threads, neural_tangents)
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    name = _device_name(device)
+    name = device_name(device)
     path = folder / f"{'large-' if large else ''}{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
@@ -92,10 +89,13 @@ def bench(
 
 def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) -> list[dict[str, object]]:
     described = {name: value for name, value in asdict(case).items() if name not in ("methods", "repeats")}
-    rows = {method: _in_a_process(alone, case, method, device, threads) for method in case.methods}
+    rows = {
+        method: in_a_process(f"{case.problem}, {method}", alone, case, method, device, threads)
+        for method in case.methods
+    }
     fast = [method for method, row in rows.items() if row.get("cpu_s", SLOW) < SLOW]
     if fast and case.repeats > 1:
-        for method, times in _in_a_process(together, case, fast, device, threads).items():
+        for method, times in in_a_process(f"{case.problem}, {fast}", together, case, fast, device, threads).items():
             rows[method] |= times
     if neural_tangents is not None and JACREV in case.methods and device == "cpu" and threads == 1:
         rows |= neural_tangents_row(case, neural_tangents)
@@ -107,17 +107,7 @@ def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) ->
     return [described | {"method": method} | row for method, row in rows.items()]
 
 
-def _in_a_process(function: Callable, case: Case, methods: object, device: str, threads: int) -> dict:
-    """A fresh process; imports are made once, in the server that it is forked from."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([together.__module__, *LATE])
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(function, case, methods, device, threads).result()
-    except Exception as error:
-        raise RuntimeError(f"grsd bench: {case.problem}, {methods}: {type(error).__name__}: {error}") from error
-
-
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """As the tables' files are named."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu-{platform.machine()}-{os.cpu_count()}"
     return name.lower().replace(" ", "-")

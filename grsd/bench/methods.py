@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
@@ -21,24 +21,32 @@ def grsd_kernel_and_rate(model: nn.Module, inputs: Tensor, targets: Tensor, memo
     return tangent_kernel_and_rate(model, inputs, targets, dtype=inputs.dtype, memory_limit=memory_limit)[0]
 
 
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def product(rows: Sequence[Tensor]) -> Tensor:
+    """J J^T from the rows of each parameter."""
+    kernel = rows[0] @ rows[0].T
+    for part in rows[1:]:
+        kernel.addmm_(part, part.T)
+    return kernel
+
+
 def torch_jacrev(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
     """One Jacobian for each sample by ``vmap(jacrev)``, then one product summed over parameters.
 
     Attention by its plain formula: what is fused has no batching rule and is slower here.
     """
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    parameters = trained(model)
     buffers = dict(model.named_buffers())
 
     def one(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(model, p | buffers, (x[None],))[0]
+        return functional_call(model, p | buffers, (x[None],)).reshape(-1)
 
     with sdpa_kernel(SDPBackend.MATH):
         jacobian = vmap(jacrev(one), (None, 0))(parameters, inputs)
-    rows = [part.flatten(2).flatten(0, 1) for part in jacobian.values()]
-    kernel = rows[0] @ rows[0].T
-    for part in rows[1:]:
-        kernel.addmm_(part, part.T)
-    return kernel / len(inputs)
+    return product([part.reshape(part.shape[:2].numel(), -1) for part in jacobian.values()]) / len(inputs)
 
 
 METHODS: dict[str, Method] = {

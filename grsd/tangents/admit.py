@@ -251,6 +251,11 @@ def check_leaves(
                 f"{call}(model, ...): the model keeps a tensor computed from {before[0]!r} from one call to the next, "
                 "outside of its attributes (a global, a closure, a default argument?); make it anew in each call"
             )
+        if id(leaf) in network.theirs:
+            raise ValueError(
+                f"{call}(model, ...): the model uses its {network.theirs[id(leaf)]!r} by a reference that a copy cannot "
+                "follow (a closure over the module, or a global?); let the function take the module, or make it a method"
+            )
         name = network.attributes.name_of(leaf)
         if name is None and not any(leaf is end for end in ends):
             continue

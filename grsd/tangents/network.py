@@ -93,6 +93,7 @@ class Network:
         self.functional = not any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts)
         theirs = Anatomy(module).parameters if self.functional else dict(module.named_parameters())
         own = anatomy.parameters if self.functional else dict(self.module.named_parameters())
+        self.theirs = {id(p): name for name, p in theirs.items()}
         self._trainable = {name: own[name] for name, p in theirs.items() if p.requires_grad}
         self.parameters = {name: p.detach() for name, p in self._trainable.items()}
         buffers = anatomy.buffers if self.functional else dict(self.module.named_buffers())

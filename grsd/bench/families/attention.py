@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grsd.bench.families.family import Family, Net, Refusal, randomized, raw
+from grsd.bench.families.family import Family, Net, randomized, raw
 
 
 class Attention(nn.Module):
@@ -201,8 +201,6 @@ def decoder() -> nn.Module:
     return Net(forward, body=nn.TransformerDecoder(layer, 1), head=nn.Linear(8, 3))
 
 
-KEPT = Refusal("earlier call|kept|cache")
-
 ATTENTION = {
     "attention": Family(Attention, (3, 4), 2),
     "attention, sequence first, as many positions as samples": Family(lambda: Attention(batch_first=False), (4, 4), 2),
@@ -230,10 +228,9 @@ ATTENTION = {
     "cached bias, attribute": Family(lambda: CachedBias("attribute"), (3, 4)),
     "cached bias, dict": Family(lambda: CachedBias("dict"), (3, 4)),
     "cached bias, list": Family(lambda: CachedBias("list"), (3, 4)),
-    "cached bias, attribute, filled before": Family(
-        lambda: CachedBias("attribute"), (3, 4), called=True, kernel=KEPT, rate=KEPT
-    ),
-    "cached bias, dict, filled before": Family(lambda: CachedBias("dict"), (3, 4), called=True, kernel=KEPT, rate=KEPT),
+    "cached bias, attribute, filled before": Family(lambda: CachedBias("attribute"), (3, 4), called=True),
+    "cached bias, dict, filled before": Family(lambda: CachedBias("dict"), (3, 4), called=True),
+    "cached bias, list, filled before": Family(lambda: CachedBias("list"), (3, 4), called=True),
     "linformer": Family(Linformer, (5, 4)),
     "linear attention": Family(lambda: LinearAttention(False), (3, 4)),
     "linear attention, causal": Family(lambda: LinearAttention(True), (3, 4)),

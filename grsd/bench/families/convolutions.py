@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grsd.bench.families.family import NOT_TWICE, Family, Net, Skip, Then, randomized, raw, scalar
+from grsd.bench.families.family import Family, Net, Skip, Then, randomized, raw, scalar
 
 
 def two(h: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ CONVOLUTIONS = {
         (2, 3, 3),
         2,
     ),
-    "deformable": Family(Deformable, (2, 4, 4), rate=NOT_TWICE),
+    "deformable": Family(Deformable, (2, 4, 4)),
     "involution": Family(Involution, (2, 4, 4)),
     "folded patches": Family(Patches, (6, 3), 2, samples=3),
     "blur pool, fixed kernel": Family(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from grsd.bench.families.family import OTHER_SAMPLES, Family, Net, Refusal
+from grsd.bench.families.family import OTHER_SAMPLES, Family, Net, Refusal, raw
+from grsd.bench.families.plumbing import quantized_layer
 
 
 def after(function: Callable[[Tensor], object]) -> Callable[[], nn.Module]:
@@ -42,12 +43,11 @@ def attention_over_the_batch() -> nn.Module:
 
 def quantized() -> nn.Module:
     """A dynamically quantized layer, whose grid is that of the whole batch, before trainable ones."""
-    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.readout(torch.tanh(m.quantized(x.float()).to(x.dtype)))
 
-    return Net(forward, quantized=layer, readout=nn.Linear(6, 3))
+    return Net(forward, quantized=quantized_layer(), readout=nn.Linear(6, 3))
 
 
 class Remembers(nn.Module):
@@ -61,6 +61,59 @@ class Remembers(nn.Module):
         y = torch.tanh(self.net(x)) + 0.5 * self.last
         self.last = float(y.detach().sum())
         return y
+
+
+class KeptOutside(nn.Module):
+    """Normalizes its weight once for all calls, in the default of an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+        kept: dict[str, Tensor] = {}
+
+        def weight(net: nn.Linear, kept: dict[str, Tensor] = kept) -> Tensor:
+            if "weight" not in kept:
+                kept["weight"] = torch.tanh(net.weight)
+            return kept["weight"]
+
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight(self.net), self.net.bias)
+
+
+class RefersToItself(nn.Module):
+    """A function of its own closes over the module, which no copy can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+        self.twice = lambda x: self.net(x) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.twice(x))
+
+
+class Factor(nn.Module):
+    """Its factor learns and is not registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.factor = nn.Linear(5, 3), torch.rand(3).requires_grad_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * self.factor
+
+
+class Unregistered(nn.Module):
+    """One of its layers is where torch does not look for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.layers = nn.Linear(5, 3), [nn.Linear(5, 5)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.tanh(self.layers[0](x)))
 
 
 SHAPE, CHANCE = Refusal("it gave"), Refusal("another output each time")
@@ -95,7 +148,19 @@ COUPLED = {
     "divided by the batch's size": refused(after(lambda y: y / len(y)), OTHER_SAMPLES),
     "lstm over the batch": refused(recurrent_over_the_batch, OTHER_SAMPLES, shape=(3, 4), classes=2),
     "attention over the batch": refused(attention_over_the_batch, OTHER_SAMPLES, shape=(4,), classes=2),
-    "quantized dynamically": refused(quantized, OTHER_SAMPLES),
+    "quantized dynamically": refused(quantized, Refusal("take dtype=torch.float32")),
+    "everything unused": refused(
+        lambda: Net(lambda m, x: m.fixed(x), fixed=nn.Linear(5, 3).requires_grad_(False), unused=raw(4)),
+        Refusal("no output depends on a trainable parameter"),
+    ),
+    "kept in a default argument": refused(KeptOutside, Refusal("keeps a tensor computed from 'net.weight'")),
+    "a layer in a plain list": refused(
+        Unregistered, Refusal("the model uses 'layers\\[0\\].(weight|bias)', which requires")
+    ),
+    "a plain tensor that requires gradients": refused(
+        Factor, Refusal("the model uses 'factor', which requires gradients")
+    ),
+    "refers to itself": refused(RefersToItself, Refusal("the model uses its 'net.(weight|bias)' by a reference")),
     "active dropout": refused(
         lambda: Net(lambda m, x: m.net(nn.functional.dropout(x, 0.5, training=True)), net=nn.Linear(5, 3)),
         CHANCE,

@@ -57,6 +57,11 @@ class Family:
         """Outputs of one sample."""
         return self.classes or 1
 
+    @property
+    def enough(self) -> int:
+        """N for timings: N * C of at least 80."""
+        return -(-80 // self.size)
+
     def make(self, samples: int | None = None, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
         """(model in evaluation mode, inputs, targets), the same each time."""
         samples = samples or self.samples
@@ -104,6 +109,12 @@ class Skip(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
+
+
+def perceptron(*activations: nn.Module) -> nn.Module:
+    """Three linear layers with two activations between them."""
+    first, second = activations or (nn.Tanh(), nn.Tanh())
+    return nn.Sequential(nn.Linear(5, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 3))
 
 
 def raw(*shape: int, scale: float = 1.0) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""Networks that torch itself makes difficult: checkpoints, functions of one's own, compilers, hooks, state."""
+"""Networks that torch itself makes difficult: compilers, hooks, state, writing in place, quantized parts."""
 
 from __future__ import annotations
 
@@ -8,137 +8,9 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-from torch.utils.checkpoint import checkpoint
+from torch.func import functional_call, vmap
 
-from grsd.bench.families.family import NOT_A_DERIVATIVE, NOT_TWICE, Family, Net, raw
-
-
-def perceptron(*activations: nn.Module) -> nn.Module:
-    first, second = activations or (nn.Tanh(), nn.Tanh())
-    return nn.Sequential(nn.Linear(5, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 3))
-
-
-class Swish(torch.autograd.Function):
-    """x sigmoid(x), in the old form with ctx; its backward can be differentiated."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(x)
-        return gradient * (s + x * s * (1 - s))
-
-
-class SwishWithContext(torch.autograd.Function):
-    """The same with ``setup_context``, and no rule for ``torch.vmap``."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    backward = Swish.backward
-
-
-class SwishWithRule(SwishWithContext):
-    """The same with a generated rule for ``torch.vmap``."""
-
-    generate_vmap_rule = True
-
-
-class SwishOnce(torch.autograd.Function):
-    """The same, declared differentiable once."""
-
-    forward = Swish.forward
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return Swish.backward(ctx, gradient)
-
-
-class Reversed(torch.autograd.Function):
-    """The identity whose gradient is turned round (domain-adversarial training)."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
-class Own(nn.Module):
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function.apply(x)
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, use_reentrant: bool) -> None:
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-        self.use_reentrant = use_reentrant
-
-    def block(self, h: Tensor) -> Tensor:
-        return torch.tanh(self.second(h))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        return self.last(checkpoint(self.block, h, use_reentrant=self.use_reentrant))
-
-
-class Hamiltonian(nn.Module):
-    """The symplectic gradient of a learned energy, by ``torch.autograd.grad`` in the forward pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
-        q, p = slope.chunk(2, -1)
-        return torch.cat([p, -q], -1)
-
-
-class Score(nn.Module):
-    """Minus the gradient of an energy, by ``torch.func.grad`` under ``torch.vmap``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -vmap(grad(lambda row: self.energy(row)[0]))(x)
-
-
-class Descent(nn.Module):
-    """The inputs after three steps of gradient descent on a learned energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            y = x.clone().requires_grad_()
-            for _ in range(3):
-                y = y - 0.1 * torch.autograd.grad(self.energy(y).sum(), y, create_graph=True)[0]
-        return y
+from grsd.bench.families.family import Family, Net, perceptron, raw
 
 
 class Keeps(nn.Module):
@@ -223,18 +95,6 @@ def hooked() -> nn.Module:
     return model
 
 
-def gradient_hook() -> nn.Module:
-    """Its gradient is halved on the way back."""
-    model = perceptron()
-
-    def halve(h: Tensor) -> Tensor:
-        if h.requires_grad:
-            h.register_hook(lambda g: g / 2)
-        return h
-
-    return Net(lambda m, x: m.net[2:](halve(m.net[:2](x))), net=model)
-
-
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -268,15 +128,21 @@ def meta_learner() -> nn.Module:
     )
 
 
+def quantized_layer() -> nn.Module:
+    """``nn.Linear(5, 6)`` in int8, whose inputs are rounded on a grid of what it is called on."""
+    layer, weight = torch.ao.nn.quantized.dynamic.Linear(5, 6), torch.randn(6, 5)
+    layer.set_weight_bias(torch.quantize_per_tensor(weight, float(weight.abs().max()) / 127, 0, torch.qint8), None)
+    return layer
+
+
 def quantized() -> nn.Module:
     """A dynamically quantized layer on each sample by itself, before trainable ones."""
-    layer = torch.ao.nn.quantized.dynamic.Linear(5, 6)
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         h = torch.cat([m.quantized(row.float()[None]) for row in x])
         return m.readout(torch.tanh(m.inner(h.to(x.dtype))))
 
-    return Net(forward, quantized=layer, inner=nn.Linear(6, 5), readout=nn.Linear(5, 3))
+    return Net(forward, quantized=quantized_layer(), inner=nn.Linear(6, 5), readout=nn.Linear(5, 3))
 
 
 def ensemble() -> nn.Module:
@@ -299,17 +165,6 @@ def autocast() -> nn.Module:
 
 
 PLUMBING = {
-    "checkpoint": Family(lambda: Checkpointed(False)),
-    "checkpoint, reentrant": Family(lambda: Checkpointed(True)),
-    "function of one's own, old form": Family(lambda: perceptron(Own(Swish), nn.Tanh())),
-    "function of one's own": Family(lambda: perceptron(Own(SwishWithContext), nn.Tanh())),
-    "function of one's own, vmap rule": Family(lambda: perceptron(Own(SwishWithRule), nn.Tanh())),
-    "function of one's own, once": Family(lambda: perceptron(Own(SwishOnce), nn.Tanh()), rate=NOT_TWICE),
-    "gradient reversal": Family(lambda: perceptron(nn.Tanh(), Own(Reversed)), rate=NOT_A_DERIVATIVE),
-    "gradient halved by a hook": Family(gradient_hook),
-    "hamiltonian": Family(Hamiltonian, (4,), 4),
-    "score by torch.func": Family(Score, (4,), 4),
-    "descent in the forward pass": Family(Descent, (4,), 4),
     "compiled": Family(lambda: torch.compile(perceptron(), backend="eager"), slow=True),
     "scripted": Family(scripted),
     "traced": Family(traced),
@@ -325,7 +180,6 @@ PLUMBING = {
     "looks at values": Family(WholeBatch),
     "functional call inside": Family(meta_learner),
     "autocast inside": Family(autocast),
-    "quantized, sample by sample": Family(quantized),
     "frozen weights in int8": Family(
         lambda: Net(
             lambda m, x: m.out(torch.tanh(m.inner(x) @ (m.packed.to(x.dtype) * m.scale))),
@@ -337,9 +191,6 @@ PLUMBING = {
     ),
     "ensemble by vmap": Family(ensemble),
     "one block under two names": Family(shared_block),
-    "everything unused": Family(
-        lambda: Net(lambda m, x: m.fixed(x), fixed=nn.Linear(5, 3).requires_grad_(False), unused=raw(4))
-    ),
     "named layers": Family(
         lambda: nn.Sequential(OrderedDict(first=nn.Linear(5, 6), activation=nn.Mish(), last=nn.Linear(6, 3)))
     ),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grsd.bench.families.family import NOT_TWICE, Family, Net, raw
+from grsd.bench.families.family import Family, Net, raw
 
 EDGES = ((0, 1, 2, 3, 3, 0), (1, 2, 3, 0, 1, 2))
 
@@ -152,7 +152,7 @@ STRUCTURES = {
     "messages by scatter_add": Family(lambda: Messages(True), (4, 3)),
     "capsules": Family(Capsules, (2, 4)),
     "fourier layer": Family(Spectral, (8,), 2),
-    "radial basis by cdist": Family(lambda: radial("cdist"), rate=NOT_TWICE),
+    "radial basis by cdist": Family(lambda: radial("cdist")),
     "radial basis": Family(lambda: radial("differences")),
     "cosine similarity": Family(
         lambda: Net(

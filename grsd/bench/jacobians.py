@@ -1,0 +1,59 @@
+"""The kernel by a Jacobian of torch alone: the fastest way that works for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from grsd.bench.methods import product, torch_jacrev, trained
+
+
+def per_sample(model: nn.Module, inputs: Tensor) -> Tensor:
+    return torch_jacrev(model, inputs, inputs, None)
+
+
+def whole_batch(model: nn.Module, inputs: Tensor) -> Tensor:
+    """``torch.func.jacrev`` of all outputs at once: right where samples do not see each other."""
+    buffers = dict(model.named_buffers())
+    with sdpa_kernel(SDPBackend.MATH):
+        jacobian = jacrev(lambda p: functional_call(model, p | buffers, (inputs,)).reshape(-1))(trained(model))
+    return product([part.reshape(len(part), -1) for part in jacobian.values()]) / len(inputs)
+
+
+def by_rows(model: nn.Module, inputs: Tensor) -> Tensor:
+    """One backward pass an output, which overwrites the parameters' gradients.
+
+    Not ``torch.autograd.grad``, which reentrant checkpoints forbid.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rows: list[list[Tensor]] = [[] for _ in parameters]
+    with sdpa_kernel(SDPBackend.MATH):
+        for output in model(inputs).reshape(-1):
+            for p in parameters:
+                p.grad = None
+            output.backward(retain_graph=True)
+            for p, own in zip(parameters, rows, strict=True):
+                own.append((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1))
+    return product([torch.stack(own) for own in rows]) / len(inputs)
+
+
+WAYS = {"vmap(jacrev)": per_sample, "jacrev": whole_batch, "rows": by_rows}
+
+
+def by_jacobian(
+    build: Callable[[], nn.Module], inputs: Tensor, right: Callable[[Tensor], bool] = lambda kernel: True
+) -> str:
+    """The first of ``WAYS`` that does not fail and gives what is ``right``; "" if there is none.
+
+    Each is tried on a network made anew.
+    """
+    for way, kernel in WAYS.items():
+        with suppress(Exception):  # functorch raises many kinds, and its batching rule of torch.cdist is wrong
+            if right(kernel(build(), inputs)):
+                return way
+    return ""

@@ -1,0 +1,42 @@
+"""A call in a process of its own, forked where torch is there already; a program in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+PACKAGE = Path(__file__).resolve().parents[2]
+LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
+T = TypeVar("T")
+
+
+def in_a_process(what: str, function: Callable[..., T], *arguments: object) -> T:
+    """``function(*arguments)``; imports are made once, in the server that the process is forked from.
+
+    What it raises is a ``RuntimeError`` that begins with ``what``.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__, *LATE])
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, *arguments).result()
+    except Exception as error:
+        raise RuntimeError(f"grsd bench: {what}: {type(error).__name__}: {error}") from error
+
+
+def in_a_fresh_interpreter(program: Path, arguments: Sequence[str], threads: int) -> dict[str, float]:
+    """What the program prints in its last line, as JSON. Raises ``RuntimeError`` with its last words."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PACKAGE)}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(program), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it died without a word"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
