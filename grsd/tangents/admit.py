@@ -78,7 +78,7 @@ class Admitted:
             return
         if network.keeps and not network.repeats(inputs[chosen]):
             raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
-        ends = check_leaves(call, network, few, None, [])
+        ends = check_leaves(call, network, few, self.reading.leaves, [])
         self.probe = random_like(few.outputs)
         self.gradient = pull(network, few, inputs[chosen], self.probe)
         if self.small:
@@ -253,8 +253,8 @@ def check_leaves(
             )
         if id(leaf) in network.theirs:
             raise ValueError(
-                f"{call}(model, ...): the model uses its {network.theirs[id(leaf)]!r} by a reference that a copy cannot "
-                "follow (a closure over the module, or a global?); let the function take the module, or make it a method"
+                f"{call}(model, ...): the model uses its {network.theirs[id(leaf)]!r} by a reference that a copy "
+                "cannot follow (a closure over the module?); let the function take the module, or make it a method"
             )
         name = network.attributes.name_of(leaf)
         if name is None and not any(leaf is end for end in ends):
