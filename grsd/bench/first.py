@@ -1,6 +1,7 @@
 """A program: CPU seconds of the first kernel in a fresh process, beyond ``import torch``, printed as JSON.
 
-``python first.py NAME HOW``, HOW: grsd, rate, or a way to a Jacobian (``grsd.bench.jacobians``). Neither the import of the table nor the making of the network is counted.
+``python first.py NAME HOW``, HOW: grsd, rate, or a way to a Jacobian (``grsd.bench.jacobians``). Neither the import of
+the table nor the making of the network is counted.
 """
 
 import json
