@@ -35,7 +35,7 @@ def in_a_fresh_interpreter(program: Path, arguments: Sequence[str], threads: int
     """What the program prints in its last line, as JSON. Raises ``RuntimeError`` with its last words."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PACKAGE)}
     done = subprocess.run(  # noqa: S603
-        [sys.executable, str(program), *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", str(program), *arguments], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["it died without a word"])[-1])

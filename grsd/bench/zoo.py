@@ -57,9 +57,8 @@ def bench_zoo(
         starts: of which the first kernel in a fresh process is timed too; ``None``: the usual ones among ``names``.
 
     ``grsd_s``, its checks included, and ``jacrev_s`` are medians of 5 calls in turn; ``jacrev_by`` is the first way
-    that gives the kernel: ``torch.func.jacrev`` under ``vmap``, of the whole batch, or one backward
-    pass per output. ``first_s``
-    are seconds beyond ``import torch``. A family that cannot be timed stands with the reason as its verdict.
+    that gives the kernel: ``torch.func.jacrev`` under ``vmap``, of the whole batch, or a backward pass an output.
+    ``first_s`` are seconds beyond ``import torch``. A family that cannot be timed stands with the reason.
     """
     known = [name for name, family in FAMILIES.items() if family.kernel is None]
     names = known if names is None else list(names)
