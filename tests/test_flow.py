@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,11 @@ from torch import nn
 import grsd
 from grsd.flow import Descent, nearby
 from grsd.flow.chebyshev import Problem, coefficients
+from grsd.tangents import Network
 
 
 def problem(model, data):
-    return Problem(copy.deepcopy(model).double(), data.inputs, data.targets)
+    return Problem(Network(model, torch.float64, torch.device("cpu")), data.inputs, data.targets)
 
 
 def top_eigenvalue(model, data):

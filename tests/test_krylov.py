@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from models import CASES, ZOO
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
 import grsd
+from grsd.bench.families import FAMILIES
 from grsd.bench.krylov import against_dense, against_flow, same
 from grsd.decomposition import Spectrum
 from grsd.flow import Snapshot
@@ -22,17 +22,18 @@ from grsd.solvable.modes import rotation
 SHELLS = grsd.LogShells(width=1.0, smoothing=0.5)
 BY_MASK = {"mask": ("energy", "dissipation"), "boundary_mask": ("density", "flux", "velocity")}
 PICKED = {
-    "plain": "forward_twice",
-    "residual": "forward_twice",
-    "flat output, buffer": "forward_twice",
-    "one sample": "forward_twice",
-    "frozen weight, live bias": "forward_twice",
-    "conv2d, groups, same": "forward_twice",
-    "attention": "forward_twice",
-    "resnet": "forward_twice",
-    "embedding": "pushforward_and_rate",
-    "orthogonal convolution": "pushforward_and_rate",
-    "transformer, tied output": "pushforward_and_rate",
+    "plain": ("forward", "push"),
+    "residual": ("forward", "push"),
+    "flat output, buffer": ("forward", "push"),
+    "one sample": ("forward", "push"),
+    "frozen weight, live bias": ("forward", "push"),
+    "conv2d, groups, same": ("forward", "push"),
+    "attention": ("forward", "push"),
+    "resnet": ("forward", "push"),
+    "orthogonal convolution": ("forward", "push"),
+    "embedding": ("forward", "push_back_and_forth"),
+    "transformer, tied output": ("forward", "push_back_and_forth"),
+    "deformable": ("twice", "push_back_and_forth"),
 }
 
 
@@ -90,12 +91,11 @@ def learned():
 
 @pytest.mark.parametrize("name", PICKED)
 def test_products_are_those_of_the_dense_kernel(name):
-    """In batches, with the cheap second derivative where it is right and the dear one where torch's is wrong."""
-    (case,) = [case for case in CASES + ZOO if case.name == name]
-    model, inputs, targets = case.make()
+    """In batches, by forward mode where it is the transpose of the backward pass, else by that transpose."""
+    model, inputs, targets = FAMILIES[name].make()
     kernel, rate = grsd.tangent_kernel_and_rate(model, inputs, targets)
     operator = KernelOperator(model, inputs, targets, batch=4)
-    assert operator._push.__name__ == PICKED[name]
+    assert (operator._by, operator._push.__name__) == PICKED[name]
     v, change = normal(2, operator.dimension)
     product, product_rate = operator.product_and_rate(v, change)
     assert relative(operator.product(v), kernel @ v) < 1e-12
@@ -299,9 +299,9 @@ def test_refusals(learned, as_users_run_it):
     batched = nn.Sequential(nn.Linear(64, 10), nn.BatchNorm1d(10, track_running_stats=False)).double()
     with pytest.raises(ValueError, match="changes with the other samples of its batch"):
         grsd.krylov_spectrum(batched, inputs, targets)
-    gated = nn.Sequential(nn.Linear(64, 20), nn.GLU()).double()
+    once = FAMILIES["function of one's own, once"].make()
     with pytest.raises(RuntimeError, match=r"krylov_spectrum\(model, \.\.\.\): torch cannot differentiate it here"):
-        grsd.krylov_spectrum(gated, inputs, targets)
+        grsd.krylov_spectrum(*once)
     found = grsd.krylov_spectrum(model, inputs, targets, steps=6)
     with pytest.raises(ValueError, match="expected the error that krylov_spectrum started from"):
         grsd.energy_budget(found, snapshot.error + 1, SHELLS)

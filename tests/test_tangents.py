@@ -14,8 +14,10 @@ from grsd.tangents import (
     exact_derivatives,
     jacobian,
     plan_units,
+    pull,
+    pull_and_rate,
     random_like,
-    read,
+    trace,
 )
 
 
@@ -24,8 +26,8 @@ def network(model):
 
 
 def units_of(net, inputs, apart=False):
-    reading = read(net, inputs)
-    return plan_units(net, inputs, reading, net.pullback(inputs, random_like(reading.outputs)), apart=apart), reading
+    graph = trace(net, inputs)
+    return plan_units(net, graph, pull(net, graph, inputs, random_like(graph.outputs)), graph, apart=apart), graph
 
 
 @pytest.mark.parametrize("route", [ALONE, CAREFUL])
@@ -40,14 +42,14 @@ def test_parts_give_the_jacobian(any_case, route):
         samples, classes = len(inputs), reading.outputs.numel() // len(inputs)
         dense = jacrev(lambda p: functional_call(model, p, (inputs,)).reshape(samples, classes))(net.parameters)
         try:
-            parts, outputs = jacobian(net, inputs, units, route=route)(net.parameters)
+            parts, outputs = jacobian(net, inputs, units, route=route)
         except RuntimeError:
             assert isinstance(model, torch.nn.Sequential)
             assert any(isinstance(part, torch.nn.PReLU) for part in model)
             assert route != CAREFUL
             return
     assert torch.equal(outputs, reading.outputs) or torch.allclose(outputs, reading.outputs, atol=1e-14)
-    for unit, part in zip(units, parts, strict=True):
+    for unit, (part, _) in zip(units, parts, strict=True):
         if unit.route == ROWS:
             rows = part[0]
         else:
@@ -101,7 +103,8 @@ def test_the_module_is_never_written_to(any_case):
     before = state(model, inputs)
     net = network(model)
     with exact_derivatives():
-        net.pullback_and_rate(inputs, torch.ones_like(targets), net.pullback(inputs, targets))
+        direction = pull(net, trace(net, inputs), inputs, targets)
+        pull_and_rate(net, inputs, torch.ones_like(targets), direction, torch.zeros_like(targets))
     for tensor in net.parameters.values():
         tensor.add_(1.0)
     assert state(model, inputs) == before
@@ -122,5 +125,6 @@ def test_a_copy_can_be_made_of_a_module_that_caches():
     assert kept.requires_grad
     with exact_derivatives():
         net = network(model)
-        net.pullback(torch.randn(2, 5, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64))
+        x = torch.randn(2, 5, dtype=torch.float64)
+        pull(net, trace(net, x), x, torch.ones(2, 3, dtype=torch.float64))
     assert model.last is kept

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 
 from grsd.checks import FEW, check_targets, whole
 from grsd.tangents import (
+    FORWARD,
+    TWICE,
     Parameters,
     exact_derivatives,
     pull_and_rate,
     push,
     push_and_rate,
     push_and_rate_back_and_forth,
+    push_back_and_forth,
     random_like,
 )
 from grsd.tangents.admit import admit
@@ -94,7 +98,7 @@ class KernelOperator:
             error = self._outputs - targets.to(self._outputs)
             gradient = pullback(self.network, self.inputs, error, self.batch)
             self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
-            self._push = self._choose_push(call)
+            self._by, self._push, self._push_and_rate = self._choose(call)
         self.error = error.reshape(-1)
         self.dimension = self.error.shape[0]
 
@@ -103,7 +107,7 @@ class KernelOperator:
         network, samples = self.network, len(self.inputs)
         with exact_derivatives():
             gradient = pullback(network, self.inputs, v.view_as(self._outputs), self.batch)
-            parts = [push(network, few, gradient) for few in self.inputs.split(self.batch)]
+            parts = [self._push(network, few, gradient) for few in self.inputs.split(self.batch)]
         return torch.cat(parts).reshape(-1) / samples
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
@@ -111,7 +115,8 @@ class KernelOperator:
         with exact_derivatives():
             gradient, change = self._pull(v.view_as(self._outputs), rate.view_as(self._outputs))
             parts = [
-                self._push(self.network, few, gradient, self.direction, change) for few in self.inputs.split(self.batch)
+                self._push_and_rate(self.network, few, gradient, self.direction, change)
+                for few in self.inputs.split(self.batch)
             ]
         return tuple(torch.cat(part).reshape(-1) / len(self.inputs) for part in zip(*parts, strict=True))
 
@@ -128,7 +133,7 @@ class KernelOperator:
         """J^T v and its derivative."""
         totals: tuple[Parameters, ...] = ()
         for few, u, change in zip(*(part.split(self.batch) for part in (self.inputs, v, rate)), strict=True):
-            found = pull_and_rate(self.network, few, u, self.direction, change)
+            found = pull_and_rate(self.network, few, u, self.direction, change, self._by)
             totals = tuple(_sum(*pair) for pair in zip(totals, found, strict=True)) if totals else found
         return totals
 
@@ -137,16 +142,20 @@ class KernelOperator:
             parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
         same_outputs(call, (torch.cat(parts) - self._outputs).abs().max(), self._outputs)
 
-    def _choose_push(self, call: str) -> Callable:
-        """The cheap route where it agrees with the backward pass on the first samples, else the transpose of that."""
+    def _choose(self, call: str) -> tuple[str, Callable, Callable]:
+        """Forward mode where it agrees with the backward pass on the first samples, else that one's transpose."""
         network, few = self.network, self.inputs[: min(self.batch, FEW)]
         v = random_like(self._outputs[: len(few)])
-        change = self.network.parameters
+        change = network.parameters
         x = {name: random_like(p) for name, p in change.items()}
         problem = "its second derivatives disagree with its first ones"
-        for chosen in (push_and_rate, push_and_rate_back_and_forth):
+        for by, once, chosen in (
+            (FORWARD, push, push_and_rate),
+            (FORWARD, push_back_and_forth, push_and_rate_back_and_forth),
+            (TWICE, push_back_and_forth, partial(push_and_rate_back_and_forth, by=TWICE)),
+        ):
             try:
-                gradient, gradient_rate = pull_and_rate(network, few, v, self.direction, torch.zeros_like(v))
+                gradient, gradient_rate = pull_and_rate(network, few, v, self.direction, torch.zeros_like(v), by)
                 output, output_rate = chosen(network, few, x, self.direction, change)
             except (RuntimeError, NotImplementedError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
@@ -162,7 +171,7 @@ class KernelOperator:
                 ),
             ]
             if all(bool((one - other).abs() <= TOLERANCE[v.dtype] * scale) for one, other, scale in pairs):
-                return chosen
+                return by, once, chosen
         raise RuntimeError(f"{call}(model, ...): torch cannot differentiate it here: {problem}")
 
 

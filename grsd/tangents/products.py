@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.func import jvp
 
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import FORWARD, TWICE, filled, slopes_by_two_passes, trace
+from grsd.tangents.trace import FORWARD, filled, slopes_by_two_passes, trace
 
 
 def push(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
@@ -51,10 +51,16 @@ def push_and_rate(
 
 
 def push_and_rate_back_and_forth(
-    network: Network, inputs: Tensor, vector: Parameters, direction: Parameters, rate: Parameters
+    network: Network,
+    inputs: Tensor,
+    vector: Parameters,
+    direction: Parameters,
+    rate: Parameters,
+    by: str = FORWARD,
 ) -> tuple[Tensor, Tensor]:
-    """The same by backward passes alone: three times dearer, and right where forward mode twice is not."""
-    graph = trace(network, inputs, direction, TWICE)
+    """The same as the transpose of backward passes: three times dearer, and right where forward mode is not their
+    transpose (an embedding's padding, which they leave out)."""
+    graph = trace(network, inputs, direction, by)
     pushed, _ = slopes_by_two_passes(graph.outputs, graph.leaves, vector)
     changed, _ = slopes_by_two_passes(graph.slopes, graph.leaves, vector)
     moved, _ = slopes_by_two_passes(graph.outputs, graph.leaves, rate)
