@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -12,13 +13,23 @@ from torch import Tensor, nn
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
+SEEDS = 2**63
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
+
+
+def said(value: object) -> str:
+    """A value as a refusal quotes it: one line, at most 80 characters; arrays by shape and dtype."""
+    if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+    if hasattr(value, "data_vars"):
+        return f"{type(value).__name__} with {', '.join(map(str, value.data_vars)) or 'no variables'}"[:80]
+    return " ".join(repr(value).split())[:80]
 
 
 def floating_dtype(call: str, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype`` if it is float32 or float64; raise ``TypeError`` otherwise."""
-    if dtype not in DTYPES:
-        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {said(dtype)}")
     return dtype
 
 
@@ -31,12 +42,12 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
     if device is None:
         first = next(iter(model.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
-    elif device == "auto":
+    elif isinstance(device, str) and device == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
     if device.type not in {"cpu", "cuda"}:
@@ -182,21 +193,83 @@ def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
 
 def memory_bytes(call: str, limit: str | int) -> int:
     """Bytes, from a number or from text such as "4GiB"; raise ``ValueError`` otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
-    if isinstance(limit, bool) or match is None:
-        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {limit!r}")
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
+    if not isinstance(limit, str | Real) or isinstance(limit, bool) or match is None:
+        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {said(limit)}")
     return int(float(match[1]) * UNITS[match[2] or "B"])
 
 
-def positive(call: str, name: str, value: float) -> float:
-    """Return ``value`` as a float if it is positive and finite; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
-        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {value!r}")
-    return float(value)
+def positive(call: str, name: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is positive, finite and from ``low`` to ``high``; else raise ``ValueError``."""
+    if not 0 < _real(value) < math.inf:
+        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {said(value)}")
+    return number(call, name, value, low, high)
+
+
+def number(call: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is finite and from ``low`` to ``high``; raise ``ValueError`` otherwise."""
+    if not (math.isfinite(_real(value)) and low <= _real(value) <= high):
+        limits = (
+            "" if low == -math.inf else f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}"
+        )
+        raise ValueError(f"{call}({name}=...): expected a finite number{limits}, got {said(value)}")
+    return _real(value)
+
+
+def level_of(call: str, value: float) -> float:
+    """Return a confidence level, a number between 0 and 1; raise ``ValueError`` otherwise."""
+    if not 0 < _real(value) < 1:
+        raise ValueError(f"{call}(level=...): expected a number between 0 and 1, got {said(value)}")
+    return _real(value)
+
+
+def choice(call: str, name: str, value: str, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is one of the texts ``allowed``; raise ``ValueError`` otherwise."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{call}({name}=...): expected one of {tuple(allowed)}, got {said(value)}")
+    return value
+
+
+def flag(call: str, name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False; raise ``TypeError`` otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{call}({name}=...): expected True or False, got {said(value)}")
+    return value
+
+
+def instance(call: str, name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Refuse what is no ``kind``; ``wanted`` says in words what is."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{call}({name}=...): expected {wanted}, got {said(value)}")
+
+
+def fits_memory(call: str, name: str, numbers: int, width: int = 8) -> None:
+    """Refuse what this machine's memory cannot hold: so many numbers of ``width`` bytes."""
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if numbers * width > held:
+        raise MemoryError(
+            f"{call}({name}=...): this needs more than the {held / 2**30:.3g} GiB of memory that this machine has; ask "
+            "for less"
+        )
+
+
+def _real(value: object) -> float:
+    """A real number as a float; NaN for everything that is none, or too large for one."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def whole(call: str, name: str, value: int, least: int) -> int:
     """Return ``value`` if it is an int of at least ``least``; raise ``ValueError`` otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{call}({name}=...): expected a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{call}({name}=...): expected a whole number of at least {least}, got {said(value)}")
+    return int(value)
+
+
+def seed_of(call: str, name: str, value: int) -> int:
+    """Return ``value`` if both torch and numpy take it for a seed; raise ``ValueError`` otherwise."""
+    if whole(call, name, value, 0) >= SEEDS:
+        raise ValueError(f"{call}({name}=...): expected a seed less than 2^63, got {said(value)}")
     return int(value)

@@ -48,7 +48,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
         raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {samples}")
     if task not in TASKS:
         raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {task!r}")
-    pixels, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    pixels, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     pixels = _scaled(pixels.double())
     drawn = _drawn(DIGITS, samples, seed)
     labels = labels[drawn].long()
@@ -80,12 +80,12 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     if task not in PATCH_TASKS:
         raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {task!r}")
     pixels, drawn = _tiles(), _drawn(PATCHES, samples, seed)
-    seen = torch.arange(SIDE**2) != HIDDEN if task == "pixel" else slice(None)
+    seen = [place for place in range(SIDE**2) if task != "pixel" or place != HIDDEN]
     pixels = pixels - pixels[:, seen].mean(1, keepdim=True)
     if task == "pixel":
         targets = _scaled(pixels[:, [HIDDEN]])
     else:
-        targets = torch.where(torch.arange(PATCHES) < PATCHES // 2, 1.0, -1.0).double()[:, None]
+        targets = torch.from_numpy(np.repeat([1.0, -1.0], PATCHES // 2))[:, None]
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
 
 
@@ -104,13 +104,13 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
     inputs = drawn * spread * np.sqrt(features / (spread @ spread))
     targets = drawn @ (teacher / np.sqrt(teacher @ teacher))
     name = f"power law, a={a:g}, r={r:g}, N={samples}, seed={seed}"
-    return Data(torch.as_tensor(inputs), torch.as_tensor(targets)[:, None], name)
+    return Data(torch.from_numpy(inputs), torch.from_numpy(targets)[:, None], name)
 
 
 @cache
 def _tiles() -> Float64[Tensor, "samples pixels"]:
     """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
-    grey = torch.stack([torch.tensor(image).double().mean(-1) for image in load_sample_images().images])
+    grey = torch.stack([torch.from_numpy(image.copy()).double().mean(-1) for image in load_sample_images().images])
     return grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).reshape(PATCHES, SIDE**2)
 
 
@@ -121,4 +121,4 @@ def _scaled(values: Float64[Tensor, "samples features"]) -> Float64[Tensor, "sam
 
 
 def _drawn(of: int, samples: int, seed: int) -> Tensor:
-    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:samples]
+    return torch.randperm(of, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:samples]

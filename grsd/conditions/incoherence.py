@@ -252,8 +252,9 @@ def _coherence(square: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _signs(flips: int, modes: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 2.0 * torch.randint(0, 2, (flips, modes), generator=generator, dtype=torch.float64) - 1
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randint(0, 2, (flips, modes), generator=generator, dtype=torch.float64, device="cpu")
+    return 2.0 * drawn - 1
 
 
 def _summands(modes: Spectrum, rate: Tensor, g: Tensor, shells: LogShells, boundaries: np.ndarray):

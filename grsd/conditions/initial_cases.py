@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import xarray as xr
+from torch import nn
 
 from grsd.conditions import incoherence, propagation
 from grsd.datasets import digits
@@ -45,7 +46,7 @@ def perceptron(
             if kind == "orthogonal linear":
                 layer.weight.copy_(torch.linalg.qr(layer.weight)[0])
             if kind == "aligned linear":
-                layer.weight.copy_(torch.eye(width))
+                nn.init.eye_(layer.weight)
     return network
 
 
@@ -133,8 +134,8 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     """
     if not 0 <= aligned <= 1:
         raise ValueError(f"planted_signs(aligned=...): expected a share between 0 and 1, got {aligned!r}")
-    generator = torch.Generator().manual_seed(seed)
-    draw = {"generator": generator, "dtype": torch.float64}
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
     values = torch.exp(-torch.rand(modes, **draw).sort(descending=True).values * 9.2)
     g = torch.randn(modes, **draw)
     free = torch.randn(modes, modes, **draw).triu()
@@ -142,4 +143,4 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     free = torch.where(chosen, free.abs() * torch.sign(g[:, None] * g), free).triu(1)
     rate = (free + free.T) * (values[:, None] * values).sqrt()
     floor = modes * torch.finfo(torch.float64).eps * float(values[-1])
-    return Spectrum(values, torch.eye(modes, dtype=torch.float64), rate, floor), g
+    return Spectrum(values, torch.eye(modes, dtype=values.dtype, device=values.device), rate, floor), g

@@ -80,10 +80,10 @@ class AlignedDeepLinear:
         """(module at ``time``, inputs, targets): two ``nn.Linear`` without bias, X = sqrt(N) Q, N = n samples."""
         n = len(self.strengths)
         u, v, hidden, mix = (rotation(n, 4 * self.seed + i) for i in range(4))
-        root = torch.as_tensor(self.learned(time)).sqrt()
-        model = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64) for _ in range(2)))
+        root = torch.from_numpy(self.learned(time)).sqrt()
+        model = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64, device="cpu") for _ in range(2)))
         with torch.no_grad():
             model[0].weight.copy_((hidden * root) @ v.T)
             model[1].weight.copy_((u * root) @ hidden.T)
         inputs = n**0.5 * mix
-        return model, inputs, inputs @ (v * torch.tensor(self.strengths, dtype=torch.float64)) @ u.T
+        return model, inputs, inputs @ (v * torch.tensor(self.strengths, dtype=torch.float64, device="cpu")) @ u.T

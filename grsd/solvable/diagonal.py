@@ -34,7 +34,8 @@ class DiagonalModule(nn.Module):
 
     def __init__(self, weights: Float[Tensor, "P K"]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(1, weights.shape[1], bias=False, dtype=weights.dtype) for _ in weights)
+        like = {"dtype": weights.dtype, "device": weights.device}
+        self.layers = nn.ModuleList(nn.Linear(1, weights.shape[1], bias=False, **like) for _ in weights)
         with torch.no_grad():
             for layer, weight in zip(self.layers, weights, strict=True):
                 layer.weight.copy_(weight[:, None])
@@ -159,8 +160,8 @@ class DiagonalNet:
 
     def problem(self, time: float = 0.0) -> tuple[DiagonalModule, Float[Tensor, "K K"], Float[Tensor, " K"]]:
         """(module at ``time``, inputs, targets): X = Q diag(sqrt(N lambda)), y = X beta*, balanced weights."""
-        weights = torch.as_tensor(self.predictor(time) ** (1 / self.depth)).expand(self.depth, -1)
-        k = torch.arange(1, self.modes + 1, dtype=torch.float64)
+        weights = torch.from_numpy(self.predictor(time) ** (1 / self.depth)).expand(self.depth, -1)
+        k = torch.arange(1, self.modes + 1, dtype=torch.float64, device="cpu")
         inputs = rotation(self.modes, self.seed) * torch.sqrt(self.modes * k**-self.a)
         return DiagonalModule(weights), inputs, inputs @ k**-self.d
 

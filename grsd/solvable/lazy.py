@@ -87,8 +87,8 @@ class LazyPowerLaw:
 
     def problem(self) -> tuple[nn.Linear, Float[Tensor, "K K"], Float[Tensor, "K 1"]]:
         """(module, inputs, targets): a ``nn.Linear`` at zero, X = Q diag(sqrt(N lambda)), y = X w."""
-        module = nn.Linear(self.modes, 1, bias=False, dtype=torch.float64)
+        module = nn.Linear(self.modes, 1, bias=False, dtype=torch.float64, device="cpu")
         nn.init.zeros_(module.weight)
         mix = rotation(self.modes, self.seed)
-        inputs = mix * torch.as_tensor(np.sqrt(self.modes * self.eigenvalues))
-        return module, inputs, (mix @ torch.as_tensor(-self.error(0.0)))[:, None]
+        inputs = mix * torch.from_numpy(np.sqrt(self.modes * self.eigenvalues))
+        return module, inputs, (mix @ torch.from_numpy(-self.error(0.0)))[:, None]

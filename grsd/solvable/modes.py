@@ -34,15 +34,16 @@ def mode_quadrature(
 
 def rotation(size: int, seed: int) -> Float[Tensor, "n n"]:
     """A random orthogonal matrix, float64; the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randn(size, size, generator=generator, dtype=torch.float64, device="cpu")
+    return torch.linalg.qr(drawn)[0]
 
 
 def diagonal_matrices(
     eigenvalues: Float[np.ndarray, " D"], rate: Float[np.ndarray, " D"], error: Float[np.ndarray, " D"]
 ) -> tuple[Float[Tensor, "D D"], Float[Tensor, "D D"], Float[Tensor, " D"]]:
     """(M, M', e) of modes that do not rotate, as float64 tensors for ``grsd.spectrum`` and ``grsd.energy_budget``."""
-    m, rate, error = (torch.as_tensor(array, dtype=torch.float64) for array in (eigenvalues, rate, error))
+    m, rate, error = (torch.as_tensor(array, dtype=torch.float64, device="cpu") for array in (eigenvalues, rate, error))
     return torch.diag(m), torch.diag(rate), error
 
 

@@ -236,8 +236,8 @@ class PlantedShells:
 
     def _shell_rotation(self, s: np.ndarray, g: np.ndarray, field: np.ndarray | None) -> np.ndarray:
         index = np.array(self.shells.indices(s.min(), s.max()))
-        edges = torch.as_tensor(index[1:] * self.shells.width)
-        below = self.shells.cumulative(torch.as_tensor(np.exp(s)), edges, 0.0)[0].numpy()
+        edges = torch.from_numpy(index[1:] * self.shells.width)
+        below = self.shells.cumulative(torch.from_numpy(np.exp(s)), edges, 0.0)[0].numpy()
         w = np.diff(np.concatenate([np.zeros((1, len(s))), below, np.ones((1, len(s)))]), axis=0)
         energy = w @ np.square(g) / 2
         centre = (index + 0.5) * self.shells.width
@@ -258,5 +258,5 @@ class PlantedShells:
         rate[np.diag_indices(len(s))] = values * velocity
         rate, values = rate[np.ix_(order, order)], values[order]
         floor = len(s) * np.finfo(float).eps * values[-1]
-        arrays = [torch.as_tensor(np.ascontiguousarray(item)) for item in (values, vectors[:, order], rate)]
-        return Spectrum(*arrays, float(floor)), torch.as_tensor(vectors @ g)
+        arrays = [torch.from_numpy(np.ascontiguousarray(item)) for item in (values, vectors[:, order], rate)]
+        return Spectrum(*arrays, float(floor)), torch.from_numpy(vectors @ g)
