@@ -12,19 +12,23 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.checks import said
+from grsd.checks import real, said
 
 LARGEST, SMALLEST = 1e100, 1e-100
+WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 SHELLS = {
     "energy": ("shell",),
     "dissipation": ("shell",),
     "modes": ("shell",),
     "drift": ("shell",),
     "mask": ("shell",),
+    "local_modes": ("boundary",),
+    "effective_modes": ("boundary",),
     "coupling": ("shell", "shell_from"),
     "scale_coupling": ("shell", "shell_from"),
     "flux": ("boundary",),
     "flux_crossing": ("boundary",),
+    "flux_rotation": ("boundary",),
     "density": ("boundary",),
     "velocity": ("boundary",),
     "boundary_mask": ("boundary",),
@@ -48,40 +52,50 @@ def listed(call: str, name: str, value: object, wanted: str, least: int = 1) -> 
 
 
 def vector(
-    call: str, name: str, value: object, least: int = 1, low: float = -math.inf, high: float = math.inf
+    call: str,
+    name: str,
+    value: object,
+    least: int = 1,
+    low: float = -LARGEST,
+    high: float = LARGEST,
+    wanted: str = "finite numbers (n,)",
 ) -> Float[np.ndarray, " n"]:
-    """Finite numbers from ``low`` to ``high`` as float64 of shape (n,), n >= ``least``; a number counts as one."""
+    """Finite numbers from ``low`` to ``high`` as float64 of shape (n,), n >= ``least``; a number counts as one.
+
+    ``wanted`` says in words what they are.
+    """
     try:
         array = np.atleast_1d(np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value))
-        wrong = array.dtype.kind not in "iuf"
-        array = np.empty(0) if wrong else array.astype(float)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        wrong = True
-    if wrong:
-        raise TypeError(f"{call}({name}=...): expected real numbers of shape (n,), got {said(value)}")
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{call}({name}): expected {wanted}, got {said(value)}")
+    array = array.astype(float)
     if array.ndim != 1 or len(array) < least or not np.isfinite(array).all():
-        raise ValueError(f"{call}({name}=...): expected finite numbers of shape (n,), n >= {least}, got {said(value)}")
+        raise ValueError(f"{call}({name}): expected {wanted}, n >= {least}, got {said(value)}")
     if (array < low).any() or (array > high).any():
-        limits = f"from {low:g} on" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ValueError(f"{call}({name}=...): expected numbers {limits}, got {said(value)}")
+        limits = f"of at least {low:g}" if high == LARGEST and low > -LARGEST else f"from {low:g} to {high:g}"
+        raise ValueError(f"{call}({name}): expected {wanted} {limits}, got {said(value)}")
     return array
 
 
 def times_of(call: str, name: str, value: object, least: int = 1) -> Float[np.ndarray, " T"]:
     """Increasing times after 0, at least ``least``, as float64 of shape (T,)."""
-    array = vector(call, name, value, least)
-    if (array <= 0).any() or (np.diff(array) <= 0).any():
-        raise ValueError(f"{call}({name}=...): expected increasing times after 0, got {said(value)}")
+    array = vector(call, f"{name}=...", value)
+    if len(array) < least or (array <= 0).any() or (np.diff(array) <= 0).any():
+        raise ValueError(
+            f"{call}({name}=...): expected {WORDS[least]} or more increasing times after 0, got {said(value)}"
+        )
     return array
 
 
-def span_of(call: str, name: str, value: object) -> tuple[float, float]:
+def span_of(call: str, name: str, value: object, of: str = "log lambda") -> tuple[float, float]:
     """(low, high) with low < high, infinite ends allowed; raise ``ValueError`` otherwise."""
     pair = tuple(value) if isinstance(value, Sequence | np.ndarray) and getattr(value, "ndim", 1) == 1 else ()
-    real = len(pair) == 2 and all(isinstance(end, Real) and not isinstance(end, bool) for end in pair)
-    if not real or not pair[0] < pair[1]:
-        raise ValueError(f"{call}({name}=...): expected (low, high) in log lambda, low < high, got {said(value)}")
-    return float(max(pair[0], -math.inf)), float(min(pair[1], math.inf))
+    low, high = map(real, pair) if len(pair) == 2 else (math.nan, math.nan)
+    if not low < high:
+        raise ValueError(f"{call}({name}=...): expected (low, high) in {of}, low < high, got {said(value)}")
+    return low, high
 
 
 def required_window(call: str, value: object) -> tuple[float, float]:
@@ -190,8 +204,24 @@ def budget_of(call: str, name: str, value: object, variables: Sequence[str], *, 
             raise ValueError(
                 f"{call}({name}): expected {variable!r} over {SHELLS[variable]}, got {found.dtype} over {found.dims}"
             )
-    for variable in [variable for variable in variables if variable not in masks]:
+    for variable in [variable for variable in variables if variable not in MASKS.values()]:
         finite(call, name, value, variable, _kept(value, variable))
+
+
+def whole_budget(call: str, name: str, value: object, needed: Sequence[str]) -> None:
+    """``budget_of`` for all that a budget or a history holds, and for what is ``needed``."""
+    known = [variable for variable in SHELLS if variable in needed or variable in getattr(value, "data_vars", ())]
+    budget_of(call, name, value, known, single=False)
+    wanted = dict.fromkeys(("shell", "shell_index", "shell_lower", "shell_upper"), ("shell",))
+    dataset(call, name, value, wanted, "the budget from grsd.spectrum(kernel, rate)")
+
+
+def between(call: str, name: str, value: xr.Dataset, more: tuple[str, ...] = ()) -> None:
+    """Refuse shells without exactly one boundary between neighbours; ``more``: dimensions as long as the shells."""
+    sizes = dict(value.sizes)
+    wrong = [dim for dim in ("shell", *more) if sizes.get(dim) != sizes.get("shell", 0)]
+    if wrong or sizes.get("boundary") != sizes["shell"] - 1:
+        raise ValueError(f"{call}({name}): expected one boundary between neighbouring shells, got sizes {sizes}")
 
 
 def budgets_of(call: str, name: str, value: object, variables: Sequence[str], least: int = 1) -> list[xr.Dataset]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
@@ -46,7 +47,7 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
@@ -71,6 +72,8 @@ def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
     if inputs.is_complex() or inputs.layout != torch.strided:
         what = str(inputs.dtype if inputs.is_complex() else inputs.layout)
         raise TypeError(f"{call}(..., inputs): expected a dense real tensor, got {what}")
+    if inputs.device.type == "meta":
+        raise ValueError(f"{call}(..., inputs): they are on the meta device and have no values")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
 
@@ -158,7 +161,7 @@ def repeatable(
     ``again``: the same a second time, where that is not ``function`` itself.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _in_one_line(call):
         outputs, second = function(), (again or function)()
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
@@ -171,11 +174,30 @@ def repeatable(
     return outputs
 
 
+@contextmanager
+def _in_one_line(call: str) -> Iterator[None]:
+    """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith(call):
+            raise
+        said_by = (str(error).splitlines() or [""])[0]
+        raise RuntimeError(
+            f"{call}(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
+        ) from error
+
+
 def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
     if not isinstance(targets, Tensor):
         hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
         raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
+    if targets.device.type == "meta" or targets.layout != torch.strided:
+        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
+        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
     if not targets.is_floating_point():
         raise TypeError(
             f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
@@ -201,26 +223,26 @@ def memory_bytes(call: str, limit: str | int) -> int:
 
 def positive(call: str, name: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
     """Return ``value`` as a float if it is positive, finite and from ``low`` to ``high``; else raise ``ValueError``."""
-    if not 0 < _real(value) < math.inf:
+    if not 0 < real(value) < math.inf:
         raise ValueError(f"{call}({name}=...): expected a positive finite number, got {said(value)}")
     return number(call, name, value, low, high)
 
 
 def number(call: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
     """Return ``value`` as a float if it is finite and from ``low`` to ``high``; raise ``ValueError`` otherwise."""
-    if not (math.isfinite(_real(value)) and low <= _real(value) <= high):
-        limits = (
-            "" if low == -math.inf else f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}"
-        )
+    if not (math.isfinite(real(value)) and low <= real(value) <= high):
+        limits = "" if low == -math.inf else f" of at least {low:g}"
+        if high < math.inf and not real(value) < low:
+            limits = f" from {low:g} to {high:g}"
         raise ValueError(f"{call}({name}=...): expected a finite number{limits}, got {said(value)}")
-    return _real(value)
+    return real(value)
 
 
 def level_of(call: str, value: float) -> float:
     """Return a confidence level, a number between 0 and 1; raise ``ValueError`` otherwise."""
-    if not 0 < _real(value) < 1:
+    if not 0 < real(value) < 1:
         raise ValueError(f"{call}(level=...): expected a number between 0 and 1, got {said(value)}")
-    return _real(value)
+    return real(value)
 
 
 def choice(call: str, name: str, value: str, allowed: Sequence[str]) -> str:
@@ -237,6 +259,11 @@ def flag(call: str, name: str, value: bool) -> bool:
     return value
 
 
+def optional_flag(call: str, name: str, value: bool | None) -> bool | None:
+    """``flag``, or None."""
+    return None if value is None else flag(call, name, value)
+
+
 def instance(call: str, name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
     """Refuse what is no ``kind``; ``wanted`` says in words what is."""
     if not isinstance(value, kind):
@@ -244,16 +271,16 @@ def instance(call: str, name: str, value: object, kind: type | tuple[type, ...],
 
 
 def fits_memory(call: str, name: str, numbers: int, width: int = 8) -> None:
-    """Refuse what this machine's memory cannot hold: so many numbers of ``width`` bytes."""
+    """Refuse more than a quarter of this machine's memory, for copies are made: so many numbers of ``width`` bytes."""
     held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
-    if numbers * width > held:
+    if 4 * numbers * width > held:
         raise MemoryError(
-            f"{call}({name}=...): this needs more than the {held / 2**30:.3g} GiB of memory that this machine has; ask "
+            f"{call}({name}=...): this needs more than a quarter of this machine's memory, {held / 2**30:.3g} GiB; ask "
             "for less"
         )
 
 
-def _real(value: object) -> float:
+def real(value: object) -> float:
     """A real number as a float; NaN for everything that is none, or too large for one."""
     try:
         return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

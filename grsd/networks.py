@@ -70,7 +70,7 @@ class Perceptron(nn.Module):
             whole(call, name, value, 1)
         choice(call, "activation", activation, sorted(ACTIVATIONS))
         positive(call, "weight_scale", weight_scale)
-        seed_of(call, "seed", seed)
+        seed = seed_of(call, "seed", seed)
         places = {"dtype": floating_dtype(call, dtype), "device": "cpu"}
         numbers = (features + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * outputs
         fits_memory(call, "width, depth", numbers + depth * LAYER, dtype.itemsize)

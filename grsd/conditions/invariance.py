@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import dataset, integers, listed, required_window
-from grsd.checks import flag, number, positive, whole
+from grsd.checks import flag, number, positive, real, whole
 from grsd.evidence import Rule
 from grsd.laws import LawTest, judge_observed, observe, resampled
 from grsd.laws.ensemble import Ensemble
@@ -102,11 +102,15 @@ def measure(
 def at_loss(run: xr.Dataset, log_loss: float, spec: object = "run") -> xr.Dataset:
     """The budget of a run (``grsd.run``) where its loss is e^``log_loss`` of that at time 0; see ``measure``."""
     call = "invariance.measure"
-    number(call, "log_loss", log_loss)
+    log_loss = number(call, "log_loss", log_loss)
     needed = {"loss": ("time",), "start_loss": (), "time": ("time",)}
     dataset(call, "run", run, needed, "it with grsd.run(spec)")
-    if not (np.append(run.loss.values, run.start_loss.values) > 0).all():
-        raise ValueError(f"{call}(run=...): expected losses above 0")
+    losses = np.append(run.loss.values, run.start_loss.values)
+    if not run.sizes["time"] or not ((losses > 0) & (losses < math.inf)).all():
+        raise ValueError(f"{call}(run=...): expected finite losses above 0 at some times")
+    for name in run.data_vars:
+        if run[name].dtype.kind not in "biuf":
+            raise TypeError(f"{call}(run=...): expected real numbers in {str(name)!r}, got {run[name].dtype}")
     passed = np.log(run.loss.values / float(run.start_loss))
     after = int(np.argmax(passed <= log_loss))
     if not passed[after] <= log_loss or after == 0:
@@ -142,9 +146,9 @@ def budgets_of(measured: xr.Dataset) -> list[list[xr.Dataset]]:
 def frontier_window(measured: xr.Dataset, reach: float = math.inf) -> tuple[float, float]:
     """(low, high) in log eigenvalue: up to the frontier lambda t = 1 (geometric mean over runs), ``reach`` down."""
     dataset("frontier_window", "measured", measured, {"time": None}, MADE)
-    if not (measured.time.values > 0).all() or not np.isfinite(measured.time.values).all():
+    if not measured.time.size or not ((measured.time.values > 0) & (measured.time.values < math.inf)).all():
         raise ValueError("frontier_window(measured=...): expected finite times after 0")
-    if reach != math.inf:
+    if real(reach) != math.inf:
         positive("frontier_window", "reach", reach)
     frontier = -float(np.log(measured.time).mean())
     return frontier - reach, frontier

@@ -58,11 +58,11 @@ def exponents(
     of the three are tested with each run left out in turn. Source: this project's. Cost: negligible.
     Errors: ``ValueError`` for too few runs or times, or an amplitude that changes sign.
     """
-    level_of("exponents", level)
+    level = level_of("exponents", level)
     low, high = span_of("exponents", "window", window)
     if not max(-low, high) <= FARTHEST:
         raise ValueError(f"exponents(window=...): expected log eigenvalues within {FARTHEST:g}, got {window!r}")
-    times, budgets = times_of("exponents", "times", times), same_runs("exponents", "budgets", budgets, "time")
+    times, budgets = times_of("exponents", "times", times, 4), same_runs("exponents", "budgets", budgets, "time")
     if len(times) < 4 or len(budgets) != len(times):
         raise ValueError("exponents(budgets, times): expected budgets at four or more increasing times after 0")
     if len(budgets[0]) < 5:

@@ -78,10 +78,10 @@ class LawFit:
 def fit_law(observable: str, observed: Ensemble, reference: float | None, level: float) -> LawFit:
     """The weighted fit, of all runs and with each left out. Errors: ``ValueError`` for a level that is none."""
     call = f"{observable}_law"
-    level_of(call, level)
+    level = level_of(call, level)
     if reference is None:
         reference = float((observed.x.min() + observed.x.max()) / 2)
-    number(call, "reference", reference, -FARTHEST, FARTHEST)
+    reference = number(call, "reference", reference, -FARTHEST, FARTHEST)
     variances = observed.variances()
     b, amplitudes, r = _solve(observed, 1 / variances, reference)
     runs = observed.runs

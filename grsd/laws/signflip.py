@@ -73,7 +73,7 @@ def law_test(
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """
-    level_of("law_test", level)
+    level = level_of("law_test", level)
     observed = observe(budgets, observable=observable, k_max=k_max, scale=scale, window=window)
     return judge_observed(observable, observed, level)
 

@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy import stats
 
-from grsd.arguments import LARGEST, listed, required_window, vector
+from grsd.arguments import listed, required_window, vector
 from grsd.checks import number, positive, said, whole
 from grsd.evidence import Rule
 from grsd.laws import coupling_law
@@ -45,14 +45,16 @@ def coarser_profile(
     ``width``: h; ``exponent``: b; ``growth``: gamma. Returns all values that can differ from zero. Exact under the law.
     """
     call = "coarser_profile"
-    kappa = vector(call, "kappa", kappa)
+    kappa = vector(call, "kappa", kappa, wanted="kappa(1), kappa(2), ...")
+    if whole(call, "factor", factor, 1) > MOST_SHELLS:
+        raise ValueError(f"{call}(factor=...): expected at most {MOST_SHELLS} shells, got {said(factor)}")
     h, m = positive(call, "width", width), whole(call, "factor", factor, 1)
     beta = number(call, "exponent", exponent) - 1 + number(call, "growth", growth)
     grown = h * m * max(abs(beta), abs(growth))
-    if m > MOST_SHELLS or grown > LARGEST_LOG or np.abs(kappa).max() > LARGEST:
+    if grown > LARGEST_LOG:
         raise ValueError(
-            f"{call}(width, exponent, growth, factor): expected kappa under {LARGEST:g}, at most {MOST_SHELLS} shells, "
-            f"and factors e^x over a block with x at most {LARGEST_LOG:g}, got {grown:.3g}"
+            f"{call}(width, exponent, growth, factor): expected factors e^x over a block, x at most "
+            f"{LARGEST_LOG:g}, got {grown:.3g}"
         )
     count = (len(kappa) + m - 1) // m
     padded = np.zeros(m * (count + 1))
@@ -114,6 +116,8 @@ def profile_flow(
         raise ValueError(f"profile_flow(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}")
     window = required_window("profile_flow", window)
     found = blocks("profile_flow", budgets, window)
+    if not (found.energy[:, found.whole] > 0).all():
+        raise ValueError("profile_flow(budgets): expected energies above 0 in every shell of the window")
     runs = np.arange(len(budgets))
     ratios = []
     for keep in [runs, *(np.delete(runs, run) for run in runs)]:

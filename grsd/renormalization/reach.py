@@ -92,6 +92,8 @@ def _settled(distance: np.ndarray, share: np.ndarray) -> float:
     far = np.flatnonzero(np.abs(share - 1) > 0.1)
     if not far.size:
         return float(distance[0])
+    if far[-1] + 1 == len(share):
+        raise ValueError("reach(budgets): the couplings do not add up to the flux; expected budgets of energy_budget")
     last = far[-1]
     edge = 0.9 if share[last] < 1 else 1.1
     part = (edge - share[last]) / (share[last + 1] - share[last])

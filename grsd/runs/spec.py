@@ -9,7 +9,7 @@ from typing import get_type_hints
 
 import torch
 
-from grsd.checks import positive, whole
+from grsd.checks import positive, said, whole
 from grsd.datasets import DIGITS, TASKS, Data, digits
 from grsd.networks import ACTIVATIONS, Perceptron
 from grsd.runs.plain import key, plain, text
@@ -68,8 +68,8 @@ class Spec:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {value!r}")
+            if not isinstance(value, str) or value not in allowed:
+                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {said(value)}")
         for name, least in LEAST.items():
             if whole("Spec", name, getattr(self, name), least) >= SEED_LIMIT:
                 raise ValueError(f"Spec({name}=...): expected less than 2^63, got {getattr(self, name)}")
@@ -88,7 +88,7 @@ class Spec:
 
     def _checked_times(self) -> tuple[float, float, int]:
         if not isinstance(self.times, Sequence) or isinstance(self.times, str) or len(self.times) != 3:
-            raise ValueError(f"Spec(times=...): expected (first, last, count), got {self.times!r:.80}")
+            raise ValueError(f"Spec(times=...): expected (first, last, count), got {said(self.times)}")
         first, last = (positive("Spec", "times", value) for value in self.times[:2])
         if not first < last:
             raise ValueError(f"Spec(times=...): expected first < last, got {self.times!r}")
@@ -97,7 +97,7 @@ class Spec:
     def _checked_widths(self) -> tuple[float, ...]:
         widths = self.shell_widths
         if not isinstance(widths, Sequence) or isinstance(widths, str) or not widths:
-            raise ValueError(f"Spec(shell_widths=...): expected one width or more, got {widths!r:.80}")
+            raise ValueError(f"Spec(shell_widths=...): expected one width or more, got {said(widths)}")
         widths = tuple(positive("Spec", "shell_widths", value) for value in widths)
         if len(set(widths)) < len(widths):
             raise ValueError(f"Spec(shell_widths=...): a width stands twice in {widths}")

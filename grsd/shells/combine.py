@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import attribute, budget_of, budgets_of, dataset
+from grsd.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
 from grsd.checks import instance, number, said, whole
 from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, MOST_SHELLS, mask_flags, shell_coords
 
@@ -26,7 +26,7 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
         raise ValueError(f"merge_shells(factor=...): expected at most {MOST_SHELLS}, got {said(factor)}")
     instance("merge_shells", "budget", budget, xr.Dataset, "a dataset from energy_budget")
     names = ["energy", "dissipation", "modes", "mask"] + (["coupling"] if "flux" in budget else [])
-    budget_of("merge_shells", "budget", budget, names, single=False)
+    whole_budget("merge_shells", "budget", budget, names)
     index = budget.shell_index.values
     coarse = np.floor_divide(index, factor)
     labels = np.unique(coarse)
@@ -97,8 +97,8 @@ def remove_scale(budget: xr.Dataset, low: float, high: float) -> xr.Dataset:
     """
     if not number("remove_scale", "low", low) < number("remove_scale", "high", high):
         raise ValueError(f"remove_scale(low, high): expected low < high in log eigenvalue, got {low!r} and {high!r}")
-    needed = ("drift", "scale_coupling", "coupling", "modes", "flux", "flux_crossing", "density", "velocity", "shell")
-    dataset("remove_scale", "budget", budget, dict.fromkeys(needed), MADE)
+    needed = ("drift", "scale_coupling", "coupling", "modes", "flux", "flux_crossing", "density", "velocity")
+    whole_budget("remove_scale", "budget", budget, needed)
     judged = budget.sel(shell=slice(low, high))
     weight = judged.modes.where(judged.drift.notnull(), 0)
     if judged.sizes["shell"] == 0 or float(weight.sum()) == 0:
@@ -128,6 +128,9 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
     """
     dataset("locality", "budget", budget, dict.fromkeys(("coupling", "flux")), MADE)
     width = attribute("locality", "budget", budget, "shell_width")
+    if {*budget.coupling.dims} - {"shell", "shell_from"} != {*budget.flux.dims} - {"boundary"}:
+        raise ValueError(f"locality(budget): expected couplings and fluxes of the same runs, got {dict(budget.sizes)}")
+    between("locality", "budget", budget, ("shell_from",))
     if budget.sizes["shell"] < 2:
         raise ValueError("locality(budget): expected at least 2 shells, got 1; take a smaller shell width")
     steps = np.arange(1, budget.sizes["shell"])
@@ -171,6 +174,11 @@ def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
     dataset(call, "history", history, dict.fromkeys(needed), "the history with grsd.shell_history")
     if history.sizes.get("time", 0) < 3:
         raise ValueError(f"{call}(history): expected at least 3 snapshots, got {history.sizes.get('time', 0)}")
+    between(call, "history", history)
+    if any({*history[name].dims} != {"time", "shell"} for name in needed[:2]):
+        raise ValueError(f"{call}(history): expected 'energy' and 'dissipation' over ('time', 'shell')")
+    for name in needed[:2]:
+        finite(call, "history", history, name)
     if not (np.diff(history.time.values) > 0).all():
         raise ValueError(f"{call}(history): expected increasing times, got {said(history.time.values.tolist())}")
     energy, dissipation = (history[name].transpose("time", "shell").values for name in ("energy", "dissipation"))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.arguments import span_of
-from grsd.checks import positive
+from grsd.checks import number, positive
 
 LEAST_MODES = 0.5
 LEAST_LOCAL_MODES = 2.0
@@ -66,7 +66,8 @@ class LogShells:
 
     def indices(self, low: float, high: float) -> range:
         """The a of the shells that cover [low, high] (or the span, where one was given)."""
-        low, high = self.span or (low, high)
+        call = "LogShells.indices"
+        low, high = self.span or (number(call, "low", low), number(call, "high", high))
         self._count("width", low, high)
         first = math.floor(low / self.width + 1e-9)
         return range(first, max(first + 1, math.ceil(high / self.width - 1e-9)))

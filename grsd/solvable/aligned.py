@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import positive
+from grsd.checks import SEEDS, fits_memory, positive, said, seed_of
 from grsd.solvable.modes import not_negative, rotation, time_array
+
+STRENGTHS = (1e-100, 1e100)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class AlignedDeepLinear:
 
     def __post_init__(self) -> None:
         if not isinstance(self.strengths, tuple) or not self.strengths:
-            raise ValueError(f"AlignedDeepLinear(strengths=...): expected a tuple of numbers, got {self.strengths!r}")
+            raise ValueError(
+                f"AlignedDeepLinear(strengths=...): expected a tuple of numbers, got {said(self.strengths)}"
+            )
         for value in self.strengths:
-            positive("AlignedDeepLinear", "strengths", value)
-        positive("AlignedDeepLinear", "start", self.start)
+            positive("AlignedDeepLinear", "strengths", value, *STRENGTHS)
+        positive("AlignedDeepLinear", "start", self.start, *STRENGTHS)
+        seed_of("AlignedDeepLinear", "seed", self.seed)
+        fits_memory("AlignedDeepLinear", "strengths", len(self.strengths) ** 2)
 
     def learned(self, time: float) -> Float[np.ndarray, " n"]:
         """a_i(t), written so that nothing overflows."""
@@ -79,7 +85,7 @@ class AlignedDeepLinear:
     def problem(self, time: float = 0.0) -> tuple[nn.Sequential, Float[Tensor, "n n"], Float[Tensor, "n n"]]:
         """(module at ``time``, inputs, targets): two ``nn.Linear`` without bias, X = sqrt(N) Q, N = n samples."""
         n = len(self.strengths)
-        u, v, hidden, mix = (rotation(n, 4 * self.seed + i) for i in range(4))
+        u, v, hidden, mix = (rotation(n, (4 * self.seed + i) % SEEDS) for i in range(4))
         root = torch.from_numpy(self.learned(time)).sqrt()
         model = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64, device="cpu") for _ in range(2)))
         with torch.no_grad():
