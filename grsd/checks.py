@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from grsd.values import positive as positive
-from grsd.values import whole as whole
+from grsd.values import (
+    SEEDS as SEEDS,
+)
+from grsd.values import (
+    choice as choice,
+)
+from grsd.values import (
+    fits_memory as fits_memory,
+)
+from grsd.values import (
+    flag as flag,
+)
+from grsd.values import (
+    instance as instance,
+)
+from grsd.values import (
+    level_of as level_of,
+)
+from grsd.values import (
+    number as number,
+)
+from grsd.values import (
+    optional_flag as optional_flag,
+)
+from grsd.values import (
+    positive as positive,
+)
+from grsd.values import (
+    real as real,
+)
+from grsd.values import (
+    said as said,
+)
+from grsd.values import (
+    seed_of as seed_of,
+)
+from grsd.values import (
+    whole as whole,
+)
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
@@ -18,8 +57,8 @@ DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 def floating_dtype(call: str, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype`` if it is float32 or float64; raise ``TypeError`` otherwise."""
-    if dtype not in DTYPES:
-        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {said(dtype)}")
     return dtype
 
 
@@ -32,12 +71,12 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
     if device is None:
         first = next(iter(model.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
-    elif device == "auto":
+    elif isinstance(device, str) and device == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
     if device.type not in {"cpu", "cuda"}:
@@ -61,6 +100,8 @@ def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
     if inputs.is_complex() or inputs.layout != torch.strided:
         what = str(inputs.dtype if inputs.is_complex() else inputs.layout)
         raise TypeError(f"{call}(..., inputs): expected a dense real tensor, got {what}")
+    if inputs.device.type == "meta":
+        raise ValueError(f"{call}(..., inputs): they are on the meta device and have no values")
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
 
@@ -148,7 +189,7 @@ def repeatable(
     ``again``: the same a second time, where that is not ``function`` itself.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _in_one_line(call):
         outputs, second = function(), (again or function)()
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
@@ -161,11 +202,30 @@ def repeatable(
     return outputs
 
 
+@contextmanager
+def _in_one_line(call: str) -> Iterator[None]:
+    """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith(call):
+            raise
+        said_by = (str(error).splitlines() or [""])[0]
+        raise RuntimeError(
+            f"{call}(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
+        ) from error
+
+
 def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
     if not isinstance(targets, Tensor):
         hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
         raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
+    if targets.device.type == "meta" or targets.layout != torch.strided:
+        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
+        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
     if not targets.is_floating_point():
         raise TypeError(
             f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
@@ -183,7 +243,7 @@ def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
 
 def memory_bytes(call: str, limit: str | int) -> int:
     """Bytes, from a number or from text such as "4GiB"; raise ``ValueError`` otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
-    if isinstance(limit, bool) or match is None:
-        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {limit!r}")
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
+    if not isinstance(limit, str | Real) or isinstance(limit, bool) or match is None:
+        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {said(limit)}")
     return int(float(match[1]) * UNITS[match[2] or "B"])

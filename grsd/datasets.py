@@ -11,12 +11,14 @@ from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.values import DIGITS, TASKS, positive, whole
+from grsd.checks import fits_memory, positive, said, seed_of, whole
+from grsd.values import DIGITS, TASKS
 
 SIDE = 8
 PATCHES = 8480
 PATCH_TASKS = ("photograph", "pixel")
 HIDDEN = 36
+DECAYS = (1e-3, 50.0)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     Errors: ``ValueError`` for N outside 1..1797 or an unknown task.
     """
     if whole("digits", "samples", samples, 1) > DIGITS:
-        raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {samples}")
-    if task not in TASKS:
-        raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {task!r}")
-    pixels, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+        raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {said(samples)}")
+    if not isinstance(task, str) or task not in TASKS:
+        raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {said(task)}")
+    seed = seed_of("digits", "seed", seed)
+    pixels, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     pixels = _scaled(pixels.double())
     drawn = _drawn(DIGITS, samples, seed)
     labels = labels[drawn].long()
@@ -74,16 +77,17 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     Errors: ``ValueError`` for N outside 1..8480 or an unknown task.
     """
     if whole("patches", "samples", samples, 1) > PATCHES:
-        raise ValueError(f"patches(samples=...): the set has {PATCHES} samples, got {samples}")
-    if task not in PATCH_TASKS:
-        raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {task!r}")
+        raise ValueError(f"patches(samples=...): the set has {PATCHES} samples, got {said(samples)}")
+    if not isinstance(task, str) or task not in PATCH_TASKS:
+        raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {said(task)}")
+    seed = seed_of("patches", "seed", seed)
     pixels, drawn = _tiles(), _drawn(PATCHES, samples, seed)
-    seen = torch.arange(SIDE**2) != HIDDEN if task == "pixel" else slice(None)
+    seen = [place for place in range(SIDE**2) if task != "pixel" or place != HIDDEN]
     pixels = pixels - pixels[:, seen].mean(1, keepdim=True)
     if task == "pixel":
         targets = _scaled(pixels[:, [HIDDEN]])
     else:
-        targets = torch.where(torch.arange(PATCHES) < PATCHES // 2, 1.0, -1.0).double()[:, None]
+        targets = torch.from_numpy(np.repeat([1.0, -1.0], PATCHES // 2))[:, None]
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
 
 
@@ -95,20 +99,22 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
     ``grsd.scaling.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
     """
     shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
+    fits_memory("power_law", "samples, features", shape[0] * shape[1])
+    seed = seed_of("power_law", "seed", seed)
     rank = np.arange(1, features + 1, dtype=float)
-    spread = rank ** (-positive("power_law", "a", a) / 2)
-    teacher = rank ** (-(1 + positive("power_law", "r", r)) / 2)
+    spread = rank ** (-positive("power_law", "a", a, *DECAYS) / 2)
+    teacher = rank ** (-(1 + positive("power_law", "r", r, *DECAYS)) / 2)
     drawn = np.random.default_rng(seed).standard_normal(shape)
     inputs = drawn * spread * np.sqrt(features / (spread @ spread))
     targets = drawn @ (teacher / np.sqrt(teacher @ teacher))
     name = f"power law, a={a:g}, r={r:g}, N={samples}, seed={seed}"
-    return Data(torch.as_tensor(inputs), torch.as_tensor(targets)[:, None], name)
+    return Data(torch.from_numpy(inputs), torch.from_numpy(targets)[:, None], name)
 
 
 @cache
 def _tiles() -> Float64[Tensor, "samples pixels"]:
     """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
-    grey = torch.stack([torch.tensor(image).double().mean(-1) for image in load_sample_images().images])
+    grey = torch.stack([torch.from_numpy(image.copy()).double().mean(-1) for image in load_sample_images().images])
     return grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).reshape(PATCHES, SIDE**2)
 
 
@@ -119,4 +125,4 @@ def _scaled(values: Float64[Tensor, "samples features"]) -> Float64[Tensor, "sam
 
 
 def _drawn(of: int, samples: int, seed: int) -> Tensor:
-    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:samples]
+    return torch.randperm(of, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:samples]

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.checks import DTYPES
+from grsd.arguments import tensor
+from grsd.checks import positive
 
 SYMMETRY = 1e-6
 
@@ -22,12 +23,36 @@ class Spectrum:
         eigenvectors: (D, D), column u is phi_u.
         rate: M'_uv = <phi_u, M' phi_v> (D, D), or None; units 1 / time^2.
         floor: D * eps * lambda_max; eigenvalues under it mean nothing.
+
+    Errors: ``TypeError`` or ``ValueError`` for other shapes, NaN, eigenvalues that do not ascend, or a floor that
+    is not positive and under the largest of them.
     """
 
     eigenvalues: Float[Tensor, " D"]
     eigenvectors: Float[Tensor, "D D"]
     rate: Float[Tensor, "D D"] | None
     floor: float
+
+    def __post_init__(self) -> None:
+        values = tensor("Spectrum", "eigenvalues", self.eigenvalues)
+        if values.ndim != 1 or not values.numel():
+            raise ValueError(f"Spectrum(eigenvalues=...): expected shape (D,), got {tuple(values.shape)}")
+        square = {"eigenvectors": self.eigenvectors} | ({} if self.rate is None else {"rate": self.rate})
+        for name, matrix in square.items():
+            tensor("Spectrum", name, matrix)
+            if matrix.shape != (len(values), len(values)):
+                raise ValueError(f"Spectrum({name}=...): expected {(len(values),) * 2}, got {tuple(matrix.shape)}")
+            if (matrix.dtype, matrix.device) != (values.dtype, values.device):
+                raise TypeError(
+                    f"Spectrum({name}=...): expected {values.dtype} on {values.device}, as the eigenvalues, got "
+                    f"{matrix.dtype} on {matrix.device}"
+                )
+        if bool((values.diff() < 0).any()):
+            raise ValueError("Spectrum(eigenvalues=...): expected ascending eigenvalues")
+        if not positive("Spectrum", "floor", self.floor) < float(values[-1]):
+            raise ValueError(f"Spectrum(floor=...): expected less than the largest eigenvalue, got {self.floor!r}")
+        for name, found in {"eigenvalues": values, **square}.items():
+            object.__setattr__(self, name, found.detach())
 
     @property
     def dimension(self) -> int:
@@ -39,17 +64,17 @@ def spectrum(kernel: Float[Tensor, "D D"], rate: Float[Tensor, "D D"] | None = N
 
     Args: symmetric tensors of the same shape, dtype (float32 or float64) and device; M positive semidefinite.
     Cost: one symmetric eigendecomposition, and two matrix products where a rate is given.
-    Errors: ``ValueError`` for another shape, NaN, asymmetry, a negative eigenvalue beyond rounding, or M = 0.
+    Errors: ``ValueError`` for another shape, NaN, asymmetry, a negative eigenvalue beyond rounding, M = 0, or numbers
+    that leave the range of the dtype.
     """
     for name, matrix in {"kernel": kernel, "rate": rate}.items():
-        if matrix is None:
+        if matrix is None and name == "rate":
             continue
-        if not isinstance(matrix, Tensor):
-            raise TypeError(f"spectrum({name}=...): expected a torch.Tensor, got {type(matrix).__name__}")
-        if matrix.dtype not in DTYPES or (matrix.dtype, matrix.device) != (kernel.dtype, kernel.device):
+        tensor("spectrum", name, matrix)
+        if (matrix.dtype, matrix.device) != (kernel.dtype, kernel.device):
             raise TypeError(
-                f"spectrum({name}=...): expected float32 or float64, one dtype and device for both, got {matrix.dtype} "
-                f"on {matrix.device} beside a kernel of {kernel.dtype} on {kernel.device}"
+                f"spectrum({name}=...): expected one dtype and device for both, got {matrix.dtype} on {matrix.device} "
+                f"beside a kernel of {kernel.dtype} on {kernel.device}"
             )
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape != kernel.shape or not matrix.numel():
             raise ValueError(
@@ -57,23 +82,31 @@ def spectrum(kernel: Float[Tensor, "D D"], rate: Float[Tensor, "D D"] | None = N
                 f"{tuple(matrix.shape)} beside a kernel of {tuple(kernel.shape)}"
             )
         scale = float(matrix.abs().max())
-        if not scale < float("inf"):
-            raise ValueError(f"spectrum({name}=...): found NaN or infinity")
         asymmetry = float((matrix - matrix.T).abs().max())
         if asymmetry > SYMMETRY * scale:
             raise ValueError(
                 f"spectrum({name}=...): the matrix is not symmetric, it differs from its transpose by {asymmetry:.2g} "
                 f"beside entries up to {scale:.2g}; if that is rounding, pass (K + K.T) / 2"
             )
-    eigenvalues, eigenvectors = torch.linalg.eigh(kernel)
+    range_of = torch.finfo(kernel.dtype)
+    eigenvalues, eigenvectors = torch.linalg.eigh(kernel.detach())
     top = float(eigenvalues[-1])
-    floor = kernel.shape[0] * torch.finfo(kernel.dtype).eps * top
+    floor = kernel.shape[0] * range_of.eps * top
     if top <= 0:
         raise ValueError("spectrum(kernel=...): the largest eigenvalue is not positive; nothing can be learned")
+    if not range_of.tiny <= floor < float("inf"):
+        raise ValueError(
+            f"spectrum(kernel=...): the largest eigenvalue, {top:.3g}, or rounding beside it leaves the range of "
+            f"{kernel.dtype}; choose other units of time"
+        )
     if float(eigenvalues[0]) < -10 * floor:
         raise ValueError(
             f"spectrum(kernel=...): expected a positive semidefinite matrix, got an eigenvalue "
             f"{float(eigenvalues[0]):.3g} beside the largest {top:.3g}"
         )
-    rotated = None if rate is None else eigenvectors.T @ (rate @ eigenvectors)
+    rotated = None if rate is None else eigenvectors.T @ (rate.detach() @ eigenvectors)
+    if rotated is not None and not bool(torch.isfinite(rotated).all()):
+        raise ValueError(
+            f"spectrum(rate=...): in the eigenbasis it leaves the range of {rate.dtype}; choose other units of time"
+        )
     return Spectrum(eigenvalues, eigenvectors, rotated, floor)

@@ -19,6 +19,8 @@ def project(where: str | os.PathLike | None = None) -> Path:
 
     Raises ``ProjectNotFound`` in one line where that folder has no notebooks/profiles.yaml.
     """
+    if where is not None and not isinstance(where, str | os.PathLike):
+        raise TypeError(f"project(where=...): expected a folder's path, got {type(where).__name__}")
     named = where or os.environ.get(PROJECT)
     here = Path.cwd()
     candidates = [Path(named)] if named else [Path(__file__).resolve().parents[1], here, *here.parents]

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.values import ACTIVATIONS, positive, whole
+from grsd.checks import choice, fits_memory, flag, floating_dtype, positive, seed_of, whole
+from grsd.values import ACTIVATIONS
 
 
 class Erf(nn.Module):
@@ -20,6 +21,7 @@ class Erf(nn.Module):
 
 
 LAYERS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "identity": nn.Identity}
+EACH_LAYER = 1000  # numbers that the bookkeeping of one layer is worth
 
 
 class Perceptron(nn.Module):
@@ -43,8 +45,9 @@ class Perceptron(nn.Module):
         weight_scale: standard deviation of a hidden weight times sqrt(fan_in); 1 is critical for tanh.
         branch_scale: beta, the scale of a residual branch; ``None`` means 1 / sqrt(depth). Unused in the plain form.
         seed: seed of the initial weights.
+        dtype: of the parameters, which lie on the CPU: neither follows torch's global defaults.
 
-    Shapes: input (N, d), output (N, C); dtype that of the parameters (``torch.get_default_dtype()`` at first).
+    Shapes: input (N, d), output (N, C); dtype that of the parameters.
     Errors: ``ValueError`` for a size below one, an unknown activation or a scale that is not positive.
     """
 
@@ -60,26 +63,31 @@ class Perceptron(nn.Module):
         weight_scale: float = 1.0,
         branch_scale: float | None = None,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        call = "Perceptron"
         for name, value in {"features": features, "outputs": outputs, "width": width, "depth": depth}.items():
-            whole("Perceptron", name, value, 1)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"Perceptron(activation=...): expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
-        positive("Perceptron", "weight_scale", weight_scale)
-        self.residual = residual
+            whole(call, name, value, 1)
+        choice(call, "activation", activation, sorted(ACTIVATIONS))
+        positive(call, "weight_scale", weight_scale)
+        seed = seed_of(call, "seed", seed)
+        places = {"dtype": floating_dtype(call, dtype), "device": "cpu"}
+        numbers = (features + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * outputs
+        fits_memory(call, "width, depth", numbers + depth * EACH_LAYER, dtype.itemsize)
+        self.residual = flag(call, "residual", residual)
         self.branch_scale = positive(
-            "Perceptron", "branch_scale", 1 / math.sqrt(depth) if branch_scale is None else branch_scale
+            call, "branch_scale", 1 / math.sqrt(depth) if branch_scale is None else branch_scale
         )
         self.activation = LAYERS[activation]()
         sizes = [features] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(p, q) for p, q in pairwise(sizes))
-        self.readout = nn.Linear(width, outputs)
-        generator = torch.Generator().manual_seed(seed)
+        self.hidden = nn.ModuleList(nn.Linear(p, q, **places) for p, q in pairwise(sizes))
+        self.readout = nn.Linear(width, outputs, **places)
+        generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             for layer in [*self.hidden, self.readout]:
                 scale = 1.0 if layer is self.readout else weight_scale
-                draw = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+                draw = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64, device="cpu")
                 layer.weight.copy_(scale / math.sqrt(layer.in_features) * draw)
                 layer.bias.zero_()
 

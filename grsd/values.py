@@ -2,23 +2,102 @@
 
 from __future__ import annotations
 
+import math
 import os
-import sys
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 ACTIVATIONS = ("tanh", "erf", "gelu", "relu", "identity")
 TASKS = ("one-hot", "parity")
 DIGITS = 1797
+SEEDS = 2**63
 THREADS = "OMP_NUM_THREADS"
 MOST_THREADS, EACH_THREAD = 1024, "more than any machine's cores are slower than one"
 
 
-def positive(call: str, name: str, value: float) -> float:
-    """Return ``value`` as a float if it is positive and finite; raise ``ValueError`` otherwise."""
-    number = not isinstance(value, bool) and isinstance(value, Real)
-    if not number or not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {_shown(value)}")
-    return float(value)
+def said(value: object) -> str:
+    """A value as a refusal quotes it: one line, at most 80 characters; arrays by shape and dtype."""
+    if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+    if hasattr(value, "data_vars"):
+        return f"{type(value).__name__} with {', '.join(map(str, value.data_vars)) or 'no variables'}"[:80]
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python itself refuses to write 4300 digits
+        return "a longer number"
+    return " ".join(repr(value).split())[:80]
+
+
+def positive(call: str, name: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is positive, finite and from ``low`` to ``high``; else raise ``ValueError``."""
+    if not 0 < real(value) < math.inf:
+        raise ValueError(f"{call}({name}=...): expected a positive finite number, got {said(value)}")
+    return number(call, name, value, low, high)
+
+
+def number(call: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is finite and from ``low`` to ``high``; raise ``ValueError`` otherwise."""
+    if not (math.isfinite(real(value)) and low <= real(value) <= high):
+        limits = "" if low == -math.inf else f" of at least {low:g}"
+        if high < math.inf and not real(value) < low:
+            limits = f" from {low:g} to {high:g}"
+        raise ValueError(f"{call}({name}=...): expected a finite number{limits}, got {said(value)}")
+    return real(value)
+
+
+def level_of(call: str, value: float) -> float:
+    """Return a confidence level, a number between 0 and 1; raise ``ValueError`` otherwise."""
+    if not 0 < real(value) < 1:
+        raise ValueError(f"{call}(level=...): expected a number between 0 and 1, got {said(value)}")
+    return real(value)
+
+
+def choice(call: str, name: str, value: str, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is one of the texts ``allowed``; raise ``ValueError`` otherwise."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{call}({name}=...): expected one of {tuple(allowed)}, got {said(value)}")
+    return value
+
+
+def flag(call: str, name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False; raise ``TypeError`` otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{call}({name}=...): expected True or False, got {said(value)}")
+    return value
+
+
+def optional_flag(call: str, name: str, value: bool | None) -> bool | None:
+    """``flag``, or None."""
+    return None if value is None else flag(call, name, value)
+
+
+def instance(call: str, name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Refuse what is no ``kind``; ``wanted`` says in words what is."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{call}({name}=...): expected {wanted}, got {said(value)}")
+
+
+def fits_memory(call: str, name: str, numbers: int, width: int = 8) -> None:
+    """Refuse more than a quarter of this machine's memory, for copies are made: so many numbers of ``width`` bytes."""
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if 4 * numbers * width > held:
+        raise MemoryError(
+            f"{call}({name}=...): this needs more than a quarter of this machine's memory, {held / 2**30:.3g} GiB; ask "
+            "for less"
+        )
+
+
+def real(value: object) -> float:
+    """A real number as a float; NaN for everything that is none, or too large for one."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def seed_of(call: str, name: str, value: int) -> int:
+    """Return ``value`` if both torch and numpy take it for a seed; raise ``ValueError`` otherwise."""
+    if whole(call, name, value, 0) >= SEEDS:
+        raise ValueError(f"{call}({name}=...): expected a seed less than 2^63, got {said(value)}")
+    return int(value)
 
 
 def whole(call: str, name: str, value: int, least: int) -> int:
@@ -32,19 +111,14 @@ def between(where: str, value: int, least: int, most: int, why: str) -> int:
     Errors: ``ValueError`` in one line that starts with ``where``, such as ``--threads`` or ``Spec(depth=...)``.
     """
     if _at_least(where, value, least) > most:
-        raise ValueError(f"{where}: expected at most {most} ({why}), got {_shown(value)}")
+        raise ValueError(f"{where}: expected at most {most} ({why}), got {said(value)}")
     return int(value)
 
 
 def _at_least(where: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{where}: expected a whole number of at least {least}, got {_shown(value)}")
+        raise ValueError(f"{where}: expected a whole number of at least {least}, got {said(value)}")
     return int(value)
-
-
-def _shown(value: object) -> str:
-    """Python itself refuses to write numbers of more than 4300 digits."""
-    return "a longer number" if isinstance(value, int) and abs(value) >= 10**30 else f"{value!r:.80}"
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "lazy", "values", "folders", "records", "provenance", "progress", "session", "checks",
+    "lazy", "values", "folders", "records", "provenance", "progress", "session", "checks", "arguments",
     "networks", "datasets",
     "tangents", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",

@@ -136,3 +136,11 @@ def test_power_rises_with_the_runs():
     assert float(held.half_width[1]) < 0.7 * float(held.half_width[0])
     broken = ensemble_budgets(cases.SCALED, WIDTHS, 0, 8)
     assert float(invariance.power(broken, (16,), window=INTERIOR, draws=6).share.sel(verdict="fails")[0]) > 0.8
+
+
+@pytest.mark.parametrize("call", [invariance.judge, lambda measured: invariance.power(measured, (8,))])
+def test_a_verdict_needs_its_window(measured, call):
+    """Of a dataset and of budgets alike: what is judged must be named."""
+    for given in (measured[0], ensemble_budgets(LAW, WIDTHS, 0, 8)):
+        with pytest.raises(ValueError, match=r"^invariance\.(judge|power)\(window=\.\.\.\): .* got None; what is .*$"):
+            call(given)

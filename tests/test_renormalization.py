@@ -13,6 +13,7 @@ from grsd.solvable import ShellLattice
 
 EXACT = ShellLattice(swell=0.0, extent=16.0, width=0.25, velocity=power_law(1.4, 1.0))
 RUNS = range(8)
+ALL = cases.EVERYTHING
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_blocks_are_what_merged_shells_are(closed):
 
 def test_local_couplings_close():
     for number in range(4):
-        found = closure(cases.lattice_budgets(cases.CLOSED, number))
+        found = closure(cases.lattice_budgets(cases.CLOSED, number), window=ALL)
         assert found.verdict == "closed"
         assert found.p == 1 / 200
         assert (np.diff(found.defect) < 0).all(), "block spin brings the description nearer"
@@ -73,14 +74,14 @@ def test_local_couplings_close():
 
 @pytest.mark.parametrize("lattice", [cases.HIDDEN, cases.LONG_RANGE], ids=["hidden state", "long range"])
 def test_what_is_not_local_does_not_close(lattice):
-    verdicts = [closure(cases.lattice_budgets(lattice, number)).verdict for number in range(4)]
+    verdicts = [closure(cases.lattice_budgets(lattice, number), window=ALL).verdict for number in range(4)]
     assert verdicts == ["not closed"] * 4
 
 
 def test_what_cannot_be_told_is_inconclusive(closed):
-    assert closure(closed[:7]).verdict == "inconclusive"
+    assert closure(closed[:7], window=ALL).verdict == "inconclusive"
     same = replace(cases.CLOSED, swell=0.01).budgets(RUNS)
-    found = closure(same)
+    found = closure(same, window=ALL)
     assert found.variation < 0.05
     assert found.verdict == "inconclusive"
 
@@ -88,13 +89,13 @@ def test_what_cannot_be_told_is_inconclusive(closed):
 def test_the_permutation_test_is_calibrated():
     """States of other lattices: p is uniform; 60 ensembles, bounds missed once in a thousand times."""
     tiny = replace(cases.SHORT, extent=3.0)
-    p = np.array([closure(cases.unrelated_budgets(tiny, number)).p for number in range(60)])
+    p = np.array([closure(cases.unrelated_budgets(tiny, number), window=ALL).p for number in range(60)])
     assert (p <= 0.05).sum() <= 9
     assert 0.38 < p.mean() < 0.62
 
 
 def test_exact_law_follows_the_map_exactly():
-    flow = profile_flow(EXACT.budgets(RUNS), separations=3)
+    flow = profile_flow(EXACT.budgets(RUNS), separations=3, window=ALL)
     assert flow.verdict == "holds"
     assert flow.exponent == pytest.approx(1.4, abs=1e-6)
     assert flow.growth == pytest.approx(0.3, abs=1e-9)
@@ -171,13 +172,14 @@ def test_broken_input_is_refused(closed, as_users_run_it):
     with pytest.raises(ValueError, match=r"closure\(budgets\): no unmasked boundary has 4 shells on either side"):
         closure(closed, window=(-0.5, -0.3))
     with pytest.raises(ValueError, match=r"closure\(budgets\): expected at least 4 runs, got 2"):
-        closure(closed[:2])
+        closure(closed[:2], window=ALL)
     with pytest.raises(ValueError, match=r"profile_flow\(budgets\): expected at least 5 runs, got 4"):
-        profile_flow(closed[:4])
+        profile_flow(closed[:4], window=ALL)
     with pytest.raises(ValueError, match=r"no two blocks fit into the window at a coarser width"):
         profile_flow(closed, window=(-2.0, -1.0))
     with pytest.raises(ValueError, match=r"reach\(window=\.\.\.\): expected \(low, high\)"):
         reach(closed, window=(0.0, -1.0))
+
     with pytest.raises(ValueError, match=r"coarser_profile\(kappa\): expected kappa\(1\), kappa\(2\)"):
         coarser_profile(np.ones((2, 2)), 0.5, 1.0, 0.0)
     with pytest.raises(ValueError, match=r"ShellLattice\(profile=\.\.\.\): expected one of"):
@@ -200,3 +202,12 @@ def test_a_seed_of_the_networks(closed, monkeypatch):
     cases.closure_of_seed("plain", 2, 2030, training_cases.LATE, 2000)
     assert [spec.seed for spec in asked[8:]] == list(range(2024, 2048)), "blocks are counted from the first seed"
     cases.network.cache_clear()
+
+
+@pytest.mark.parametrize("call", [closure, profile_flow])
+def test_a_verdict_needs_its_window(closed, call):
+    with pytest.raises(
+        ValueError, match=rf"^{call.__name__}\(window=\.\.\.\): expected \(low, high\) .* got None; .*$"
+    ):
+        call(closed)
+    assert call(closed, window=(-9.5, -0.5)).verdict in {"closed", "holds"}

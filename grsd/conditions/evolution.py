@@ -22,6 +22,8 @@ import torch
 import xarray as xr
 from scipy import stats
 
+from grsd.arguments import dataset, finite, listed
+from grsd.checks import choice, instance, number, positive, said, whole
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import gradient_flow, log_times
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
@@ -38,6 +40,7 @@ FIRST_TIME = 1.0
 SLOPE = 0.1
 BOUND = 3.0
 LEAST_RUNS = 8
+LARGEST = 100.0
 RATES = ("rho", "omega")
 SLOPES = ("time", "shell", "depth")
 
@@ -79,6 +82,8 @@ def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
     reach to infinity, in shells that reach under the precision floor, and in those with fewer than two modes.
     Cost: per shell two norms of D x D symmetric matrices. Errors: ``ValueError`` without a rate.
     """
+    instance("shell_rates", "decomposed", decomposed, Spectrum, "what grsd.spectrum(kernel, rate) gave")
+    instance("shell_rates", "shells", shells, LogShells, "LogShells")
     if decomposed.rate is None:
         raise ValueError("shell_rates(decomposed): expected a spectrum with its rate, made by spectrum(kernel, rate)")
     index = np.array(shells.indices(*log_range(decomposed)))
@@ -123,8 +128,15 @@ def along(
     Returns: ``t_rho(time, shell)``, ``t_omega(time, shell)``, dimensionless; ``time`` in units of 1 / lambda_max(0),
     from 1 on, and ``shell`` relative to log lambda_max(0), so that runs can be compared.
     """
+    call = "evolution.along"
+    positive(call, "top", top)
     rows, times = [], []
-    for time, decomposed in states:
+    if not isinstance(states, Iterable) or getattr(states, "ndim", 1) == 0:
+        raise TypeError(f"{call}(states): expected pairs of a time and a spectrum, got {said(states)}")
+    for state in states:
+        if not isinstance(state, Sequence) or len(state) != 2:
+            raise TypeError(f"{call}(states): expected pairs of a time and a spectrum, got {said(state)}")
+        time, decomposed = number(call, "states", state[0], 0.0), state[1]
         if time * top < FIRST_TIME * (1 - 1e-9):
             continue
         row = shell_rates(decomposed, shells).drop_vars(["shell_index", "modes"])
@@ -183,6 +195,20 @@ def measure(
 
 def gather(runs: Sequence[xr.Dataset], depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
     """The points of runs from ``along``; see ``measure``."""
+    call = "evolution.gather"
+    runs, depths, seeds = (
+        listed(call, name, value, "entries") for name, value in {"runs": runs, "depths": depths, "seeds": seeds}.items()
+    )
+    if not len(runs) == len(depths) == len(seeds):
+        raise ValueError(
+            f"{call}(runs, depths, seeds): expected as many of each, got {len(runs)}, {len(depths)}, {len(seeds)}"
+        )
+    for run, depth, seed in zip(runs, depths, seeds, strict=True):
+        dataset(
+            call, "runs", run, {"t_rho": ("time", "shell"), "t_omega": ("time", "shell")}, "it with evolution.along"
+        )
+        whole(call, "depths", depth, 1)
+        whole(call, "seeds", seed, 0)
     parts = []
     for run, depth, seed in zip(runs, depths, seeds, strict=True):
         flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")
@@ -203,6 +229,8 @@ def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
     supremum is above 3 with its own; otherwise, and with fewer than 8 seeds, inconclusive.
     Errors: ``ValueError`` for fewer than 2 seeds.
     """
+    _check("evolution.judge", measured)
+    exponent = number("evolution.judge", "exponent", exponent, -LARGEST, LARGEST)
     seeds = np.unique(measured.seed.values)
     if len(seeds) < 2:
         raise ValueError(f"evolution.judge(measured): expected at least 2 seeds, got {len(seeds)}")
@@ -229,6 +257,8 @@ def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
     """The largest of |beta| / .1 and sup / 3 over rho and omega: at most 1 where everything is controlled."""
+    _check("control_ratio", measured)
+    exponent = number("control_ratio", "exponent", exponent, -LARGEST, LARGEST)
     parts = []
     for rate in RATES:
         parts += [abs(value) / SLOPE for value in slopes(measured, rate, exponent).values()]
@@ -238,12 +268,27 @@ def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
 
 def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, float]:
     """The slopes of log(t rho) ("rho") or log(t omega) ("omega") by "time", "shell" and (several depths) "depth"."""
+    _check("evolution.slopes", measured)
+    choice("evolution.slopes", "rate", rate, RATES)
+    exponent = number("evolution.slopes", "exponent", exponent, -LARGEST, LARGEST)
     log_t, s, depth = np.log(measured.time.values), measured.shell.values, np.log(measured.depth.values)
     y = np.log(measured[f"t_{rate}"].values) + (1 - exponent) * (s + log_t)
     columns = [log_t, s] + ([depth] if np.ptp(depth) > 0 else [])
     design = np.stack([np.ones_like(y), *columns], axis=1)
     found = np.linalg.lstsq(design, y, rcond=None)[0][1:]
     return dict(zip(SLOPES, found.tolist(), strict=False))
+
+
+def _check(call: str, measured: xr.Dataset) -> None:
+    """Refuse what ``measure`` did not give."""
+    needed = ("t_rho", "t_omega", "time", "shell", "depth", "seed")
+    dataset(call, "measured", measured, dict.fromkeys(needed, ("point",)), "it with evolution.measure(specs)")
+    if not measured.sizes["point"]:
+        raise ValueError(f"{call}(measured): expected at least one point, got none")
+    for name in needed:
+        finite(call, "measured", measured, name)
+    if not all((measured[name].values > 0).all() for name in ("t_rho", "t_omega", "time", "depth")):
+        raise ValueError(f"{call}(measured): expected rates, times and depths above 0")
 
 
 def _norm(matrix: torch.Tensor) -> float:

@@ -22,7 +22,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import whole
+from grsd.arguments import attribute, dataset, described, listed
+from grsd.checks import SEEDS, instance, said, seed_of, whole
 from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import Rule
 from grsd.kernel import tangent_kernel_and_rate
@@ -32,6 +33,7 @@ from grsd.tangents import private_copy
 NEAR = 1e-6
 LEAST_PAIRS = 10
 FLIPS = 999
+MOST_FLIPS = 1_000_000
 UNITS = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
 
 RULE = Rule(
@@ -106,8 +108,13 @@ def measure(
     of its recomputed flips (their mean is zero by parity), and ``flux_recomputed(flip, boundary)``.
     Errors: as ``tangent_kernel_and_rate``; ``ValueError`` for a negative number of flips.
     """
-    whole("incoherence.measure", "recomputed", recomputed, 0)
+    call = "incoherence.measure"
+    check_flips(call, "recomputed", recomputed, 0)
+    check_flips(call, "flips", flips, 19)
+    seed = seed_of(call, "seed", seed)
+    described(call, parameters)
     shells = LogShells() if shells is None else shells
+    instance(call, "shells", shells, LogShells, "LogShells")
     kernel, rate = tangent_kernel_and_rate(model, inputs, targets, device=device)
     modes = spectrum(kernel, rate)
     private = private_copy(model, kernel.dtype, kernel.device)
@@ -155,12 +162,15 @@ def measure_modes(
     Errors: ``ValueError`` for a spectrum without rate, or fewer than 19 flips.
     """
     call = "incoherence.measure_modes"
+    instance(call, "modes", modes, Spectrum, "what grsd.spectrum(kernel, rate) gave")
+    instance(call, "shells", shells, LogShells, "LogShells")
+    seed = seed_of(call, "seed", seed)
     if modes.rate is None:
         raise ValueError(f"{call}(modes): expected a spectrum with its rate; use grsd.spectrum(kernel, rate)")
-    whole(call, "flips", flips, 19)
+    check_flips(call, "flips", flips, 19)
     data = energy_budget(modes, error, shells, parameters=parameters)
     data = data[["boundary_mask", "operator_normalized", "mask"]]
-    g = modes.eigenvectors.T @ error.reshape(-1)
+    g = modes.eigenvectors.T @ error.detach().reshape(-1)
     signs = _signs(flips, len(g), seed).to(g)
     flux, variance, pairs, turned = [], [], [], []
     for x in _summands(modes, modes.rate, g, shells, data.boundary.values):
@@ -209,6 +219,15 @@ def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> IncoherenceVerdi
 
     Errors: ``ValueError`` for fewer datasets than the rule wants, other shells, or no boundary kept.
     """
+    call = "incoherence.judge"
+    instance(call, "rule", rule, Rule, "a Rule")
+    needed = dict.fromkeys(("boundary_mask", "coherence", "pairs"), ("boundary",)) | {"excess": (), "decay": ()}
+    datasets = listed(call, "datasets", datasets, "datasets from incoherence.measure", 0)
+    for item in datasets:
+        dataset(call, "datasets", item, needed | {"p_max": ()}, "it with incoherence.measure")
+        attribute(call, "datasets", item, "shell_width")
+        if "boundary" not in item.indexes or not item.indexes["boundary"].is_unique:
+            raise ValueError(f"{call}(datasets): expected different log eigenvalues in the coordinate 'boundary'")
     if len(datasets) < rule.seeds or len({item.attrs["shell_width"] for item in datasets}) != 1:
         raise ValueError(
             f"incoherence.judge(datasets): expected at least {rule.seeds} networks on the same shells, got "
@@ -251,9 +270,16 @@ def _coherence(square: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         return np.where(pairs > 2, np.log(np.maximum(square, 1)) / np.log(pairs), np.nan)
 
 
+def check_flips(call: str, name: str, flips: int, least: int) -> None:
+    """Refuse fewer sign flips than ``least``, or more than there is any use for."""
+    if whole(call, name, flips, least) > MOST_FLIPS:
+        raise ValueError(f"{call}({name}=...): expected at most {MOST_FLIPS}, got {said(flips)}")
+
+
 def _signs(flips: int, modes: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 2.0 * torch.randint(0, 2, (flips, modes), generator=generator, dtype=torch.float64) - 1
+    generator = torch.Generator("cpu").manual_seed(seed % SEEDS)
+    drawn = torch.randint(0, 2, (flips, modes), generator=generator, dtype=torch.float64, device="cpu")
+    return 2.0 * drawn - 1
 
 
 def _summands(modes: Spectrum, rate: Tensor, g: Tensor, shells: LogShells, boundaries: np.ndarray):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import xarray as xr
 
+from grsd.checks import choice, fits_memory, real, said, seed_of, whole
 from grsd.conditions import incoherence, propagation
 from grsd.datasets import digits
 from grsd.decomposition import Spectrum
@@ -36,8 +37,7 @@ def perceptron(
     (dynamical isometry: Saxe, McClelland and Ganguli, arXiv 1312.6120), and "aligned linear" identities, so that the
     singular directions of all layers agree. Parameters are float64. Errors: ``ValueError`` for another name.
     """
-    if kind not in PERCEPTRONS:
-        raise ValueError(f"perceptron(kind=...): expected one of {list(PERCEPTRONS)}, got {kind!r}")
+    choice("perceptron", "kind", kind, list(PERCEPTRONS))
     network = Perceptron(features, outputs, width=width, depth=depth, seed=seed, **PERCEPTRONS[kind])
     network = network.double()
     with torch.no_grad():
@@ -45,7 +45,7 @@ def perceptron(
             if kind == "orthogonal linear":
                 layer.weight.copy_(torch.linalg.qr(layer.weight)[0])
             if kind == "aligned linear":
-                layer.weight.copy_(torch.eye(width))
+                layer.weight.copy_(torch.eye(width, dtype=torch.float64, device="cpu"))
     return network
 
 
@@ -131,15 +131,18 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     matrix of normal numbers, of which a share ``aligned`` (0 to 1) takes the sign of g_u g_v: all those pairs send
     energy up. Then z_c is N(0, 1) for 0, and the largest that it can be, sum |x| / sqrt(sum x^2), for 1.
     """
-    if not 0 <= aligned <= 1:
-        raise ValueError(f"planted_signs(aligned=...): expected a share between 0 and 1, got {aligned!r}")
-    generator = torch.Generator().manual_seed(seed)
-    draw = {"generator": generator, "dtype": torch.float64}
+    fits_memory("planted_signs", "modes", 4 * whole("planted_signs", "modes", modes, 1) ** 2)
+    seed = seed_of("planted_signs", "seed", seed)
+    share = real(aligned)
+    if not 0 <= share <= 1:
+        raise ValueError(f"planted_signs(aligned=...): expected a share between 0 and 1, got {said(aligned)}")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
     values = torch.exp(-torch.rand(modes, **draw).sort(descending=True).values * 9.2)
     g = torch.randn(modes, **draw)
     free = torch.randn(modes, modes, **draw).triu()
-    chosen = torch.rand(modes, modes, **draw) < aligned
+    chosen = torch.rand(modes, modes, **draw) < share
     free = torch.where(chosen, free.abs() * torch.sign(g[:, None] * g), free).triu(1)
     rate = (free + free.T) * (values[:, None] * values).sqrt()
     floor = modes * torch.finfo(torch.float64).eps * float(values[-1])
-    return Spectrum(values, torch.eye(modes, dtype=torch.float64), rate, floor), g
+    return Spectrum(values, torch.eye(modes, dtype=values.dtype, device=values.device), rate, floor), g

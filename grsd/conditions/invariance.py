@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from grsd.arguments import dataset, integers, listed, required_window
+from grsd.checks import flag, number, positive, real, whole
 from grsd.evidence import Rule
 from grsd.laws import LawTest, judge_observed, observe, resampled
 from grsd.laws.ensemble import Ensemble
@@ -26,6 +28,8 @@ from grsd.runs import Spec, at_width, ensemble
 WIDTHS = (math.log(2), math.log(3))
 SMOOTHING = 0.1
 LEAST_RUNS = 8
+LEAST_OBSERVED, MOST_DRAWN = 4, 1_000_000
+MADE = "it with invariance.measure(specs)"
 RULE = Rule(
     statistic="D^2 of the couplings",
     direction="at most",
@@ -97,6 +101,16 @@ def measure(
 
 def at_loss(run: xr.Dataset, log_loss: float, spec: object = "run") -> xr.Dataset:
     """The budget of a run (``grsd.run``) where its loss is e^``log_loss`` of that at time 0; see ``measure``."""
+    call = "invariance.measure"
+    log_loss = number(call, "log_loss", log_loss)
+    needed = {"loss": ("time",), "start_loss": (), "time": ("time",)}
+    dataset(call, "run", run, needed, "it with grsd.run(spec)")
+    losses = np.append(run.loss.values, run.start_loss.values)
+    if not run.sizes["time"] or not ((losses > 0) & (losses < math.inf)).all():
+        raise ValueError(f"{call}(run=...): expected finite losses above 0 at some times")
+    for name in run.data_vars:
+        if run[name].dtype.kind not in "biuf":
+            raise TypeError(f"{call}(run=...): expected real numbers in {str(name)!r}, got {run[name].dtype}")
     passed = np.log(run.loss.values / float(run.start_loss))
     after = int(np.argmax(passed <= log_loss))
     if not passed[after] <= log_loss or after == 0:
@@ -122,12 +136,20 @@ def at_loss(run: xr.Dataset, log_loss: float, spec: object = "run") -> xr.Datase
 
 def budgets_of(measured: xr.Dataset) -> list[list[xr.Dataset]]:
     """What ``grsd.laws`` takes: for each shell width the budgets of all runs."""
+    dataset("budgets_of", "measured", measured, dict.fromkeys(("seed", "time", "energy", "coupling")), MADE)
+    if "run" not in measured.sizes or "shell_widths" not in measured.attrs:
+        raise ValueError(f"budgets_of(measured=...): expected a dimension 'run' and 'shell_widths'; make {MADE}")
     runs = [measured.isel(run=number).drop_vars(["seed", "time"]) for number in range(measured.sizes["run"])]
     return [[at_width(run, width) for run in runs] for width in np.atleast_1d(measured.shell_widths).tolist()]
 
 
 def frontier_window(measured: xr.Dataset, reach: float = math.inf) -> tuple[float, float]:
     """(low, high) in log eigenvalue: up to the frontier lambda t = 1 (geometric mean over runs), ``reach`` down."""
+    dataset("frontier_window", "measured", measured, {"time": None}, MADE)
+    if not measured.time.size or not ((measured.time.values > 0) & (measured.time.values < math.inf)).all():
+        raise ValueError("frontier_window(measured=...): expected finite times after 0")
+    if real(reach) != math.inf:
+        positive("frontier_window", "reach", reach)
     frontier = -float(np.log(measured.time).mean())
     return frontier - reach, frontier
 
@@ -144,14 +166,16 @@ def judge(
 
     Args:
         measured: from ``measure``, or budgets for each of several widths (planted ones).
-        window: (low, high) of log eigenvalue; ``None``: everything up to the frontier, for budgets everything.
+        window: (low, high) of log eigenvalue, required: the verdict depends on it. ``frontier_window(measured)``
+            reaches up to the frontier, infinite ends take everything.
         observable: "coupling", the condition itself; "velocity", a sharper consequence.
         k_max: largest a - b. ``scale``: remove a common scale M' = r M, fitted besides.
 
     Verdict [ours]: holds where the upper 95 % limit of D^2 is at most .04; fails where p < .05 and its lower limit is
     above; otherwise, and with fewer than 8 runs, inconclusive. Errors: as in ``grsd.laws.law_test``.
     """
-    observed, window = _observed(measured, window, observable, k_max, scale)
+    window = required_window("invariance.judge", window)
+    observed = _observed("invariance.judge", measured, window, observable, k_max, scale)
     test = judge_observed(observable, observed)
     return Invariance(
         verdict=_verdict(test),
@@ -160,7 +184,7 @@ def judge(
         p=test.p,
         exponents=tuple(fit.exponent for fit in test.fits),
         exponent_intervals=tuple(fit.exponent_interval for fit in test.fits),
-        window=(-math.inf, math.inf) if window is None else window,
+        window=window,
         runs=test.fits[0].runs,
         test=test,
     )
@@ -183,12 +207,18 @@ def power(
 
     Returns: ``share(runs, verdict)`` of the draws, and ``half_width(runs)`` of the interval of D^2, the median.
     """
-    observed, _ = _observed(measured, window, observable, 2, False)
+    call = "invariance.power"
+    window = required_window(call, window)
+    runs, flags = integers(call, "runs", runs, low=LEAST_OBSERVED), flag(call, "lawful", lawful)
+    whole(call, "draws", draws, 1)
+    if max(runs) * draws > MOST_DRAWN:
+        raise ValueError(f"{call}(runs, draws): expected at most {MOST_DRAWN} runs drawn, got {max(runs) * draws}")
+    observed = _observed(call, measured, window, observable, 2, False)
     verdicts = ("holds", "inconclusive", "fails")
     share, half = np.zeros((len(runs), len(verdicts))), np.zeros((len(runs), draws))
     for row, count in enumerate(runs):
         for draw in range(draws):
-            test = judge_observed(observable, resampled(observable, observed, count, draw, lawful=lawful))
+            test = judge_observed(observable, resampled(observable, observed, count, draw, lawful=flags))
             share[row, verdicts.index(_verdict(test))] += 1 / draws
             half[row, draw] = np.ptp(test.defect_interval) / 2
     data = {"share": (("runs", "verdict"), share), "half_width": ("runs", np.median(half, axis=1))}
@@ -196,16 +226,17 @@ def power(
 
 
 def _observed(
+    call: str,
     measured: xr.Dataset | Sequence[Sequence[xr.Dataset]],
-    window: tuple[float, float] | None,
+    window: tuple[float, float],
     observable: str,
     k_max: int,
     scale: bool,
-) -> tuple[list[Ensemble], tuple[float, float] | None]:
+) -> list[Ensemble]:
     if isinstance(measured, xr.Dataset):
-        window = frontier_window(measured) if window is None else window
         measured = budgets_of(measured)
-    return observe(measured, observable=observable, k_max=k_max, scale=scale, window=window), window
+    measured = listed(call, "measured", measured, "shell widths, or a dataset from measure")
+    return observe(measured, observable=observable, k_max=k_max, scale=scale, window=window)
 
 
 def _verdict(test: LawTest) -> str:

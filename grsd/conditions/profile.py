@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from grsd.arguments import dataset, finite
+from grsd.checks import choice, said
+
 BIN = 1.5
 
 
@@ -16,13 +19,20 @@ def profile(measured: xr.Dataset, of: str, rate: str = "rho") -> xr.Dataset:
     Returns: ``centre(depth, of)`` and ``factor(depth, of)``, e to the standard error over seeds of the logarithm:
     centre / factor to centre * factor is one standard error. NaN where fewer than two seeds have a value.
     """
+    needed = dict.fromkeys(("t_rho", "t_omega", "time", "shell", "depth", "seed"), ("point",))
+    dataset("profile", "measured", measured, needed, "it with evolution.measure(specs)")
+    if not isinstance(of, str) or of not in ("time", "shell"):
+        raise ValueError(f'profile(of=...): expected "time" or "shell", got {said(of)}')
+    choice("profile", "rate", rate, ("rho", "omega"))
+    for name in needed:
+        finite("profile", "measured", measured, name)
+    if not (measured[f"t_{rate}"].values > 0).all():
+        raise ValueError("profile(measured): expected rates above 0")
     place = measured[of].values
     if of == "time":
         place = np.array([float(f"{value:.2g}") for value in place])
-    elif of == "shell":
-        place = (np.floor(place / BIN) + 0.5) * BIN
     else:
-        raise ValueError(f'profile(of=...): expected "time" or "shell", got {of!r}')
+        place = (np.floor(place / BIN) + 0.5) * BIN
     places, depths = np.unique(place), np.unique(measured.depth.values)
     logs = np.log(measured[f"t_{rate}"].values)
     seeds = np.unique(measured.seed.values)

@@ -14,13 +14,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
+from grsd.arguments import dataset, described, listed
+from grsd.checks import (
+    check_coupling,
+    check_inputs,
+    check_module,
+    choice,
+    flag,
+    floating_dtype,
+    instance,
+    repeatable,
+    resolve_device,
+    said,
+)
 from grsd.evidence import Rule
 from grsd.networks import Perceptron
 from grsd.provenance import provenance
@@ -93,8 +106,9 @@ def measure(
     Errors: ``ValueError`` where no nodes match, one is called twice or never, or samples see each other.
     """
     floating_dtype(CALL, dtype)
-    if side not in SIDES:
-        raise ValueError(f"{CALL}(side=...): expected one of {SIDES}, got {side!r}")
+    choice(CALL, "side", side, SIDES)
+    flag(CALL, "norms", norms)
+    described(CALL, parameters)
     check_inputs(CALL, model, inputs)
     check_module(CALL, model, device)
     place = resolve_device(CALL, device, model)
@@ -130,12 +144,24 @@ def measure(
 
 def slopes(datasets: Sequence[xr.Dataset]) -> np.ndarray:
     """The slopes on log depth of ``worst`` and of |``lyapunov`` x depth|, one network a depth; nats per e-fold."""
-    depth = np.array([float(item.attrs["depth"]) for item in datasets])
+    datasets = listed("propagation.slopes", "datasets", datasets, "datasets from propagation.measure")
+    depth = np.array([_depth("propagation.slopes", item) for item in datasets])
     if len(set(depth)) < max(2, len(depth)):
         raise ValueError(f"propagation.slopes(datasets): expected networks of different depths, got {depth.tolist()}")
     values = np.array([[float(item.worst), abs(float(item.lyapunov)) * item.attrs["depth"]] for item in datasets])
     centred = np.log(depth) - np.log(depth).mean()
     return centred @ values / np.square(centred).sum()
+
+
+def _depth(call: str, item: object) -> float:
+    """The depth of one network; refuse what ``measure`` did not give."""
+    dataset(call, "datasets", item, {"worst": (), "lyapunov": ()}, "it with propagation.measure")
+    depth = item.attrs.get("depth")
+    if isinstance(depth, bool) or not isinstance(depth, Real) or not 0 < depth < np.inf:
+        raise ValueError(f"{call}(datasets): expected a positive number in the attribute 'depth', got {said(depth)}")
+    if not np.isfinite([float(item.worst), float(item.lyapunov)]).all():
+        raise ValueError(f"{call}(datasets): found NaN or infinity in 'worst' or 'lyapunov'")
+    return float(depth)
 
 
 def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> PropagationVerdict:
@@ -145,12 +171,16 @@ def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> PropagationVerdi
     Errors: ``ValueError`` for fewer than three depths, fewer seeds than the rule wants, or an incomplete set.
     """
     groups: dict[int, list[xr.Dataset]] = {}
-    for item in datasets:
-        if "seed" not in item.attrs:
+    instance("propagation.judge", "rule", rule, Rule, "a Rule")
+    for item in listed("propagation.judge", "datasets", datasets, "datasets from propagation.measure", 0):
+        _depth("propagation.judge", item)
+        if not isinstance(item.attrs.get("seed"), Integral):
             raise ValueError(
                 "propagation.judge(datasets): expected measure(..., parameters={'seed': ...}); one has none"
             )
         groups.setdefault(int(item.attrs["seed"]), []).append(item)
+    if not groups:
+        raise ValueError("propagation.judge(datasets): expected at least 3 depths and some seeds, got none")
     depths = {tuple(sorted(int(item.attrs["depth"]) for item in group)) for group in groups.values()}
     if len(depths) != 1 or len(set(next(iter(depths)))) < 3 or len(groups) < rule.seeds:
         raise ValueError(
@@ -176,12 +206,18 @@ def _chosen(model: nn.Module, node: Nodes | None) -> list[str]:
             )
         names = [*(f"hidden.{i}" for i in range(1, len(model.hidden))), "readout"]
     elif isinstance(node, str):
-        names = [name for name in modules if re.fullmatch(node, name)]
+        try:
+            names = [name for name in modules if re.fullmatch(node, name)]
+        except re.error as error:
+            raise ValueError(f"{CALL}(node=...): {said(node)} is no regular expression: {error}") from None
     elif callable(node):
-        names = [name for name, part in modules.items() if node(name, part)]
+        try:
+            names = [name for name, part in modules.items() if node(name, part)]
+        except Exception as error:
+            raise TypeError(f"{CALL}(node=...): expected a function of (name, module), {said(error)}") from error
     else:
-        names = list(node)
-        missing = [name for name in names if name not in modules]
+        names = listed(CALL, "node=...", node, "names of submodules", 0)
+        missing = [name for name in names if not isinstance(name, str) or name not in modules]
         if missing:
             raise ValueError(f"{CALL}(node=...): no submodule {missing[0]!r}; there are {', '.join(modules)!s:.200}")
     if len(names) < 2:

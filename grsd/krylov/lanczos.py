@@ -48,7 +48,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
     steps, eps = min(steps, size), torch.finfo(start.dtype).eps
     basis = start.new_zeros(steps, size)
     moved = start.new_zeros(steps, size) if rate else None
-    alpha, beta, alpha_rate, beta_rate = torch.zeros(4, steps, dtype=torch.float64)
+    alpha, beta, alpha_rate, beta_rate = torch.zeros(4, steps, dtype=torch.float64, device="cpu")
     basis[0] = start / norm
     for j in range(steps):
         v = basis[: j + 1]

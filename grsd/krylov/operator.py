@@ -124,7 +124,7 @@ class KernelOperator:
         """M for ``scipy.sparse.linalg``."""
 
         def product(v: np.ndarray) -> np.ndarray:
-            return self.product(torch.as_tensor(v.reshape(-1)).to(self.error)).cpu().numpy()
+            return self.product(torch.from_numpy(v.reshape(-1)).to(self.error)).cpu().numpy()
 
         dtype = self.error.cpu().numpy().dtype
         return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)

@@ -45,7 +45,7 @@ def gauss(steps: Tridiagonal) -> Rule:
 def with_node(steps: Tridiagonal, node: float) -> Rule:
     """One step more, of which ``node``, no eigenvalue of T, is an eigenvalue that stays where it is."""
     matrix, rate, beta = steps.matrix, steps.rate, steps.left
-    identity = torch.eye(len(matrix), dtype=matrix.dtype)
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     y = torch.linalg.solve(matrix - node * identity, beta * identity[-1])
     alpha = node + beta * float(y[-1])
     if rate is not None:
@@ -73,7 +73,8 @@ def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float)
     reach = (steps.left * vectors[-1]).abs()
     top = float(theta[-1] + torch.maximum(reach[-1], ABOVE * theta[-1]))
     count = math.ceil(max(0.0, math.log(top) - low) / smoothing)
-    grid = torch.linspace(low, math.log(top), min(count + 1, MOST), dtype=theta.dtype)[:-1].exp()
+    places = {"dtype": theta.dtype, "device": theta.device}
+    grid = torch.linspace(low, math.log(top), min(count + 1, MOST), **places)[:-1].exp()
     x = torch.cat([theta.new_tensor([-floor, top]), grid])
     alpha = x + (reach.square() / (theta - x[:, None])).sum(1)
     possible = x[(alpha >= alpha[0]) & (alpha <= alpha[1])]

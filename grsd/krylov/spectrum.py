@@ -135,7 +135,7 @@ class KrylovSpectrum:
         gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
         spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
         spread = torch.where(r < ALONE * gap, spread, torch.zeros_like(spread))
-        at = torch.tensor(data.boundary.values, dtype=theta.dtype)
+        at = torch.tensor(data.boundary.values, dtype=theta.dtype, device=theta.device)
         weight = ritz.eigenvectors[0].square()
         (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
         _, bell = shells.cumulative(theta, at, ritz.floor)
@@ -229,8 +229,9 @@ def krylov_spectrum(
     operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)
     if not bool(operator.error.norm() > 0):
         raise ValueError(f"{CALL}(..., targets): the error f(X) - Y is zero; there is no energy to follow")
-    generator = torch.Generator().manual_seed(seed)
-    signs = (torch.randint(2, (operator.dimension,), generator=generator) * 2 - 1 for _ in range(probes))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.int64, "device": "cpu"}
+    signs = (torch.randint(2, (operator.dimension,), **draw) * 2 - 1 for _ in range(probes))
     return KrylovSpectrum(
         operator.error,
         lanczos(operator, operator.error, steps),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from grsd.arguments import times_of
 from grsd.laws.velocity import pooled_velocities, velocities_over_times
 
 ALTERNATIVES = ("power law", "log-parabola", "broken power law", "log-periodic")
@@ -69,9 +70,7 @@ def compare_laws(
         observed = pooled_velocities("compare_laws", budgets, window=window)
         fold = np.arange(len(observed.x)) % FOLDS
     else:
-        at = np.asarray(times, dtype=float)
-        if len(at) < 3 or not (at > 0).all() or (np.diff(at) <= 0).any():
-            raise ValueError(f"compare_laws(times=...): expected three or more increasing times after 0, got {times!r}")
+        at = times_of("compare_laws", "times", times, 3)
         observed, fold = velocities_over_times("compare_laws", budgets, at, window=window)
     s, places = observed.x, len(observed.x)
     if places < 10:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.checks import whole
+from grsd.checks import flag, whole
 from grsd.laws.ensemble import Ensemble, common_shells, leave_out
 from grsd.laws.fit import LawFit, fit_law
 
@@ -28,6 +28,7 @@ def coupling_law(
     no eigenvalue sits in three windows) and is fitted so. Other arguments and errors as in ``velocity_law``; k_max must
     be under R, or the joint region has no degrees of freedom. Source: this project's.
     """
+    flag("coupling_law", "scale", scale)
     observed = couplings("coupling_law", budgets, k_max=k_max, scale=scale, window=window)
     return fit_law("coupling", observed, reference, level)
 
@@ -38,8 +39,8 @@ def couplings(
     """K_ab of the unmasked pairs of shells in the window, the mean over runs of each run's own."""
     common = common_shells(call, budgets, window)
     whole(call, "k_max", k_max, 1)
-    if k_max >= len(budgets):
-        raise ValueError(f"{call}(k_max=...): expected fewer than the {len(budgets)} runs, got {k_max}")
+    if k_max >= len(common.budgets):
+        raise ValueError(f"{call}(k_max=...): expected fewer than the {len(common.budgets)} runs, got {k_max}")
     index, width, places = common.index, common.width, common.places()
     kept = (common.shells("mask") == 0).all(0)
     kept &= (index * width >= common.low - 1e-9) & ((index + 1) * width <= common.high + 1e-9)

@@ -14,9 +14,11 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from grsd.arguments import span_of, times_of
+from grsd.checks import level_of
 from grsd.laws.coupling import couplings
-from grsd.laws.ensemble import jackknife_interval
-from grsd.laws.fit import exponents_and_amplitudes
+from grsd.laws.ensemble import jackknife_interval, same_runs
+from grsd.laws.fit import FARTHEST, exponents_and_amplitudes
 from grsd.laws.velocity import velocities
 
 NAMES = ("profile", "couplings", "clock")
@@ -56,10 +58,14 @@ def exponents(
     of the three are tested with each run left out in turn. Source: this project's. Cost: negligible.
     Errors: ``ValueError`` for too few runs or times, or an amplitude that changes sign.
     """
-    times = np.asarray(times, dtype=float)
-    if len(times) < 4 or len(budgets) != len(times) or (times <= 0).any() or (np.diff(times) <= 0).any():
+    level = level_of("exponents", level)
+    low, high = span_of("exponents", "window", window)
+    if not max(-low, high) <= FARTHEST:
+        raise ValueError(f"exponents(window=...): expected log eigenvalues within {FARTHEST:g}, got {window!r}")
+    times, budgets = times_of("exponents", "times", times, 4), same_runs("exponents", "budgets", budgets, "time")
+    if len(times) < 4 or len(budgets) != len(times):
         raise ValueError("exponents(budgets, times): expected budgets at four or more increasing times after 0")
-    if min(len(item) for item in budgets) < 5:
+    if len(budgets[0]) < 5:
         raise ValueError("exponents(budgets): expected at least 5 runs at every time")
     reference = sum(window) / 2
     profile, coupled, amplitude = [], [], []

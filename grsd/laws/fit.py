@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from grsd.checks import level_of, number
 from grsd.laws.ensemble import Ensemble, jackknife_interval
 
 EXPONENTS = (-5.0, 7.0)
+FARTHEST = 100.0  # e^(6 * 100) is still a number
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ class LawFit:
 
 def fit_law(observable: str, observed: Ensemble, reference: float | None, level: float) -> LawFit:
     """The weighted fit, of all runs and with each left out. Errors: ``ValueError`` for a level that is none."""
-    if not 0 < level < 1:
-        raise ValueError(f"{observable}_law(level=...): expected a number between 0 and 1, got {level!r}")
+    call = f"{observable}_law"
+    level = level_of(call, level)
     if reference is None:
         reference = float((observed.x.min() + observed.x.max()) / 2)
+    reference = number(call, "reference", reference, -FARTHEST, FARTHEST)
     variances = observed.variances()
     b, amplitudes, r = _solve(observed, 1 / variances, reference)
     runs = observed.runs

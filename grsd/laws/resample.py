@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from grsd.checks import whole
+from grsd.arguments import listed
+from grsd.checks import choice, flag, seed_of, whole
 from grsd.laws.ensemble import LEAST_RUNS, Ensemble
 from grsd.laws.fit import fit_law
+
+MOST_RUNS = 10_000
 
 
 def resampled(
@@ -24,7 +27,14 @@ def resampled(
     Copies of runs would not do: the defect rests on products of different runs, and two copies are not different.
     Denominators are those of the measured mean. Errors: ``ValueError`` for fewer than 4 runs, or a scale.
     """
-    whole("resampled", "runs", runs, LEAST_RUNS)
+    if whole("resampled", "runs", runs, LEAST_RUNS) > MOST_RUNS:
+        raise ValueError(f"resampled(runs=...): expected at most {MOST_RUNS}, got {runs}")
+    seed_of("resampled", "seed", seed)
+    choice("resampled", "observable", observable, ("coupling", "velocity"))
+    flag("resampled", "lawful", lawful)
+    observed = listed("resampled", "observed", observed, "ensembles from observe")
+    if not all(isinstance(item, Ensemble) for item in observed):
+        raise TypeError(f"resampled(observed=...): expected ensembles from observe, got {type(observed[0]).__name__}")
     if any(item.scaled for item in observed):
         raise ValueError("resampled(observed): expected observables without a scale, got one with it")
     weights = np.random.default_rng(seed).standard_normal((runs, observed[0].runs)) / np.sqrt(observed[0].runs - 1)

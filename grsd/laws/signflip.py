@@ -10,8 +10,10 @@ from itertools import product
 import numpy as np
 import xarray as xr
 
+from grsd.arguments import listed
+from grsd.checks import choice, flag, level_of
 from grsd.laws.coupling import couplings
-from grsd.laws.ensemble import Ensemble, jackknife_interval
+from grsd.laws.ensemble import Ensemble, jackknife_interval, same_runs
 from grsd.laws.fit import LawFit, fit_law
 from grsd.laws.velocity import velocities
 
@@ -71,6 +73,7 @@ def law_test(
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """
+    level = level_of("law_test", level)
     observed = observe(budgets, observable=observable, k_max=k_max, scale=scale, window=window)
     return judge_observed(observable, observed, level)
 
@@ -83,12 +86,11 @@ def observe(
     scale: bool = False,
     window: tuple[float, float] | None = None,
 ) -> list[Ensemble]:
-    """What ``law_test`` judges, width by width. Arguments and errors: the same."""
-    if observable not in OBSERVABLES:
-        raise ValueError(f"law_test(observable=...): expected one of {OBSERVABLES}, got {observable!r}")
-    widths = [budgets] if len(budgets) and isinstance(budgets[0], xr.Dataset) else list(budgets)
-    if not widths or len({len(item) for item in widths}) != 1:
-        raise ValueError("law_test(budgets): expected the same number of runs at every width")
+    """What ``law_test`` judges, width by width. Arguments and errors: the same; without a window, everything."""
+    choice("law_test", "observable", observable, OBSERVABLES)
+    flag("law_test", "scale", scale)
+    given = listed("law_test", "budgets", budgets, "runs, or lists of them")
+    widths = same_runs("law_test", "budgets", [given] if isinstance(given[0], xr.Dataset) else given, "width")
     options = {"scale": scale, "window": window}
     read = {"velocity": velocities, "coupling": partial(couplings, k_max=k_max)}[observable]
     return [read("law_test", item, **options) for item in widths]
@@ -96,6 +98,12 @@ def observe(
 
 def judge_observed(observable: str, observed: Sequence[Ensemble], level: float = 0.95) -> LawTest:
     """``law_test`` of what ``observe`` gave."""
+    choice("judge_observed", "observable", observable, OBSERVABLES)
+    observed = listed("judge_observed", "observed", observed, "ensembles from observe")
+    if not all(isinstance(item, Ensemble) for item in observed):
+        raise TypeError(
+            f"judge_observed(observed=...): expected ensembles from observe, got {type(observed[0]).__name__}"
+        )
     fits = [fit_law(observable, item, None, level) for item in observed]
     parts = [_standardize(item, fit) for item, fit in zip(observed, fits, strict=True)]
     signs = _signs(observed[0].runs)

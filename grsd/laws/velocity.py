@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.laws.ensemble import Ensemble, common_shells
+from grsd.arguments import optional_window
+from grsd.checks import flag
+from grsd.laws.ensemble import Ensemble, common_shells, same_runs
 from grsd.laws.fit import LawFit, fit_law
 
 
@@ -32,6 +34,7 @@ def velocity_law(
     Source: this project's. Cost: negligible.
     Errors: ``ValueError`` for fewer than 4 runs, no common unmasked boundary, or fewer than one more than parameters.
     """
+    flag("velocity_law", "scale", scale)
     return fit_law("velocity", velocities("velocity_law", budgets, scale=scale, window=window), reference, level)
 
 
@@ -42,8 +45,7 @@ def pooled_velocities(
 
     The velocity at a boundary depends on the smoothing alone, not on the width.
     """
-    if not len(widths) or len({len(item) for item in widths}) != 1:
-        raise ValueError(f"{call}(budgets): expected the same number of runs at every width")
+    widths = same_runs(call, "budgets", widths, "width")
     parts = [_boundaries(call, item, window) for item in widths]
     flux, density, x = (np.concatenate(item, axis=-1) for item in zip(*parts, strict=True))
     _, order = np.unique(np.round(x, 9), return_index=True)
@@ -54,9 +56,10 @@ def velocities_over_times(
     call: str, budgets: Sequence[Sequence[xr.Dataset]], times: np.ndarray, *, window: tuple[float, float] | None
 ) -> tuple[Ensemble, np.ndarray]:
     """t u by increasing x = log(lambda t), ``window`` in x, and which time each value is of."""
-    if len(budgets) != len(times) or len({len(item) for item in budgets}) != 1:
+    budgets = same_runs(call, "budgets, times", budgets, "time")
+    if len(budgets) != len(times):
         raise ValueError(f"{call}(budgets, times): expected the same number of runs at each of the times")
-    low, high = (-np.inf, np.inf) if window is None else window
+    low, high = optional_window(call, window)
     fluxes, densities, places, which = [], [], [], []
     for number, (item, time) in enumerate(zip(budgets, times, strict=True)):
         flux, density, s = _boundaries(call, item, (low - np.log(time), high - np.log(time)))

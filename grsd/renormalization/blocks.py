@@ -13,8 +13,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from grsd.checks import whole
+from grsd.arguments import integers
+from grsd.checks import said
 from grsd.laws.ensemble import CommonShells, common_shells
+from grsd.shells.windows import MOST_SHELLS
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def blocks(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float]
     """What all runs share, as arrays. Errors: as ``common_shells``."""
     common: CommonShells = common_shells(call, budgets, window)
     index, width, places = common.index, common.width, common.places()
+    budgets = common.budgets
     coupling = np.stack([b.coupling.values[np.ix_(at, at)] for b, at in zip(budgets, places, strict=True)])
     boundary = index[1:] * width
     usable = (common.boundaries("boundary_mask") == 0).all(0)
@@ -93,8 +96,7 @@ def blocks(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float]
 
 def check_factors(call: str, factors: tuple[int, ...]) -> tuple[int, ...]:
     """Block sizes: whole, increasing, starting at 1."""
-    for factor in factors:
-        whole(call, "factors", factor, 1)
-    if len(factors) < 2 or factors[0] != 1 or list(factors) != sorted(set(factors)):
-        raise ValueError(f"{call}(factors=...): expected 1 and larger whole numbers, increasing, got {factors!r}")
-    return tuple(factors)
+    found = integers(call, "factors", factors, low=1)
+    if len(found) < 2 or found[0] != 1 or found != sorted(set(found)) or found[-1] > MOST_SHELLS:
+        raise ValueError(f"{call}(factors=...): expected 1 and larger whole numbers, increasing, got {said(factors)}")
+    return tuple(found)

@@ -19,12 +19,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from grsd.arguments import required_window
 from grsd.checks import whole
 from grsd.evidence import Rule
 from grsd.laws.ensemble import jackknife_interval
 from grsd.renormalization.blocks import blocks, check_factors
 
 LEAST_VARIATION = 0.05
+MOST_PERMUTATIONS = 100_000
 RULE = Rule(
     statistic="r / r_perm, the largest over widths",
     direction="at most",
@@ -77,8 +79,8 @@ def closure(
     Args:
         budgets: one a run, at matched states of the runs, over common shells of one width.
         factors: block sizes in units of the finest shells.
-        window: (low, high) in s of the boundaries; all otherwise. None that a run masks, or with fewer than the largest
-            block on either side.
+        window: (low, high) in s of the boundaries, required: the verdict depends on it; infinite ends for all. None
+            that a run masks, or with fewer than the largest block on either side.
         permutations: of states among runs, drawn with a fixed seed.
 
     Verdict [ours]: closed where the upper limit of the ratio is at most .5 and p <= .05; not closed where the lower one
@@ -87,7 +89,9 @@ def closure(
     Errors: ``ValueError`` for fewer than 4 runs, other shells in some run, or no boundary with that many shells beside.
     """
     factors = check_factors("closure", factors)
-    whole("closure", "permutations", permutations, 19)
+    if whole("closure", "permutations", permutations, 19) > MOST_PERMUTATIONS:
+        raise ValueError(f"closure(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
+    window = required_window("closure", window)
     found = blocks("closure", budgets, window)
     at = found.boundaries(max(factors))
     phi = np.stack([found.states(factor, at) for factor in factors])

@@ -20,12 +20,15 @@ import xarray as xr
 from jaxtyping import Float
 from scipy import stats
 
-from grsd.checks import positive, whole
+from grsd.arguments import listed, required_window, vector
+from grsd.checks import number, positive, said, whole
 from grsd.evidence import Rule
 from grsd.laws import coupling_law
 from grsd.renormalization.blocks import Blocks, blocks, check_factors
+from grsd.shells.windows import MOST_SHELLS
 
 LEAST_RUNS = 5
+LARGEST_LOG = 200.0
 RULE = Rule(
     statistic="largest |kappa(k)/kappa(1) at mh less what the map makes of the profile at h|",
     direction="at most",
@@ -41,11 +44,18 @@ def coarser_profile(
 
     ``width``: h; ``exponent``: b; ``growth``: gamma. Returns all values that can differ from zero. Exact under the law.
     """
-    kappa = np.asarray(kappa, dtype=float)
-    if kappa.ndim != 1 or not kappa.size:
-        raise ValueError(f"coarser_profile(kappa): expected kappa(1), kappa(2), ..., got shape {kappa.shape}")
-    h, m = positive("coarser_profile", "width", width), whole("coarser_profile", "factor", factor, 1)
-    beta = exponent - 1 + growth
+    call = "coarser_profile"
+    kappa = vector(call, "kappa", kappa, wanted="kappa(1), kappa(2), ...")
+    if whole(call, "factor", factor, 1) > MOST_SHELLS:
+        raise ValueError(f"{call}(factor=...): expected at most {MOST_SHELLS} shells, got {said(factor)}")
+    h, m = positive(call, "width", width), whole(call, "factor", factor, 1)
+    beta = number(call, "exponent", exponent) - 1 + number(call, "growth", growth)
+    grown = h * m * max(abs(beta), abs(growth))
+    if grown > LARGEST_LOG:
+        raise ValueError(
+            f"{call}(width, exponent, growth, factor): expected factors e^x over a block, x at most "
+            f"{LARGEST_LOG:g}, got {grown:.3g}"
+        )
     count = (len(kappa) + m - 1) // m
     padded = np.zeros(m * (count + 1))
     padded[1 : len(kappa) + 1] = kappa
@@ -95,15 +105,19 @@ def profile_flow(
     """Compare kappa(k)/kappa(1), k = 2 .. ``separations``, of blocks with the map of the profile at the finest width.
 
     b is that of ``coupling_law`` (k_max 2), gamma the slope of the log of the mean energies; kappa at each width is the
-    least-squares amplitude under that b. All of it is done again without each run (jackknife). ``window`` must hold the
-    blocks whole. Verdict [ours]: ``RULE`` on the simultaneous interval; inconclusive with fewer than 8 runs.
+    least-squares amplitude under that b. All of it is done again without each run (jackknife). ``window``, required as
+    in ``closure``, must hold the blocks whole. Verdict [ours]: ``RULE`` on the simultaneous interval; inconclusive with
+    fewer than 8 runs.
     Errors: ``ValueError`` for fewer than 5 runs, or no block pair at any coarser width.
     """
-    if len(budgets) < LEAST_RUNS:
-        raise ValueError(f"profile_flow(budgets): expected at least {LEAST_RUNS} runs, got {len(budgets)}")
+    budgets = listed("profile_flow", "budgets", budgets, "runs", LEAST_RUNS)
     factors = check_factors("profile_flow", factors)
-    whole("profile_flow", "separations", separations, 2)
+    if whole("profile_flow", "separations", separations, 2) > MOST_SHELLS:
+        raise ValueError(f"profile_flow(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}")
+    window = required_window("profile_flow", window)
     found = blocks("profile_flow", budgets, window)
+    if not (found.energy[:, found.whole] > 0).all():
+        raise ValueError("profile_flow(budgets): expected energies above 0 in every shell of the window")
     runs = np.arange(len(budgets))
     ratios = []
     for keep in [runs, *(np.delete(runs, run) for run in runs)]:

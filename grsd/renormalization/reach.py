@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from grsd.checks import level_of
 from grsd.laws.ensemble import jackknife_interval
 from grsd.renormalization.blocks import blocks, check_factors
 
@@ -51,13 +52,15 @@ def reach(
     level: float = 0.95,
 ) -> Reach:
     """How far the exchange reaches, over R >= 4 runs. Arguments and errors as in ``closure``."""
-    factors = check_factors("reach", factors)
+    factors, level = check_factors("reach", factors), level_of("reach", level)
     found = blocks("reach", budgets, window)
     at = found.boundaries(max(factors))
     if not at.size:
         raise ValueError(
             f"reach(budgets): no unmasked boundary has {max(factors)} shells on either side; widen the window"
         )
+    if not (np.square(found.flux[:, at - 1]).sum() > 0).any():
+        raise ValueError("reach(budgets): nothing flows through any boundary in the window")
     steps = range(1, len(found.index))
     flux = found.flux[:, at - 1]
     shares = _slopes(flux, np.stack([found.reached(step, at) for step in steps]))
@@ -89,6 +92,8 @@ def _settled(distance: np.ndarray, share: np.ndarray) -> float:
     far = np.flatnonzero(np.abs(share - 1) > 0.1)
     if not far.size:
         return float(distance[0])
+    if far[-1] + 1 == len(share):
+        raise ValueError("reach(budgets): the couplings do not add up to the flux; expected budgets of energy_budget")
     last = far[-1]
     edge = 0.9 if share[last] < 1 else 1.1
     part = (edge - share[last]) / (share[last + 1] - share[last])

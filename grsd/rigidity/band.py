@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from grsd.checks import level_of
 from grsd.laws.velocity import pooled_velocities
 from grsd.rigidity.distance import Certificate, certify
 
@@ -69,8 +70,7 @@ def velocity_band(
     ensembles at level .95, and own errors alone in 90 %. Source: this project's; the maximum is Scheffe's and
     Tukey's idea. Cost: .1 s. Errors: ``ValueError`` as in ``grsd.laws.velocity_law``.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"velocity_band(level=...): expected a number between 0 and 1, got {level!r}")
+    level = level_of("velocity_band", level)
     observed = pooled_velocities("velocity_band", budgets, window=window)
     y, runs = observed.y, observed.runs
     critical = _critical(observed.departures(y[0]), level)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grsd.arguments import vector
+from grsd.checks import number, positive, said, whole
+
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 
 
@@ -29,11 +32,14 @@ class Example:
 
 def power_law(b: float = 1.5, c: float = 0.3) -> Velocity:
     """c lambda^b t^{b-2}."""
+    b, c = number("power_law", "b", b), number("power_law", "c", c)
     return lambda eigenvalue, time: c * eigenvalue**b * time ** (b - 2)
 
 
 def log_periodic(b: float = 1.5, period: float = math.log(2), amplitude: float = 0.4) -> Velocity:
     """lambda^b t^{b-2} (1 + A cos(2 pi log(lambda t) / p)): covariant, and invariant under shifts by multiples of p."""
+    call = "log_periodic"
+    b, period, amplitude = number(call, "b", b), positive(call, "period", period), number(call, "amplitude", amplitude)
 
     def velocity(eigenvalue: np.ndarray, time: float) -> np.ndarray:
         wave = 1 + amplitude * np.cos(2 * math.pi * np.log(eigenvalue * time) / period)
@@ -58,13 +64,31 @@ EXAMPLES: Mapping[str, Example] = {
 
 def shift_error(velocity: Velocity, shift: float, time: float, s: np.ndarray) -> float:
     """Half the spread of log v(e^{s + shift}, t) - log v(e^s, t) over s: 0 where the shift leaves v as it is."""
-    return float(np.ptp(np.log(velocity(np.exp(s + shift), time)) - np.log(velocity(np.exp(s), time))) / 2)
+    call, moved = "shift_error", number("shift_error", "shift", shift)
+    s, time = vector(call, "s", s, low=-300, high=300), positive(call, "time", time)
+    return float(np.ptp(_log(call, velocity, np.exp(s + moved), time) - _log(call, velocity, np.exp(s), time)) / 2)
 
 
 def covariance_error(velocity: Velocity, factor: float, time: float, s: np.ndarray) -> float:
     """Largest |log v(kappa lambda, t / kappa) - log(kappa^2 v(lambda, t))| over s = log lambda."""
-    scaled = np.log(velocity(factor * np.exp(s), time / factor)) - 2 * math.log(factor)
-    return float(np.abs(scaled - np.log(velocity(np.exp(s), time))).max())
+    call, up = "covariance_error", math.log(positive("covariance_error", "factor", factor))
+    s, time = vector(call, "s", s, low=-300, high=300), positive(call, "time", time)
+    scaled = _log(call, velocity, factor * np.exp(s), time / factor) - 2 * up
+    return float(np.abs(scaled - _log(call, velocity, np.exp(s), time)).max())
+
+
+def _log(call: str, velocity: Velocity, eigenvalue: np.ndarray, time: float) -> np.ndarray:
+    """log v; refused where v is no positive finite number."""
+    if not callable(velocity):
+        raise TypeError(f"{call}(velocity=...): expected a function v(lambda, t), got {said(velocity)}")
+    try:
+        with np.errstate(all="ignore"):
+            value = np.log(np.asarray(velocity(eigenvalue, time), dtype=float))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{call}(velocity=...): expected a function v(lambda, t) of arrays, {said(error)}") from error
+    if value.shape not in ((), eigenvalue.shape) or not np.isfinite(value).all():
+        raise ValueError(f"{call}(velocity=...): expected positive finite velocities, got others at time {time:g}")
+    return np.broadcast_to(value, eigenvalue.shape)
 
 
 def additive(rational: int) -> float:
@@ -74,4 +98,6 @@ def additive(rational: int) -> float:
     to all lambda by a basis of the reals over the rationals, is log-shift invariant and no power law. Not measurable.
     A(1) = 1 and A(sqrt 2) = 0, so that only the rational part counts.
     """
-    return float(rational)
+    if abs(rational if isinstance(rational, int) else 0) > 2**53:
+        raise ValueError(f"additive(rational=...): expected at most 2^53 in size, got {said(rational)}")
+    return float(whole("additive", "rational", rational, -(2**53)))

@@ -16,21 +16,26 @@ import numpy as np
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.checks import whole
+from grsd.arguments import attribute, dataset, finite, listed
+from grsd.checks import check_inputs, instance, level_of, number, positive, said, whole
 from grsd.decomposition import spectrum
 from grsd.flow import gradient_flow
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.laws.signflip import crossed_share
 from grsd.shells import LogShells, energy_budget
+from grsd.shells.windows import MOST_SHELLS
+
+MOST_EFOLDS = 100.0
 
 
 class Rescaled(nn.Module):
     """``model`` with its outputs multiplied by ``factor``."""
 
     def __init__(self, model: nn.Module, factor: float) -> None:
+        instance("Rescaled", "model", model, nn.Module, "a torch.nn.Module")
         super().__init__()
         self.model = model
-        self.factor = factor
+        self.factor = number("Rescaled", "factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.factor * self.model(x)
@@ -54,7 +59,16 @@ def between_problems(
     since the steps of the two flows scale alike.
     Source: this project's. Errors: ``ValueError`` for less than one step; as ``gradient_flow``.
     """
-    kappa = math.exp(whole("between_problems", "steps", steps, 1) * shells.width)
+    call = "between_problems"
+    instance(call, "shells", shells, LogShells, "LogShells")
+    check_inputs(call, model, inputs)
+    instance(call, "targets", targets, Tensor, "a torch.Tensor")
+    positive(call, "time", time)
+    if whole(call, "steps", steps, 1) > MOST_EFOLDS / shells.width:
+        raise ValueError(
+            f"{call}(steps=...): expected kappa = e^(steps width) of at most e^{MOST_EFOLDS:g}, got {steps!r}"
+        )
+    kappa = math.exp(steps * shells.width)
     budgets = []
     for factor in (1.0, math.sqrt(kappa)):
         scaled, goal, end = Rescaled(model, factor), factor * targets, time / factor**2
@@ -73,6 +87,10 @@ def between_problems(
         }
     ).assign_coords(boundary=first.boundary * shells.width)
     kept = found.where(found.mask == 0, drop=True)
+    if not kept.sizes["boundary"]:
+        raise ValueError(
+            f"{call}(shells=...): no boundary is unmasked in both problems; take wider shells or more samples"
+        )
     gap = np.abs(kept.velocity - kept.rescaled).max() / np.abs(kept.velocity).max()
     return found.assign_attrs(kappa=kappa, discrepancy=float(gap))
 
@@ -107,9 +125,23 @@ def along_runs(
 
     Source: this project's. Errors: ``ValueError`` for fewer runs or times, or no x that two times of all runs reach.
     """
-    if len(histories) < 3 or len({item.sizes.get("time", 0) for item in histories}) != 1:
-        raise ValueError("along_runs(histories): expected three or more runs with the same number of snapshots")
-    width = float(histories[0].attrs["shell_width"])
+    call = "along_runs"
+    level = level_of(call, level)
+    histories = listed(call, "histories", histories, "histories of runs", 0)
+    needed = {"flux": None, "density": None, "boundary_mask": None, "time": ("time",), "boundary": ("boundary",)}
+    for item in histories:
+        dataset(call, "histories", item, needed, "it with grsd.run or grsd.shell_history")
+        if not item.sizes["boundary"] or not (item.time.values > 0).all() or {*item.flux.dims} != {"time", "boundary"}:
+            raise ValueError(f"{call}(histories): expected 'flux' over ('time', 'boundary') at times after 0")
+        for name in ("flux", "density"):
+            finite(call, "histories", item, name, (item.boundary_mask == 0).transpose(*item[name].dims).values)
+    if len(histories) < 3 or len({item.sizes["time"] for item in histories}) != 1:
+        raise ValueError(f"{call}(histories): expected three or more runs with the same number of snapshots")
+    width = attribute(call, "histories", histories[0], "shell_width")
+    for name, value in {"reach": reach, "above": above}.items():
+        number(call, name, value, -MOST_SHELLS * width, MOST_SHELLS * width)
+    if not -reach <= above:
+        raise ValueError(f"{call}(reach, above): expected -reach <= above, got {said(reach)} and {said(above)}")
     x = width * np.arange(math.ceil(-reach / width), math.floor(above / width) + 1)
     flux, density = (np.stack(part) for part in zip(*(_on_grid(item, x) for item in histories), strict=True))
     reached = np.isfinite(flux).all(0)

@@ -12,7 +12,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linprog
 
+from grsd.arguments import vector
+
 UNBOUNDED = 3
+FARTHEST = 1e9  # of logarithms: the linear programs work to 1e-9 of their largest number
+MOST = 400
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def nearest_law(
     ``slope`` is b, ``intercept`` log c. log v + 2 log t is to be affine in s + log t, so this is ``nearest_affine``
     where several times share a place. Source: this project's. Errors: ``ValueError`` for other than finite numbers.
     """
-    arrays = [np.asarray(item, dtype=float) for item in (s, log_time, log_velocity)]
-    if len({item.shape for item in arrays}) > 1 or arrays[0].ndim != 1 or not all(np.isfinite(a).all() for a in arrays):
+    given = {"s": s, "log_time": log_time, "log_velocity": log_velocity}
+    arrays = [vector("nearest_law", name, item, 1, -FARTHEST, FARTHEST) for name, item in given.items()]
+    if len({item.shape for item in arrays}) > 1:
         raise ValueError("nearest_law(s, log_time, log_velocity): expected finite numbers of one shape (n,)")
     place, scaled = arrays[0] + arrays[1], arrays[2] + 2 * arrays[1]
     distance, (slope, intercept) = _between(place, scaled, scaled)
@@ -73,8 +78,10 @@ def certify(s: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Floa
     ``most`` infinite. Source: this project's.
     Errors: as in ``nearest_affine``, and where low is above high.
     """
-    low = np.asarray(low, dtype=float)
-    _curve("certify", s, np.where(np.isneginf(low), 0.0, low))
+    missing = np.isneginf(low) if isinstance(low, np.ndarray) and low.dtype.kind == "f" else False
+    low = np.where(missing, -np.inf, _curve("certify", s, np.where(missing, 0.0, low) if np.any(missing) else low)[1])
+    if len(low) > MOST:
+        raise ValueError(f"certify(s, ...): expected at most {MOST} points, whose triples are compared, got {len(low)}")
     s, high = _curve("certify", s, high)
     if (low > high).any():
         raise ValueError("certify(low, high): expected low <= high everywhere")
@@ -124,9 +131,10 @@ def _most(s: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
 
 
 def _curve(call: str, s: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    s, g = np.asarray(s, dtype=float), np.asarray(g, dtype=float)
-    if s.ndim != 1 or s.shape != g.shape or len(s) < 2:
+    wanted = "finite numbers at increasing s"
+    s, g = (vector(call, "s, ...", item, 1, -FARTHEST, FARTHEST, wanted) for item in (s, g))
+    if s.shape != g.shape or len(s) < 2:
         raise ValueError(f"{call}(s, ...): expected curves (n,) of two or more points, got {s.shape} and {g.shape}")
-    if not (np.isfinite(s).all() and np.isfinite(g).all()) or (np.diff(s) <= 0).any():
+    if (np.diff(s) <= 0).any():
         raise ValueError(f"{call}(s, ...): expected finite numbers at increasing s")
     return s, g

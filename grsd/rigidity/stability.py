@@ -13,7 +13,10 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import lil_array
 
-from grsd.checks import whole
+from grsd.arguments import vector
+from grsd.checks import said, whole
+
+MOST = 200
 
 
 def shift_defect(g: Float[np.ndarray, " points"], *, furthest: int | None = None) -> float:
@@ -22,9 +25,7 @@ def shift_defect(g: Float[np.ndarray, " points"], *, furthest: int | None = None
     ``furthest``: the largest shift, in cells; all by default. Dimensionless if g is a logarithm. With shifts up to T of
     an interval of length L the theorem gives epsilon * ceil(L / T).
     """
-    g = np.asarray(g, dtype=float)
-    if g.ndim != 1 or len(g) < 2 or not np.isfinite(g).all():
-        raise ValueError(f"shift_defect(g): expected finite numbers (n,), n >= 2, got shape {g.shape}")
+    g = vector("shift_defect", "g", g, 2)
     furthest = len(g) - 1 if furthest is None else min(whole("shift_defect", "furthest", furthest, 1), len(g) - 1)
     return float(max(np.ptp(g[k:] - g[:-k]) for k in range(1, furthest + 1)) / 2)
 
@@ -36,8 +37,11 @@ def worst_curve(cells: int, middle: int | None = None) -> tuple[float, Float[np.
     program. Over all m this is the worst of all curves: other three points span a smaller grid, and the bound grows
     with the grid. Default: the best m. Cost: a program of 2 n unknowns and n^2 constraints for each m.
     """
-    whole("worst_curve", "cells", cells, 2)
-    choices = range(1, cells) if middle is None else [whole("worst_curve", "middle", middle, 1)]
+    if whole("worst_curve", "cells", cells, 2) > MOST:
+        raise ValueError(f"worst_curve(cells=...): expected at most {MOST}, got {said(cells)}: constraints grow as n^2")
+    if middle is not None and whole("worst_curve", "middle", middle, 1) >= cells:
+        raise ValueError(f"worst_curve(middle=...): expected less than the {cells} cells, got {said(middle)}")
+    choices = range(1, cells) if middle is None else [middle]
     pairs = [(i, k) for k in range(1, cells + 1) for i in range(cells + 1 - k)]
     size = 2 * cells + 1
     matrix, limits = lil_array((2 * len(pairs), size)), np.ones(2 * len(pairs))

@@ -10,6 +10,8 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from grsd.arguments import attribute, described
+from grsd.checks import instance, number, optional_flag, positive, said, whole
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
@@ -20,6 +22,7 @@ from grsd.shells.windows import shell_coords
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)
+STEPS = (1e-6, 1.0)  # rounding and the order of the differences spoil what is outside
 EMPTY |= {"mask": UNREACHED, "boundary_mask": UNREACHED}
 
 
@@ -37,6 +40,11 @@ def shell_history(
     Also ``largest_eigenvalue(time)`` and the flow's own history. Cost: one kernel with its rate and one
     eigendecomposition a snapshot; only shell-sized results are kept.
     """
+    call = "shell_history"
+    instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")
+    instance(call, "shells", shells, LogShells, "LogShells")
+    optional_flag(call, "progress", progress)
+    described(call, parameters)
     budgets = []
     for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
         budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells])
@@ -83,10 +91,10 @@ def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     first, *others = histories
     joined = first.copy()
-    for number, other in enumerate(others, 2):
+    for place, other in enumerate(others, 2):
         own = [name for name in other.variables if set(other[name].dims) - {"time"}]
         part = other[own].drop_vars("time")
-        joined = joined.assign(part.rename({name: f"{name}_{number}" for name in {*own, *part.dims} - {"time"}}))
+        joined = joined.assign(part.rename({name: f"{name}_{place}" for name in {*own, *part.dims} - {"time"}}))
     widths = [history.attrs["shell_width"] for history in histories]
     return joined.assign_attrs({**first.attrs, "shell_widths": widths})
 
@@ -96,17 +104,19 @@ def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
 
     Raises ``ValueError`` where the run was not measured at that width.
     """
+    instance("at_width", "run", run, xr.Dataset, "a dataset from grsd.run or grsd.shell_history")
+    attribute("at_width", "run", run, "shell_width")
     widths = np.atleast_1d(run.attrs.get("shell_widths", run.attrs["shell_width"])).tolist()
-    if width not in widths:
-        raise ValueError(f"at_width(width=...): expected one of {', '.join(map(repr, widths))}, got {width!r}")
-    number = widths.index(width) + 1
+    if positive("at_width", "width", width) not in widths:
+        raise ValueError(f"at_width(width=...): expected one of {', '.join(map(repr, widths))}, got {said(width)}")
+    place = widths.index(width) + 1
     of_shells = {name for name in run.variables if set(run[name].dims) - {"time"}}
     other = re.compile(r".*_\d+")
-    own = {n for n in of_shells if (n.endswith(f"_{number}") if number > 1 else not other.fullmatch(str(n)))}
+    own = {n for n in of_shells if (n.endswith(f"_{place}") if place > 1 else not other.fullmatch(str(n)))}
     part = run.drop_vars(of_shells - own)
-    if number > 1:
+    if place > 1:
         names = {*own, *part.dims} - {"time"}
-        part = part.rename({name: str(name).removesuffix(f"_{number}") for name in names})
+        part = part.rename({name: str(name).removesuffix(f"_{place}") for name in names})
     return part.assign_attrs(shell_width=width, shell_widths=width)
 
 
@@ -119,6 +129,14 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (of the shell's own dissipation and
     couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
     """
+    call = "measured_energy_change"
+    instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")
+    instance(call, "shells", shells, LogShells, "LogShells")
+    count = len(flow.snapshots)
+    if not -count <= whole(call, "index", index, -count) < count:
+        raise ValueError(f"{call}(index=...): expected one of {count} snapshots, got {said(index)}")
+    positive(call, "step", step)
+    number(call, "step", step, *STEPS)
     snapshot = flow.snapshots[index]
     decomposed = spectrum(
         *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)

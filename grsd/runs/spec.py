@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, get_type_hints
 
 from grsd.runs.plain import key, plain, text
-from grsd.values import ACTIVATIONS, DIGITS, TASKS, between, positive
+from grsd.values import ACTIVATIONS, DIGITS, TASKS, between, positive, said
 
 if TYPE_CHECKING:
     from grsd.datasets import Data
@@ -78,8 +78,8 @@ class Spec:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {value!r:.80}")
+            if not isinstance(value, str) or value not in allowed:
+                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {said(value)}")
         for name, bounds in WHOLE.items():
             between(f"Spec({name}=...)", getattr(self, name), *bounds)
         if self.width**2 * self.depth > MOST_WEIGHTS:
@@ -102,7 +102,7 @@ class Spec:
 
     def _checked_times(self) -> tuple[float, float, int]:
         if not isinstance(self.times, Sequence) or isinstance(self.times, str) or len(self.times) != 3:
-            raise ValueError(f"Spec(times=...): expected (first, last, count), got {self.times!r:.80}")
+            raise ValueError(f"Spec(times=...): expected (first, last, count), got {said(self.times)}")
         first, last = (positive("Spec", "times", value) for value in self.times[:2])
         if not first < last:
             raise ValueError(f"Spec(times=...): expected first < last, got {self.times!r}")
@@ -112,7 +112,7 @@ class Spec:
     def _checked_widths(self) -> tuple[float, ...]:
         widths = self.shell_widths
         if not isinstance(widths, Sequence) or isinstance(widths, str) or not widths:
-            raise ValueError(f"Spec(shell_widths=...): expected one width or more, got {widths!r:.80}")
+            raise ValueError(f"Spec(shell_widths=...): expected one width or more, got {said(widths)}")
         widths = tuple(positive("Spec", "shell_widths", value) for value in widths)
         if len(set(widths)) < len(widths):
             raise ValueError(f"Spec(shell_widths=...): a width stands twice in {widths!s:.80}")

@@ -19,13 +19,16 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from grsd.checks import positive
+from grsd.arguments import vector
+from grsd.checks import number, positive, real, said
 from grsd.solvable.modes import NODES, WEIGHTS
 
 PANEL = 0.5
+LARGEST = 100.0
 NEGLIGIBLE = 45.0
 LAYER = np.append(0.0, np.geomspace(1e-6, PANEL, 25))
 CLOSE = np.geomspace(1e-12, PANEL, 40)
+TIMES = (1e-100, 1e100)
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class PowerLawVelocity:
     c: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.b) and math.isfinite(self.c)):
-            raise ValueError(f"PowerLawVelocity(b, c): expected finite numbers, got {self.b!r}, {self.c!r}")
+        if not all(math.isfinite(real(value)) for value in (self.b, self.c)):
+            raise ValueError(f"PowerLawVelocity(b, c): expected finite numbers, got {said(self.b)}, {said(self.c)}")
+        for name in ("b", "c"):
+            number("PowerLawVelocity", name, getattr(self, name), -LARGEST, LARGEST)
 
     def __call__(self, s: Float[np.ndarray, " n"], time: float) -> Float[np.ndarray, " n"]:
         return self.c / time * np.exp((self.b - 1) * (np.asarray(s) + math.log(time)))
@@ -109,13 +114,16 @@ class PowerLawVelocity:
         on, in any order. Errors: ``ValueError`` for q <= -1, earlier times, or b > 2 with c > 0, where energy reaches
         infinite eigenvalues undissipated.
         """
+        call = "PowerLawVelocity.energy"
+        q = number(call, "q", q, high=LARGEST)
         if not q > -1:
-            raise ValueError(f"energy(q=...): expected q > -1, so that the energy is finite, got {q!r}")
+            raise ValueError(f"{call}(q=...): expected q > -1, so that the energy is finite, got {q!r}")
+        start, top = positive(call, "start", start, *TIMES), positive(call, "top", top, *TIMES)
         if self.b > 2 and self.c > 0:
-            raise ValueError("energy: b > 2 with c > 0 carries energy to infinite eigenvalues in finite time")
-        times = np.atleast_1d(np.asarray(times, dtype=float))
-        if not (times >= positive("energy", "start", start)).all():
-            raise ValueError(f"energy(times=...): expected times from start = {start:g} on, got {times.min():g}")
+            raise ValueError(f"{call}: b > 2 with c > 0 carries energy to infinite eigenvalues in finite time")
+        times = vector(call, "times", times)
+        if not (times >= start).all():
+            raise ValueError(f"{call}(times=...): expected times from start = {start:g} on, got {times.min():g}")
         return np.array([self._energy(math.log(t / start), q, start, math.log(top * start)) for t in times])
 
     def _energy(self, tau: float, q: float, start: float, last: float) -> float:

@@ -55,8 +55,8 @@ def exact_history(
 
 def _state(model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer, time: float) -> tuple[torch.Tensor, ...]:
     if isinstance(model, LazyPowerLaw):
-        kernel = torch.diag(torch.as_tensor(model.eigenvalues))
-        return kernel, torch.zeros_like(kernel), torch.as_tensor(model.error(time))
+        kernel = torch.diag(torch.from_numpy(model.eigenvalues))
+        return kernel, torch.zeros_like(kernel), torch.from_numpy(model.error(time))
     return model.matrices(time)
 
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from grsd.arguments import vector
+from grsd.checks import number
+
+LARGEST = 1e100
+
 
 @dataclass(frozen=True)
 class LossExponent:
@@ -28,8 +33,10 @@ def loss_exponent(b: float, c: float, q: float) -> LossExponent:
     Source: this project's; each row is compared with ``PowerLawVelocity.energy`` and with ``transport`` in notebook 09.
     Errors: ``ValueError`` for q <= -1 (infinite energy), numbers that are not finite, and b > 2 with c > 0.
     """
-    if not (math.isfinite(b) and math.isfinite(c) and math.isfinite(q) and q > -1):
-        raise ValueError(f"loss_exponent(b, c, q): expected finite numbers and q > -1, got {b!r}, {c!r}, {q!r}")
+    call = "loss_exponent"
+    b, c, q = (number(call, name, value, -LARGEST, LARGEST) for name, value in {"b": b, "c": c, "q": q}.items())
+    if not q > -1:
+        raise ValueError(f"{call}(b, c, q): expected finite numbers and q > -1, got {b!r}, {c!r}, {q!r}")
     p = q + 1
     if c == 0:
         return LossExponent(p, "power", "nothing moves; the modes above 1/t are gone")
@@ -63,11 +70,13 @@ def local_exponent(
     times: Sequence[float] | np.ndarray, energy: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, " T"]:
     """-dlog E / dlog t by second-order differences (one-sided at the ends), shape (T,). Needs three times > 0."""
-    times, energy = np.asarray(times, dtype=float), np.asarray(energy, dtype=float)
-    if times.shape != energy.shape or times.ndim != 1 or times.size < 3 or not (np.diff(times) > 0).all():
-        raise ValueError(f"local_exponent: expected >= 3 increasing times and as many energies, got {times.shape}")
+    times, energy = vector("local_exponent", "times", times), vector("local_exponent", "energy", energy)
+    if times.shape != energy.shape or times.size < 3 or not (np.diff(times) > 0).all():
+        raise ValueError(
+            f"local_exponent(times, energy): expected >= 3 increasing times and as many energies, got {times.shape}"
+        )
     if not (times[0] > 0 and (energy > 0).all()):
-        raise ValueError("local_exponent: expected times > 0 and energies > 0")
+        raise ValueError("local_exponent(times, energy): expected times > 0 and energies > 0")
     return -np.gradient(np.log(energy), np.log(times), edge_order=2)
 
 
@@ -82,5 +91,7 @@ def extrapolated_exponent(times: Sequence[float] | np.ndarray, energy: Sequence[
     late = log_t >= (log_t[0] + log_t[-1]) / 2
     late[[0, -1]] = False
     if late.sum() < 4 or log_t[late][0] <= 0:
-        raise ValueError("extrapolated_exponent: expected at least 4 times > 1 inside the later half of log time")
+        raise ValueError(
+            "extrapolated_exponent(times): expected at least 4 times > 1 inside the later half of log time"
+        )
     return float(np.polynomial.Polynomial.fit(1 / log_t[late], local[late], 2)(0.0))

@@ -13,11 +13,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from grsd.checks import positive
+from grsd.arguments import LARGEST, vector
+from grsd.checks import number, positive, said
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 LARGEST_STEP = 0.05
 MOST_STEPS = 200_000
+FARTHEST = 300.0
+TIMES = (1e-100, 1e100)
 
 
 def transport(
@@ -48,9 +51,15 @@ def transport(
     Cost: about .15 ms a step of 1000 cells; |u| (t_end - start) / (courant ds) steps.
     Errors: ``ValueError`` for edges, energies or times that are not as above, or a velocity that is not finite.
     """
-    edges, cells = np.asarray(edges, dtype=float), np.asarray(energy, dtype=float)
-    times = np.atleast_1d(np.asarray(times, dtype=float))
-    width = _check(edges, cells, times, positive("transport", "start", start))
+    call = "transport"
+    edges, cells = vector(call, "edges", edges, low=-FARTHEST, high=FARTHEST), vector(call, "energy", energy)
+    times = vector(call, "times", times)
+    if not callable(velocity):
+        raise TypeError(f"{call}(velocity=...): expected a function u(s, t), got {said(velocity)}")
+    below = number(call, "below", below, 0.0, LARGEST)
+    courant = positive(call, "courant", courant, 1e-3, 1.0)
+    negligible = number(call, "negligible", negligible, 0.0, 0.1)
+    width = _check(edges, cells, times, positive("transport", "start", start, *TIMES))
     sink = 2 * np.diff(np.exp(edges)) / width
     eps, time, sunk, escaped, steps = cells / width, float(start), 0.0, 0.0, 0
     rows = []
@@ -116,7 +125,13 @@ def _check(edges: np.ndarray, cells: np.ndarray, times: np.ndarray, start: float
 
 
 def _at(velocity: Velocity, faces: np.ndarray, time: float) -> np.ndarray:
-    u = np.broadcast_to(np.asarray(velocity(faces, time), dtype=float), faces.shape)
+    try:
+        u = np.asarray(velocity(faces, time), dtype=float)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"transport(velocity): expected a function u(s, t) of arrays, {said(error)}") from error
+    if u.shape not in ((), faces.shape):
+        raise ValueError(f"transport(velocity): expected a velocity at each of {faces.size} edges, got {u.shape}")
+    u = np.broadcast_to(u, faces.shape)
     if not np.isfinite(u).all():
         raise ValueError(
             f"transport(velocity): not finite at time {time:g}; lower the highest edge, or raise the lowest"

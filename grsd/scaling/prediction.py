@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 from scipy.interpolate import PchipInterpolator
 
-from grsd.checks import positive
+from grsd.arguments import attribute, dataset, finite, vector
+from grsd.checks import instance, number, positive, said
 from grsd.scaling.characteristics import PowerLawVelocity
 from grsd.scaling.finite_volume import Velocity, transport
 
@@ -56,10 +57,21 @@ def early(history: xr.Dataset, until: float) -> Early:
 
     Errors: ``ValueError`` for a missing variable or fewer than 2 such snapshots.
     """
-    positive("early", "until", until)
+    until = positive("early", "until", until)
+    instance("early", "history", history, xr.Dataset, "a dataset from grsd.shell_history")
     missing = [name for name in NEEDED if name not in history]
     if missing:
         raise ValueError(f"early(history): expected the variables of shell_history, {', '.join(missing)} missing")
+    dims = {"energy": ("time", "shell"), "density": ("time", "boundary"), "boundary_mask": ("time", "boundary")}
+    dims |= {"flux": ("time", "boundary"), "loss": ("time",), "time": ("time",)}
+    dataset("early", "history", history, dims | dict.fromkeys(("shell", "boundary")), "it with grsd.shell_history")
+    attribute("early", "history", history, "shell_width")
+    for name in ("energy", "loss"):
+        finite("early", "history", history, name)
+    for name in ("flux", "density"):
+        finite("early", "history", history, name, history.boundary_mask.values == 0)
+    if not (history.loss.values > 0).all():
+        raise ValueError("early(history): expected losses above 0")
     time = history.time.values
     kept = history[list(NEEDED)].isel(time=(time > 0) & (time <= until * (1 + 1e-9))).copy(deep=True)
     if kept.sizes["time"] < 2:
@@ -72,6 +84,7 @@ def velocity_profile(seen: Early, efolds: float = 1.0) -> Profile:
 
     Masked boundaries are left out. Errors: ``ValueError`` where none is left.
     """
+    instance("velocity_profile", "seen", seen, Early, "what early(history, until) gives")
     history = seen.history
     times = history.time.values
     kept = times >= seen.until * math.exp(-positive("velocity_profile", "efolds", efolds))
@@ -95,7 +108,8 @@ def fitted_power_law(profile: Profile, highest: float = 0.0) -> PowerLawVelocity
 
     Errors: ``ValueError`` for fewer than 3 points, or a Phi that changes sign: no power law does.
     """
-    used = profile.log_x <= highest
+    instance("fitted_power_law", "profile", profile, Profile, "what velocity_profile(seen) gives")
+    used = profile.log_x <= number("fitted_power_law", "highest", highest)
     phi = profile.phi[used]
     if used.sum() < 3 or not (abs(np.sign(phi).sum()) == phi.size):
         raise ValueError(
@@ -122,7 +136,8 @@ def predict_loss(
     edges; that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
     Errors: as ``transport``; ``ValueError`` for times before t1 or another velocity.
     """
-    times = np.atleast_1d(np.asarray(times, dtype=float))
+    instance("predict_loss", "seen", seen, Early, "what early(history, until) gives")
+    times = vector("predict_loss", "times", times)
     if not (times >= seen.until).all():
         raise ValueError(f"predict_loss(times): expected times from t1 = {seen.until:g} on, got {times.min():g}")
     now, width = seen.history.isel(time=-1), seen.history.attrs["shell_width"]
@@ -137,19 +152,22 @@ def predict_loss(
 
 def extended_fit(seen: Early, times: Sequence[float] | np.ndarray, efolds: float = 1.0) -> xr.DataArray:
     """The baseline that knows no shells: a power law through the losses of the last ``efolds``, extended."""
+    instance("extended_fit", "seen", seen, Early, "what early(history, until) gives")
     history = seen.history.loss
-    late = history.time.values >= seen.until * math.exp(-efolds)
+    late = history.time.values >= seen.until * math.exp(-positive("extended_fit", "efolds", efolds))
     late[-2:] = True
     line = np.polynomial.Polynomial.fit(np.log(history.time.values[late]), np.log(history.values[late]), 1)
-    times = np.atleast_1d(np.asarray(times, dtype=float))
+    times = vector("extended_fit", "times", times, low=1e-100)
     return xr.DataArray(np.exp(line(np.log(times))), {"time": times}, ["time"], "loss", {"units": "loss"})
 
 
 def _velocity(seen: Early, velocity: str | Velocity) -> Velocity:
     if callable(velocity):
         return velocity
-    if velocity not in KINDS:
-        raise ValueError(f"predict_loss(velocity=...): expected one of {KINDS} or a function u(s, t), got {velocity!r}")
+    if not isinstance(velocity, str) or velocity not in KINDS:
+        raise ValueError(
+            f"predict_loss(velocity=...): expected one of {KINDS} or a function u(s, t), got {said(velocity)}"
+        )
     if velocity == "lazy":
         return PowerLawVelocity(1.0, 0.0)
     profile = velocity_profile(seen)

@@ -22,6 +22,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.arguments import described, tensor
+from grsd.checks import instance, said
 from grsd.decomposition import Spectrum
 from grsd.provenance import provenance
 from grsd.shells.windows import (
@@ -55,6 +57,7 @@ VARIABLES = {
     "flux_rotation": (BOUNDARY, "part of the flux carried by eigenvectors that rotate", "energy/time"),
     "velocity": (BOUNDARY, "velocity u = F / density", "1/time"),
 }
+MAY_LACK = {"operator", "operator_normalized"}  # NaN where two shells have no pair of modes
 
 
 @runtime_checkable
@@ -91,7 +94,8 @@ def energy_budget(
         * ``flux(boundary)`` F: energy that crosses s upward per time, the sum of T_ab over a >= c > b, and its parts
           ``flux_crossing`` (pairs u = v) and ``flux_rotation``; near avoided crossings only their sum has a meaning;
         * ``density(boundary)`` eps: energy per unit of s, and ``velocity(boundary)`` u = F / eps, in 1 / time;
-        * ``operator(shell, shell_from)`` R_ab and ``operator_normalized``; ``drift(shell)``, mean M'_uu/lambda_u;
+        * ``operator(shell, shell_from)`` R_ab and ``operator_normalized``, NaN where two shells have no pair of modes
+          or nothing moves; ``drift(shell)``, mean M'_uu/lambda_u;
         * ``modes(shell)`` the window's sum, ``local_modes(boundary)`` the modes within about one smoothing,
           ``effective_modes(boundary)`` how many of them carry the density;
         * ``mask``, ``boundary_mask``: zero where the numbers mean something, else the sum of the reasons' flags.
@@ -101,23 +105,27 @@ def energy_budget(
 
     Cost: per width four products of (shells, D) with (D, D); a dozen elementwise passes over D x D, shared.
     Source: notebook 01; Daleckii and Krein 1965 for the derivative of a function of a matrix.
-    Errors: ``ValueError`` for an error of another size, NaN, dtype or device mismatch.
+    Errors: ``ValueError`` for an error of another size, NaN, dtype or device mismatch, or energies that leave the range
+    of the dtype.
     """
     several = isinstance(shells, Sequence)
     chosen = tuple(shells) if several else (shells,)
     if not chosen or not all(isinstance(item, LogShells) for item in chosen):
-        raise TypeError(f"energy_budget(shells=...): expected LogShells or a sequence of them, got {shells!r}")
+        raise TypeError(f"energy_budget(shells=...): expected LogShells or a sequence of them, got {said(shells)}")
+    described("energy_budget", parameters)
     error = _check_error(spectrum, error)
     if not isinstance(spectrum, Spectrum):
         budgets = tuple(spectrum.budget(error, item, parameters) for item in chosen)
         return budgets if several else budgets[0]
-    modes = _modes(spectrum, error, NEAR * min(item.smoothing for item in chosen))
-    budgets = tuple(_budget(spectrum, modes, item, parameters) for item in chosen)
+    unit = _unit(error)
+    modes = _modes(spectrum, error / unit, NEAR * min(item.smoothing for item in chosen))
+    budgets = tuple(_budget(spectrum, modes, unit, item, parameters) for item in chosen)
     return budgets if several else budgets[0]
 
 
 def log_range(spectrum: Spectrum) -> tuple[float, float]:
     """(low, high): log of the smallest eigenvalue, or of the precision floor if that is higher, and of the largest."""
+    instance("log_range", "spectrum", spectrum, Spectrum, "what grsd.spectrum gave")
     values = spectrum.eigenvalues
     return math.log(max(float(values[0]), spectrum.floor)), math.log(float(values[-1]))
 
@@ -147,8 +155,7 @@ def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
             "energy_budget(spectrum=...): expected what grsd.spectrum or grsd.krylov_spectrum gave, got "
             f"{type(spectrum).__name__}"
         )
-    if not isinstance(error, Tensor):
-        raise TypeError(f"energy_budget(error=...): expected a torch.Tensor, got {type(error).__name__}")
+    tensor("energy_budget", "error", error)
     if error.ndim not in {1, 2} or error.numel() != spectrum.dimension:
         raise ValueError(
             f"energy_budget(error=...): expected shape (N, C) or (D,) with D = {spectrum.dimension}, as the spectrum, "
@@ -160,9 +167,13 @@ def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
             f"energy_budget(error=...): expected {same.dtype} on {same.device}, as the spectrum, got {error.dtype} on "
             f"{error.device}; use error.to(spectrum.eigenvalues)"
         )
-    if not bool(torch.isfinite(error).all()):
-        raise ValueError("energy_budget(error=...): found NaN or infinity")
     return error.detach().reshape(-1)
+
+
+def _unit(error: Tensor) -> float:
+    """A power of two, by which dividing is exact: the size of an error whose squares might leave the dtype's range."""
+    largest, safe = float(error.abs().max()), torch.finfo(error.dtype).max ** 0.2
+    return 1.0 if largest == 0 or 1 / safe <= largest <= safe else 2.0 ** math.frexp(largest)[1]
 
 
 def _modes(spectrum: Spectrum, error: Tensor, reach: float) -> _Modes:
@@ -186,13 +197,14 @@ def _modes(spectrum: Spectrum, error: Tensor, reach: float) -> _Modes:
     apart = (rate * g[:, None]).mul_(g).div_(gap)
     inverse_root = torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()
     strength = torch.mul(rate, inverse_root[:, None], out=gap).mul_(inverse_root).square_()
+    exchanged = rate[u, v] * g[u] * g[v]
     return _Modes(
         g,
         s,
         apart,
         middle=(s[u] + s[v]) / 2,
         half=(s[u] - s[v]) / 2,
-        weight=rate[u, v] * g[u] * g[v] * torch.where(u == v, 0.5, 1.0),
+        weight=torch.where(u == v, exchanged / 2, exchanged),
         strength=strength,
         drift=rate.diagonal() * inverse_root.square(),
     )
@@ -244,8 +256,30 @@ def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, 
     }
 
 
+def _with_units(data: xr.Dataset, total: float, unit: float, largest: float) -> xr.Dataset:
+    """The energies of e from those of e / ``unit``; refused where they leave the range of their dtype."""
+    dtype = data.energy.dtype
+    lost = ["energy"] if 0 < total * unit * unit < np.finfo(dtype).tiny or (total and not unit * unit) else []
+    for name in data.data_vars:
+        dims, text, units = VARIABLES.get(str(name), ((), "", ""))
+        if units.startswith("energy") and unit != 1:
+            with np.errstate(over="ignore", under="ignore"):
+                data[name].values *= unit
+                data[name].values *= unit
+        kept = {SHELL: data.mask, PAIR: data.mask, BOUNDARY: data.boundary_mask}[dims].values == 0 if text else False
+        kept = kept[:, None] & kept if dims == PAIR else kept
+        if str(name) not in MAY_LACK and not np.isfinite(data[name].values[kept]).all():
+            lost.append(str(name))
+    if lost:
+        raise ValueError(
+            f"energy_budget(error=...): the {VARIABLES[lost[0]][1]} leaves the range of {dtype} for an error up to "
+            f"{largest:.3g}; choose other units of error or of time"
+        )
+    return data
+
+
 def _budget(
-    spectrum: Spectrum, modes: _Modes, shells: LogShells, parameters: Mapping[str, object] | None
+    spectrum: Spectrum, modes: _Modes, unit: float, shells: LogShells, parameters: Mapping[str, object] | None
 ) -> xr.Dataset:
     values = spectrum.eigenvalues
     indices = np.array(shells.indices(*log_range(spectrum)))
@@ -253,6 +287,7 @@ def _budget(
     at = torch.as_tensor(boundaries, dtype=values.dtype, device=values.device)
     (w,) = shells.derivatives(modes.s, at, 0)
     _, bell = shells.cumulative(values, at, spectrum.floor)
+    above = modes.s > -torch.inf
     energies = modes.g.square() / 2
     carried = bell * energies
     found = {
@@ -266,24 +301,27 @@ def _budget(
     if spectrum.rate is not None:
         found |= _exchange(spectrum, modes, shells, at, w, bell)
     data = xr.Dataset()
-    for name, tensor in found.items():
+    for name, values_of in found.items():
         dims, text, units = VARIABLES[name]
-        data[name] = (dims, tensor.cpu().numpy(), {"long_name": text, "units": units})
+        data[name] = (dims, values_of.cpu().numpy(), {"long_name": text, "units": units})
 
     floor = math.log(spectrum.floor)
+    empty = ((w.sum(1) >= LEAST_MODES) & ((w * above).sum(1) == 0)).cpu().numpy()
     masks = {
         "mask": ("shell", indices * shells.width, "modes", LEAST_MODES, "energy"),
         "boundary_mask": ("boundary", boundaries - shells.smoothing, "local_modes", LEAST_LOCAL_MODES, "density"),
     }
+    total = float(energies.sum())
     for name, (dim, lowest, count, least, energy) in masks.items():
-        below = xr.DataArray(lowest < floor, dims=dim)
-        data[name] = mask_flags(below, data[count], least, data[energy], float(energies.sum()))
+        below = xr.DataArray((lowest < floor) | (empty if dim == "shell" else False), dims=dim)
+        data[name] = mask_flags(below, data[count], least, data[energy], total)
         text = f"0: kept; below_floor: reaches under the precision floor; few_modes: {count} < {least:g}; "
         data[name].attrs = {
             "long_name": text + f"no_energy: {energy} at most {LEAST_SHARE:g} of all",
             "flag_masks": np.array(list(MASK_FLAGS.values()), dtype=np.int8),
             "flag_meanings": " ".join(MASK_FLAGS),
         }
+    data = _with_units(data, total, unit, unit * float(modes.g.abs().max()))
     boundary = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
     coords = shell_coords(indices, shells.width) | {"boundary": ("boundary", boundaries, boundary)}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing, "log_floor": floor}

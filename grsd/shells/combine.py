@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, mask_flags, shell_coords
+from grsd.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
+from grsd.checks import instance, number, said, whole
+from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, MOST_SHELLS, mask_flags, shell_coords
+
+MADE = "the budget from grsd.spectrum(kernel, rate)"
 
 
 def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
@@ -18,9 +22,11 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
     coupling, a mean over pairs of modes, is left out. Exact: the result equals the budget at the coarser width with the
     same smoothing.
     """
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"merge_shells(factor=...): expected a whole number of at least 1, got {factor!r}")
-    _needs("merge_shells", budget, ["modes", "coupling"] if "flux" in budget else ["modes"])
+    if whole("merge_shells", "factor", factor, 1) > MOST_SHELLS:
+        raise ValueError(f"merge_shells(factor=...): expected at most {MOST_SHELLS}, got {said(factor)}")
+    instance("merge_shells", "budget", budget, xr.Dataset, "a dataset from energy_budget")
+    names = ["energy", "dissipation", "modes", "mask"] + (["coupling"] if "flux" in budget else [])
+    whole_budget("merge_shells", "budget", budget, names)
     index = budget.shell_index.values
     coarse = np.floor_divide(index, factor)
     labels = np.unique(coarse)
@@ -57,11 +63,8 @@ def velocity_over_runs(budgets: Sequence[xr.Dataset]) -> xr.Dataset:
     joined where all have the boundary unmasked. Returns ``velocity``, ``standard_error`` and the
     effective sample size ``effective_runs`` over ``boundary``.
     """
-    if len(budgets) < 2:
-        raise ValueError(f"velocity_over_runs(budgets): expected at least 2 runs, got {len(budgets)}")
     variables = ["flux", "density", "boundary_mask"]
-    for budget in budgets:
-        _needs("velocity_over_runs", budget, variables, ("boundary",))
+    budgets = budgets_of("velocity_over_runs", "budgets", budgets, variables, least=2)
     runs = xr.concat([budget[variables] for budget in budgets], dim="run", join="inner", combine_attrs="drop")
     runs = runs.isel(boundary=np.flatnonzero((runs.boundary_mask == 0).all("run")))
     if runs.sizes["boundary"] == 0:
@@ -92,9 +95,10 @@ def remove_scale(budget: xr.Dataset, low: float, high: float) -> xr.Dataset:
     velocity r. Here r is the mean of M'_uu / lambda_u over the modes of the shells whose centres lie in [low, high]
     (log eigenvalue), and what is left belongs to M' - r M. The result carries ``scale_rate`` r.
     """
-    if not low < high:
+    if not number("remove_scale", "low", low) < number("remove_scale", "high", high):
         raise ValueError(f"remove_scale(low, high): expected low < high in log eigenvalue, got {low!r} and {high!r}")
-    _needs("remove_scale", budget, ["drift", "scale_coupling", "flux"])
+    needed = ("drift", "scale_coupling", "coupling", "modes", "flux", "flux_crossing", "density", "velocity")
+    whole_budget("remove_scale", "budget", budget, needed)
     judged = budget.sel(shell=slice(low, high))
     weight = judged.modes.where(judged.drift.notnull(), 0)
     if judged.sizes["shell"] == 0 or float(weight.sum()) == 0:
@@ -119,9 +123,14 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
 
     ``share(boundary, reach)``: the sum of T_ab over a >= c > b with centres at most ``reach`` apart, over F(s_c); it
     tends to one and may overshoot. ``reach_90(boundary)``: the smallest reach from which on the share stays within .1
-    of one, in units of log eigenvalue. Sums of |T_ab| would count noise and are not used.
+    of one, in units of log eigenvalue. Both are NaN where nothing flows. Sums of |T_ab| would count noise and are not
+    used.
     """
-    _needs("locality", budget, ["coupling", "flux"])
+    dataset("locality", "budget", budget, dict.fromkeys(("coupling", "flux")), MADE)
+    width = attribute("locality", "budget", budget, "shell_width")
+    if {*budget.coupling.dims} - {"shell", "shell_from"} != {*budget.flux.dims} - {"boundary"}:
+        raise ValueError(f"locality(budget): expected couplings and fluxes of the same runs, got {dict(budget.sizes)}")
+    between("locality", "budget", budget, ("shell_from",))
     if budget.sizes["shell"] < 2:
         raise ValueError("locality(budget): expected at least 2 shells, got 1; take a smaller shell width")
     steps = np.arange(1, budget.sizes["shell"])
@@ -134,10 +143,10 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
         axis=-1,
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.moveaxis(shares / flux, 0, -1)
+        shares = np.moveaxis(np.where(flux == 0, np.nan, shares / flux), 0, -1)
     settled = np.abs(shares - 1) <= 0.1
     stays = np.flip(np.logical_and.accumulate(np.flip(settled, -1), -1), -1)
-    reach = steps * budget.attrs["shell_width"]
+    reach = steps * width
     first = np.where(stays.any(-1), reach[np.argmax(stays, -1)], np.nan)
     dims = [dim for dim in budget.flux.dims if dim != "boundary"] + ["boundary"]
     coords = {dim: budget[dim] for dim in dims if dim in budget.coords}
@@ -161,10 +170,17 @@ def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
     ``history`` is what ``shell_history`` gave; the derivative is the second-order difference of unequally spaced
     snapshots, so the first and the last are left out and the error falls with the square of their spacing.
     """
+    call, needed = "flux_from_differences", ("energy", "dissipation", "boundary", "time")
+    dataset(call, "history", history, dict.fromkeys(needed), "the history with grsd.shell_history")
     if history.sizes.get("time", 0) < 3:
-        raise ValueError(
-            f"flux_from_differences(history): expected at least 3 snapshots, got {history.sizes.get('time', 0)}"
-        )
+        raise ValueError(f"{call}(history): expected at least 3 snapshots, got {history.sizes.get('time', 0)}")
+    between(call, "history", history)
+    if any({*history[name].dims} != {"time", "shell"} for name in needed[:2]):
+        raise ValueError(f"{call}(history): expected 'energy' and 'dissipation' over ('time', 'shell')")
+    for name in needed[:2]:
+        finite(call, "history", history, name)
+    if not (np.diff(history.time.values) > 0).all():
+        raise ValueError(f"{call}(history): expected increasing times, got {said(history.time.values.tolist())}")
     energy, dissipation = (history[name].transpose("time", "shell").values for name in ("energy", "dissipation"))
     below = np.cumsum(energy, 1)[:, :-1]
     change = np.gradient(below, history.time.values, axis=0)
@@ -172,14 +188,3 @@ def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
     coords = {"time": history.time[1:-1], "boundary": history.boundary}
     attrs = {"long_name": "flux from differences of snapshots", "units": "energy/time"}
     return xr.DataArray(flux, coords, ("time", "boundary"), "flux_from_differences", attrs)
-
-
-def _needs(call: str, budget: xr.Dataset, names: Sequence[str], dims: tuple[str, ...] | None = None) -> None:
-    missing = [name for name in names if name not in budget]
-    if missing:
-        raise ValueError(f"{call}(budget): {missing[0]!r} is missing; make the budget from grsd.spectrum(kernel, rate)")
-    if dims and budget[names[0]].dims != dims:
-        raise ValueError(
-            f"{call}(budgets): expected one snapshot a run, dimensions {dims}, got {budget[names[0]].dims}; choose a "
-            "time with .isel(time=...)"
-        )

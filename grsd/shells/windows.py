@@ -11,11 +11,15 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.checks import positive
+from grsd.arguments import span_of
+from grsd.checks import number, positive
 
 LEAST_MODES = 0.5
 LEAST_LOCAL_MODES = 2.0
 LEAST_SHARE = 1e-12
+WIDTHS = (1e-9, 1e6)  # log eigenvalues are known to 1e-13 and lie within 1e3
+FARTHEST = 1e6
+MOST_SHELLS = 4096
 MASK_FLAGS = {"below_floor": 1, "few_modes": 2, "no_energy": 4}
 
 
@@ -29,6 +33,9 @@ class LogShells:
             in s is invisible unless delta <= .15 p; shells to be merged want delta <= h / 5 at the finest h.
         span: (low, high) in s to be covered by the shells; ``None`` covers each spectrum from its smallest eigenvalue
             above the precision floor to its largest. The end shells reach to infinity either way.
+
+    Errors: ``ValueError`` for numbers out of range, and where more than 4096 shells would be wanted: what is computed
+    for pairs of shells grows with the square of their number.
     """
 
     width: float = math.log(2)
@@ -36,19 +43,32 @@ class LogShells:
     span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        positive("LogShells", "width", self.width)
-        smoothing = self.width / 5 if self.smoothing is None else self.smoothing
-        object.__setattr__(self, "smoothing", positive("LogShells", "smoothing", smoothing))
+        positive("LogShells", "width", self.width, *WIDTHS)
+        smoothing = max(self.width / 5, WIDTHS[0]) if self.smoothing is None else self.smoothing
+        object.__setattr__(self, "smoothing", positive("LogShells", "smoothing", smoothing, *WIDTHS))
+        self._count("smoothing", -8 * self.smoothing, 8 * self.smoothing)
         if self.span is not None:
-            low, high = self.span
-            if not -math.inf < low < high < math.inf:
+            low, high = span_of("LogShells", "span", self.span)
+            if max(abs(low), abs(high)) > FARTHEST:
                 raise ValueError(
-                    f"LogShells(span=...): expected (low, high) in log lambda, low < high, got {self.span!r}"
+                    f"LogShells(span=...): expected log eigenvalues of at most {FARTHEST:g} in size, got {self.span!r}"
                 )
+            self._count("span", low, high)
+
+    def _count(self, name: str, low: float, high: float) -> None:
+        count = (high - low) / self.width
+        if count > MOST_SHELLS:
+            raise ValueError(
+                f"LogShells({name}=...): [{low:.6g}, {high:.6g}] in log eigenvalue takes {count:.3g} shells of width "
+                f"{self.width:g}, at most {MOST_SHELLS} are made: couplings grow with the square of their number; take "
+                "a larger width"
+            )
 
     def indices(self, low: float, high: float) -> range:
         """The a of the shells that cover [low, high] (or the span, where one was given)."""
-        low, high = self.span or (low, high)
+        call = "LogShells.indices"
+        low, high = self.span or (number(call, "low", low), number(call, "high", high))
+        self._count("width", low, high)
         first = math.floor(low / self.width + 1e-9)
         return range(first, max(first + 1, math.ceil(high / self.width - 1e-9)))
 

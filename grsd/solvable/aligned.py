@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import positive
+from grsd.checks import SEEDS, fits_memory, positive, said, seed_of
 from grsd.solvable.modes import not_negative, rotation, time_array
+
+STRENGTHS = (1e-100, 1e100)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class AlignedDeepLinear:
 
     def __post_init__(self) -> None:
         if not isinstance(self.strengths, tuple) or not self.strengths:
-            raise ValueError(f"AlignedDeepLinear(strengths=...): expected a tuple of numbers, got {self.strengths!r}")
+            raise ValueError(
+                f"AlignedDeepLinear(strengths=...): expected a tuple of numbers, got {said(self.strengths)}"
+            )
         for value in self.strengths:
-            positive("AlignedDeepLinear", "strengths", value)
-        positive("AlignedDeepLinear", "start", self.start)
+            positive("AlignedDeepLinear", "strengths", value, *STRENGTHS)
+        positive("AlignedDeepLinear", "start", self.start, *STRENGTHS)
+        seed_of("AlignedDeepLinear", "seed", self.seed)
+        fits_memory("AlignedDeepLinear", "strengths", len(self.strengths) ** 2)
 
     def learned(self, time: float) -> Float[np.ndarray, " n"]:
         """a_i(t), written so that nothing overflows."""
@@ -79,11 +85,11 @@ class AlignedDeepLinear:
     def problem(self, time: float = 0.0) -> tuple[nn.Sequential, Float[Tensor, "n n"], Float[Tensor, "n n"]]:
         """(module at ``time``, inputs, targets): two ``nn.Linear`` without bias, X = sqrt(N) Q, N = n samples."""
         n = len(self.strengths)
-        u, v, hidden, mix = (rotation(n, 4 * self.seed + i) for i in range(4))
-        root = torch.as_tensor(self.learned(time)).sqrt()
-        model = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64) for _ in range(2)))
+        u, v, hidden, mix = (rotation(n, (4 * self.seed + i) % SEEDS) for i in range(4))
+        root = torch.from_numpy(self.learned(time)).sqrt()
+        model = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64, device="cpu") for _ in range(2)))
         with torch.no_grad():
             model[0].weight.copy_((hidden * root) @ v.T)
             model[1].weight.copy_((u * root) @ hidden.T)
         inputs = n**0.5 * mix
-        return model, inputs, inputs @ (v * torch.tensor(self.strengths, dtype=torch.float64)) @ u.T
+        return model, inputs, inputs @ (v * torch.tensor(self.strengths, dtype=torch.float64, device="cpu")) @ u.T

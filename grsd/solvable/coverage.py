@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from grsd.checks import whole
+from grsd.arguments import listed, span_of
+from grsd.checks import SEEDS, flag, instance, level_of, said, seed_of, whole
 from grsd.laws import OBSERVABLES, coupling_law, law_test, velocity_law
 from grsd.laws.ensemble import LEAST_RUNS
 from grsd.progress import bar
@@ -111,7 +112,8 @@ def coverage(
     versions in the attributes. ``to_dataframe().to_csv(...)`` is the table.
     """
     whole("coverage", "ensembles", ensembles, 1)
-    whole("coverage", "seed", seed, 0)
+    shells, window, level = check_plan("coverage", planted, shells, window, ensembles, seed, level)
+    flag("coverage", "scale", scale)
     check_runs("coverage", runs)
     hits: Counter[str] = Counter()
     for ensemble in bar(range(seed, seed + ensembles), show=progress, desc="coverage", unit="ensemble"):
@@ -121,6 +123,30 @@ def coverage(
     data = proportions(xr.DataArray([hits[name] for name in names], {"outcome": names}, "outcome"), ensembles, level)
     settings = {"ensembles": ensembles, "runs": runs, "seed": seed, "k_max": k_max, "window": window, "level": level}
     return data.assign(nominal=("outcome", nominal)).assign_attrs(described(planted, shells, settings))
+
+
+def check_plan(
+    call: str,
+    planted: PlantedShells,
+    shells: Sequence[LogShells],
+    window: tuple[float, float],
+    ensembles: int,
+    seed: int,
+    level: float,
+) -> tuple[list[LogShells], tuple[float, float], float]:
+    """The shells, the window and the level of a plan; refuse one that cannot be carried out."""
+    instance(call, "planted", planted, PlantedShells, "PlantedShells")
+    shells = listed(call, "shells", shells, "LogShells")
+    for item in shells:
+        instance(call, "shells", item, LogShells, "LogShells")
+    low, high = span_of(call, "window", window)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{call}(window=...): expected finite ends, got {window!r}")
+    whole(call, "ensembles", ensembles, 0)
+    seed_of(call, "seed", seed)
+    if MOST_RUNS * (seed + ensembles) >= SEEDS:
+        raise ValueError(f"{call}(ensembles, seed): expected seeds below 2^63 for all runs, got {said(seed)}")
+    return shells, (low, high), level_of(call, level)
 
 
 def check_runs(call: str, runs: int) -> None:

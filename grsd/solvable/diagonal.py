@@ -18,12 +18,13 @@ from numpy.polynomial import Chebyshev
 from scipy.special import expit
 from torch import Tensor, nn
 
-from grsd.checks import positive, whole
+from grsd.checks import fits_memory, flag, number, positive, said, seed_of, whole
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, rotation, time_array
 
 LAST = 36.0
 LARGEST = 600.0
 ITERATIONS = 1000
+DECAYS, STARTS, MOST_LAYERS = (0.1, 10.0), (1e-30, 1.0), 50
 
 
 class DiagonalModule(nn.Module):
@@ -34,7 +35,8 @@ class DiagonalModule(nn.Module):
 
     def __init__(self, weights: Float[Tensor, "P K"]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(1, weights.shape[1], bias=False, dtype=weights.dtype) for _ in weights)
+        like = {"dtype": weights.dtype, "device": weights.device}
+        self.layers = nn.ModuleList(nn.Linear(1, weights.shape[1], bias=False, **like) for _ in weights)
         with torch.no_grad():
             for layer, weight in zip(self.layers, weights, strict=True):
                 layer.weight.copy_(weight[:, None])
@@ -77,11 +79,15 @@ class DiagonalNet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("DiagonalNet", "depth", self.depth, 2)
-        positive("DiagonalNet", "a", self.a)
-        not_negative("DiagonalNet", "d", self.d)
-        positive("DiagonalNet", "start", self.start)
-        whole("DiagonalNet", "modes", self.modes, 1)
+        call = "DiagonalNet"
+        if whole(call, "depth", self.depth, 2) > MOST_LAYERS:
+            raise ValueError(f"{call}(depth=...): expected at most {MOST_LAYERS}, got {said(self.depth)}")
+        positive(call, "a", self.a, *DECAYS)
+        number(call, "d", self.d, 0.0, DECAYS[1])
+        positive(call, "start", self.start, *STARTS)
+        fits_memory(call, "modes", whole(call, "modes", self.modes, 1) ** 2)
+        seed_of(call, "seed", self.seed)
+        flag(call, "common", self.common)
         if self.a + 2 * self.d <= 1:
             raise ValueError(f"DiagonalNet(a=..., d=...): expected a + 2d > 1, got {self.a + 2 * self.d:g}")
         least = self.modes**-self.d if self.common else 1.0
@@ -138,6 +144,8 @@ class DiagonalNet:
         For P >= 3 a small start makes a sharp front in k, of relative width about start^(1-2/P): where that is under a
         few percent ``direct`` must reach beyond the front.
         """
+        whole("DiagonalNet.loss", "direct", direct, 1)
+        fits_memory("DiagonalNet.loss", "direct", direct)
         r = self.a + 2 * self.d - 1
         losses = []
         for time in time_array("DiagonalNet.loss", times):
@@ -159,13 +167,14 @@ class DiagonalNet:
 
     def problem(self, time: float = 0.0) -> tuple[DiagonalModule, Float[Tensor, "K K"], Float[Tensor, " K"]]:
         """(module at ``time``, inputs, targets): X = Q diag(sqrt(N lambda)), y = X beta*, balanced weights."""
-        weights = torch.as_tensor(self.predictor(time) ** (1 / self.depth)).expand(self.depth, -1)
-        k = torch.arange(1, self.modes + 1, dtype=torch.float64)
+        weights = torch.from_numpy(self.predictor(time) ** (1 / self.depth)).expand(self.depth, -1)
+        k = torch.arange(1, self.modes + 1, dtype=torch.float64, device="cpu")
         inputs = rotation(self.modes, self.seed) * torch.sqrt(self.modes * k**-self.a)
         return DiagonalModule(weights), inputs, inputs @ k**-self.d
 
     def _grown(self, log_k: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
         """(x, 1 - x) of x = beta / beta*, which obeys dx/dtau = x^(2-2/P) (1 - x), tau = P lambda beta*^(2-2/P) t."""
+        time = not_negative("DiagonalNet", "time", time)
         tau = self.depth * time * np.exp(-(self.a + self.d * self.power) * log_k)
         x = np.minimum(self.start * np.exp(self.d * log_k), 1 - 1e-15) if self.common else np.array(self.start)
         return _solve(self.depth, np.broadcast_to(x, tau.shape), tau)

@@ -10,20 +10,22 @@ a function of the two shells beside it: the description closes, whatever the sha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import xarray as xr
 
-from grsd.checks import positive, whole
+from grsd.arguments import listed
+from grsd.checks import choice, number, positive, said, seed_of, whole
 from grsd.provenance import provenance
 from grsd.rigidity import power_law
 from grsd.rigidity.counterexamples import Velocity
-from grsd.shells.windows import shell_coords
+from grsd.shells.windows import MOST_SHELLS, shell_coords
 
 PROFILES = ("exponential", "power", "flat")
+LENGTHS, LARGEST_NOISE = (1e-3, 100.0), 10.0
 
 
 LAW = power_law(1.3, 1.0)
@@ -60,17 +62,24 @@ class ShellLattice:
     def __post_init__(self) -> None:
         call = "ShellLattice"
         for name in ("reach", "smooth", "width", "extent"):
-            positive(call, name, getattr(self, name))
-        if self.profile not in PROFILES:
-            raise ValueError(f"{call}(profile=...): expected one of {PROFILES}, got {self.profile!r}")
+            positive(call, name, getattr(self, name), *LENGTHS)
+        choice(call, "profile", self.profile, PROFILES)
         for name in ("swell", "hidden", "noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{call}({name}=...): expected a number of at least 0, got {getattr(self, name)!r}")
-        whole(call, "extent / width", round(self.extent / self.width), 4)
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= LARGEST_NOISE:
+                raise ValueError(f"{call}({name}=...): expected a number of at least 0, at most 10, got {said(value)}")
+        for name in ("growth", "widening"):
+            number(call, name, getattr(self, name), -LARGEST_NOISE, LARGEST_NOISE)
+        if whole(call, "extent / width", round(self.extent / self.width), 4) > MOST_SHELLS:
+            raise ValueError(
+                f"{call}(extent, width): expected at most {MOST_SHELLS} shells, got {self.extent / self.width:g}"
+            )
+        if not callable(self.velocity):
+            raise TypeError(f"{call}(velocity=...): expected a function v(lambda, t), got {said(self.velocity)}")
 
     def budget(self, seed: int) -> xr.Dataset:
         """One run, with the variables of ``energy_budget`` that make sense without modes; float64."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed_of("ShellLattice.budget", "seed", seed))
         index = np.arange(-round(self.extent / self.width), 0)
         s = (index + 0.5) * self.width
         energy = np.exp(self.growth * s + self.swell * self._field(s, rng))
@@ -103,7 +112,7 @@ class ShellLattice:
 
     def budgets(self, seeds: Sequence[int]) -> list[xr.Dataset]:
         """One budget a run."""
-        return [self.budget(seed) for seed in seeds]
+        return [self.budget(seed) for seed in listed("ShellLattice.budgets", "seeds", seeds, "seeds")]
 
     def _field(self, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A Gaussian field of variance one at each s."""

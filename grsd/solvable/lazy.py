@@ -15,8 +15,10 @@ from jaxtyping import Float
 from scipy.special import gamma, gammainc
 from torch import Tensor, nn
 
-from grsd.checks import positive, whole
-from grsd.solvable.modes import rotation, time_array
+from grsd.checks import fits_memory, positive, seed_of, whole
+from grsd.solvable.modes import not_negative, rotation, time_array
+
+DECAYS = (0.01, 10.0)
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class LazyPowerLaw:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive("LazyPowerLaw", "a", self.a)
-        positive("LazyPowerLaw", "r", self.r)
-        whole("LazyPowerLaw", "modes", self.modes, 1)
+        positive("LazyPowerLaw", "a", self.a, *DECAYS)
+        positive("LazyPowerLaw", "r", self.r, *DECAYS)
+        fits_memory("LazyPowerLaw", "modes", whole("LazyPowerLaw", "modes", self.modes, 1) ** 2)
+        seed_of("LazyPowerLaw", "seed", self.seed)
 
     @property
     def eigenvalues(self) -> Float[np.ndarray, " K"]:
@@ -63,6 +66,7 @@ class LazyPowerLaw:
 
     def error(self, time: float) -> Float[np.ndarray, " K"]:
         """e_k(t) in the eigenbasis."""
+        time = not_negative("LazyPowerLaw.error", "time", time)
         k = np.arange(1, self.modes + 1)
         return -math.sqrt(self.modes) * k ** (-(1 + self.r) / 2) * np.exp(-self.eigenvalues * time)
 
@@ -87,8 +91,8 @@ class LazyPowerLaw:
 
     def problem(self) -> tuple[nn.Linear, Float[Tensor, "K K"], Float[Tensor, "K 1"]]:
         """(module, inputs, targets): a ``nn.Linear`` at zero, X = Q diag(sqrt(N lambda)), y = X w."""
-        module = nn.Linear(self.modes, 1, bias=False, dtype=torch.float64)
+        module = nn.Linear(self.modes, 1, bias=False, dtype=torch.float64, device="cpu")
         nn.init.zeros_(module.weight)
         mix = rotation(self.modes, self.seed)
-        inputs = mix * torch.as_tensor(np.sqrt(self.modes * self.eigenvalues))
-        return module, inputs, (mix @ torch.as_tensor(-self.error(0.0)))[:, None]
+        inputs = mix * torch.from_numpy(np.sqrt(self.modes * self.eigenvalues))
+        return module, inputs, (mix @ torch.from_numpy(-self.error(0.0)))[:, None]

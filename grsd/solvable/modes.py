@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grsd.arguments import vector
+from grsd.checks import number
+
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
 
 
@@ -34,28 +37,24 @@ def mode_quadrature(
 
 def rotation(size: int, seed: int) -> Float[Tensor, "n n"]:
     """A random orthogonal matrix, float64; the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randn(size, size, generator=generator, dtype=torch.float64, device="cpu")
+    return torch.linalg.qr(drawn)[0]
 
 
 def diagonal_matrices(
     eigenvalues: Float[np.ndarray, " D"], rate: Float[np.ndarray, " D"], error: Float[np.ndarray, " D"]
 ) -> tuple[Float[Tensor, "D D"], Float[Tensor, "D D"], Float[Tensor, " D"]]:
     """(M, M', e) of modes that do not rotate, as float64 tensors for ``grsd.spectrum`` and ``grsd.energy_budget``."""
-    m, rate, error = (torch.as_tensor(array, dtype=torch.float64) for array in (eigenvalues, rate, error))
+    m, rate, error = (torch.as_tensor(array, dtype=torch.float64, device="cpu") for array in (eigenvalues, rate, error))
     return torch.diag(m), torch.diag(rate), error
 
 
 def not_negative(call: str, name: str, value: float) -> float:
     """Return ``value`` as a float if it is finite and not negative; raise ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{call}({name}=...): expected a finite number of at least 0, got {value!r}")
-    return float(value)
+    return number(call, name, value, 0.0)
 
 
 def time_array(call: str, times: object) -> Float[np.ndarray, " T"]:
     """Times as a float64 array of shape (T,); ``ValueError`` unless finite and not negative."""
-    array = np.atleast_1d(np.asarray(times, dtype=float))
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError(f"{call}(times): expected finite times >= 0 of shape (T,), got {times!r:.80}")
-    return array
+    return vector(call, "times", times, low=0.0, wanted="finite times >= 0 of shape (T,)")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
-from grsd.checks import positive, whole
+from grsd.arguments import listed, span_of, vector
+from grsd.checks import choice, flag, instance, number, positive, said, seed_of, whole
 from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200
+FARTHEST, LATEST = 100, 1e4
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,37 @@ class PlantedShells:
     def __post_init__(self) -> None:
         call = "PlantedShells"
         for name in ("reach", "noise_reach", "period"):
-            positive(call, name, getattr(self, name))
+            positive(call, name, getattr(self, name), 1e-3, 1e3)
         if whole(call, "modes", self.modes, 2) > MOST_MODES:
-            raise ValueError(f"{call}(modes=...): expected at most {MOST_MODES}, got {self.modes}")
-        low, high = self.span
-        if not -math.inf < low < high < math.inf or high - low > 30:
-            raise ValueError(f"{call}(span=...): expected (low, high) in s, at most 30 apart, got {self.span!r}")
-        if self.spectrum not in SPECTRA:
-            raise ValueError(f"{call}(spectrum=...): expected one of {SPECTRA}, got {self.spectrum!r}")
-        if not 0 <= self.noise < 2:
-            raise ValueError(f"{call}(noise=...): expected a number from 0 to 2, got {self.noise!r}")
+            raise ValueError(f"{call}(modes=...): expected at most {MOST_MODES}, got {said(self.modes)}")
+        low, high = span_of(call, "span", self.span, "s")
+        if max(abs(low), abs(high)) > FARTHEST or high - low > 30:
+            raise ValueError(f"{call}(span=...): expected (low, high) in s, at most 30 apart, got {said(self.span)}")
+        choice(call, "spectrum", self.spectrum, SPECTRA)
+        if isinstance(self.noise, bool) or not isinstance(self.noise, Real) or not 0 <= self.noise < 2:
+            raise ValueError(f"{call}(noise=...): expected a number from 0 to 2, got {said(self.noise)}")
+        for name in ("exponent", "growth"):
+            number(call, name, getattr(self, name), -10.0, 10.0)
+        for name in ("drift", "rotation", "scale", "wiggle", "phase"):
+            number(call, name, getattr(self, name), -1e6, 1e6)
+        flag(call, "rotated", self.rotated)
+        if self.shells is not None:
+            instance(call, "shells", self.shells, LogShells, "LogShells")
+        if not isinstance(self.kappa, tuple) or len(self.kappa) > FARTHEST:
+            raise TypeError(f"{call}(kappa=...): expected a tuple of numbers, got {said(self.kappa)}")
+        for value in self.kappa:
+            number(call, "kappa", value, -1e6, 1e6)
+        if self.bend is not None:
+            if not isinstance(self.bend, tuple) or len(self.bend) != 2:
+                raise TypeError(f"{call}(bend=...): expected (s_1, b_1), got {said(self.bend)}")
+            for value in self.bend:
+                number(call, "bend", value, -FARTHEST, FARTHEST)
         if bool(self.kappa) != (self.shells is not None):
             raise ValueError(f"{call}(kappa=..., shells=...): expected both or neither")
 
     def run(self, seed: int) -> tuple[Spectrum, Float[torch.Tensor, " D"]]:
         """Spectrum, with M' in the eigenbasis, and error e of one run."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed_of("PlantedShells.run", "seed", seed))
         s, density = self._eigenvalues(rng)
         g = self._amplitudes(s, density) * rng.standard_normal(self.modes)
         field = self._field(rng)
@@ -124,6 +142,7 @@ class PlantedShells:
         self, seeds: Sequence[int], shells: LogShells | Sequence[LogShells]
     ) -> list[xr.Dataset] | list[list[xr.Dataset]]:
         """Energy budgets of these runs; for several shells one list for each of them."""
+        seeds = listed("PlantedShells.budgets", "seeds", seeds, "seeds")
         members = [energy_budget(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
         if isinstance(shells, LogShells):
             return members
@@ -139,10 +158,12 @@ class PlantedShells:
         kernel K decays as the energy does; with shells the law stands at every time. The factor of the noise stays with
         its mode. Cost: D^2 + 2 D equations; keep D to some 50.
         """
-        times = [float(time) for time in times]
-        if not times or times[0] < 0 or sorted(set(times)) != times:
-            raise ValueError(f"PlantedShells.trajectory(times=...): expected increasing times from 0 on, got {times!r}")
-        rng = np.random.default_rng(seed)
+        call = "PlantedShells.trajectory"
+        times = vector(call, "times", times, low=0.0, wanted="increasing times from 0 on").tolist()
+        if sorted(set(times)) != times or times[-1] > LATEST:
+            raise ValueError(f"{call}(times=...): expected increasing times from 0 to {LATEST:g}, got {said(times)}")
+        tolerance = positive(call, "tolerance", tolerance, 1e-13, 0.1)
+        rng = np.random.default_rng(seed_of(call, "seed", seed))
         s, density = self._eigenvalues(rng)
         g = self._amplitudes(s, density) * rng.standard_normal(self.modes)
         field = self._field(rng)
@@ -236,8 +257,8 @@ class PlantedShells:
 
     def _shell_rotation(self, s: np.ndarray, g: np.ndarray, field: np.ndarray | None) -> np.ndarray:
         index = np.array(self.shells.indices(s.min(), s.max()))
-        edges = torch.as_tensor(index[1:] * self.shells.width)
-        below = self.shells.cumulative(torch.as_tensor(np.exp(s)), edges, 0.0)[0].numpy()
+        edges = torch.from_numpy(index[1:] * self.shells.width)
+        below = self.shells.cumulative(torch.from_numpy(np.exp(s)), edges, 0.0)[0].numpy()
         w = np.diff(np.concatenate([np.zeros((1, len(s))), below, np.ones((1, len(s)))]), axis=0)
         energy = w @ np.square(g) / 2
         centre = (index + 0.5) * self.shells.width
@@ -258,5 +279,5 @@ class PlantedShells:
         rate[np.diag_indices(len(s))] = values * velocity
         rate, values = rate[np.ix_(order, order)], values[order]
         floor = len(s) * np.finfo(float).eps * values[-1]
-        arrays = [torch.as_tensor(np.ascontiguousarray(item)) for item in (values, vectors[:, order], rate)]
-        return Spectrum(*arrays, float(floor)), torch.as_tensor(vectors @ g)
+        arrays = [torch.from_numpy(np.ascontiguousarray(item)) for item in (values, vectors[:, order], rate)]
+        return Spectrum(*arrays, float(floor)), torch.from_numpy(vectors @ g)

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from grsd.checks import positive, whole
+from grsd.arguments import integers, vector
+from grsd.checks import choice, instance, positive, whole
 from grsd.laws import law_test
 from grsd.progress import bar
 from grsd.shells import LogShells, energy_budget
-from grsd.solvable.coverage import LEVEL, check_runs, described, ensemble_budgets, proportions
+from grsd.solvable.coverage import LEVEL, check_plan, check_runs, described, ensemble_budgets, proportions
 from grsd.solvable.planted import PlantedShells
 
 EFFECTS = ("wiggle", "scale")
@@ -50,10 +51,10 @@ def power_curve(
     Source: this project's. Cost: at D = 200 and two widths some 20 ms a run, for each size and the largest R.
     Errors: ``ValueError`` for an unknown ``kind`` and as in ``law_test``.
     """
-    if kind not in EFFECTS:
-        raise ValueError(f"power_curve(kind=...): expected one of {EFFECTS}, got {kind!r}")
+    choice("power_curve", "kind", kind, EFFECTS)
     whole("power_curve", "ensembles", ensembles, 1)
-    whole("power_curve", "seed", seed, 0)
+    shells, window, level = check_plan("power_curve", planted, shells, window, ensembles, seed, level)
+    effect, runs = vector("power_curve", "effect", effect).tolist(), integers("power_curve", "runs", runs)
     for count in runs:
         check_runs("power_curve", count)
     hits = xr.DataArray(0, {"effect": list(effect), "runs": list(runs)}, ["effect", "runs"])
@@ -102,12 +103,15 @@ def detection_limit(
     ``ensembles`` times ``runs`` times 20 ms.
     Errors: ``ValueError`` for no wiggle, a planted kappa, and as in ``law_test``.
     """
+    instance("detection_limit", "planted", planted, PlantedShells, "PlantedShells")
     if not planted.wiggle:
         raise ValueError("detection_limit(planted): expected a wiggle that is not 0; use replace(planted, wiggle=.2)")
-    whole("detection_limit", "ensembles", ensembles, 0)
-    whole("detection_limit", "seed", seed, 0)
-    check_runs("detection_limit", runs)
-    axes = {"period": list(period), "smoothing": list(smoothing)}
+    call = "detection_limit"
+    _, window, level = check_plan(call, planted, [LogShells()], window, ensembles, seed, level)
+    check_runs(call, runs)
+    widths = vector(call, "widths", widths).tolist()
+    axes = {"period": vector(call, "period", period).tolist()}
+    axes |= {"smoothing": vector(call, "smoothing", smoothing).tolist()}
     for name, values in axes.items():
         for value in values:
             positive("detection_limit", name, value)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 
-from grsd.checks import positive, whole
+from grsd.checks import fits_memory, number, positive, whole
 from grsd.solvable.modes import NODES, WEIGHTS, diagonal_matrices, mode_quadrature, not_negative, time_array
 
 LOG_CLOCK = (-20.0, 80.0)
@@ -51,11 +51,13 @@ class ProjectedTwoLayer:
     modes: int = 200
 
     def __post_init__(self) -> None:
-        if positive("ProjectedTwoLayer", "alpha", self.alpha) < LEAST_ALPHA:
-            raise ValueError(f"ProjectedTwoLayer(alpha=...): expected at least {LEAST_ALPHA}, got {self.alpha!r}")
-        positive("ProjectedTwoLayer", "beta", self.beta)
-        not_negative("ProjectedTwoLayer", "gamma", self.gamma)
-        whole("ProjectedTwoLayer", "modes", self.modes, 2)
+        call = "ProjectedTwoLayer"
+        if positive(call, "alpha", self.alpha) < LEAST_ALPHA:
+            raise ValueError(f"{call}(alpha=...): expected at least {LEAST_ALPHA}, got {self.alpha!r}")
+        positive(call, "alpha", self.alpha, LEAST_ALPHA, 10.0)
+        positive(call, "beta", self.beta, 0.01, 10.0)
+        number(call, "gamma", self.gamma, 0.0, 1e6)
+        fits_memory(call, "modes", whole(call, "modes", self.modes, 2) ** 2)
 
     @property
     def loss_exponent(self) -> float:

@@ -204,5 +204,5 @@ def _pulled(outputs: Tensor, edges: list, cotangents: Tensor) -> list[Tensor | N
 
 def random_like(tensor: Tensor) -> Tensor:
     """Standard normal numbers, the same for the same shape on every device."""
-    generator = torch.Generator().manual_seed(tensor.numel())
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+    generator = torch.Generator("cpu").manual_seed(tensor.numel())
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)

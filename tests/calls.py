@@ -1,0 +1,504 @@
+"""The public calls, each with arguments that are right, for the tests that make them wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import grsd
+from grsd import krylov, laws, renormalization, rigidity, scaling, solvable
+from grsd.conditions import evolution, incoherence, initial_cases, invariance, profile, propagation
+from grsd.krylov.lanczos import lanczos
+from grsd.shells import log_range
+
+SHELLS = grsd.LogShells(1.0, 0.2)
+PLANTED = solvable.PlantedShells(exponent=1.4, drift=0.3, rotation=0.1, modes=60, noise=0.2)
+WINDOW = (-10.0, -2.0)
+S = np.linspace(-5.0, 0.0, 12)
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public call. ``arguments()``: right ones, by name. ``names``: how its refusals may begin.
+
+    ``costly``: arguments that decide how long it takes, which are never made huge.
+    """
+
+    function: Callable
+    arguments: Callable[[], dict[str, object]]
+    names: tuple[str, ...]
+    costly: frozenset[str] = frozenset()
+
+
+def model() -> nn.Module:
+    return grsd.Perceptron(5, 3, width=4, depth=2).double()
+
+
+@cache
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator("cpu").manual_seed(0)
+    draw = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    return torch.randn(4, 5, **draw), torch.randn(4, 3, **draw)
+
+
+def learning() -> dict[str, object]:
+    inputs, targets = batch()
+    return {"model": model(), "inputs": inputs.clone(), "targets": targets.clone()}
+
+
+def inference() -> dict[str, object]:
+    return {"model": model(), "inputs": batch()[0].clone()}
+
+
+def digits() -> dict[str, object]:
+    """Enough samples for a boundary that is not masked."""
+    data = grsd.digits(12)
+    model = grsd.Perceptron(64, 10, width=4, depth=2).double()
+    return {"model": model, "inputs": data.inputs, "targets": data.targets}
+
+
+@cache
+def matrices() -> tuple[torch.Tensor, torch.Tensor]:
+    return grsd.tangent_kernel_and_rate(model(), *batch())
+
+
+@cache
+def decomposed() -> grsd.Spectrum:
+    return grsd.spectrum(*matrices())
+
+
+@cache
+def error() -> torch.Tensor:
+    inputs, targets = batch()
+    with torch.no_grad():
+        return model()(inputs) - targets
+
+
+@cache
+def flow() -> grsd.Flow:
+    return grsd.gradient_flow(model(), *batch(), [0.5, 1.0, 1.5, 2.0])
+
+
+@cache
+def history() -> xr.Dataset:
+    return grsd.shell_history(flow(), grsd.LogShells(1.0, 0.3))
+
+
+@cache
+def exact_history() -> xr.Dataset:
+    from grsd.scaling.exact import exact_history as of
+
+    return of(solvable.DiagonalNet(3, a=1.1, start=0.1, modes=60), np.geomspace(3, 30, 5))
+
+
+@cache
+def runs() -> list[xr.Dataset]:
+    return PLANTED.budgets(range(6), SHELLS)
+
+
+@cache
+def pairs() -> list[xr.Dataset]:
+    return [grsd.energy_budget(*initial_cases.planted_signs(60, seed=seed), SHELLS) for seed in range(4)]
+
+
+@cache
+def coherences() -> list[xr.Dataset]:
+    return [incoherence.measure_modes(*initial_cases.planted_signs(60, seed=s), SHELLS, flips=19) for s in range(4)]
+
+
+@cache
+def gains() -> list[xr.Dataset]:
+    return [
+        propagation.measure(
+            grsd.Perceptron(5, 3, width=4, depth=depth, seed=seed), batch()[0], parameters={"seed": seed}
+        )
+        for depth in (3, 4, 5)
+        for seed in range(4)
+    ]
+
+
+@cache
+def points() -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    columns = {"t_rho": ("point", rng.uniform(0.1, 1, 48)), "t_omega": ("point", rng.uniform(0.1, 1, 48))}
+    coords = {
+        "time": ("point", rng.uniform(1, 30, 48)),
+        "shell": ("point", rng.uniform(-5, 0, 48)),
+        "depth": ("point", np.tile([4, 8], 24)),
+        "seed": ("point", np.repeat(np.arange(8), 6)),
+    }
+    return xr.Dataset(columns, coords)
+
+
+@cache
+def rates() -> xr.Dataset:
+    kernel, rate = matrices()
+    states = [(time, grsd.spectrum(kernel, rate)) for time in (2.0, 4.0)]
+    return evolution.along(states, grsd.LogShells(0.7, 0.3), top=1.0)
+
+
+@cache
+def seen() -> scaling.Early:
+    return scaling.early(exact_history(), 20.0)
+
+
+@cache
+def tridiagonal() -> krylov.KrylovSpectrum:
+    return grsd.krylov_spectrum(model(), *batch(), steps=8)
+
+
+def observed() -> list:
+    return laws.observe(runs(), observable="velocity", window=WINDOW)
+
+
+def shell_runs() -> dict[str, object]:
+    return {"budgets": list(runs()), "window": WINDOW}
+
+
+def coarse() -> dict[str, object]:
+    return shell_runs() | {"factors": (1, 2)}
+
+
+def still(s: np.ndarray, time: float) -> np.ndarray:
+    return 0.1 * np.ones_like(s)
+
+
+def squared(eigenvalue: np.ndarray, time: float) -> np.ndarray:
+    return eigenvalue**2
+
+
+def _fields(kind: type, **values: object) -> Public:
+    return Public(kind, lambda: dict(values), (kind.__name__,))
+
+
+def _call(function: Callable, arguments: Callable[[], dict], *names: str, costly: tuple[str, ...] = ()) -> Public:
+    return Public(function, arguments, names or (function.__name__,), frozenset(costly))
+
+
+def _measured() -> xr.Dataset:
+    """As ``invariance.measure`` gives it: planted runs joined."""
+    joined = xr.concat(
+        [run.drop_vars(["shell_lower", "shell_upper"]) for run in runs()], "run", combine_attrs="override"
+    )
+    joined = joined.assign_coords(seed=("run", range(6))).assign(time=("run", np.full(6, 20.0)))
+    return joined.assign_attrs(shell_widths=[1.0])
+
+
+SHELL_CALLS = {
+    "LogShells": _fields(grsd.LogShells, width=0.5, smoothing=0.1, span=(-5.0, 2.0)),
+    "LogShells.indices": _call(
+        lambda **given: SHELLS.indices(**given), lambda: {"low": -3.0, "high": 1.0}, "LogShells"
+    ),
+    "Spectrum": _call(
+        grsd.Spectrum,
+        lambda: {name: getattr(decomposed(), name) for name in ("eigenvalues", "eigenvectors", "rate", "floor")},
+    ),
+    "spectrum": _call(grsd.spectrum, lambda: dict(zip(("kernel", "rate"), matrices(), strict=True))),
+    "energy_budget": _call(
+        grsd.energy_budget, lambda: {"spectrum": decomposed(), "error": error(), "shells": SHELLS, "parameters": None}
+    ),
+    "energy_budget of Krylov": _call(
+        grsd.energy_budget,
+        lambda: {"spectrum": tridiagonal(), "error": tridiagonal().error, "shells": SHELLS, "parameters": None},
+        "energy_budget",
+        "LogShells",
+    ),
+    "log_range": _call(log_range, lambda: {"spectrum": decomposed()}),
+    "merge_shells": _call(grsd.merge_shells, lambda: {"budget": runs()[0], "factor": 2}),
+    "merge_shells of a history": _call(grsd.merge_shells, lambda: {"budget": history(), "factor": 2}, "merge_shells"),
+    "velocity_over_runs": _call(grsd.velocity_over_runs, lambda: {"budgets": list(runs())}),
+    "remove_scale": _call(grsd.remove_scale, lambda: {"budget": runs()[0], "low": -8.0, "high": -2.0}),
+    "locality": _call(grsd.locality, lambda: {"budget": runs()[0]}),
+    "flux_from_differences": _call(grsd.flux_from_differences, lambda: {"history": history()}),
+    "measured_energy_change": _call(
+        grsd.measured_energy_change, lambda: {"flow": flow(), "index": 1, "shells": SHELLS, "step": 0.01}
+    ),
+    "shell_history": _call(
+        grsd.shell_history, lambda: {"flow": flow(), "shells": SHELLS, "progress": False, "parameters": None}
+    ),
+    "at_width": _call(grsd.at_width, lambda: {"run": history(), "width": 1.0}),
+}
+
+NETWORK_CALLS = {
+    "Perceptron": _fields(grsd.Perceptron, features=5, outputs=3, width=4, depth=2, residual=True, activation="tanh",
+                          weight_scale=1.0, branch_scale=0.5, seed=0, dtype=torch.float64),
+    "digits": _call(grsd.digits, lambda: {"samples": 4, "task": "parity", "seed": 0}),
+    "tangent_kernel": _call(
+        grsd.tangent_kernel,
+        lambda: inference() | {"dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False},
+    ),
+    "tangent_kernel_and_rate": _call(
+        grsd.tangent_kernel_and_rate,
+        lambda: learning() | {"dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False},
+    ),
+    "parameter_kernels": _call(
+        grsd.parameter_kernels, lambda: inference() | {"dtype": torch.float64, "memory_limit": "1GiB"}
+    ),
+    "memory_estimate": _call(grsd.memory_estimate, lambda: inference() | {"rate": True, "dtype": torch.float64}),
+    "gradient_flow": _call(
+        grsd.gradient_flow,
+        lambda: learning() | {"times": [0.5], "tolerance": 1e-3, "dtype": torch.float64, "parameters": None},
+        costly=("times", "tolerance"),
+    ),
+    "log_times": _call(grsd.log_times, lambda: {"first": 0.1, "last": 10.0, "count": 5}),
+    "krylov_spectrum": _call(
+        grsd.krylov_spectrum,
+        lambda: learning() | {"steps": 8, "probes": 0, "tolerance": 0.1, "batch": 10, "seed": 0, "device": None},
+        costly=("probes",),
+    ),
+    "DenseOperator": _call(krylov.DenseOperator, lambda: dict(zip(("kernel", "rate"), matrices(), strict=True))),
+    "KernelOperator": _call(krylov.KernelOperator, lambda: learning() | {"batch": 10, "dtype": torch.float64}),
+    "lanczos": _call(
+        lanczos,
+        lambda: {"operator": krylov.DenseOperator(*matrices()), "start": error().reshape(-1), "steps": 6, "rate": True},
+    ),
+    "Spec": _fields(grsd.Spec, architecture="residual", width=4, depth=2, activation="tanh", weight_scale=1.0,
+                    branch_scale=0.5, task="parity", samples=4, data_seed=0, times=(0.1, 1.0, 3), tolerance=1e-3,
+                    shell_widths=(0.5,), smoothing=0.1, seed=0, device="cpu", dtype="float64"),
+    "project": _call(grsd.project, lambda: {"where": grsd.project()}, "project", "no notebooks"),
+}  # fmt: skip
+
+LAW_CALLS = {
+    "velocity_law": _call(laws.velocity_law, lambda: shell_runs() | {"scale": False, "reference": -5.0, "level": 0.9}),
+    "coupling_law": _call(
+        laws.coupling_law,
+        lambda: shell_runs() | {"k_max": 1, "scale": False, "reference": -5.0, "level": 0.9},
+    ),
+    "law_test": _call(
+        laws.law_test,
+        lambda: shell_runs() | {"observable": "velocity", "k_max": 1, "scale": False, "level": 0.9},
+        "law_test",
+        "velocity_law",
+        "coupling_law",
+    ),
+    "observe": _call(laws.observe, lambda: shell_runs() | {"observable": "coupling", "k_max": 1}, "law_test"),
+    "judge_observed": _call(laws.judge_observed, lambda: {"observable": "velocity", "observed": observed()},
+                            "judge_observed", "velocity_law", "coupling_law"),
+    "resampled": _call(
+        laws.resampled,
+        lambda: {"observable": "velocity", "observed": observed(), "runs": 5, "seed": 0, "lawful": True},
+    ),
+    "compare_laws": _call(laws.compare_laws, lambda: {"budgets": [list(fine())], "window": WINDOW, "times": None}),
+    "exponents": _call(
+        laws.exponents,
+        lambda: {"budgets": [list(runs())] * 4, "times": [1.0, 2.0, 3.0, 4.0], "window": WINDOW, "level": 0.9},
+    ),
+    "closure": _call(renormalization.closure, lambda: coarse() | {"permutations": 19}),
+    "profile_flow": _call(renormalization.profile_flow, lambda: coarse() | {"separations": 2},
+                          "profile_flow", "coupling_law"),
+    "reach": _call(renormalization.reach, lambda: coarse() | {"level": 0.9}),
+    "coarser_profile": _call(
+        renormalization.coarser_profile,
+        lambda: {"kappa": np.array([1.0, 0.5]), "width": 0.5, "exponent": 1.2, "growth": 0.3, "factor": 2},
+    ),
+    "velocity_band": _call(rigidity.velocity_band, lambda: {"budgets": [list(runs())], "window": WINDOW, "level": 0.9}),
+    "nearest_affine": _call(rigidity.nearest_affine, lambda: {"s": S, "g": S**2}),
+    "nearest_law": _call(rigidity.nearest_law, lambda: {"s": S, "log_time": S, "log_velocity": S**2}),
+    "certify": _call(rigidity.certify, lambda: {"s": S, "low": S**2, "high": S**2 + 1}),
+    "shift_defect": _call(rigidity.shift_defect, lambda: {"g": S**2, "furthest": 3}),
+    "worst_curve": _call(rigidity.worst_curve, lambda: {"cells": 4, "middle": 2}),
+    "shift_error": _call(rigidity.shift_error, lambda: {"velocity": squared, "shift": 0.5, "time": 2.0, "s": S}),
+    "covariance_error": _call(
+        rigidity.covariance_error, lambda: {"velocity": squared, "factor": 2.0, "time": 2.0, "s": S}
+    ),
+    "additive": _call(rigidity.additive, lambda: {"rational": 3}),
+    "power_law": _call(rigidity.power_law, lambda: {"b": 1.5, "c": 0.3}),
+    "log_periodic": _call(rigidity.log_periodic, lambda: {"b": 1.5, "period": 0.7, "amplitude": 0.4}),
+    "Rescaled": _call(rigidity.Rescaled, lambda: {"model": model(), "factor": 2.0}),
+    "between_problems": _call(
+        rigidity.between_problems,
+        lambda: digits() | {"time": 0.5, "shells": grsd.LogShells(2.0, 0.4), "steps": 1, "tolerance": 1e-3},
+        "between_problems", "gradient_flow", "tangent_kernel_and_rate", "spectrum", "energy_budget",
+        costly=("time", "tolerance"),
+    ),
+    "along_runs": _call(
+        rigidity.along_runs, lambda: {"histories": [exact_history()] * 3, "reach": 6.0, "above": 0.0, "level": 0.9}
+    ),
+}  # fmt: skip
+
+
+@cache
+def fine() -> list[xr.Dataset]:
+    return PLANTED.budgets(range(6), grsd.LogShells(0.5, 0.2))
+
+
+CONDITION_CALLS = {
+    "propagation.measure": _call(
+        propagation.measure,
+        lambda: inference() | {"node": None, "side": "input", "norms": True, "parameters": None},
+        "propagation.measure",
+    ),
+    "propagation.slopes": _call(propagation.slopes, lambda: {"datasets": gains()[::4]}, "propagation.slopes"),
+    "propagation.judge": _call(
+        propagation.judge, lambda: {"datasets": list(gains()), "rule": propagation.RULE},
+        "propagation.judge", "propagation.slopes",
+    ),
+    "incoherence.measure": _call(
+        incoherence.measure,
+        lambda: learning() | {"shells": SHELLS, "flips": 19, "recomputed": 1, "seed": 0, "device": None},
+        "incoherence.measure", "tangent_kernel_and_rate", "spectrum", "energy_budget", "incoherence.measure_modes",
+        costly=("flips", "recomputed"),
+    ),
+    "incoherence.measure_modes": _call(
+        incoherence.measure_modes,
+        lambda: {"modes": decomposed(), "error": error(), "shells": SHELLS, "flips": 19, "seed": 0},
+        "incoherence.measure_modes", "energy_budget",
+        costly=("flips",),
+    ),
+    "incoherence.judge": _call(
+        incoherence.judge, lambda: {"datasets": list(coherences()), "rule": incoherence.RULE}, "incoherence.judge"
+    ),
+    "evolution.shell_rates": _call(
+        evolution.shell_rates, lambda: {"decomposed": decomposed(), "shells": SHELLS}, "shell_rates", "LogShells"
+    ),
+    "evolution.along": _call(
+        evolution.along, lambda: {"states": [(2.0, decomposed())], "shells": SHELLS, "top": 1.0},
+        "evolution.along", "shell_rates",
+    ),
+    "evolution.gather": _call(
+        evolution.gather, lambda: {"runs": [rates()], "depths": [2], "seeds": [0]}, "evolution.gather"
+    ),
+    "evolution.judge": _call(
+        evolution.judge, lambda: {"measured": points(), "exponent": 1.0}, "evolution.judge", "evolution.slopes"
+    ),
+    "evolution.slopes": _call(
+        evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
+    ),
+    "evolution.control_ratio": _call(
+        evolution.control_ratio, lambda: {"measured": points(), "exponent": 1.0}, "control_ratio", "evolution.slopes"
+    ),
+    "profile": _call(profile.profile, lambda: {"measured": points(), "of": "time", "rate": "rho"}),
+    "invariance.judge": _call(
+        invariance.judge,
+        lambda: {"measured": _measured(), "window": WINDOW, "observable": "velocity", "k_max": 1, "scale": False},
+        "invariance.judge", "budgets_of", "law_test", "velocity_law", "coupling_law", "at_width",
+    ),
+    "invariance.power": _call(
+        invariance.power,
+        lambda: {"measured": [list(runs())], "runs": [5], "window": WINDOW, "observable": "velocity", "draws": 1},
+        "invariance.power", "budgets_of", "law_test", "velocity_law", "coupling_law", "resampled",
+        costly=("draws", "runs"),
+    ),
+    "frontier_window": _call(invariance.frontier_window, lambda: {"measured": _measured(), "reach": 6.0}),
+    "budgets_of": _call(invariance.budgets_of, lambda: {"measured": _measured()}, "budgets_of", "at_width"),
+    "at_loss": _call(
+        invariance.at_loss,
+        lambda: {"run": history().assign(start_loss=2 * float(history().loss[0])), "log_loss": -1.0},
+        "invariance.measure",
+    ),
+    "planted_signs": _call(initial_cases.planted_signs, lambda: {"modes": 10, "aligned": 0.5, "seed": 0}),
+    "perceptron": _call(
+        initial_cases.perceptron, lambda: {"kind": "aligned linear", "depth": 2, "seed": 0, "width": 4}, "perceptron",
+        "Perceptron",
+    ),
+}  # fmt: skip
+
+MODEL_CALLS = {
+    "AlignedDeepLinear": _fields(solvable.AlignedDeepLinear, strengths=(2.0, 1.0), start=0.01, seed=0),
+    "DiagonalNet": _fields(solvable.DiagonalNet, depth=3, a=1.5, d=0.2, start=1e-3, common=False, modes=4, seed=0),
+    "LazyPowerLaw": _fields(solvable.LazyPowerLaw, a=1.5, r=0.5, modes=4, seed=0),
+    "ProjectedTwoLayer": _fields(solvable.ProjectedTwoLayer, alpha=2.0, beta=0.5, gamma=1.0, modes=4),
+    "ShellLattice": _fields(
+        solvable.ShellLattice, velocity=squared, profile="power", reach=0.5, widening=0.1, growth=0.3, swell=0.5,
+        smooth=2.0, hidden=0.1, noise=0.1, width=0.25, extent=5.0,
+    ),
+    "PlantedShells": _fields(
+        solvable.PlantedShells, exponent=1.4, drift=0.3, rotation=0.1, reach=0.5, kappa=(0.5,), shells=SHELLS,
+        growth=0.3, modes=20, span=(-6.0, 0.0), spectrum="even", rotated=False, noise=0.1, noise_reach=1.0, scale=0.1,
+        wiggle=0.1, period=1.5, phase=0.1, bend=(-3.0, 1.1),
+    ),
+    "coverage": _call(
+        solvable.coverage,
+        lambda: {"planted": PLANTED, "shells": [SHELLS], "window": WINDOW, "ensembles": 1, "runs": 4, "seed": 0,
+                 "k_max": 1, "scale": False, "level": 0.9},
+        "coverage", "law_test", "velocity_law", "coupling_law", costly=("ensembles",),
+    ),
+    "power_curve": _call(
+        solvable.power_curve,
+        lambda: {"planted": PLANTED, "shells": [SHELLS], "window": WINDOW, "effect": [0.1], "runs": [4],
+                 "kind": "wiggle", "observable": "velocity", "ensembles": 1, "seed": 0, "level": 0.9},
+        "power_curve", "law_test", "velocity_law", "coupling_law", "PlantedShells", costly=("ensembles",),
+    ),
+    "detection_limit": _call(
+        solvable.detection_limit,
+        lambda: {"planted": solvable.PlantedShells(drift=0.3, wiggle=0.2, modes=60), "window": WINDOW, "period": [1.5],
+                 "smoothing": [0.2], "widths": [1.0], "ensembles": 0, "runs": 4, "seed": 0},
+        "detection_limit", "LogShells", "PlantedShells", costly=("ensembles",),
+    ),
+    "PowerLawVelocity": _fields(scaling.PowerLawVelocity, b=1.5, c=-0.3),
+    "loss_exponent": _call(scaling.loss_exponent, lambda: {"b": 1.5, "c": -0.3, "q": 0.2}),
+    "local_exponent": _call(
+        scaling.local_exponent, lambda: {"times": np.arange(1.0, 6), "energy": np.arange(6.0, 1, -1)}
+    ),
+    "extrapolated_exponent": _call(
+        scaling.extrapolated_exponent,
+        lambda: {"times": np.geomspace(2, 100, 20), "energy": np.geomspace(2, 1e-3, 20)},
+        "extrapolated_exponent", "local_exponent",
+    ),
+    "transport": _call(
+        scaling.transport,
+        lambda: {"edges": np.linspace(-4, 0, 9), "energy": np.ones(8), "velocity": still, "times": [1.5, 2.0],
+                 "start": 1.0, "below": 0.1, "courant": 0.3, "negligible": 1e-9},
+        costly=("times",),
+    ),
+    "early": _call(scaling.early, lambda: {"history": exact_history(), "until": 20.0}),
+    "velocity_profile": _call(scaling.velocity_profile, lambda: {"seen": seen(), "efolds": 1.0}),
+    "fitted_power_law": _call(
+        scaling.fitted_power_law, lambda: {"profile": scaling.velocity_profile(seen()), "highest": 0.0}
+    ),
+    "predict_loss": _call(
+        scaling.predict_loss, lambda: {"seen": seen(), "times": [25.0, 30.0], "velocity": "lazy"},
+        "predict_loss", "transport", costly=("times",),
+    ),
+    "extended_fit": _call(scaling.extended_fit, lambda: {"seen": seen(), "times": [25.0, 30.0], "efolds": 1.0}),
+}  # fmt: skip
+
+
+def _method(kind: object, name: str, **arguments: object) -> Public:
+    return Public(getattr(kind, name), lambda: dict(arguments), (f"{type(kind).__name__}.{name}", type(kind).__name__))
+
+
+METHOD_CALLS = {
+    f"{type(model_).__name__}.{name}": _method(model_, name, **arguments)
+    for model_, names in {
+        solvable.AlignedDeepLinear((2.0, 1.0)): ("learned", "eigenvalues", "velocity", "error", "loss", "problem"),
+        solvable.DiagonalNet(3, modes=4): (
+            "predictor",
+            "eigenvalues",
+            "velocity",
+            "error",
+            "loss",
+            "matrices",
+            "problem",
+        ),
+        solvable.LazyPowerLaw(1.5, 0.5, modes=4): ("error", "loss", "asymptotic_loss"),
+        solvable.ProjectedTwoLayer(modes=4): ("clock", "relative_velocity", "eigenvalues", "error", "loss", "matrices"),
+    }.items()
+    for name in names
+    for arguments in [{"times": [0.5, 2.0]} if "loss" in name else {"time": 0.5}]
+}
+METHOD_CALLS |= {
+    "PlantedShells.run": _method(PLANTED, "run", seed=1),
+    "PlantedShells.budgets": _call(
+        PLANTED.budgets,
+        lambda: {"seeds": [1], "shells": SHELLS},
+        "PlantedShells.budgets",
+        "PlantedShells.run",
+        "energy_budget",
+    ),
+    "PlantedShells.trajectory": _method(
+        solvable.PlantedShells(drift=0.3, modes=4), "trajectory", seed=1, times=[0.5], tolerance=1e-6
+    ),
+    "ShellLattice.budget": _method(solvable.ShellLattice(extent=5.0), "budget", seed=1),
+    "PowerLawVelocity.energy": _method(
+        scaling.PowerLawVelocity(1.5, -0.3), "energy", times=[1.5, 2.0], q=0.2, start=1.0, top=1.0
+    ),
+}
+
+PUBLIC: dict[str, Public] = SHELL_CALLS | NETWORK_CALLS | LAW_CALLS | CONDITION_CALLS | MODEL_CALLS | METHOD_CALLS
