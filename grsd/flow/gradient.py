@@ -10,16 +10,19 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.arguments import described, vector
 from grsd.checks import (
     FEW,
     check_inputs,
     check_module,
     check_outputs,
     check_targets,
+    fits_memory,
     floating_dtype,
     positive,
     repeatable,
     resolve_device,
+    said,
     whole,
 )
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
@@ -29,6 +32,7 @@ from grsd.tangents import Network, Trace, exact_derivatives, trace
 from grsd.tangents.admit import changes, check_leaves, evaluated
 
 CALL = "gradient_flow"
+TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted
 HISTORY = {
     "loss": ("mean squared error |e|^2 / (2N)", "1"),
     "error_estimate": ("sum of the local error estimates |J est| / |e| since the start", "1"),
@@ -72,10 +76,11 @@ class FlowError(RuntimeError):
 
 def log_times(first: float, last: float, count: int) -> np.ndarray:
     """``count`` times equally spaced in log time from ``first`` to ``last``, both included; float64, shape (count,)."""
-    positive("log_times", "first", first)
-    if not first < positive("log_times", "last", last):
+    first, last = positive("log_times", "first", first), positive("log_times", "last", last)
+    if not first < last:
         raise ValueError(f"log_times(last=...): expected more than first={first!r}, got {last!r}")
-    return np.geomspace(first, last, whole("log_times", "count", count, 2))
+    fits_memory("log_times", "count", whole("log_times", "count", count, 2))
+    return np.geomspace(first, last, int(count))
 
 
 def gradient_flow(
@@ -154,7 +159,8 @@ class Descent:
     ) -> None:
         check_inputs(CALL, model, inputs)
         floating_dtype(CALL, dtype)
-        positive(CALL, "tolerance", tolerance)
+        positive(CALL, "tolerance", tolerance, *TOLERANCES)
+        described(CALL, parameters)
         device = resolve_device(CALL, device, model)
         check_module(CALL, model, device)
         self.inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None)
@@ -239,13 +245,7 @@ def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch
 
 
 def _check_times(times: Sequence[float] | np.ndarray) -> np.ndarray:
-    array = np.asarray(times, dtype=float)
-    if (
-        array.ndim != 1
-        or array.size == 0
-        or not np.isfinite(array).all()
-        or array[0] < 0
-        or (np.diff(array) <= 0).any()
-    ):
-        raise ValueError(f"{CALL}(..., times): expected finite, increasing times >= 0 of shape (T,), got {times!r:.80}")
+    array = vector(CALL, "..., times", times, wanted="finite, increasing times >= 0 of shape (T,)")
+    if array[0] < 0 or (np.diff(array) <= 0).any():
+        raise ValueError(f"{CALL}(..., times): expected finite, increasing times >= 0 of shape (T,), got {said(times)}")
     return array

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from grsd.checks import flag
 from grsd.kernel.job import Job
 from grsd.kernel.products import Square
 from grsd.tangents import exact_derivatives
@@ -44,6 +45,7 @@ def tangent_kernel(
     each other, active dropout, another output's shape, NaN, mixed devices, complex or sparse tensors. ``RuntimeError``
     where M disagrees with |J^T v|^2 / N of one backward pass for a random v.
     """
+    flag("tangent_kernel", "tf32", tf32)
     with exact_derivatives(tf32):
         job = Job("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
         (kernel,) = job.total()
@@ -68,6 +70,7 @@ def tangent_kernel_and_rate(
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
     Errors: as ``tangent_kernel``.
     """
+    flag("tangent_kernel_and_rate", "tf32", tf32)
     with exact_derivatives(tf32):
         job = Job("tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True)
         kernel, kernel_rate = job.total()
@@ -88,6 +91,7 @@ def parameter_kernels(
     A tied parameter stands once, under its first name. Parameters that no output depends on are left out. All shares,
     (D, D) each, are held at once. Args and errors as ``tangent_kernel``.
     """
+    flag("parameter_kernels", "tf32", tf32)
     with exact_derivatives(tf32):
         job = Job("parameter_kernels", model, inputs, None, dtype, device, memory_limit, apart=True)
         return job.shares()
@@ -106,6 +110,7 @@ def memory_estimate(
 
     Counted on one and two samples and carried over to all, before anything large is made. Args as ``tangent_kernel``.
     """
+    flag("memory_estimate", "rate", rate)
     with exact_derivatives():
         limit = 2**62 if memory_limit is None else memory_limit
         job = Job("memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grsd.arguments import tensor
+from grsd.checks import flag, instance, said, whole
 from grsd.krylov.operator import Operator, Vector
 
 
@@ -43,7 +45,16 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
 
     Memory: D m numbers, twice that with ``rate``. Cost: one ``product`` a step, or one ``product_and_rate``, and
     4 D m^2 operations, 12 with the rate.
+
+    Errors: ``TypeError``, ``ValueError`` for what is no operator, no vector of its dimension, or zero.
     """
+    instance("lanczos", "operator", operator, Operator, "an operator such as grsd.krylov.KernelOperator")
+    start = tensor("lanczos", "start", start).detach()
+    if start.shape != (operator.dimension,) or not bool(start.any()):
+        wanted = f"a vector of shape ({operator.dimension},) that is not zero"
+        raise ValueError(f"lanczos(start=...): expected {wanted}, got {said(start)}")
+    whole("lanczos", "steps", steps, 1)
+    flag("lanczos", "rate", rate)
     size, norm = operator.dimension, start.norm()
     steps, eps = min(steps, size), torch.finfo(start.dtype).eps
     basis = start.new_zeros(steps, size)

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from grsd.checks import FEW, check_targets, whole
+from grsd.arguments import tensor
+from grsd.checks import FEW, check_targets, said, whole
 from grsd.tangents import (
     FORWARD,
     TWICE,
@@ -58,6 +59,15 @@ class DenseOperator:
     kernel: Float[Tensor, "D D"]
     rate: Float[Tensor, "D D"]
 
+    def __post_init__(self) -> None:
+        call = "DenseOperator"
+        for name, matrix in {"kernel": self.kernel, "rate": self.rate}.items():
+            tensor(call, name, matrix)
+        if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1] or not len(self.kernel):
+            raise ValueError(f"{call}(kernel=...): expected a matrix (D, D), got shape {tuple(self.kernel.shape)}")
+        if self.rate.shape != self.kernel.shape or self.rate.dtype != self.kernel.dtype:
+            raise ValueError(f"{call}(rate=...): expected the kernel's shape and dtype, got {said(self.rate)}")
+
     @property
     def dimension(self) -> int:
         return self.kernel.shape[0]
@@ -89,13 +99,14 @@ class KernelOperator:
         batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
-        self.batch = whole(call, "batch", batch, 1)
+        whole(call, "batch", batch, 1)
         with exact_derivatives():
             admitted = admit(call, model, inputs, dtype, device)
             check_targets(call, targets, tuple(admitted.outputs.shape))
-            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs
+            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs.detach()
+            self.batch = min(int(batch), len(self.inputs))
             self._check_batches(call)
-            error = self._outputs - targets.to(self._outputs)
+            error = self._outputs - targets.detach().to(self._outputs)
             gradient = pullback(self.network, self.inputs, error, self.batch)
             self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
             self._by, self._push, self._push_and_rate = self._choose(call)

@@ -21,7 +21,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import positive, whole
+from grsd.checks import positive, seed_of, whole
 from grsd.decomposition import Spectrum
 from grsd.krylov.lanczos import Tridiagonal, lanczos
 from grsd.krylov.operator import KernelOperator, Vector
@@ -226,6 +226,7 @@ def krylov_spectrum(
     positive(CALL, "tolerance", tolerance)
     if whole(CALL, "probes", probes, 0) == 1:
         raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
+    seed = seed_of(CALL, "seed", seed)
     operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)
     if not bool(operator.error.norm() > 0):
         raise ValueError(f"{CALL}(..., targets): the error f(X) - Y is zero; there is no energy to follow")
