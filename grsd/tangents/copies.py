@@ -76,8 +76,10 @@ def _copied(
 
 
 def _value(value: object, name: str, memo: dict[int, object]) -> object:
-    if type(value) in ATOMS or (name in HOOKS and not value):
-        return value  # nobody adds a hook to a private copy
+    if type(value) in ATOMS:
+        return value
+    if name in HOOKS and not value:
+        return type(value)()
     if name in HELD and all(held is None or id(held) in memo for held in value.values()):
         return {key: None if held is None else memo[id(held)] for key, held in value.items()}
     return copy.deepcopy(value, memo)
