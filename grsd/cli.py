@@ -17,9 +17,10 @@ import torch
 
 from grsd.confirm import confirm_claims, forecast_claims
 from grsd.evidence import claims, results, verdict_lines, write_headlines
+from grsd.files import write_atomically
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
-from grsd.runs import CHOICES, Spec, cores, members, parse, run, runs_folder, summary
+from grsd.runs import CHOICES, Spec, clean, collected, cores, members, parse, runs_folder, summary
 
 MOST_SEEDS = 100_000
 
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PYTHON",
         help="its rows too: with the Python of an environment that has it, or in one made for it by pip",
     )
+    leftovers = commands.add_parser("clean", help="remove what killed and superseded runs left behind; results stay")
+    leftovers.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
+    leftovers.add_argument("--unfinished", action="store_true", help="also what interrupted runs would go on from")
     _add_run(
         commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
     )
@@ -87,7 +91,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each process; default: the cores, shared out")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each run; default 1")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row a run")
 
@@ -162,31 +166,44 @@ def _bench(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
     specs, folder = _specs(options), runs_folder(options.folder)
-    failures = {}
+    done = {}
     try:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")
             for index, member in shown:
+                done[index] = member
                 if member.failure:
-                    failures[index] = member
                     continue
                 took = "already there" if member.seconds is None else f"{member.seconds:.1f} s"
-                shown.write(f"seed {member.spec.seed}: {os.path.relpath(member.path)}, {took}")
+                where = "not kept" if member.path is None else os.path.relpath(member.path)
+                shown.write(f"seed {member.spec.seed}: {where}, {took}")
                 sys.stdout.flush()
         if options.table is not None:
-            kept = [None if index in failures else run(spec, folder=folder) for index, spec in enumerate(specs)]
-            scratch = options.table.with_name(options.table.name + ".part")
-            scratch.write_text(summary(specs, kept), encoding="utf-8", newline="")
-            os.replace(scratch, options.table)
+            _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
     except KeyboardInterrupt:
         print("grsd run: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
         return 130
     except OSError as error:
         print(f"grsd run: {error}", file=sys.stderr)
         return 1
-    for index in sorted(failures):
-        print(f"grsd run: {failures[index].spec}: {failures[index].failure}", file=sys.stderr)
-    return int(bool(failures))
+    failures = [done[index] for index in sorted(done) if done[index].failure]
+    for member in failures:
+        print(f"grsd run: {member.spec}: {member.failure}", file=sys.stderr)
+    return int(any(member.failure or member.path is None for member in done.values()))
+
+
+def _write_table(path: Path, table: str) -> None:
+    """Where it cannot be written it is printed: on a full disk it may be all there is of a run."""
+    try:
+        write_atomically(path, table.encode())
+    except OSError:
+        print(table, end="", flush=True)
+        raise
+
+
+def _clean(options: argparse.Namespace) -> int:
+    print("\n".join(clean(options.folder, unfinished=options.unfinished)) or "grsd clean: nothing to remove")
+    return 0
 
 
 def _specs(options: argparse.Namespace) -> list[Spec]:
@@ -209,10 +226,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        return {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench}[options.command](options)
+        return {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench, "clean": _clean}[
+            options.command
+        ](options)
     except (ValueError, FileExistsError, ProjectNotFound) as error:
         print(f"grsd {options.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"grsd {options.command}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
 from grsd.checks import positive, whole
+from grsd.pinned import usual_numbers
 
 DIGITS = 1797
 TASKS = ("one-hot", "parity")
@@ -30,6 +31,7 @@ class Data:
     name: str
 
 
+@usual_numbers()
 def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     """Handwritten digits, 8 x 8 pixels: the optical recognition set that ships in scikit-learn (no download).
 
@@ -59,6 +61,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     return Data(pixels[drawn], targets, f"digits, {task}, N={samples}, seed={seed}")
 
 
+@usual_numbers()
 def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> Data:
     """Grey patches of 8 x 8 pixels: the two sample photographs that ship in scikit-learn, in tiles (no download).
 
@@ -89,6 +92,7 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
 
 
+@usual_numbers()
 def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
     """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
 
@@ -108,6 +112,7 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
 
 
 @cache
+@usual_numbers()
 def _tiles() -> Float64[Tensor, "samples pixels"]:
     """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
     grey = torch.stack([torch.tensor(image).double().mean(-1) for image in load_sample_images().images])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -16,12 +15,16 @@ import nbformat
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import papermill_io
 from traitlets.config import Config
 
+from grsd.files import say_swept, unfinished_folder, write_atomically
 from grsd.progress import VARIABLE as PROGRESS
 from grsd.project import FIGURES, PROJECT, project
 
 PROFILES = ("test", "default", "full")
+KERNELS = "JUPYTER_RUNTIME_DIR"
+MEMORY = "executed:"
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -118,7 +121,12 @@ def reproduce(
     # The small matrices of the defaults are as fast on one thread, a busy machine does not slow it down tenfold as it
     # does several that wait for each other, and the last bits of a figure do not depend on the number of cores.
     threads = {} if profile == "full" else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with _environment({PROJECT: str(root), FIGURES: str(pictures), PROGRESS: "0"} | threads):
+    data = [root / "data" / name for name in ("tables", "predictions", "results")]
+    say_swept(build, pictures, root / "notebooks", *data)
+    with (
+        unfinished_folder(build) as kernels,
+        _environment({PROJECT: str(root), FIGURES: str(pictures), PROGRESS: "0", KERNELS: str(kernels)} | threads),
+    ):
         for number, job in enumerate(jobs, 1):
             print(f"[{number}/{len(jobs)}] {job.notebook.stem}", flush=True)
             _execute(job, build / job.notebook.name)
@@ -139,7 +147,7 @@ def _execute(job: Job, output: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(
                 str(job.notebook),
-                str(output),
+                f"{MEMORY}{output}",
                 parameters=job.parameters,
                 cwd=str(job.notebook.parent),
                 progress_bar={"leave": False} if sys.stderr.isatty() else False,
@@ -149,7 +157,39 @@ def _execute(job: Job, output: Path) -> None:
         job.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
     except RuntimeError as error:
         job.failure = f"its kernel: {' '.join(str(error).split())}"
+    finally:
+        _write_executed(job)
     job.seconds = time.perf_counter() - start
+
+
+class _InMemory:
+    """Where papermill writes a notebook after each cell: only the last one goes to a file, whole."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, str] = {}
+
+    def write(self, text: str, path: str) -> None:
+        self.written[path] = text
+
+    def pretty_path(self, path: str) -> str:
+        return path.removeprefix(MEMORY)
+
+
+_executed = _InMemory()
+papermill_io.register(MEMORY, _executed)
+
+
+def _write_executed(job: Job) -> None:
+    """The notebook as far as it was executed; a disk without room for it is the job's failure."""
+    text = _executed.written.pop(f"{MEMORY}{job.output}", None)
+    if text is None:
+        return
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.metadata.papermill.output_path = str(job.output)
+    try:
+        write_atomically(job.output, nbformat.writes(notebook).encode())
+    except OSError as error:
+        job.failure = job.failure or f"its executed copy: {error}"
 
 
 def _report(job: Job, pictures: Path) -> str:
@@ -169,9 +209,7 @@ def _refresh(job: Job) -> None:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-    scratch = job.notebook.with_suffix(".part")
-    nbformat.write(notebook, scratch)
-    shutil.move(scratch, job.notebook)
+    write_atomically(job.notebook, (nbformat.writes(notebook) + "\n").encode())
 
 
 def _declared(path: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "project", "provenance", "progress", "checks",
+    "files", "project", "provenance", "progress", "checks", "pinned",
     "networks", "datasets",
     "tangents", "kernel", "spectrum", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",

@@ -16,6 +16,7 @@ import torch
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
+from grsd.files import write_atomically
 from grsd.progress import bar
 from grsd.project import project
 from grsd.provenance import provenance
@@ -78,9 +79,9 @@ def bench(
     path.parent.mkdir(parents=True, exist_ok=True)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"
-    path.write_text(head + table.round(4).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    draw(table, path.with_suffix(".svg"))
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
+    write_atomically(path, (head + table.round(4).to_csv(index=False, lineterminator="\n")).encode())
+    draw(table, path.with_suffix(".svg"))
     return path
 
 
