@@ -101,13 +101,16 @@ def read_file(path: Path, largest: int) -> bytes:
     Errors: ``OSError``, also for a folder, a pipe or a device, and for more than ``largest`` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, f"it is {_kind(found.st_mode)}, no file", str(path))
         if found.st_size > largest:
             raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, more than {largest}", str(path))
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_other_kinds(path: Path) -> None:

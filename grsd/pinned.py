@@ -14,10 +14,17 @@ import torch
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-# Parts of torch.backends, an operation and a library each, parents after their children. Older torch lacks some.
+# Parts of torch.backends, parents first: setting one may set those under it. Older torch lacks some.
 PRECISIONS = (
-    "mkldnn.rnn", "mkldnn.conv", "mkldnn.matmul", "mkldnn", "cudnn.rnn", "cudnn.conv", "cudnn", "cuda.matmul", "",
-)  # fmt: skip
+    "",
+    "cudnn.",
+    "cudnn.conv.",
+    "cudnn.rnn.",
+    "cuda.matmul.",
+    "mkldnn.matmul.",
+    "mkldnn.conv.",
+    "mkldnn.rnn.",
+)
 SWITCHES = {
     "cudnn.enabled": True,
     "cudnn.benchmark": False,
@@ -45,8 +52,11 @@ def usual_numbers(seed: int | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         kept = partial(_kept, stack)
         _full_precision(stack)
-        for name, value in SWITCHES.items():
-            _keep_attribute(stack, name, value)
+        for path, value in SWITCHES.items():
+            part, name, before = _found(path)
+            if before is not None:
+                stack.callback(setattr, part, name, before)
+                setattr(part, name, value)
         for name in ATTENTION:
             kept(getattr(backends.cuda, f"{name}_sdp_enabled"), getattr(backends.cuda, f"enable_{name}_sdp"), True)
         kept(backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled, True)
@@ -99,24 +109,26 @@ def _full_precision(stack: contextlib.ExitStack) -> None:
     for get, put, _ in old:
         with contextlib.suppress(RuntimeError):
             readable.append((put, get()))
-    for name in PRECISIONS:
-        _keep_attribute(stack, f"{name}.fp32_precision".removeprefix("."), "ieee")
+    new = [_found(f"{part}fp32_precision") for part in PRECISIONS]
+    for part, name, before in reversed(new):
+        if before is not None:
+            stack.callback(setattr, part, name, before)
     for put, before in readable:
         stack.callback(put, before)
+    for part, name, before in new:
+        if before is not None:
+            setattr(part, name, "ieee")
     for _, put, value in old:
         put(value)
 
 
-def _keep_attribute(stack: contextlib.ExitStack, name: str, value: object) -> None:
-    """Of ``torch.backends``; what this torch does not have is passed over."""
-    *path, name = name.split(".")
+def _found(path: str) -> tuple[object, str, object]:
+    """(owner, name, value) of a switch of ``torch.backends``, the value ``None`` where this torch does not have it."""
+    *path, name = path.split(".")
     part = torch.backends
     for step in path:
         part = getattr(part, step, None)
-    before = getattr(part, name, None)
-    if before is not None and before != value:
-        stack.callback(setattr, part, name, before)
-        setattr(part, name, value)
+    return part, name, getattr(part, name, None)
 
 
 def _deterministic() -> tuple[bool, bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 
 import h5py
 import numpy as np
@@ -14,6 +16,8 @@ from grsd.runs.values import Unstorable
 ENGINE = "h5netcdf"
 DIMENSION_ONLY = b"This is a netCDF dimension but not a netCDF variable"
 SLACK = 2**20
+HEAP = re.compile(rb"GCOL\x01...(?=.{8})", re.DOTALL)  # HDF5's collections of texts and references, then their size
+UNSIGNED = struct.Struct("<Q")
 
 
 class BadFile(Exception):
@@ -35,6 +39,7 @@ def to_bytes(dataset: xr.Dataset) -> bytes:
 def from_bytes(payload: bytes) -> xr.Dataset:
     """The dataset in ``payload``. Errors: ``BadFile`` for anything that ``to_bytes`` did not make."""
     try:
+        _look_over_heaps(payload)
         with h5py.File(io.BytesIO(payload), "r") as file:
             _look_over(file, len(payload))
         with xr.open_dataset(io.BytesIO(payload), engine=ENGINE, decode_times=False) as file:
@@ -43,6 +48,20 @@ def from_bytes(payload: bytes) -> xr.Dataset:
         raise
     except Exception as error:  # HDF5 has an exception of its own kind for every damage
         raise BadFile(f"it cannot be read as netCDF ({_first_line(error)})") from None
+
+
+def _look_over_heaps(payload: bytes) -> None:
+    """HDF5 reads on for ever in a heap with an entry of no size, so each entry must end after its beginning."""
+    for found in HEAP.finditer(payload):
+        (size,) = UNSIGNED.unpack_from(payload, found.end())
+        at, end = found.end() + 8, min(found.start() + size, len(payload))
+        while at + 16 <= end:
+            (length,) = UNSIGNED.unpack_from(payload, at + 8)
+            free = payload[at : at + 2] == b"\0\0"
+            step = length if free else 16 + -(-length // 8) * 8
+            if step < 16 or at + step > end:
+                raise BadFile("its heap is damaged")
+            at += step
 
 
 def _look_over(file: h5py.File, size: int) -> None:
@@ -69,17 +88,15 @@ def _look_over(file: h5py.File, size: int) -> None:
 
 def _look_at_attributes(of: h5py.HLObject, size: int) -> None:
     """Texts and references lie elsewhere in the file, and one may stand for many: read one by one, up to its size."""
-    total = 0
+    total = 0.0
     for name in of.attrs:
         attribute = of.attrs.get_id(name)
         text = h5py.check_string_dtype(attribute.dtype)
-        if text is not None and text.length is None and attribute.shape not in ((), (1,)):
-            raise BadFile(f"the attribute {name!r:.60} is a list of texts, which no file made here has")
-        if text is not None:
-            value = of.attrs[name]
-            total += len(value) if isinstance(value, str | bytes) else np.asarray(value).nbytes
-        else:
-            total += int(np.prod(attribute.shape, dtype=float)) * attribute.dtype.itemsize
+        total += float(np.prod(attribute.shape, dtype=float)) * attribute.dtype.itemsize
+        if text is not None and text.length is None:
+            if attribute.shape not in ((), (1,)):
+                raise BadFile(f"the attribute {name!r:.60} is a list of texts, which no file made here has")
+            total += len(of.attrs[name]) if total <= size + SLACK else 0
         if total > size + SLACK:
             raise BadFile("its attributes promise more bytes than the file holds")
 

@@ -7,7 +7,8 @@ stands in its attributes, so that a sound file of another experiment is refused.
 The digest proves integrity, not authorship: these are the bytes that somebody named so. Whoever may write to the folder
 can put numbers of their own under a name that fits, and no check here can tell; only let those write whom you believe.
 What a stranger's file cannot do is reach outside: links, numbers in other files and packed numbers are refused, and
-nothing is read that declares more than the file holds (``grsd.runs.netcdf``).
+nothing is read that declares more than the file holds (``grsd.runs.netcdf``). HDF5 itself is not hardened against
+files made to break it.
 """
 
 from __future__ import annotations
