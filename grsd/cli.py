@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8888 on")
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    leftovers = commands.add_parser("clean", help="remove what killed and superseded runs left behind; results stay")
+    leftovers.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
+    leftovers.add_argument("--unfinished", action="store_true", help="also what interrupted runs would go on from")
     _add_run(
         commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
     )
@@ -98,7 +101,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each process; default: the cores, shared out")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each run; default 1")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row a run")
 
@@ -215,30 +218,46 @@ def _run(options: argparse.Namespace) -> int:
     if specs[0].device == "cuda":
         _refuse_cuda_where_there_is_none()
     from grsd.progress import bar
-    from grsd.runs import members, run, summary
+    from grsd.runs import collected, members, summary
 
-    failures = {}
+    done = {}
     try:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")
             for index, member in shown:
+                done[index] = member
                 if member.failure:
-                    failures[index] = member
                     continue
                 took = "already there" if member.seconds is None else f"{member.seconds:.1f} s"
-                shown.write(f"seed {member.spec.seed}: {os.path.relpath(member.path)}, {took}")
+                where = "not kept" if member.path is None else os.path.relpath(member.path)
+                shown.write(f"seed {member.spec.seed}: {where}, {took}")
                 sys.stdout.flush()
-        for index in sorted(failures):
-            print(f"grsd run: {failures[index].spec}: {one_line(failures[index].failure, MOST_SAID)}", file=sys.stderr)
+        for member in (done[index] for index in sorted(done) if done[index].failure):
+            print(f"grsd run: {member.spec}: {one_line(member.failure, MOST_SAID)}", file=sys.stderr)
         if options.table is not None:
-            kept = [None if index in failures else run(spec, folder=folder) for index, spec in enumerate(specs)]
-            scratch = options.table.with_name(options.table.name + ".part")
-            scratch.write_text(summary(specs, kept), encoding="utf-8", newline="")
-            os.replace(scratch, options.table)
+            _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
     except KeyboardInterrupt:
         print("grsd run: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
         return 130
-    return int(bool(failures))
+    return int(any(member.failure or member.path is None for member in done.values()))
+
+
+def _write_table(path: Path, table: str) -> None:
+    """Where it cannot be written it is printed: on a full disk it may be all there is of a run."""
+    from grsd.files import write_atomically
+
+    try:
+        write_atomically(path, table.encode())
+    except OSError:
+        print(table, end="", flush=True)
+        raise
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from grsd.runs import clean
+
+    print("\n".join(clean(options.folder, unfinished=options.unfinished)) or "grsd clean: nothing to remove")
+    return 0
 
 
 def _specs(options: argparse.Namespace) -> list[Spec]:
@@ -270,7 +289,7 @@ def _refuse_cuda_where_there_is_none() -> None:
         raise ValueError("--device cuda: there is no CUDA device here")
 
 
-COMMANDS = {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench, "lab": _lab}
+COMMANDS = {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench, "lab": _lab, "clean": _clean}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

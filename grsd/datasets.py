@@ -1,4 +1,7 @@
-"""Small real data that ships inside packages, and drawn data with a power-law spectrum."""
+"""Small real data that ships inside packages, and drawn data with a power-law spectrum.
+
+Made on one thread with torch's usual switches: the last bits of a mean depend on the number of threads.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
 from grsd.checks import fits_memory, positive, said, seed_of, whole
+from grsd.pinned import pinned
 from grsd.values import DIGITS, TASKS
 
 SIDE = 8
@@ -30,6 +34,7 @@ class Data:
     name: str
 
 
+@pinned(1)
 def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     """Handwritten digits, 8 x 8 pixels: the optical recognition set that ships in scikit-learn (no download).
 
@@ -60,6 +65,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     return Data(pixels[drawn], targets, f"digits, {task}, N={samples}, seed={seed}")
 
 
+@pinned(1)
 def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> Data:
     """Grey patches of 8 x 8 pixels: the two sample photographs that ship in scikit-learn, in tiles (no download).
 
@@ -91,6 +97,7 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
 
 
+@pinned(1)
 def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
     """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
 
@@ -112,6 +119,7 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
 
 
 @cache
+@pinned(1)
 def _tiles() -> Float64[Tensor, "samples pixels"]:
     """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
     grey = torch.stack([torch.from_numpy(image.copy()).double().mean(-1) for image in load_sample_images().images])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from grsd.files import write_atomically
 from grsd.folders import one_line, project, read
 from grsd.provenance import provenance
 from grsd.records import check_record
@@ -220,10 +220,7 @@ def write_result(result: Result, folder: Path | None = None) -> Path:
     folder = folder or project() / "data" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.claim}.json"
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-    return path
+    return write_atomically(path, (json.dumps(asdict(result), indent=1) + "\n").encode())
 
 
 def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None) -> dict[str, Result]:
@@ -292,7 +289,7 @@ def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[s
     _, end, after = rest.partition(MARKS[1])
     if not begin or not end:
         raise ValueError(f"{readme.name}: expected the marks {MARKS[0]} and {MARKS[1]} around the table of verdicts")
-    readme.write_text(f"{before}{begin}\n{headline_table(chosen, judged)}\n{end}{after}", encoding="utf-8")
+    write_atomically(readme, f"{before}{begin}\n{headline_table(chosen, judged)}\n{end}{after}".encode())
 
 
 def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grsd.evidence import Claim, Result
+from grsd.files import write_atomically
 from grsd.folders import figures
 from grsd.progress import headless
 from grsd.session import begin
@@ -64,12 +66,13 @@ def savefig(figure: Figure, name: str) -> list[Path]:
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")
     _settle(figure)
-    paths = []
+    payloads = {}
     with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
         for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
-            paths.append(figures() / f"{name}.{suffix}")
-            figure.savefig(paths[-1], metadata=metadata, dpi=150)
-    return paths
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=suffix, metadata=metadata, dpi=150)
+            payloads[suffix] = drawn.getvalue()
+    return [write_atomically(figures() / f"{name}.{suffix}", payload) for suffix, payload in payloads.items()]
 
 
 def _settle(figure: Figure) -> None:

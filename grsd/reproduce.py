@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+from grsd.files import say_swept, unfinished_folder, write_atomically
 from grsd.folders import FIGURES, PROJECT, environment, one_line, project, writable
 from grsd.plan import Job, Refused, plan
 from grsd.progress import VARIABLE as PROGRESS
 from grsd.values import THREADS, cores
+
+KERNELS = "JUPYTER_RUNTIME_DIR"
+MEMORY = "executed:"
 
 
 def reproduce(
@@ -54,7 +58,10 @@ def reproduce(
     # The small matrices of the defaults are as fast on one thread, a busy machine does not slow it down tenfold as it
     # does several that wait for each other, and the last bits of a figure do not depend on the number of cores.
     threads = os.environ.get(THREADS, str(cores()) if profile == "full" else "1")
-    with environment({PROJECT: str(root), FIGURES: str(pictures), PROGRESS: "0", THREADS: threads}):
+    data = [root / "data" / name for name in ("tables", "predictions", "results")]
+    say_swept(build, pictures, root / "notebooks", *data)
+    places = {PROJECT: str(root), FIGURES: str(pictures), PROGRESS: "0", THREADS: threads}
+    with unfinished_folder(build) as kernels, environment(places | {KERNELS: str(kernels)}):
         for number, job in enumerate(jobs, 1):
             print(f"[{number}/{len(jobs)}] {job.notebook.stem}", flush=True)
             _execute(job, build / job.notebook.name)
@@ -70,6 +77,7 @@ def _execute(job: Job, output: Path) -> None:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    _register()
     job.output = output
     start = time.perf_counter()
     # The kernel is on the loopback interface; without this, ipykernel warns at each start that TCP is not encrypted.
@@ -79,7 +87,7 @@ def _execute(job: Job, output: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(
                 str(job.notebook),
-                str(output),
+                f"{MEMORY}{output}",
                 parameters=job.parameters,
                 cwd=str(job.notebook.parent),
                 progress_bar={"leave": False} if sys.stderr.isatty() else False,
@@ -91,7 +99,47 @@ def _execute(job: Job, output: Path) -> None:
         what = {OSError: "its files", RuntimeError: "its kernel"}
         kind = next((said for cause, said in what.items() if isinstance(error, cause)), type(error).__name__)
         job.failure = one_line(f"{kind}: {' '.join(str(error).split())}", 300)
+    finally:
+        _write_executed(job)
     job.seconds = time.perf_counter() - start
+
+
+class _InMemory:
+    """Where papermill writes a notebook after each cell: only the last one goes to a file, whole."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, str] = {}
+
+    def write(self, text: str, path: str) -> None:
+        self.written[path] = text
+
+    def pretty_path(self, path: str) -> str:
+        return path.removeprefix(MEMORY)
+
+
+_executed = _InMemory()
+
+
+@cache
+def _register() -> None:
+    from papermill.iorw import papermill_io
+
+    papermill_io.register(MEMORY, _executed)
+
+
+def _write_executed(job: Job) -> None:
+    """The notebook as far as it was executed; a disk without room for it is the job's failure."""
+    import nbformat
+
+    text = _executed.written.pop(f"{MEMORY}{job.output}", None)
+    if text is None:
+        return
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.metadata.papermill.output_path = str(job.output)
+    try:
+        write_atomically(job.output, nbformat.writes(notebook).encode())
+    except OSError as error:
+        job.failure = job.failure or f"its executed copy: {error}"
 
 
 def _report(job: Job, pictures: Path) -> str:
@@ -113,6 +161,4 @@ def _refresh(job: Job) -> None:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-    scratch = job.notebook.with_suffix(".part")
-    nbformat.write(notebook, scratch)
-    shutil.move(scratch, job.notebook)
+    write_atomically(job.notebook, (nbformat.writes(notebook) + "\n").encode())

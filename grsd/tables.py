@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from grsd.files import write_atomically
 from grsd.folders import project
 
 NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
@@ -45,8 +46,7 @@ def save_table(data: xr.Dataset, name: str, folder: str = "tables") -> Path:
     }
     lines = "".join(f"# {line}\n" for line in json.dumps(head, indent=1, ensure_ascii=False).splitlines())
     frame = data.to_dataframe(dim_order=list(data.sizes)).reset_index()
-    target.write_text(lines + frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    return target
+    return write_atomically(target, (lines + frame.to_csv(index=False, lineterminator="\n")).encode())
 
 
 def read_table(name: str, folder: str = "tables") -> xr.Dataset:

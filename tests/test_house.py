@@ -18,7 +18,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "lazy", "values", "folders", "records", "provenance", "progress", "session", "checks", "arguments",
+    "lazy", "values", "files", "folders", "records", "provenance", "progress", "session", "checks",
+    "arguments", "pinned",
     "networks", "datasets",
     "tangents", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
     "evidence", "tables", "runs",

@@ -26,6 +26,7 @@ from grsd.runs import fingerprint as fingerprint_module
 from grsd.runs import members, obtain, summary, train
 from grsd.runs.compute import identity
 from grsd.runs.fingerprint import PACKAGE, fingerprint, sources
+from grsd.runs.netcdf import to_bytes
 from grsd.runs.store import Scratch, load, runs_folder, save
 
 train_module = sys.modules["grsd.runs.training"]
@@ -60,6 +61,11 @@ def kept(tmp_path_factory):
 def names(folder):
     """A name holds the digest of the bytes: equal names are equal files."""
     return sorted(path.name for path in folder.glob("*.nc"))
+
+
+def stored(folder, stem, dataset, marks):
+    folder.mkdir(exist_ok=True)
+    return save(folder, stem, to_bytes(dataset.assign_attrs(marks)))
 
 
 def plain_attributes(attributes):
@@ -207,8 +213,8 @@ def test_foreign_files_are_refused(kept, tmp_path, capsys):
     """Sound files under this run's name: another experiment's, nobody's, not netCDF at all, without a digest."""
     stem, marks = identity(SMALL, train)
     foreign = {
-        "other": save(tmp_path / "a", stem, kept[2], {**marks, "spec": Spec().to_json()}),
-        "nobody": save(tmp_path / "b", stem, xr.Dataset({"x": 1}), {}),
+        "other": stored(tmp_path / "a", stem, kept[2], {**marks, "spec": Spec().to_json()}),
+        "nobody": stored(tmp_path / "b", stem, xr.Dataset({"x": 1}), {}),
     }
     for name, reason in {"other": "its spec is not the one asked for", "nobody": "its function is not"}.items():
         assert load(foreign[name].parent, stem, marks) is None
@@ -224,20 +230,20 @@ def test_foreign_files_are_refused(kept, tmp_path, capsys):
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    first = save(tmp_path, "stem", xr.Dataset({"x": 1}), MARKS)
+    first = stored(tmp_path, "stem", xr.Dataset({"x": 1}), MARKS)
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grsd.runs.store.os.fsync", killed)
+    monkeypatch.setattr("grsd.files.os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        save(tmp_path, "stem", xr.Dataset({"x": 2}), MARKS)
+        stored(tmp_path, "stem", xr.Dataset({"x": 2}), MARKS)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == [first]
     assert load(tmp_path, "stem", MARKS)[1].x == 1
-    second = save(tmp_path, "stem", xr.Dataset({"x": 2}), MARKS)
+    second = stored(tmp_path, "stem", xr.Dataset({"x": 2}), MARKS)
     assert list(tmp_path.iterdir()) == [second]
-    assert save(tmp_path / "again", "stem", xr.Dataset({"x": 2}), MARKS).name == second.name
+    assert stored(tmp_path / "again", "stem", xr.Dataset({"x": 2}), MARKS).name == second.name
 
 
 @pytest.mark.parametrize("saves", [1, 9])

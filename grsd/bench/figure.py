@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from grsd.bench.stages import STAGES
 from grsd.bench.worker import FLOOR, OURS, RATE
+from grsd.files import write_atomically
 from grsd.plotting import COLOURS, STYLE
 
 QUANTITIES = {"cpu_s": "CPU time [s]", "peak_gib": "peak memory above the start [GiB]"}
@@ -28,9 +30,10 @@ def draw(table: pd.DataFrame, path: Path) -> Path:
     """
     with mpl.rc_context(STYLE):
         figure = panels(table)
-        figure.savefig(path, metadata={"Date": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)
-    return path
+    return write_atomically(path, drawn.getvalue())
 
 
 def panels(table: pd.DataFrame) -> Figure:

@@ -20,6 +20,7 @@ from grsd.bench.stages import gradient
 from grsd.bench.worker import peak
 from grsd.datasets import digits
 from grsd.decomposition import spectrum
+from grsd.files import write_atomically
 from grsd.flow import Snapshot, gradient_flow
 from grsd.flow.gradient import nearby
 from grsd.folders import project
@@ -152,7 +153,7 @@ def main(folder: Path) -> None:
     head = f"# {provenance()['versions']}\n"
     for name, data in {"dense": table, "flow": boundaries.reset_index().assign(**found)}.items():
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.4g")
-        (folder / f"krylov-against-{name}.csv").write_text(head + text, encoding="utf-8")
+        write_atomically(folder / f"krylov-against-{name}.csv", (head + text).encode())
 
 
 if __name__ == "__main__":

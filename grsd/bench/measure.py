@@ -15,6 +15,7 @@ from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
+from grsd.files import write_atomically
 from grsd.folders import project
 from grsd.progress import bar
 from grsd.provenance import provenance
@@ -81,9 +82,9 @@ def bench(
     path.parent.mkdir(parents=True, exist_ok=True)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"
-    path.write_text(head + table.round(4).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    draw(table, path.with_suffix(".svg"))
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
+    write_atomically(path, (head + table.round(4).to_csv(index=False, lineterminator="\n")).encode())
+    draw(table, path.with_suffix(".svg"))
     return path
 
 

@@ -17,6 +17,7 @@ from grsd.bench.families import FAMILIES
 from grsd.bench.jacobians import WAYS, by_jacobian
 from grsd.bench.measure import device_name
 from grsd.bench.process import in_a_fresh_interpreter, in_a_process
+from grsd.files import write_atomically
 from grsd.folders import project
 from grsd.kernel import tangent_kernel
 from grsd.progress import bar
@@ -76,7 +77,7 @@ def bench_zoo(
     path = (folder or project() / "data" / "benchmarks") / f"zoo-{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# {provenance()['versions']}; {name}; threads 1; {LIMIT}\n"
-    path.write_text(head + table.round(4).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    write_atomically(path, (head + table.round(4).to_csv(index=False, lineterminator="\n")).encode())
     print(table[COLUMNS].round(4).to_string(index=False, na_rep="", max_colwidth=60))
     print(table.loc[table.first_s.notna(), ["family", *START_COLUMNS]].round(2).to_string(index=False))
     print(f"{LIMIT}: {int((table.verdict == 'ok').sum())} of {len(table)} ok")

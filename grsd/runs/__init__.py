@@ -7,7 +7,8 @@ from grsd.lazy import face
 if TYPE_CHECKING:
     from grsd.runs.compute import obtain, run
     from grsd.runs.history import at_width, measured_energy_change, shell_history
-    from grsd.runs.parallel import EnsembleError, Member, ensemble, members, summary
+    from grsd.runs.leftovers import clean
+    from grsd.runs.parallel import EnsembleError, Member, collected, ensemble, members, summary
     from grsd.runs.spec import CHOICES, Spec, parse
     from grsd.runs.store import Scratch, runs_folder
     from grsd.runs.training import train
@@ -19,6 +20,8 @@ __all__ = [
     "Scratch",
     "Spec",
     "at_width",
+    "clean",
+    "collected",
     "ensemble",
     "measured_energy_change",
     "members",

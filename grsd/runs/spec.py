@@ -145,20 +145,22 @@ class Spec:
         return digits(self.samples, task=self.task, seed=self.data_seed)
 
     def network(self, data: Data) -> Perceptron:
-        """The network at the start."""
+        """The network at the start, the same whatever the process has set as default dtype or device."""
         from grsd.networks import Perceptron
+        from grsd.pinned import usual_numbers
 
-        return Perceptron(
-            data.inputs.shape[1],
-            data.targets.shape[1],
-            width=self.width,
-            depth=self.depth,
-            residual=self.architecture == "residual",
-            activation=self.activation,
-            weight_scale=self.weight_scale,
-            branch_scale=self.branch_scale,
-            seed=self.seed,
-        )
+        with usual_numbers():
+            return Perceptron(
+                data.inputs.shape[1],
+                data.targets.shape[1],
+                width=self.width,
+                depth=self.depth,
+                residual=self.architecture == "residual",
+                activation=self.activation,
+                weight_scale=self.weight_scale,
+                branch_scale=self.branch_scale,
+                seed=self.seed,
+            )
 
     def to_dict(self) -> dict[str, object]:
         """Plain values by field name, tuples as lists: what JSON and YAML can hold."""
