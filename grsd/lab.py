@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from grsd.files import write_atomically
 from grsd.folders import PROJECT, one_line, read, writable
 from grsd.plan import NOTEBOOKS
 from grsd.values import THREADS, between
@@ -67,10 +68,10 @@ def copies(notebooks: Path, folder: Path) -> list[str]:
                 lines.append(f"{source.name} is newer than your copy; move {copy} away to have it")
             continue
         if found != digest:
-            _write(copy, content)
+            write_atomically(copy, content)
             made.append(source.name)
         record[source.name] = digest
-    _write(folder / RECORD, json.dumps(record, indent=1).encode())
+    write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
     said = {"copied": made, "kept as you left them": kept}
     return [f"{folder}: {', '.join(f'{len(names)} {what}' for what, names in said.items())}", *lines]
 
@@ -83,12 +84,6 @@ def _record(path: Path) -> dict[str, str]:
         print(f"grsd lab: {one_line(error)}; all copies there count as yours", file=sys.stderr)
         return {}
     return content if isinstance(content, Mapping) else {}
-
-
-def _write(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_bytes(content)
-    os.replace(scratch, path)
 
 
 def _digest(content: bytes) -> str:

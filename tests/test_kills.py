@@ -19,7 +19,7 @@ import grsd
 from grsd import cli
 from grsd.files import UNFINISHED
 
-train_module = sys.modules["grsd.runs.train"]
+train_module = sys.modules["grsd.runs.training"]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork or kill -9 on this system")]
 RUNS, REPRODUCTIONS, TOGETHER = 36, 10, 4
 SOURCE = """

@@ -117,5 +117,5 @@ def test_what_cannot_be_run_or_written_fails_alone(root, capsys):
     (root / "build" / "default" / "01_second.ipynb").unlink()
     (root / "build" / "default" / "01_second.ipynb").mkdir()
     (bad,) = reproduce(where=root, only=["01"])
-    assert bad.failure.startswith("its files: ")
+    assert bad.failure.startswith("its executed copy: ")
     assert capsys.readouterr().err.count("\n") == 2

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from grsd.kernel.job import Job
 from grsd.kernel.strips import visits
-from grsd.tangents import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian
-from grsd.tangents.tap import Tap
+from grsd.tangents import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian, trace
 
 
 def floor(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Callable[[], None]:
@@ -22,21 +21,19 @@ def floor(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str |
     """
     with exact_derivatives():
         job = Job("bench", model, inputs, None, inputs.dtype, None, None)
-        parts, _ = jacobian(job.network, inputs, job.units, route=job.route)(job.network.parameters)
+        both, _ = jacobian(job.network, inputs, job.units, route=job.way.route)
+    parts = [own for own, _ in both]
     pairs = [pair for unit, own in zip(job.units, parts, strict=True) for pair in _pairs(unit, own, job.plan.workspace)]
     out = inputs.new_empty(max(len(left) * right.shape[1] for left, right in pairs))
     sliced = [own for unit, own in zip(job.units, parts, strict=True) if unit.route == SLICES]
     outers = [(delta.flatten(0, 1).flatten(1, 2), a.flatten(0, 1)) for a, delta in sliced]
     rows = inputs.new_empty(max((delta[..., 0].numel() * a.shape[-1] for delta, a in outers), default=0))
-    zeros = {i: inputs.new_zeros(shape) for i, shape in enumerate(job.reading.shapes)}
 
     def run() -> None:
         with exact_derivatives():
-            perturbations = {i: zero.requires_grad_() for i, zero in zeros.items()}
-            with Tap(job.network.parameters, perturbations):
-                outputs = job.network(job.network.parameters, inputs)
-            for of_class in outputs.sum(0):
-                torch.autograd.grad(of_class, list(perturbations.values()), retain_graph=True)
+            graph = trace(job.network, inputs)
+            for of_class in graph.outputs.sum(0):
+                torch.autograd.grad(of_class, [edge for edge, _ in graph.edges], retain_graph=True)
         for delta, a in outers:
             torch.bmm(delta, a, out=rows[: delta[..., 0].numel() * a.shape[-1]].view(*delta.shape[:2], -1))
         for left, right in pairs:

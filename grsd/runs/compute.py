@@ -45,7 +45,7 @@ def run(
     Args:
         spec: the experiment: a ``Spec``, or for another function a mapping or dataclass of plain values, with its seed.
         function: what computes, ``function(spec) -> xarray.Dataset``, at the top level of a file. The usual one trains
-            the network of a ``Spec`` and measures its shells (``grsd.runs.train``); interrupted, even killed, it goes
+            the network of a ``Spec`` and measures its shells (``grsd.runs.training``); interrupted, even killed, it goes
             on from some seconds before and ends with the same bytes. One that takes ``scratch`` (a ``Scratch``) can do
             so too; one that takes ``progress`` is given it.
         threads: what the experiment is computed on, whatever the machine has; another number may change last digits,

@@ -9,7 +9,7 @@ from pathlib import Path
 from grsd.files import sweep
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch, kept, runs_folder, say, unheld
-from grsd.runs.train import train
+from grsd.runs.training import train
 
 WORK = ".work"
 STEM = re.compile(r"(?P<experiment>.+-[0-9a-f]{16})-(?P<code>[0-9a-f]{16})")
