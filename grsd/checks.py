@@ -15,6 +15,7 @@ from torch import Tensor, nn
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
 SEEDS = 2**63
+MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 
@@ -179,10 +180,8 @@ def _in_one_line(call: str) -> Iterator[None]:
     """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        if str(error).startswith(call):
+    except MODEL_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(call):
             raise
         said_by = (str(error).splitlines() or [""])[0]
         raise RuntimeError(

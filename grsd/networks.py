@@ -66,8 +66,8 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         call = "Perceptron"
-        for name, value in {"features": features, "outputs": outputs, "width": width, "depth": depth}.items():
-            whole(call, name, value, 1)
+        sizes = {"features": features, "outputs": outputs, "width": width, "depth": depth}
+        features, outputs, width, depth = (whole(call, name, value, 1) for name, value in sizes.items())
         choice(call, "activation", activation, sorted(ACTIVATIONS))
         positive(call, "weight_scale", weight_scale)
         seed = seed_of(call, "seed", seed)
