@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.checks import real, said
+from grsd.values import real, said
 
 LARGEST, SMALLEST = 1e100, 1e-100
 WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}

@@ -10,48 +10,11 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from grsd.values import (
-    SEEDS as SEEDS,
-)
-from grsd.values import (
-    choice as choice,
-)
-from grsd.values import (
-    fits_memory as fits_memory,
-)
-from grsd.values import (
-    flag as flag,
-)
-from grsd.values import (
-    instance as instance,
-)
-from grsd.values import (
-    level_of as level_of,
-)
-from grsd.values import (
-    number as number,
-)
-from grsd.values import (
-    optional_flag as optional_flag,
-)
-from grsd.values import (
-    positive as positive,
-)
-from grsd.values import (
-    real as real,
-)
-from grsd.values import (
-    said as said,
-)
-from grsd.values import (
-    seed_of as seed_of,
-)
-from grsd.values import (
-    whole as whole,
-)
+from grsd.values import said
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
+MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 
@@ -207,10 +170,8 @@ def _in_one_line(call: str) -> Iterator[None]:
     """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        if str(error).startswith(call):
+    except MODEL_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(call):
             raise
         said_by = (str(error).splitlines() or [""])[0]
         raise RuntimeError(

@@ -14,9 +14,8 @@ from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.checks import fits_memory, positive, said, seed_of, whole
 from grsd.pinned import pinned
-from grsd.values import DIGITS, TASKS
+from grsd.values import DIGITS, TASKS, fits_memory, positive, said, seed_of, whole
 
 SIDE = 8
 PATCHES = 8480

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.arguments import tensor
-from grsd.checks import positive
+from grsd.values import positive
 
 SYMMETRY = 1e-6
 

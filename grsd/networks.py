@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import choice, fits_memory, flag, floating_dtype, positive, seed_of, whole
-from grsd.values import ACTIVATIONS
+from grsd.checks import floating_dtype
+from grsd.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole
 
 
 class Erf(nn.Module):
@@ -67,8 +67,8 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         call = "Perceptron"
-        for name, value in {"features": features, "outputs": outputs, "width": width, "depth": depth}.items():
-            whole(call, name, value, 1)
+        sizes = {"features": features, "outputs": outputs, "width": width, "depth": depth}
+        features, outputs, width, depth = (whole(call, name, value, 1) for name, value in sizes.items())
         choice(call, "activation", activation, sorted(ACTIVATIONS))
         positive(call, "weight_scale", weight_scale)
         seed = seed_of(call, "seed", seed)

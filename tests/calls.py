@@ -4,23 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-import xarray as xr
-from torch import nn
+from material import (
+    PLANTED,
+    SHELLS,
+    WINDOW,
+    S,
+    coarse,
+    coherences,
+    decomposed,
+    digits,
+    error,
+    exact_history,
+    fine,
+    flow,
+    gains,
+    history,
+    inference,
+    learning,
+    matrices,
+    measured,
+    model,
+    observed,
+    points,
+    rates,
+    runs,
+    seen,
+    shell_runs,
+    squared,
+    still,
+    tridiagonal,
+)
 
 import grsd
 from grsd import krylov, laws, renormalization, rigidity, scaling, solvable
 from grsd.conditions import evolution, incoherence, initial_cases, invariance, profile, propagation
 from grsd.krylov.lanczos import lanczos
 from grsd.shells import log_range
-
-SHELLS = grsd.LogShells(1.0, 0.2)
-PLANTED = solvable.PlantedShells(exponent=1.4, drift=0.3, rotation=0.1, modes=60, noise=0.2)
-WINDOW = (-10.0, -2.0)
-S = np.linspace(-5.0, 0.0, 12)
 
 
 @dataclass(frozen=True)
@@ -36,158 +58,12 @@ class Public:
     costly: frozenset[str] = frozenset()
 
 
-def model() -> nn.Module:
-    return grsd.Perceptron(5, 3, width=4, depth=2).double()
-
-
-@cache
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator("cpu").manual_seed(0)
-    draw = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-    return torch.randn(4, 5, **draw), torch.randn(4, 3, **draw)
-
-
-def learning() -> dict[str, object]:
-    inputs, targets = batch()
-    return {"model": model(), "inputs": inputs.clone(), "targets": targets.clone()}
-
-
-def inference() -> dict[str, object]:
-    return {"model": model(), "inputs": batch()[0].clone()}
-
-
-def digits() -> dict[str, object]:
-    """Enough samples for a boundary that is not masked."""
-    data = grsd.digits(12)
-    model = grsd.Perceptron(64, 10, width=4, depth=2).double()
-    return {"model": model, "inputs": data.inputs, "targets": data.targets}
-
-
-@cache
-def matrices() -> tuple[torch.Tensor, torch.Tensor]:
-    return grsd.tangent_kernel_and_rate(model(), *batch())
-
-
-@cache
-def decomposed() -> grsd.Spectrum:
-    return grsd.spectrum(*matrices())
-
-
-@cache
-def error() -> torch.Tensor:
-    inputs, targets = batch()
-    with torch.no_grad():
-        return model()(inputs) - targets
-
-
-@cache
-def flow() -> grsd.Flow:
-    return grsd.gradient_flow(model(), *batch(), [0.5, 1.0, 1.5, 2.0])
-
-
-@cache
-def history() -> xr.Dataset:
-    return grsd.shell_history(flow(), grsd.LogShells(1.0, 0.3))
-
-
-@cache
-def exact_history() -> xr.Dataset:
-    from grsd.scaling.exact import exact_history as of
-
-    return of(solvable.DiagonalNet(3, a=1.1, start=0.1, modes=60), np.geomspace(3, 30, 5))
-
-
-@cache
-def runs() -> list[xr.Dataset]:
-    return PLANTED.budgets(range(6), SHELLS)
-
-
-@cache
-def pairs() -> list[xr.Dataset]:
-    return [grsd.energy_budget(*initial_cases.planted_signs(60, seed=seed), SHELLS) for seed in range(4)]
-
-
-@cache
-def coherences() -> list[xr.Dataset]:
-    return [incoherence.measure_modes(*initial_cases.planted_signs(60, seed=s), SHELLS, flips=19) for s in range(4)]
-
-
-@cache
-def gains() -> list[xr.Dataset]:
-    return [
-        propagation.measure(
-            grsd.Perceptron(5, 3, width=4, depth=depth, seed=seed), batch()[0], parameters={"seed": seed}
-        )
-        for depth in (3, 4, 5)
-        for seed in range(4)
-    ]
-
-
-@cache
-def points() -> xr.Dataset:
-    rng = np.random.default_rng(0)
-    columns = {"t_rho": ("point", rng.uniform(0.1, 1, 48)), "t_omega": ("point", rng.uniform(0.1, 1, 48))}
-    coords = {
-        "time": ("point", rng.uniform(1, 30, 48)),
-        "shell": ("point", rng.uniform(-5, 0, 48)),
-        "depth": ("point", np.tile([4, 8], 24)),
-        "seed": ("point", np.repeat(np.arange(8), 6)),
-    }
-    return xr.Dataset(columns, coords)
-
-
-@cache
-def rates() -> xr.Dataset:
-    kernel, rate = matrices()
-    states = [(time, grsd.spectrum(kernel, rate)) for time in (2.0, 4.0)]
-    return evolution.along(states, grsd.LogShells(0.7, 0.3), top=1.0)
-
-
-@cache
-def seen() -> scaling.Early:
-    return scaling.early(exact_history(), 20.0)
-
-
-@cache
-def tridiagonal() -> krylov.KrylovSpectrum:
-    return grsd.krylov_spectrum(model(), *batch(), steps=8)
-
-
-def observed() -> list:
-    return laws.observe(runs(), observable="velocity", window=WINDOW)
-
-
-def shell_runs() -> dict[str, object]:
-    return {"budgets": list(runs()), "window": WINDOW}
-
-
-def coarse() -> dict[str, object]:
-    return shell_runs() | {"factors": (1, 2)}
-
-
-def still(s: np.ndarray, time: float) -> np.ndarray:
-    return 0.1 * np.ones_like(s)
-
-
-def squared(eigenvalue: np.ndarray, time: float) -> np.ndarray:
-    return eigenvalue**2
-
-
 def _fields(kind: type, **values: object) -> Public:
     return Public(kind, lambda: dict(values), (kind.__name__,))
 
 
 def _call(function: Callable, arguments: Callable[[], dict], *names: str, costly: tuple[str, ...] = ()) -> Public:
     return Public(function, arguments, names or (function.__name__,), frozenset(costly))
-
-
-def _measured() -> xr.Dataset:
-    """As ``invariance.measure`` gives it: planted runs joined."""
-    joined = xr.concat(
-        [run.drop_vars(["shell_lower", "shell_upper"]) for run in runs()], "run", combine_attrs="override"
-    )
-    joined = joined.assign_coords(seed=("run", range(6))).assign(time=("run", np.full(6, 20.0)))
-    return joined.assign_attrs(shell_widths=[1.0])
 
 
 SHELL_CALLS = {
@@ -323,11 +199,6 @@ LAW_CALLS = {
 }  # fmt: skip
 
 
-@cache
-def fine() -> list[xr.Dataset]:
-    return PLANTED.budgets(range(6), grsd.LogShells(0.5, 0.2))
-
-
 CONDITION_CALLS = {
     "propagation.measure": _call(
         propagation.measure,
@@ -376,7 +247,7 @@ CONDITION_CALLS = {
     "profile": _call(profile.profile, lambda: {"measured": points(), "of": "time", "rate": "rho"}),
     "invariance.judge": _call(
         invariance.judge,
-        lambda: {"measured": _measured(), "window": WINDOW, "observable": "velocity", "k_max": 1, "scale": False},
+        lambda: {"measured": measured(), "window": WINDOW, "observable": "velocity", "k_max": 1, "scale": False},
         "invariance.judge", "budgets_of", "law_test", "velocity_law", "coupling_law", "at_width",
     ),
     "invariance.power": _call(
@@ -385,8 +256,8 @@ CONDITION_CALLS = {
         "invariance.power", "budgets_of", "law_test", "velocity_law", "coupling_law", "resampled",
         costly=("draws", "runs"),
     ),
-    "frontier_window": _call(invariance.frontier_window, lambda: {"measured": _measured(), "reach": 6.0}),
-    "budgets_of": _call(invariance.budgets_of, lambda: {"measured": _measured()}, "budgets_of", "at_width"),
+    "frontier_window": _call(invariance.frontier_window, lambda: {"measured": measured(), "reach": 6.0}),
+    "budgets_of": _call(invariance.budgets_of, lambda: {"measured": measured()}, "budgets_of", "at_width"),
     "at_loss": _call(
         invariance.at_loss,
         lambda: {"run": history().assign(start_loss=2 * float(history().loss[0])), "log_loss": -1.0},

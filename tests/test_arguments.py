@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from calls import runs
+from material import runs
 
 from grsd import arguments, checks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from calls import PLANTED, SHELLS, decomposed, flow
+from material import PLANTED, SHELLS, decomposed, flow
 
 import grsd
 from grsd import LogShells

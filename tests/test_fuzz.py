@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from calls import PUBLIC, SHELLS, matrices
+from calls import PUBLIC
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from material import SHELLS, matrices
 from torch import nn
 
 import grsd

@@ -98,7 +98,8 @@ def test_a_variable_is_read_back_equal(name, place):
     assert list(found.variables) == list(data.variables)
     assert set(found.coords) == set(data.coords)
     mine, yours = data[name].values, found[name].values
-    assert mine.dtype.newbyteorder("=") == yours.dtype
+    same = mine.dtype.kind == yours.dtype.kind == "U"  # as wide as the longest text, whatever the array had room for
+    assert same or mine.dtype.newbyteorder("=") == yours.dtype
     assert (
         mine.tobytes() == yours.astype(mine.dtype).tobytes()
         if mine.dtype != object
@@ -259,7 +260,7 @@ def test_a_folder_that_cannot_be_is_refused_before_computing(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         grsd.run({"seed": 1}, planted.unkept, folder=tmp_path / "file" / "runs")
-    assert cli.main(["run", *OPTIONS, "--folder", str(tmp_path / "file")]) == 1
+    assert cli.main(["run", *OPTIONS, "--folder", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 import xarray as xr
 
-from grsd.checks import choice, fits_memory, real, said, seed_of, whole
 from grsd.conditions import incoherence, propagation
 from grsd.datasets import digits
 from grsd.decomposition import Spectrum
 from grsd.networks import Perceptron
 from grsd.shells import LogShells
+from grsd.values import choice, fits_memory, real, said, seed_of, whole
 
 PERCEPTRONS = {
     "residual": {"residual": True},

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import dataset, finite
-from grsd.checks import choice, said
+from grsd.values import choice, said
 
 BIN = 1.5
 

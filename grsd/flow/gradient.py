@@ -17,19 +17,16 @@ from grsd.checks import (
     check_module,
     check_outputs,
     check_targets,
-    fits_memory,
     floating_dtype,
-    positive,
     repeatable,
     resolve_device,
-    said,
-    whole,
 )
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.tangents import Network, Trace, exact_derivatives, trace
 from grsd.tangents.admit import changes, check_leaves, evaluated
+from grsd.values import fits_memory, positive, said, whole
 
 CALL = "gradient_flow"
 TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted

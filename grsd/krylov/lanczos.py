@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.arguments import tensor
-from grsd.checks import flag, instance, said, whole
 from grsd.krylov.operator import Operator, Vector
+from grsd.values import flag, instance, said, whole
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from grsd.arguments import tensor
-from grsd.checks import FEW, check_targets, said, whole
+from grsd.checks import FEW, check_targets
 from grsd.tangents import (
     FORWARD,
     TWICE,
@@ -35,6 +35,7 @@ from grsd.tangents import (
 )
 from grsd.tangents.admit import admit
 from grsd.tangents.verify import TOLERANCE, inner, pullback, same_outputs
+from grsd.values import said, whole
 
 Vector = Float[Tensor, " D"]
 

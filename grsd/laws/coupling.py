@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.checks import flag, whole
 from grsd.laws.ensemble import Ensemble, common_shells, leave_out
 from grsd.laws.fit import LawFit, fit_law
+from grsd.values import flag, whole
 
 
 def coupling_law(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from grsd.checks import level_of, number
 from grsd.laws.ensemble import Ensemble, jackknife_interval
+from grsd.values import level_of, number
 
 EXPONENTS = (-5.0, 7.0)
 FARTHEST = 100.0  # e^(6 * 100) is still a number

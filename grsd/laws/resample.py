@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from grsd.arguments import listed
-from grsd.checks import choice, flag, seed_of, whole
 from grsd.laws.ensemble import LEAST_RUNS, Ensemble
 from grsd.laws.fit import fit_law
+from grsd.values import choice, flag, seed_of, whole
 
 MOST_RUNS = 10_000
 

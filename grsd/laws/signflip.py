@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import listed
-from grsd.checks import choice, flag, level_of
 from grsd.laws.coupling import couplings
 from grsd.laws.ensemble import Ensemble, jackknife_interval, same_runs
 from grsd.laws.fit import LawFit, fit_law
 from grsd.laws.velocity import velocities
+from grsd.values import choice, flag, level_of
 
 OBSERVABLES = ("coupling", "velocity")
 MOST_FLIPS = 4096

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import optional_window
-from grsd.checks import flag
 from grsd.laws.ensemble import Ensemble, common_shells, same_runs
 from grsd.laws.fit import LawFit, fit_law
+from grsd.values import flag
 
 
 def velocity_law(

@@ -14,9 +14,9 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from grsd.arguments import integers
-from grsd.checks import said
 from grsd.laws.ensemble import CommonShells, common_shells
 from grsd.shells.windows import MOST_SHELLS
+from grsd.values import said
 
 
 @dataclass(frozen=True)

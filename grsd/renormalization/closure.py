@@ -20,10 +20,10 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from grsd.arguments import required_window
-from grsd.checks import whole
 from grsd.evidence import Rule
 from grsd.laws.ensemble import jackknife_interval
 from grsd.renormalization.blocks import blocks, check_factors
+from grsd.values import whole
 
 LEAST_VARIATION = 0.05
 MOST_PERMUTATIONS = 100_000

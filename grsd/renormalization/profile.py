@@ -21,11 +21,11 @@ from jaxtyping import Float
 from scipy import stats
 
 from grsd.arguments import listed, required_window, vector
-from grsd.checks import number, positive, said, whole
 from grsd.evidence import Rule
 from grsd.laws import coupling_law
 from grsd.renormalization.blocks import Blocks, blocks, check_factors
 from grsd.shells.windows import MOST_SHELLS
+from grsd.values import number, positive, said, whole
 
 LEAST_RUNS = 5
 LARGEST_LOG = 200.0

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.checks import level_of
 from grsd.laws.ensemble import jackknife_interval
 from grsd.renormalization.blocks import blocks, check_factors
+from grsd.values import level_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from grsd.checks import level_of
 from grsd.laws.velocity import pooled_velocities
 from grsd.rigidity.distance import Certificate, certify
+from grsd.values import level_of
 
 DRAWS = 4000
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grsd.arguments import vector
-from grsd.checks import number, positive, said, whole
+from grsd.values import number, positive, said, whole
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 

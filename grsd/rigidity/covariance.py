@@ -17,13 +17,14 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.arguments import attribute, dataset, finite, listed
-from grsd.checks import check_inputs, instance, level_of, number, positive, said, whole
+from grsd.checks import check_inputs
 from grsd.decomposition import spectrum
 from grsd.flow import gradient_flow
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.laws.signflip import crossed_share
 from grsd.shells import LogShells, energy_budget
 from grsd.shells.windows import MOST_SHELLS
+from grsd.values import instance, level_of, number, positive, said, whole
 
 MOST_EFOLDS = 100.0
 

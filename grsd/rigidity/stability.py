@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 from scipy.sparse import lil_array
 
 from grsd.arguments import vector
-from grsd.checks import said, whole
+from grsd.values import said, whole
 
 MOST = 200
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import xarray as xr
 
-from grsd.checks import whole
 from grsd.files import say_swept
 from grsd.pinned import pinned
 from grsd.provenance import provenance
@@ -24,6 +23,7 @@ from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch, load, locked, runs_folder, save, say
 from grsd.runs.training import train
 from grsd.runs.values import Unstorable
+from grsd.values import whole
 
 _swept: set[Path] = set()
 
@@ -45,9 +45,9 @@ def run(
     Args:
         spec: the experiment: a ``Spec``, or for another function a mapping or dataclass of plain values, with its seed.
         function: what computes, ``function(spec) -> xarray.Dataset``, at the top level of a file. The usual one trains
-            the network of a ``Spec`` and measures its shells (``grsd.runs.training``); interrupted, even killed, it goes
-            on from some seconds before and ends with the same bytes. One that takes ``scratch`` (a ``Scratch``) can do
-            so too; one that takes ``progress`` is given it.
+            the network of a ``Spec`` and measures its shells (``grsd.runs.training``); interrupted, even killed, it
+            goes on from some seconds before and ends with the same bytes. One that takes ``scratch`` (a ``Scratch``)
+            can do so too; one that takes ``progress`` is given it.
         threads: what the experiment is computed on, whatever the machine has; another number may change last digits,
             so it is another run.
         folder: of the results; ``None``: $GRSD_RUNS, else data/runs in the project.

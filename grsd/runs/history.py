@@ -11,7 +11,6 @@ import xarray as xr
 from torch import Tensor
 
 from grsd.arguments import attribute, described
-from grsd.checks import instance, number, optional_flag, positive, said, whole
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
@@ -19,6 +18,7 @@ from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
 from grsd.shells.windows import shell_coords
+from grsd.values import instance, number, optional_flag, positive, said, whole
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from grsd.arguments import vector
-from grsd.checks import number, positive, real, said
 from grsd.solvable.modes import NODES, WEIGHTS
+from grsd.values import number, positive, real, said
 
 PANEL = 0.5
 LARGEST = 100.0

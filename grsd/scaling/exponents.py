@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from grsd.arguments import vector
-from grsd.checks import number
+from grsd.values import number
 
 LARGEST = 1e100
 

@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from grsd.arguments import LARGEST, vector
-from grsd.checks import number, positive, said
+from grsd.values import number, positive, said
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 LARGEST_STEP = 0.05

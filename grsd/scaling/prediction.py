@@ -15,9 +15,9 @@ import xarray as xr
 from scipy.interpolate import PchipInterpolator
 
 from grsd.arguments import attribute, dataset, finite, vector
-from grsd.checks import instance, number, positive, said
 from grsd.scaling.characteristics import PowerLawVelocity
 from grsd.scaling.finite_volume import Velocity, transport
+from grsd.values import instance, number, positive, said
 
 NEEDED = ("energy", "density", "flux", "boundary_mask", "loss")
 CELL = 0.05

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-from grsd.checks import positive, whole
+from grsd.values import positive, whole
 
 SINGLE = 200
 GROUPS = 300

@@ -23,7 +23,6 @@ import xarray as xr
 from torch import Tensor
 
 from grsd.arguments import described, tensor
-from grsd.checks import instance, said
 from grsd.decomposition import Spectrum
 from grsd.provenance import provenance
 from grsd.shells.windows import (
@@ -35,6 +34,7 @@ from grsd.shells.windows import (
     mask_flags,
     shell_coords,
 )
+from grsd.values import instance, said
 
 NEAR = 1e-4
 CHUNK = 2**21

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
-from grsd.checks import instance, number, said, whole
 from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, MOST_SHELLS, mask_flags, shell_coords
+from grsd.values import instance, number, said, whole
 
 MADE = "the budget from grsd.spectrum(kernel, rate)"
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.arguments import span_of
-from grsd.checks import number, positive
+from grsd.values import number, positive
 
 LEAST_MODES = 0.5
 LEAST_LOCAL_MODES = 2.0

@@ -13,13 +13,13 @@ import xarray as xr
 from scipy import stats
 
 from grsd.arguments import listed, span_of
-from grsd.checks import SEEDS, flag, instance, level_of, said, seed_of, whole
 from grsd.laws import OBSERVABLES, coupling_law, law_test, velocity_law
 from grsd.laws.ensemble import LEAST_RUNS
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable.planted import PlantedShells
+from grsd.values import SEEDS, flag, instance, level_of, said, seed_of, whole
 
 LEVEL = 0.05
 MOST_RUNS = 100

@@ -18,8 +18,8 @@ from numpy.polynomial import Chebyshev
 from scipy.special import expit
 from torch import Tensor, nn
 
-from grsd.checks import fits_memory, flag, number, positive, said, seed_of, whole
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, rotation, time_array
+from grsd.values import fits_memory, flag, number, positive, said, seed_of, whole
 
 LAST = 36.0
 LARGEST = 600.0

@@ -18,11 +18,11 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import listed
-from grsd.checks import choice, number, positive, said, seed_of, whole
 from grsd.provenance import provenance
 from grsd.rigidity import power_law
 from grsd.rigidity.counterexamples import Velocity
 from grsd.shells.windows import MOST_SHELLS, shell_coords
+from grsd.values import choice, number, positive, said, seed_of, whole
 
 PROFILES = ("exponential", "power", "flat")
 LENGTHS, LARGEST_NOISE = (1e-3, 100.0), 10.0

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from scipy.special import gamma, gammainc
 from torch import Tensor, nn
 
-from grsd.checks import fits_memory, positive, seed_of, whole
 from grsd.solvable.modes import not_negative, rotation, time_array
+from grsd.values import fits_memory, positive, seed_of, whole
 
 DECAYS = (0.01, 10.0)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.arguments import vector
-from grsd.checks import number
+from grsd.values import number
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
 

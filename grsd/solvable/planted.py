@@ -29,9 +29,9 @@ from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
 from grsd.arguments import listed, span_of, vector
-from grsd.checks import choice, flag, instance, number, positive, said, seed_of, whole
 from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget
+from grsd.values import choice, flag, instance, number, positive, said, seed_of, whole
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200

@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 
 from grsd.arguments import integers, vector
-from grsd.checks import choice, instance, positive, whole
 from grsd.laws import law_test
 from grsd.progress import bar
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable.coverage import LEVEL, check_plan, check_runs, described, ensemble_budgets, proportions
 from grsd.solvable.planted import PlantedShells
+from grsd.values import choice, instance, positive, whole
 
 EFFECTS = ("wiggle", "scale")
 POINTS_PER_PERIOD = 7.3

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 
-from grsd.checks import fits_memory, number, positive, whole
 from grsd.solvable.modes import NODES, WEIGHTS, diagonal_matrices, mode_quadrature, not_negative, time_array
+from grsd.values import fits_memory, number, positive, whole
 
 LOG_CLOCK = (-20.0, 80.0)
 STEP = 0.25

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from grsd.checks import (
-    FEW,
-    check_inputs,
-    check_module,
-    check_outputs,
-    floating_dtype,
-    resolve_device,
-)
+from grsd.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace, unwatched
 from grsd.tangents.units import random_like

@@ -1,0 +1,164 @@
+"""Small right arguments for the public calls: a network, its kernel, budgets, histories; each made once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import grsd
+from grsd import krylov, laws, scaling, solvable
+from grsd.conditions import evolution, incoherence, initial_cases, propagation
+from grsd.scaling import exact
+
+SHELLS = grsd.LogShells(1.0, 0.2)
+PLANTED = solvable.PlantedShells(exponent=1.4, drift=0.3, rotation=0.1, modes=60, noise=0.2)
+WINDOW = (-10.0, -2.0)
+S = np.linspace(-5.0, 0.0, 12)
+
+
+def model() -> nn.Module:
+    return grsd.Perceptron(5, 3, width=4, depth=2).double()
+
+
+@cache
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator("cpu").manual_seed(0)
+    draw = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    return torch.randn(4, 5, **draw), torch.randn(4, 3, **draw)
+
+
+def learning() -> dict[str, object]:
+    inputs, targets = batch()
+    return {"model": model(), "inputs": inputs.clone(), "targets": targets.clone()}
+
+
+def inference() -> dict[str, object]:
+    return {"model": model(), "inputs": batch()[0].clone()}
+
+
+def digits() -> dict[str, object]:
+    """Enough samples for a boundary that is not masked."""
+    data = grsd.digits(12)
+    model = grsd.Perceptron(64, 10, width=4, depth=2).double()
+    return {"model": model, "inputs": data.inputs, "targets": data.targets}
+
+
+@cache
+def matrices() -> tuple[torch.Tensor, torch.Tensor]:
+    return grsd.tangent_kernel_and_rate(model(), *batch())
+
+
+@cache
+def decomposed() -> grsd.Spectrum:
+    return grsd.spectrum(*matrices())
+
+
+@cache
+def error() -> torch.Tensor:
+    inputs, targets = batch()
+    with torch.no_grad():
+        return model()(inputs) - targets
+
+
+@cache
+def flow() -> grsd.Flow:
+    return grsd.gradient_flow(model(), *batch(), [0.5, 1.0, 1.5, 2.0])
+
+
+@cache
+def history() -> xr.Dataset:
+    return grsd.shell_history(flow(), grsd.LogShells(1.0, 0.3))
+
+
+@cache
+def exact_history() -> xr.Dataset:
+    return exact.exact_history(solvable.DiagonalNet(3, a=1.1, start=0.1, modes=60), np.geomspace(3, 30, 5))
+
+
+@cache
+def runs() -> list[xr.Dataset]:
+    return PLANTED.budgets(range(6), SHELLS)
+
+
+@cache
+def coherences() -> list[xr.Dataset]:
+    return [incoherence.measure_modes(*initial_cases.planted_signs(60, seed=s), SHELLS, flips=19) for s in range(4)]
+
+
+@cache
+def gains() -> list[xr.Dataset]:
+    return [
+        propagation.measure(
+            grsd.Perceptron(5, 3, width=4, depth=depth, seed=seed), batch()[0], parameters={"seed": seed}
+        )
+        for depth in (3, 4, 5)
+        for seed in range(4)
+    ]
+
+
+@cache
+def points() -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    columns = {"t_rho": ("point", rng.uniform(0.1, 1, 48)), "t_omega": ("point", rng.uniform(0.1, 1, 48))}
+    coords = {
+        "time": ("point", rng.uniform(1, 30, 48)),
+        "shell": ("point", rng.uniform(-5, 0, 48)),
+        "depth": ("point", np.tile([4, 8], 24)),
+        "seed": ("point", np.repeat(np.arange(8), 6)),
+    }
+    return xr.Dataset(columns, coords)
+
+
+@cache
+def rates() -> xr.Dataset:
+    kernel, rate = matrices()
+    states = [(time, grsd.spectrum(kernel, rate)) for time in (2.0, 4.0)]
+    return evolution.along(states, grsd.LogShells(0.7, 0.3), top=1.0)
+
+
+@cache
+def seen() -> scaling.Early:
+    return scaling.early(exact_history(), 20.0)
+
+
+@cache
+def tridiagonal() -> krylov.KrylovSpectrum:
+    return grsd.krylov_spectrum(model(), *batch(), steps=8)
+
+
+def observed() -> list:
+    return laws.observe(runs(), observable="velocity", window=WINDOW)
+
+
+def shell_runs() -> dict[str, object]:
+    return {"budgets": list(runs()), "window": WINDOW}
+
+
+def coarse() -> dict[str, object]:
+    return shell_runs() | {"factors": (1, 2)}
+
+
+def still(s: np.ndarray, time: float) -> np.ndarray:
+    return 0.1 * np.ones_like(s)
+
+
+def squared(eigenvalue: np.ndarray, time: float) -> np.ndarray:
+    return eigenvalue**2
+
+
+@cache
+def fine() -> list[xr.Dataset]:
+    return PLANTED.budgets(range(6), grsd.LogShells(0.5, 0.2))
+
+
+def measured() -> xr.Dataset:
+    """As ``invariance.measure`` gives it: planted runs joined."""
+    joined = xr.concat(
+        [run.drop_vars(["shell_lower", "shell_upper"]) for run in runs()], "run", combine_attrs="override"
+    )
+    joined = joined.assign_coords(seed=("run", range(6))).assign(time=("run", np.full(6, 20.0)))
+    return joined.assign_attrs(shell_widths=[1.0])
