@@ -39,11 +39,14 @@ def tangent_kernel(
             a GPU is collected in the host's memory and returned there.
         tf32: allow the 10-bit products of NVIDIA GPUs in float32.
 
-    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time.
+    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is what backward passes
+        give: where a model detaches or changes gradients, M is made of these.
 
     Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computing: samples that see
-    each other, active dropout, another output's shape, NaN, mixed devices, complex or sparse tensors. ``RuntimeError``
-    where M disagrees with |J^T v|^2 / N of one backward pass for a random v.
+    each other (in outputs or in gradients), active dropout, another output's shape, NaN, mixed devices, complex or
+    sparse tensors, tensors that require gradients and are no parameters, or that are kept between calls out of reach.
+    ``RuntimeError`` where M disagrees with |J^T v|^2 / N of one backward pass for a random v, or torch has no
+    derivative. A warning says so if only one backward pass per output is left.
     """
     flag("tangent_kernel", "tf32", tf32)
     with exact_derivatives(tf32):
@@ -64,11 +67,13 @@ def tangent_kernel_and_rate(
 ) -> tuple[Square, Square]:
     """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N).
 
-    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, by forward mode.
+    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, by backward passes through
+    forward mode, or through backward passes where torch has no forward mode.
 
     Args: as ``tangent_kernel``; ``targets``: floating point, of exactly the output's shape.
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
-    Errors: as ``tangent_kernel``.
+    Errors: as ``tangent_kernel``; ``RuntimeError`` where v^T M' v disagrees with a difference of J^T v along the flow:
+    the model detaches something that depends on its parameters, so that M' by torch's derivatives is not dM/dt.
     """
     flag("tangent_kernel_and_rate", "tf32", tf32)
     with exact_derivatives(tf32):
