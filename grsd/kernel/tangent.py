@@ -39,8 +39,8 @@ def tangent_kernel(
             a GPU is collected in the host's memory and returned there.
         tf32: allow the 10-bit products of NVIDIA GPUs in float32.
 
-    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is what backward passes
-        give: where a model detaches or changes gradients, M is made of these.
+    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is what backward
+        passes give: where a model detaches or changes gradients, M is made of these.
 
     Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computing: samples that see
     each other (in outputs or in gradients), active dropout, another output's shape, NaN, mixed devices, complex or
