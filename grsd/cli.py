@@ -17,7 +17,7 @@ import torch
 
 from grsd.confirm import confirm_claims, forecast_claims
 from grsd.evidence import claims, results, verdict_lines, write_headlines
-from grsd.files import write_atomically
+from grsd.files import say_swept, write_atomically
 from grsd.progress import bar
 from grsd.project import PROJECT, ProjectNotFound, project
 from grsd.runs import CHOICES, Spec, clean, collected, cores, members, parse, runs_folder, summary
@@ -140,6 +140,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _claims(options: argparse.Namespace) -> int:
     os.environ[PROJECT] = str(project(options.project))
+    say_swept(project(), *(project() / "data" / name for name in ("results", "predictions")))
     if options.forecast:
         forecast_claims()
     if options.confirm is not None:
@@ -167,6 +168,8 @@ def _run(options: argparse.Namespace) -> int:
     """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
     specs, folder = _specs(options), runs_folder(options.folder)
     done = {}
+    if options.table is not None:
+        say_swept(options.table.parent)
     try:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")

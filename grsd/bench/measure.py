@@ -16,7 +16,7 @@ import torch
 from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
-from grsd.files import write_atomically
+from grsd.files import say_swept, write_atomically
 from grsd.progress import bar
 from grsd.project import project
 from grsd.provenance import provenance
@@ -77,6 +77,7 @@ def bench(
     name = _device_name(device)
     path = (folder or project() / "data" / "benchmarks") / f"{'large-' if large else ''}{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    say_swept(path.parent)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
