@@ -153,6 +153,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _claims(options: argparse.Namespace) -> int:
     from grsd.evidence import claims, results, verdict_lines, write_headlines
+    from grsd.files import say_swept
 
     root = project(options.project)
     with environment({PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}):
@@ -166,6 +167,7 @@ def _claims(options: argparse.Namespace) -> int:
             writable("--confirm", root / "data" / "results")
         if options.readme:
             writable_file("--readme", readme)
+        say_swept(root, root / "data" / "results", root / "data" / "predictions")
         if options.forecast or options.confirm is not None:
             _measure(options)
         judged = results()
@@ -217,10 +219,13 @@ def _run(options: argparse.Namespace) -> int:
     folder = writable("--folder" if options.folder else "results", runs_folder(options.folder))
     if specs[0].device == "cuda":
         _refuse_cuda_where_there_is_none()
+    from grsd.files import say_swept
     from grsd.progress import bar
     from grsd.runs import collected, members, summary
 
     done = {}
+    if options.table is not None:
+        say_swept(options.table.parent)
     try:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")

@@ -216,11 +216,16 @@ def confirm(claim: Claim, measure: Callable[[int], float], parameters: Mapping[s
 
 
 def write_result(result: Result, folder: Path | None = None) -> Path:
-    """Store a result as data/results/CLAIM.json, atomically."""
+    """Store a result as data/results/CLAIM.json, atomically; where that fails it is printed, and not lost."""
     folder = folder or project() / "data" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.claim}.json"
-    return write_atomically(path, (json.dumps(asdict(result), indent=1) + "\n").encode())
+    text = json.dumps(asdict(result), indent=1) + "\n"
+    try:
+        return write_atomically(path, text.encode())
+    except OSError:
+        print(text, end="", flush=True)
+        raise
 
 
 def results(folder: Path | None = None, known: Mapping[str, Claim] | None = None) -> dict[str, Result]:

@@ -88,9 +88,14 @@ def pinned(threads: int, seed: int | None = None) -> Iterator[None]:
 def _kept(
     stack: contextlib.ExitStack, get: Callable[[], object], put: Callable[[object], object], value: object
 ) -> None:
-    """``put(value)``, and what ``get()`` gave before when the stack is left."""
-    stack.callback(put, get())
-    put(value)
+    """``put(value)``, and what ``get()`` gave before when the stack is left; nothing is put that is there already."""
+
+    def putting(wanted: object) -> None:
+        if get() != wanted:
+            put(wanted)
+
+    stack.callback(putting, get())
+    putting(value)
 
 
 def _full_precision(stack: contextlib.ExitStack) -> None:

@@ -334,7 +334,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_leaves_what_was_there(full, name, monkeypatch):
+def test_a_full_disk_leaves_what_was_there(full, name, monkeypatch, capsys):
     mpl.use("Agg")
     monkeypatch.setattr(tables, "project", lambda: full.path)
     monkeypatch.setenv("GRSD_FIGURES", str(full.path))
@@ -347,6 +347,7 @@ def test_a_full_disk_leaves_what_was_there(full, name, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         write(full.path)
     plt.close("all")
+    assert ('"verdict": "holds"' in capsys.readouterr().out) == (name == "verdict"), "a measured verdict is printed"
     assert there.read_bytes() == old
     assert not [path for path in full.path.rglob("*") if UNFINISHED.fullmatch(path.name)]
 

@@ -15,7 +15,7 @@ from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
-from grsd.files import write_atomically
+from grsd.files import say_swept, write_atomically
 from grsd.folders import project
 from grsd.progress import bar
 from grsd.provenance import provenance
@@ -80,6 +80,7 @@ def bench(
     name = device_name(device)
     path = folder / f"{'large-' if large else ''}{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    say_swept(path.parent)
     made = f"{provenance()['versions']}; {name}; threads {threads}"
     head = f"# {made}; ratios are to the first row of each case\n"
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))

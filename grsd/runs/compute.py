@@ -93,6 +93,8 @@ def obtain(
                 with pinned(threads, int(key(spec)[:8], 16)):
                     result = _computed(spec, function, scratch, progress, threads)
                 found = _keep(result.assign_attrs(marks), folder, stem, scratch)
+                if found[0] is not None:
+                    scratch.clear()
     if found[0] is not None:
         tidy(folder, stem)
     return *found, None if begun is None else time.perf_counter() - begun
