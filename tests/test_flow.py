@@ -5,6 +5,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import grsd
+from grsd.bench.families import FAMILIES
 from grsd.flow import Descent, nearby
 from grsd.flow.chebyshev import Problem, coefficients
 from grsd.tangents import Network
@@ -236,3 +237,19 @@ def test_a_perfect_fit_ends():
     last = flow.history.isel(time=-1)
     assert float(last.loss) < 1e-20
     assert int(last.gradient_evaluations) < 20000
+
+
+@pytest.mark.parametrize("name", ["cached bias, dict", "cached bias, attribute, filled before", "compiled"])
+def test_parameters_that_hide_are_trained(name):
+    """In a cache that is filled once for all calls, or behind a wrapper: theta' = -J^T e / N for every parameter."""
+    model, inputs, targets = FAMILIES[name].make()
+    start, end = grsd.gradient_flow(model, inputs, targets, [0.0, 1e-6]).snapshots
+    plain = FAMILIES[name].build().double().eval()
+    plain.load_state_dict(model.state_dict())
+    (0.5 * (plain(inputs) - targets).square().sum() / len(inputs)).backward()
+    moved = dict(end.model.named_parameters())
+    before = dict(start.model.named_parameters())
+    for place, p in plain.named_parameters():
+        velocity = (moved[place] - before[place]).detach() / 1e-6
+        assert torch.allclose(velocity, -p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()))
+        assert bool(p.grad.any())

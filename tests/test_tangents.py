@@ -4,6 +4,7 @@ from models import ZOO
 from torch.func import functional_call, jacrev
 from untouched import state
 
+import grsd
 from grsd.tangents import (
     ALONE,
     CAREFUL,
@@ -128,3 +129,33 @@ def test_a_copy_can_be_made_of_a_module_that_caches():
         x = torch.randn(2, 5, dtype=torch.float64)
         pull(net, trace(net, x), x, torch.ones(2, 3, dtype=torch.float64))
     assert model.last is kept
+
+
+class Experts(torch.nn.Module):
+    """Every sample through every expert, by one grouped product of matrices, which torch has in float32 alone."""
+
+    def __init__(self, grouped):
+        super().__init__()
+        torch.manual_seed(0)
+        self.grouped, self.first = grouped, torch.nn.Linear(5, 8)
+        self.experts, self.readout = torch.nn.Parameter(torch.randn(2, 8, 8) / 3), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        if self.grouped:
+            ends = len(x) * torch.arange(1, 3, dtype=torch.int32)
+            mixed = torch.nn.functional.grouped_mm(h.repeat(2, 1), self.experts, offs=ends).view(2, len(x), -1)
+        else:
+            mixed = h @ self.experts
+        return self.readout(torch.tanh(mixed).sum(0))
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="no grouped products in this torch")
+def test_grouped_products_have_a_kernel_and_a_rate_in_float64():
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    for one, other in zip(
+        grsd.tangent_kernel_and_rate(Experts(True), x, y),
+        grsd.tangent_kernel_and_rate(Experts(False), x, y),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12 * float(other.abs().max()))
