@@ -8,33 +8,33 @@ import torch
 import xarray as xr
 from material import runs
 
-from grsd import arguments, checks
+from grsd import arguments, values
 
 
 def test_values_are_quoted_in_one_short_line():
-    assert checks.said(np.zeros((2, 2))) == "ndarray of shape (2, 2) and float64"
-    assert checks.said(torch.zeros(3)) == "Tensor of shape (3,) and torch.float32"
-    assert checks.said(xr.Dataset({"a": 1, "b": 2})) == "Dataset with a, b"
-    assert checks.said("x" * 500) == "'" + "x" * 79
-    assert "\n" not in checks.said(torch.nn.Linear(2, 2))
+    assert values.said(np.zeros((2, 2))) == "ndarray of shape (2, 2) and float64"
+    assert values.said(torch.zeros(3)) == "Tensor of shape (3,) and torch.float32"
+    assert values.said(xr.Dataset({"a": 1, "b": 2})) == "Dataset with a, b"
+    assert values.said("x" * 500) == "'" + "x" * 79
+    assert "\n" not in values.said(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("value", [10**400, math.nan, True, "1", None, np.array([1.0, 2.0])])
 def test_no_number(value):
-    for check in (checks.positive, checks.number):
+    for check in (values.positive, values.number):
         with pytest.raises(ValueError, match=r"^f\(x=\.\.\.\): expected a (positive )?finite number, got .*$"):
             check("f", "x", value)
 
 
 def test_limits_are_named_where_they_matter():
     with pytest.raises(ValueError, match="of at least 0, got -1"):
-        checks.number("f", "x", -1, 0.0, 2.0)
+        values.number("f", "x", -1, 0.0, 2.0)
     with pytest.raises(ValueError, match="from 0 to 2, got 3"):
-        checks.number("f", "x", 3, 0.0, 2.0)
+        values.number("f", "x", 3, 0.0, 2.0)
     with pytest.raises(MemoryError, match=r"^f\(x=...\): this needs more than a quarter of this machine's memory"):
-        checks.fits_memory("f", "x", 10**15)
-    checks.fits_memory("f", "x", 10**6)
+        values.fits_memory("f", "x", 10**15)
+    values.fits_memory("f", "x", 10**6)
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -16,6 +16,14 @@ from grsd.tangents import ALONE, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_deriv
 differentiation, tracing = sys.modules["grsd.tangents.jacobian"], sys.modules["grsd.tangents.trace"]
 
 
+@pytest.fixture
+def as_large(monkeypatch):
+    """The routes of problems that are large, on the small ones of the table."""
+    monkeypatch.setattr("grsd.tangents.units.CHEAP", 0)
+    monkeypatch.setattr("grsd.kernel.job.AT_ONCE", 0)
+    monkeypatch.setattr("grsd.kernel.job.ROWS_AT_MOST", 0)
+
+
 def relative(found, expected):
     return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
 
@@ -33,6 +41,15 @@ def test_rate_by_forward_mode_of_the_dense_kernel(case):
     _, rate, _ = dense(*case)
     found = grsd.tangent_kernel_and_rate(*case)[1]
     assert relative(found, rate) < 1e-12 or float(rate.norm()) == 0
+
+
+@pytest.mark.usefixtures("as_large")
+def test_large_problems_against_one_dense_jacobian(any_case):
+    m = dense(*any_case)[0]
+    assert relative(grsd.tangent_kernel(*any_case[:2]), m) < 1e-13
+    kernel, rate = grsd.tangent_kernel_and_rate(*any_case)
+    assert relative(kernel, m) < 1e-13
+    assert torch.equal(rate, rate.T)
 
 
 def test_rate_against_differences_of_the_dense_kernel(any_case):
@@ -62,10 +79,11 @@ def test_unused_parameters_have_no_share():
 
 
 @pytest.mark.parametrize(("batch", "tile", "groups"), [(1, 2, 2)])
-def test_batches_groups_and_tiles_change_nothing(any_case, monkeypatch, batch, tile, groups):
-    """Any plan gives the same matrices; slices of a few numbers too."""
+def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch, batch, tile, groups):
+    """Any plan gives the same matrices, by the routes of large problems too; slices of a few numbers too."""
     model, inputs, targets = any_case
     expected = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    request.getfixturevalue("as_large")
 
     def cut(units, samples):
         size = -(-len(units) // groups)
@@ -79,14 +97,17 @@ def test_batches_groups_and_tiles_change_nothing(any_case, monkeypatch, batch, t
         assert relative(part, one) < 1e-12 or float(one.norm()) == 0
 
 
-def test_every_route_is_taken():
+def test_every_route_is_taken(request):
     """The table reaches each route, or the tests above would say nothing about it."""
     routes = set()
-    for case in CASES + ZOO:
-        with exact_derivatives():
-            job = Job("job", *case.make(), torch.float64, None, None, rate=True)
-        routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.way.route}
-        routes |= {"rows of everything"} if not job.way.factored else set()
+    for fixture in (None, "as_large"):
+        if fixture:
+            request.getfixturevalue(fixture)
+        for case in CASES + ZOO:
+            with exact_derivatives():
+                job = Job("job", *case.make(), torch.float64, None, None, rate=True)
+            routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.way.route}
+            routes |= {"rows of everything"} if not job.way.factored else set()
     assert routes == {GRAM, ROWS, SLICES, "generic", ALONE, TOGETHER, "rows of everything"}
 
 
@@ -168,6 +189,7 @@ def test_coupled_samples_are_refused(model):
         grsd.tangent_kernel_and_rate(model, torch.randn(2, 5), torch.zeros(2, 3))
 
 
+@pytest.mark.usefixtures("as_large")
 @pytest.mark.parametrize("which", [0, 1])
 def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
     """One part of one layer left out of M, or of M'."""

@@ -140,7 +140,7 @@ def test_fingerprint_covers_what_computes(tmp_path, monkeypatch):
         "networks.py", "datasets.py", "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
     } <= covered  # fmt: skip
     assert not {"cli.py", "evidence.py", "runs/parallel.py", "runs/compute.py"} & covered
-    assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "checks.py", "values.py"]
+    assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "values.py"]
     script = tmp_path / "script.py"
     script.write_text("import grsd.decomposition\nfrom grsd.runs import fingerprint\nfrom grsd import nothing\n")
     assert {"decomposition.py", "fingerprint.py", "cli.py", "__init__.py"} - {

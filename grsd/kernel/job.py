@@ -16,7 +16,7 @@ from grsd.checks import FEW, check_targets, memory_bytes
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined
 from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
-from grsd.kernel.products import Blocks, Square, Tile
+from grsd.kernel.products import AT_ONCE, Blocks, Square, Tile
 from grsd.tangents import (
     ALONE,
     CAREFUL,
@@ -145,10 +145,10 @@ class Job:
         for way in self._ways():
             if problem:
                 self.admitted.check_samples()
-            if problem and way == LAST:
+            self._take(way)
+            if problem and way.route == CAREFUL and not all(unit.uses for unit in self.units):
                 self._say_the_cost(problem)
             try:
-                self._take(way)
                 result, matrices = compute()
                 problem = self._disagreement(matrices)
             except OF_THE_MODEL as error:
@@ -259,7 +259,8 @@ class Job:
 
     def _blocks(self) -> Blocks:
         device = torch.device("cpu") if self.plan.host else self.outputs.device
-        return Blocks(self.samples, self.classes, self.rate, self.plan.workspace, self.outputs.dtype, device)
+        numbers = self.plan.workspace, AT_ONCE if self.small else 0
+        return Blocks(self.samples, self.classes, self.rate, *numbers, self.outputs.dtype, device)
 
     def _plan_units(self) -> None:
         """Units and plan for ``way``."""

@@ -56,13 +56,21 @@ class Blocks:
     """M, and M' where ``rate``, from the diagonal on: each pair of tiles once, of a tile with itself one triangle.
 
     ``matrices`` (D, D), made when they are first needed, may lie on another device than the parts. ``workspace`` bounds
-    the numbers in one slice of rows.
+    the numbers in one slice of rows, ``at_once`` those in Gram matrices that are made without slices.
     """
 
     def __init__(
-        self, samples: int, classes: int, rate: bool, workspace: int, dtype: torch.dtype, device: torch.device
+        self,
+        samples: int,
+        classes: int,
+        rate: bool,
+        workspace: int,
+        at_once: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.samples, self.classes, self.rate, self.workspace = samples, classes, rate, workspace
+        self.at_once = at_once
         self.dtype, self.device = dtype, device
         self._asked: object = None
         self._strips_of: list[Strip] = []  # of the last tiles: the next unit's are often the same
@@ -106,7 +114,7 @@ class Blocks:
         """Whether all Gram matrices of a tile with one position per sample are made at once."""
         _, groups, positions, _ = tile.parts[0].shape
         size = len(tile) * self.classes
-        return positions == 1 and groups * size**2 <= AT_ONCE and tile.parts[0].device == self.device
+        return positions == 1 and groups * size**2 <= self.at_once and tile.parts[0].device == self.device
 
     def _add_all_groups(self, tile: Tile) -> None:
         gram, *gram_rate = _pairs(*(a[:, :, 0].transpose(0, 1) for a, _ in tile.both))

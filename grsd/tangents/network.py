@@ -46,6 +46,23 @@ def _without_checkpoints() -> Iterator[None]:
 
 
 @contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Within: 10-bit products on NVIDIA GPUs, or none; by the old switches where torch has no others."""
+    backends = torch.backends
+    parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn] if hasattr(backends.cudnn, "conv") else []
+    name, value = ("fp32_precision", "tf32" if allowed else "ieee") if parts else ("allow_tf32", allowed)
+    parts = parts or [backends.cuda.matmul, backends.cudnn]
+    before = [getattr(part, name) for part in parts]
+    try:
+        for part in parts:
+            setattr(part, name, value)
+        yield
+    finally:
+        for part, old in zip(parts, before, strict=True):
+            setattr(part, name, old)
+
+
+@contextmanager
 def exact_derivatives(tf32: bool = False) -> Iterator[None]:
     """Within: attention by its formula, full precision, nothing kept by parametrizations, nothing compiled, gradients.
 
@@ -54,16 +71,15 @@ def exact_derivatives(tf32: bool = False) -> Iterator[None]:
     Afterwards all is as it was.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     cache = parametrize._cache_enabled, parametrize._cache
     compiled = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         parametrize._cache_enabled, parametrize._cache = 0, {}
         with (
             compiled,
             _without_checkpoints(),
+            _tf32(tf32) if torch.cuda.is_available() else nullcontext(),
             sdpa_kernel(SDPBackend.MATH),
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -71,7 +87,6 @@ def exact_derivatives(tf32: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
         parametrize._cache_enabled, parametrize._cache = cache
 
 
