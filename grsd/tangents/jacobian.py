@@ -271,14 +271,15 @@ def _together(graph: Trace, names: Sequence[str], at_once: int, batched: bool) -
     outputs = graph.outputs
     samples, classes = len(outputs), outputs.numel() // len(outputs)
     leaves = [graph.leaves[name] for name in names]
-    select = torch.eye(samples * classes, dtype=outputs.dtype, device=outputs.device).view(-1, *outputs.shape)
     pieces: list[list[Tensor | None]] = []
     rate = graph.directions is not None
     along = [graph.directions[name] for name in names] if rate else []
     flat = rate and (graph.slopes is None or not graph.slopes.requires_grad)
     step = classes * max(1, min(at_once, COTANGENTS // classes))
     for start in range(0, samples * classes, step):
-        here = select[start : start + step]
+        count = min(step, samples * classes - start)
+        here = torch.eye(count, samples * classes, dtype=outputs.dtype, device=outputs.device).roll(start, 1)
+        here = here.view(-1, *outputs.shape)
         if rate and not flat:
             piece = gradients(graph.slopes, [*along, *leaves], here, batched=batched)
         else:
