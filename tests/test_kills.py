@@ -12,8 +12,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_full_disk import small_project
 from test_runs_kept import OPTIONS
-from test_runs_stored import small_project
 
 import grsd
 from grsd import cli
