@@ -15,6 +15,7 @@ from grsd.values import said
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
 MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
+UNINITIALIZED = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 
@@ -75,6 +76,15 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
             raise ValueError(f"{call}(model, ...): {name} has no shape yet; call the model once first")
+        if getattr(tensor, "_backward_hooks", None):
+            raise ValueError(
+                f"{call}(model, ...): {name} has a hook on its gradient; remove it, since M has no place for it"
+            )
+        if isinstance(tensor, nn.Parameter) and type(tensor) not in (nn.Parameter, *UNINITIALIZED):
+            raise TypeError(
+                f"{call}(model, ...): expected plain parameters, {name} is a {type(tensor).__name__}, whose own ways "
+                "a copy would lose"
+            )
         if tensor.is_complex():
             raise TypeError(f"{call}(model, ...): expected real parameters and buffers, {name} is {tensor.dtype}")
         if tensor.layout != torch.strided:

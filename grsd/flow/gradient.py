@@ -25,7 +25,7 @@ from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.progress import bar
 from grsd.provenance import provenance
 from grsd.tangents import Network, Trace, exact_derivatives, trace
-from grsd.tangents.admit import changes, check_leaves, evaluated
+from grsd.tangents.admit import changes, check_leaves, copied, evaluated
 from grsd.values import fits_memory, positive, said, whole
 
 CALL = "gradient_flow"
@@ -222,7 +222,7 @@ def nearby(
 
 def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Network, Tensor]:
     """(the network, its outputs), once they are known to be a function of the parameters alone."""
-    network = Network(model, dtype, device)
+    network = copied(CALL, model, dtype, device)
     network.forget(inputs[:FEW])
 
     def outputs() -> Tensor:

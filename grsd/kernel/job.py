@@ -32,6 +32,7 @@ from grsd.tangents import (
     Unit,
     can_run_alone,
     factorable,
+    foreign_leaves,
     jacobian,
     plan_units,
     pull,
@@ -39,7 +40,7 @@ from grsd.tangents import (
     read,
     trace,
 )
-from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, OF_THE_MODEL, admit
+from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, admit
 from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 
 SMALL = 2**30  # under it nothing is metered
@@ -107,7 +108,7 @@ class Job:
         if refuse and self.plan.peak > self.limit:
             raise MemoryError(
                 f"{call}(memory_limit={memory_limit!r}): D = {self.outputs.numel()} needs about "
-                f"{self.plan.peak / 2**30:.2f} GiB at least, {self.limit / 2**30:.2f} GiB are allowed; raise the "
+                f"{_size(self.plan.peak)} at least, {_size(self.limit)} are allowed; raise the "
                 "limit, take fewer samples or dtype=torch.float32"
             )
 
@@ -151,9 +152,10 @@ class Job:
             try:
                 result, matrices = compute()
                 problem = self._disagreement(matrices)
-            except OF_THE_MODEL as error:
-                own = isinstance(error, ValueError) and str(error).startswith(self.call)
-                if own or isinstance(error, torch.OutOfMemoryError):
+            except (torch.OutOfMemoryError, MemoryError, OSError):
+                raise
+            except Exception as error:  # torch's, or that of a backward pass of the model's own
+                if isinstance(error, ValueError) and str(error).startswith(self.call):
                     raise
                 problem = _said(self.call, error)
                 continue
@@ -282,7 +284,8 @@ class Job:
         self.way, self.deviation = Way(True, TOGETHER, FORWARD), self.outputs.new_zeros(())
         if self.network.functional and self.small and self.samples > 1:
             generic = set(self.network.parameters) - factorable(self.reading)
-            self.way = Way(not (generic and self._rows_are_cheap(generic)), ALONE, FORWARD)
+            cheap = bool(generic) and self._rows_are_cheap(generic) and not self._ends_elsewhere()
+            self.way = Way(not cheap, ALONE, FORWARD)
         if self.way.factored:
             self.admitted.check_samples()
         if not self.network.functional:
@@ -293,6 +296,10 @@ class Job:
         if not self.small and self.way != LAST:
             self.way = replace(self.way, route=self._route())
             self.plan = self._plan()
+
+    def _ends_elsewhere(self) -> bool:
+        """Whether the graph ends in tensors that are no parameters, which only a second graph can tell apart."""
+        return bool(foreign_leaves(self.reading.outputs, self.reading.leaves.values()))
 
     def _rows_are_cheap(self, generic: set[str]) -> bool:
         """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
@@ -374,6 +381,10 @@ class Job:
         return replace(plan, peak=max(plan.peak, self.checking))
 
 
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.3f} MiB"
+
+
 def _said(call: str, error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     own = f"{call}(model, ...): "
@@ -385,9 +396,9 @@ def _in_one_line(call: str) -> Iterator[None]:
     """What torch cannot do with a model that runs, said in one line."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except OF_THE_MODEL as error:
+    except Exception as error:
         if isinstance(error, (ValueError, TypeError)) and str(error).startswith(call):
             raise
         raise RuntimeError(f"{call}(model, ...): {_said(call, error)}") from error

@@ -21,7 +21,6 @@ COUPLED_GRADIENT = (
     "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
     "detached mean?); M of a part of the batch is then no part of M: replace that layer"
 )
-OF_THE_MODEL = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
 @dataclass
@@ -67,6 +66,7 @@ class Admitted:
             self.few = _few(call, self.model, network, inputs, chosen, unwatched)
         few = self.few
         _check_values(call, network, inputs, self.reading, few, chosen)
+        self._check_replaced()
         if few is None:
             return
         if network.keeps and not network.repeats(inputs[chosen]):
@@ -78,6 +78,21 @@ class Admitted:
             check_leaves(call, network, self.reading, few.leaves, ends)
         elif len(chosen) < len(inputs):
             _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
+
+    def _check_replaced(self) -> None:
+        """Outputs of some samples, while copies of them stand in the place of all others: each pair is parted in most
+        of the halves, for few samples in one at least."""
+        samples, outputs = self.samples, self.outputs.detach()
+        index = torch.arange(samples, device=self.inputs.device)
+        bits = [(index >> bit) & 1 for bit in range((samples - 1).bit_length())]
+        halves = bits if samples <= FEW else [sum(bits) % 2, sum(bits[::2]) % 2]
+        for half in halves:
+            kept = half == 0
+            others = index[kept].repeat(samples)[:samples]
+            with torch.no_grad():
+                found = self.network(self.network.parameters, self.inputs[torch.where(kept, index, others)])
+            if not _close(found[kept], outputs[kept], outputs):
+                raise ValueError(f"{self.call}(model, ...): {COUPLED}")
 
     def let_go(self) -> None:
         """Of the graphs."""
@@ -104,7 +119,7 @@ def admit(
     check_module(call, model, device)
     floating_dtype(call, dtype)
     device = resolve_device(call, device, model)
-    network = Network(model, dtype, device)
+    network = copied(call, model, dtype, device)
     inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
     kept = network.fixed | network.parameters | {"inputs": inputs}
     before = {name: tensor.clone() for name, tensor in kept.items()}
@@ -125,7 +140,7 @@ def admit(
             f"{call}(dtype={dtype}): the model casts to {reading.outputs.dtype} on its way; take dtype="
             f"{reading.outputs.dtype}, or a model that follows its inputs"
         )
-    written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
+    written = [name for name, tensor in kept.items() if not _equal(tensor, before[name])]
     if written:
         raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
     if reading.leaves is not None and not reading.outputs.requires_grad:
@@ -134,6 +149,11 @@ def admit(
     if small is None:
         admitted.check_samples()
     return admitted
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Also where both are NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:
@@ -169,15 +189,29 @@ def _few(
         return None  # it may need its whole batch
 
 
+def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Network:
+    """The network of a model; what cannot be copied is said in one line."""
+    try:
+        return Network(model, dtype, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever an attribute of the model has against being copied
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise TypeError(
+            f"{call}(model, ...): the model cannot be copied ({type(error).__name__}: {said}); keep what has no copy, "
+            "such as locks, generators and tensors with a graph, out of its attributes"
+        ) from None
+
+
 def evaluated(
     call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], Trace]
 ) -> Trace:
     """One evaluation; what the model raises is said in one line, unless it comes from the system."""
     try:
         return by(network, inputs)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except OF_THE_MODEL as error:
+    except Exception as error:  # the model's own
         said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
         raise ValueError(

@@ -142,14 +142,21 @@ def _shifted(x: Tensor, dim: int) -> Tensor:
     return x - x.detach().amax(dim, keepdim=True).nan_to_num(neginf=0.0)
 
 
+def _usual_dim(x: Tensor, dim: int | None) -> int:
+    """torch's own choice where none is named."""
+    return (0 if x.ndim in {0, 1, 3} else 1) if dim is None else dim
+
+
 def _softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    weights = _shifted(x if dtype is None else x.to(dtype), -1 if dim is None else dim).exp()
-    return weights / weights.sum(-1 if dim is None else dim, keepdim=True)
+    dim = _usual_dim(x, dim)
+    weights = _shifted(x if dtype is None else x.to(dtype), dim).exp()
+    return weights / weights.sum(dim, keepdim=True)
 
 
 def _log_softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    shifted = _shifted(x if dtype is None else x.to(dtype), -1 if dim is None else dim)
-    return shifted - shifted.exp().sum(-1 if dim is None else dim, keepdim=True).log()
+    dim = _usual_dim(x, dim)
+    shifted = _shifted(x if dtype is None else x.to(dtype), dim)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 
 def _with_dim(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -180,8 +187,13 @@ def _solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     return (inverse @ B.unsqueeze(-1)).squeeze(-1) if vector else inverse @ B
 
 
+def _hardswish(x: Tensor) -> Tensor:
+    return torch.where(x >= 3, x, torch.where(x > -3, x * (x + 3) / 6, torch.zeros_like(x)))
+
+
 def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    return x.clamp(min_val, max_val)
+    """Flat on its kinks too, as torch has it; ``clamp`` is not."""
+    return torch.where((x > min_val) & (x < max_val), x, x.detach().clamp(min_val, max_val))
 
 
 def embedding_bag(
@@ -205,7 +217,7 @@ def embedding_bag(
     rows = F.embedding(input, weight)
     kept = torch.ones_like(input, dtype=torch.bool) if padding_idx is None else input != padding_idx % len(weight)
     if mode == "max":
-        rows = rows.masked_fill(~kept[..., None], -math.inf).amax(1)
+        rows = rows.masked_fill(~kept[..., None], -math.inf).max(1).values  # of ties the first, as torch has it
         return rows.masked_fill(~kept.any(1, keepdim=True), 0.0)
     factors = kept.to(weight.dtype)
     out = (rows * (factors if per_sample_weights is None else factors * per_sample_weights)[..., None]).sum(1)
@@ -254,9 +266,9 @@ TANGENT: dict[Callable, Callable[..., Tensor]] = {
     torch.cdist: _cdist,
     torch.linalg.solve: _solve,
     F.hardtanh: _elementwise(_hardtanh),
-    F.relu6: _elementwise(lambda x: x.clamp(0, 6)),
-    F.hardsigmoid: _elementwise(lambda x: (x + 3).clamp(0, 6) / 6),
-    F.hardswish: _elementwise(lambda x: x * (x + 3).clamp(0, 6) / 6),
+    F.relu6: _elementwise(lambda x: _hardtanh(x, 0.0, 6.0)),
+    F.hardsigmoid: _elementwise(lambda x: _hardtanh(x, -3.0, 3.0) / 6 + 0.5),
+    F.hardswish: _elementwise(_hardswish),
 }
 CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
 TO = frozenset({Tensor.to, Tensor.type, Tensor.type_as})

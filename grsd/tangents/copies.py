@@ -58,6 +58,8 @@ def _copied(
         if type(tensor) in PLAIN:
             values = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None, copy=True)
             memo[id(tensor)] = nn.Parameter(values, False) if isinstance(tensor, nn.Parameter) else values
+            if vars(tensor):
+                vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
     known = len(parts) == len(anatomy.parts) and all(id(tensor) in memo for tensor in tensors)
     for part in parts:
         new, own = memo[id(part)], getattr(type(part), "__getstate__", None)
@@ -69,7 +71,11 @@ def _copied(
             vars(new).update(state)
     if known:
         return memo[id(module)]
-    private = copy.deepcopy(module, memo).to(device=device, dtype=dtype)
+    private = copy.deepcopy(module, memo)
+    if shared := {id(part) for part in private.modules()} & {id(part) for _, part in anatomy.parts}:
+        kind = next(type(part).__name__ for part in private.modules() if id(part) in shared)
+        raise TypeError(f"a copy of {kind} is the same object: its __deepcopy__ copies nothing")
+    private.to(device=device, dtype=dtype)
     for p in private.parameters():
         p.requires_grad_(False)
     return private

@@ -107,10 +107,10 @@ class KeptTensor:
     def name(self) -> str:
         return self.container.name(self.key)
 
-    def drop(self) -> None:
-        """Attributes become None, entries are taken out; of a list all of them, since the others would move up."""
+    def drop(self, *, delete: bool) -> None:
+        """Attributes become None, or are deleted; entries are taken out, of a list all, since others would move up."""
         values = self.container.values
-        if self.container.attributes:
+        if self.container.attributes and not delete:
             values[self.key] = None
         elif isinstance(values, MutableMapping):
             values.pop(self.key, None)
@@ -199,9 +199,13 @@ def forget(anatomy: Anatomy, call: Callable[[], object]) -> None:
 
 
 def _dropped(anatomy: Anatomy, chosen: list[KeptTensor], call: Callable[[], object]) -> bool:
+    return any(_done_without(anatomy, chosen, call, delete) for delete in (False, True))
+
+
+def _done_without(anatomy: Anatomy, chosen: list[KeptTensor], call: Callable[[], object], delete: bool) -> bool:
     before = Attributes(anatomy)
     for kept in chosen:
-        kept.drop()
+        kept.drop(delete=delete)
     without = Attributes(anatomy)
     try:
         call()

@@ -117,6 +117,7 @@ class Network:
         self.composed, self.keeps = True, False
         names = {id(p): name for name, p in self._trainable.items()}
         self._places = [(held, key, names[id(p)]) for held, key, p in anatomy.places if id(p) in names]
+        self._marked = {name: dict(vars(p)) for name, p in self._trainable.items() if vars(p)}
         self._own = [(d, dict(d)) for _, part in anatomy.parts for d in (part._parameters, part._buffers) if d]
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
@@ -142,6 +143,8 @@ class Network:
         try:
             for held, key, name in self._places:
                 held[key] = parameters[name]
+                if name in self._marked:
+                    vars(parameters[name]).update(self._marked[name])
             return self.module(inputs)
         finally:
             for held, own in self._own:

@@ -110,7 +110,7 @@ def unwatched(network: Network, inputs: Tensor) -> Trace:
         return trace(network, inputs)
     leaves = leaves_of(network.parameters)
     with torch.enable_grad():
-        outputs = network(leaves, inputs)
+        outputs = network(leaves, inputs.detach())
     return Trace(outputs, (), (), (), frozenset(), 0, network.composed, leaves=leaves)
 
 
@@ -120,7 +120,7 @@ def outputs_and_gradient(
     """(f, J^T u) for u a function of f, without watching the calls."""
     leaves = leaves_of(network.parameters)
     if network.functional:
-        outputs = network(leaves, inputs)
+        outputs = network(leaves, inputs.detach())
         try:
             return outputs.detach(), pulled(outputs, leaves, cotangent(outputs.detach()), retain=False)
         except torch.OutOfMemoryError:
@@ -141,7 +141,7 @@ def _plain(outputs: object) -> object:
 
 def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
     with network.precision(), torch.set_grad_enabled(tap.graph), tap:
-        outputs = network.plain(parameters, inputs)
+        outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
     calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
     seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()

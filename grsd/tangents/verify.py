@@ -17,7 +17,7 @@ from grsd.tangents.network import Network, Parameters
 from grsd.tangents.trace import pull, trace
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-RATE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
+RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
 OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
@@ -71,7 +71,8 @@ class ExpectedRate:
         return (
             f"self-check failed, v^T M' v = {found:.9g} but a difference of J^T v along the flow gives "
             f"{values[0]:.9g}: by torch's derivatives M' is not dM/dt, since the model detaches something that depends "
-            "on its parameters (a norm, a straight-through estimator) or changes gradients; tangent_kernel gives M"
+            "on its parameters (a norm, a straight-through estimator), changes gradients or sits on a kink; "
+            "tangent_kernel gives M"
         )
 
     def _change(self, step: float) -> tuple[float, float, float]:
