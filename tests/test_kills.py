@@ -21,14 +21,14 @@ from grsd.files import UNFINISHED
 
 train_module = sys.modules["grsd.runs.train"]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork or kill -9 on this system")]
-RUNS, REPRODUCTIONS, TOGETHER = 38, 8, 4
+RUNS, REPRODUCTIONS, TOGETHER = 40, 6, 4
 SOURCE = """
 import time
 import matplotlib.pyplot as plt
 from grsd.plotting import savefig
 from grsd.tables import save_table
 import xarray as xr
-for number in range(12):
+for number in range(6):
     figure, axes = plt.subplots()
     axes.plot(range(number + 2))
     savefig(figure, f"00_first-{number}")
@@ -143,6 +143,7 @@ def test_runs_killed_with_their_workers(tmp_path):
     ]
     check_whole(folder) if folder.exists() else None
     assert any(found)
+    time.sleep(1)  # a killed worker may hold its lock for an instant
     done = {}
     for place in (folder, tmp_path / "undisturbed"):
         assert cli.main([*command[:-1], "1", "--folder", str(place)]) == 0
@@ -180,4 +181,4 @@ def test_reproductions_killed_anywhere(tmp_path):
         assert [path.name for path in mine] == [path.name for path in yours] != []
         assert [path.read_bytes() for path in mine] == [path.read_bytes() for path in yours]
     printed = [printed_by(place / "build" / "default" / "00_first.ipynb") for place in (root, undisturbed)]
-    assert printed[0] == printed[1] == "".join(f"{number}\n" for number in range(12))
+    assert printed[0] == printed[1] == "".join(f"{number}\n" for number in range(6))
