@@ -123,11 +123,7 @@ def test_a_full_disk_loses_no_run(full, capsys):
 
 
 def test_a_full_disk_stops_no_checkpointing_run(full, capsys, monkeypatch):
-<<<<<<< HEAD
-    monkeypatch.setattr(sys.modules["grsd.runs.training"], "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-=======
-    monkeypatch.setattr(sys.modules["grsd.runs.train"], "SECONDS_BETWEEN_CHECKPOINTS", 0.05)
->>>>>>> storage
+    monkeypatch.setattr(sys.modules["grsd.runs.training"], "SECONDS_BETWEEN_CHECKPOINTS", 0.05)
     full.fill()
     result = grsd.run(SMALL, folder=full.path)
     assert result.sizes["time"] == 3
