@@ -24,6 +24,18 @@ MOST_SEEDS = 100_000
 MOST_WORKERS, EACH_WORKER = 1000, "each is a process that holds a third of a GiB"
 
 
+MEANINGS = {
+    "times": "FIRST,LAST,COUNT, log-equally spaced, in units of 1 / the largest eigenvalue at the start; ",
+    "tolerance": "of the integrator, local and relative; ",
+    "shell_widths": "one or more, in natural log of the eigenvalue; ",
+    "smoothing": "of the shells' edges, in the same units; ",
+    "weight_scale": "factor of the hidden layers' initial weights; ",
+    "branch_scale": "factor of residual branches; ",
+    "data_seed": "which samples; ",
+    "seed": "of the initial weights; ",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Refuses in one line."""
 
@@ -97,7 +109,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             type=_typed(field.name),
             default=argparse.SUPPRESS,
             metavar=field.name.upper(),
-            help=f"{choices}default {shown}",
+            help=f"{MEANINGS.get(field.name, '')}{choices}default {shown}",
         )
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,9 @@ def plan(
     """
     folder = root / "notebooks"
     notebooks = sorted(folder.glob(NOTEBOOKS))
+    only = [name.zfill(2) if name.isdecimal() else name for name in only]
+    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise Refused(f"--device: expected auto, cpu or cuda, got {_said(device)}")
     chosen = [path for path in notebooks if not only or any(path.stem in (n, f"{n}{path.stem[2:]}") for n in only)]
     for name in only:
         if not any(path.stem in (name, f"{name}{path.stem[2:]}") for path in notebooks):

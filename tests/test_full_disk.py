@@ -123,7 +123,7 @@ def test_a_full_disk_loses_no_run(full, capsys):
 
 
 def test_a_full_disk_stops_no_checkpointing_run(full, capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["grsd.runs.training"], "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(sys.modules["grsd.runs.training"], "SECONDS_BETWEEN_CHECKPOINTS", 0.05)
     full.fill()
     result = grsd.run(SMALL, folder=full.path)
     assert result.sizes["time"] == 3
@@ -172,6 +172,7 @@ def test_a_full_disk_of_an_executed_notebook(full, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on the size of files here")
 def test_workers_on_a_full_disk(tmp_path):
     """Files limited to 3000 bytes, in processes of their own: no crash, one line a run, every row of the table."""

@@ -21,14 +21,14 @@ from grsd.files import UNFINISHED
 
 train_module = sys.modules["grsd.runs.training"]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork or kill -9 on this system")]
-RUNS, REPRODUCTIONS, TOGETHER = 38, 8, 4
+RUNS, REPRODUCTIONS, TOGETHER = 40, 6, 4
 SOURCE = """
 import time
 import matplotlib.pyplot as plt
 from grsd.plotting import savefig
 from grsd.tables import save_table
 import xarray as xr
-for number in range(12):
+for number in range(6):
     figure, axes = plt.subplots()
     axes.plot(range(number + 2))
     savefig(figure, f"00_first-{number}")
@@ -59,9 +59,14 @@ def unfinished(folder):
     return [path for path in folder.rglob("*") if UNFINISHED.fullmatch(path.name)]
 
 
-def semaphores():
-    folder = Path("/dev/shm")  # noqa: S108  where Linux keeps them
-    return {path.name for path in folder.iterdir() if "-" in path.name} if folder.is_dir() else set()
+def orphans():
+    """Semaphores, as Linux keeps them, whose names hold the number of a process that is no more."""
+    found = set()
+    for path in Path("/dev/shm").glob("sem.*-*-*"):  # noqa: S108
+        number = path.name.split("-")[1]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            found.add(path.name)
+    return found
 
 
 def forked(command):
@@ -77,7 +82,7 @@ def forked(command):
 
 def test_runs_killed_anywhere(tmp_path, monkeypatch, capsys):
     """Checkpoints all the time. Each kill leaves whole files; the last call leaves the bytes of a run undisturbed."""
-    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.03)
+    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.1)
     command = ["run", *OPTIONS, "--seeds", "0-1", "--workers", "1", "--folder"]
     for place in ("warm", "undisturbed"):
         begun = time.perf_counter()
@@ -88,12 +93,12 @@ def test_runs_killed_anywhere(tmp_path, monkeypatch, capsys):
     while kills < RUNS:
         folder = tmp_path / f"round-{rounds}"
         rounds += 1
-        for _ in range(12):
+        for _ in range(20):
             child = forked([*command, str(folder)])
-            time.sleep(generator.uniform(0.02, 0.5 * span))
+            time.sleep(generator.uniform(0.02, 0.3 * span))
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-            check_whole(tmp_path)
+            check_whole(folder)
             kills += os.WIFSIGNALED(status)
             checkpoints += bool(list(folder.glob(".work/*/state-*.nc")))
             if not os.WIFSIGNALED(status):
@@ -130,7 +135,7 @@ def killed(command, seconds, group):
 
 def test_runs_killed_with_their_workers(tmp_path):
     """The whole group at once, or the parent alone: the workers end with it. Nothing is left among the semaphores."""
-    folder, before = tmp_path / "killed", semaphores()
+    folder, before = tmp_path / "killed", orphans()
     command = ["run", *OPTIONS, "--samples", "40", "--seeds", "0-5", "--workers", "2"]
     generator = random.Random(1)  # noqa: S311
     found = [
@@ -138,6 +143,7 @@ def test_runs_killed_with_their_workers(tmp_path):
     ]
     check_whole(folder) if folder.exists() else None
     assert any(found)
+    time.sleep(1)  # a killed worker may hold its lock for an instant
     done = {}
     for place in (folder, tmp_path / "undisturbed"):
         assert cli.main([*command[:-1], "1", "--folder", str(place)]) == 0
@@ -145,7 +151,13 @@ def test_runs_killed_with_their_workers(tmp_path):
         assert list((place / ".work").iterdir()) == []
         assert unfinished(place) == []
     assert len(set(map(tuple, done.values()))) == 1
-    assert semaphores() <= before
+    assert orphans() <= before
+
+
+def printed_by(path):
+    """A kernel sends its lines in pieces of any size."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.text for cell in cells for output in cell.outputs)
 
 
 def test_reproductions_killed_anywhere(tmp_path):
@@ -168,8 +180,5 @@ def test_reproductions_killed_anywhere(tmp_path):
         mine, yours = (sorted(place.glob(pattern)) for place in (root, undisturbed))
         assert [path.name for path in mine] == [path.name for path in yours] != []
         assert [path.read_bytes() for path in mine] == [path.read_bytes() for path in yours]
-    outputs = [
-        [cell.outputs for cell in nbformat.read(place / "build" / "default" / "00_first.ipynb", as_version=4).cells]
-        for place in (root, undisturbed)
-    ]
-    assert outputs[0] == outputs[1]
+    printed = [printed_by(place / "build" / "default" / "00_first.ipynb") for place in (root, undisturbed)]
+    assert printed[0] == printed[1] == "".join(f"{number}\n" for number in range(6))

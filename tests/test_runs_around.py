@@ -164,5 +164,8 @@ def test_clean_removes_what_is_dead_and_nothing_else(tmp_path, capsys):
     assert list(waiting.glob("state-*.nc"))
     assert clean(tmp_path, unfinished=True)
     assert not list(tmp_path.glob(".work/*/state-*.nc"))
-    assert cli.main(["clean", "--folder", str(tmp_path / "none")]) == 0
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["clean", "--folder", str(tmp_path / "empty")]) == 0
     assert capsys.readouterr().out == "grsd clean: nothing to remove\n"
+    assert cli.main(["clean", "--folder", str(tmp_path / "none")]) == 2
+    assert "there is no folder" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grsd.files import sweep
+from grsd.folders import one_line
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch, kept, runs_folder, say, unheld
 from grsd.runs.training import train
@@ -23,6 +24,8 @@ def clean(folder: Path | None = None, *, unfinished: bool = False) -> list[str]:
     which would go on where they were. Results stay, and so does all whose lock somebody holds, and every file that is
     not named as this package names them.
     """
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"--folder: there is no folder {one_line(folder)}")
     folder = runs_folder(folder)
     done = [f"{path}: unfinished file of a killed process" for path in sweep(folder)]
     code = fingerprint(train)[:16]

@@ -153,7 +153,9 @@ COUPLED = {
         lambda: Net(lambda m, x: m.fixed(x), fixed=nn.Linear(5, 3).requires_grad_(False), unused=raw(4)),
         Refusal("no output depends on a trainable parameter"),
     ),
-    "kept in a default argument": refused(KeptOutside, Refusal("keeps a tensor computed from 'net.weight'|kept from an earlier call")),
+    "kept in a default argument": refused(
+        KeptOutside, Refusal("keeps a tensor computed from 'net.weight'|kept from an earlier call")
+    ),
     "a layer in a plain list": refused(
         Unregistered, Refusal("the model uses 'layers\\[0\\].(weight|bias)', which requires")
     ),
