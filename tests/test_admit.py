@@ -1,5 +1,6 @@
 """What ``tangent_kernel`` refuses, and that the model, the inputs and torch are exactly as they were."""
 
+import threading
 from contextlib import nullcontext
 
 import pytest
@@ -10,7 +11,7 @@ from untouched import state
 
 import grsd
 
-X, Y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+X, Y = torch.randn(6, 5, dtype=torch.float64), torch.randn(16, 3, dtype=torch.float64)
 TOKENS = torch.arange(12).reshape(6, 2)
 
 
@@ -69,13 +70,72 @@ def with_parameter(tensor):
     return model
 
 
+def with_parameter_of(kind):
+    model = nn.Linear(5, 3)
+    model.extra = kind(torch.rand(2))
+    return model
+
+
 def spread():
     model = nn.Linear(5, 3)
     model.register_buffer("far", torch.zeros(2, device="meta"))
     return model
 
 
+class Itself(nn.Linear):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Own(nn.Parameter):
+    """A parameter with ways of its own."""
+
+
+def hooked():
+    model = nn.Linear(5, 3)
+    model.weight.register_hook(lambda gradient: 2 * gradient)
+    return model
+
+
+def locked():
+    model = nn.Linear(5, 3)
+    model.lock = threading.Lock()
+    return model
+
+
+def neighbours(first, second):
+    """Two samples of a batch so close that a graph by distance joins them, and no others."""
+    inputs = 9 * torch.randn(16, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    inputs[second] = inputs[first] + 0.05
+    return inputs
+
+
+def by_distance():
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            near = (torch.cdist(x, x) < 0.5).to(x.dtype)
+            return self.last(near @ torch.tanh(self.first(x)) / near.sum(1, keepdim=True))
+
+    return Graph()
+
+
 REFUSED = [
+    ("hook on a parameter", hooked, X, r"weight has a hook on its gradient"),
+    (
+        "parameter of its own kind",
+        lambda: with_parameter_of(Own),
+        X,
+        r"extra is a Own, whose own ways a copy would lose",
+    ),
+    ("a copy that is none", lambda: nn.Sequential(Itself(5, 3)), X, r"a copy of Itself is the same object"),
+    ("what has no copy", locked, X, r"the model cannot be copied \(TypeError: cannot pickle '_thread.lock' object\)"),
+    ("an error of its own", lambda: Does(lambda y, x: y * (1 // 0)), X, r"\(ZeroDivisionError: integer division"),
+    ("the first sample and its neighbour", by_distance, neighbours(0, 2), r"the output of a sample changes"),
+    ("two samples in the middle", by_distance, neighbours(4, 9), r"the output of a sample changes"),
     ("batch norm in training mode", normalized, X, r"the model changes '1.running_mean' when it is called"),
     (
         "batch norm without running statistics",
@@ -141,10 +201,10 @@ def test_an_exception_anywhere_leaves_nothing_behind(at):
     model = Raises(at).double()
     before = state(model, X)
     whole = Raises(0).double()
-    grsd.tangent_kernel_and_rate(whole, X, Y)
+    grsd.tangent_kernel_and_rate(whole, X, Y[:6])
     calls, Raises.COUNT = Raises.COUNT, 0
     with pytest.raises(OSError, match="the disk is full") if at <= calls else nullcontext():
-        grsd.tangent_kernel_and_rate(model, X, Y)
+        grsd.tangent_kernel_and_rate(model, X, Y[:6])
     assert state(model, X) == before
 
 
@@ -168,6 +228,46 @@ def test_under_no_grad_and_inference_mode():
             found = grsd.tangent_kernel_and_rate(model, x.clone(), y.clone())
         for part, one in zip(found, expected, strict=True):
             assert torch.allclose(part, one, rtol=1e-12)
+
+
+def test_where_torch_chooses_it_is_followed():
+    """Of ties in a bag the first, flat at the ends of clipped activations, and NaN where nothing uses it."""
+    bags = nn.Sequential(nn.EmbeddingBag(9, 4, mode="max"), nn.Tanh(), nn.Linear(4, 3)).double()
+    nn.init.ones_(bags[0].weight)
+    tokens = torch.arange(24).reshape(4, 6) % 9
+    clipped = nn.Sequential(nn.Linear(5, 4), nn.ReLU6(), nn.Linear(4, 4), nn.Hardtanh(), nn.Linear(4, 3)).double()
+    nn.init.zeros_(clipped[0].weight)
+    nn.init.zeros_(clipped[0].bias)
+    unused = nn.Linear(5, 3).double()
+    unused.register_buffer("nothing", torch.full((2,), torch.nan))
+    for model, inputs in ((bags, tokens), (clipped, X), (unused, X)):
+        rows = [
+            torch.cat([g.flatten() for g in torch.autograd.grad(out, list(model.parameters()), retain_graph=True)])
+            for sample in inputs
+            for out in model(sample[None])[0]
+        ]
+        expected = torch.stack(rows) @ torch.stack(rows).T / len(inputs)
+        assert torch.allclose(grsd.tangent_kernel(model, inputs), expected, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(grsd.tangent_kernel_and_rate(unused, X, Y[:6])[0], expected, rtol=1e-12)
+
+
+def test_a_cache_out_of_reach_is_refused_again_and_again():
+    class Shares(nn.Module):
+        cache = {}  # noqa: RUF012
+
+        def __init__(self):
+            super().__init__()
+            self.matrix, self.readout = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            if "matrix" not in Shares.cache:
+                Shares.cache["matrix"] = self.matrix * 2
+            return self.readout(torch.tanh(x @ Shares.cache["matrix"]))
+
+    model = Shares().double()
+    for call in (grsd.tangent_kernel, grsd.tangent_kernel, grsd.parameter_kernels):
+        with pytest.raises(ValueError, match=r"from one call to the next|kept from an earlier call"):
+            call(model, X)
 
 
 class Square(torch.autograd.Function):
