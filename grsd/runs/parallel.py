@@ -119,7 +119,7 @@ def collected(
     """The results of ``members`` in the order of ``specs``, read from their files; ``None`` for the failed ones."""
     results: list[xr.Dataset | None] = []
     for index, spec in enumerate(specs):
-        member = done[index]
+        member = done.get(index) or Member(spec, failure="not run")
         if member.failure is None and member.result is None:
             results.append(obtain(spec, function, folder, threads=threads or 1)[1])
         else:
