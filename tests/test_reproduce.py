@@ -42,7 +42,7 @@ def outputs(path):
     ("request_", "message"),
     [
         ({"only": ["02"]}, "no notebook '02'; there are 00_first, 01_second"),
-        ({"only": ["0"]}, "no notebook '0'; there are"),
+        ({"only": ["x0"]}, "no notebook 'x0'; there are"),
         ({"profile": "huge"}, "no profile 'huge'; there are test, default, full"),
         ({"settings": ["cuont=3"]}, "no parameter 'cuont' in 00_first, 01_second; there are count, device, divisor"),
         ({"only": ["01"], "settings": ["count=3"]}, "no parameter 'count' in 01_second; there are divisor"),
