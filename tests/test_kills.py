@@ -170,7 +170,7 @@ def test_reproductions_killed_anywhere(tmp_path):
     assert first.stderr == ""
     span = time.perf_counter() - begun
     for number in range(REPRODUCTIONS):
-        kills += killed(["reproduce", "--project", str(root)], generator.uniform(0.3, 0.95) * span, number % 2)
+        kills += killed(["reproduce", "--project", str(root)], generator.uniform(0.2, 0.7) * span, number % 2)
         check_whole(root)
     assert kills > REPRODUCTIONS / 2
     time.sleep(2)  # a kernel whose parent was killed alone ends by itself

@@ -53,6 +53,8 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
     if start.shape != (operator.dimension,) or not bool(start.any()):
         wanted = f"a vector of shape ({operator.dimension},) that is not zero"
         raise ValueError(f"lanczos(start=...): expected {wanted}, got {said(start)}")
+    if (own := getattr(operator, "dtype", start.dtype)) != start.dtype:
+        raise TypeError(f"lanczos(start=...): expected the operator's {own}, got {start.dtype}")
     whole("lanczos", "steps", steps, 1)
     flag("lanczos", "rate", rate)
     size, norm = operator.dimension, start.norm()

@@ -73,6 +73,10 @@ class DenseOperator:
     def dimension(self) -> int:
         return self.kernel.shape[0]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.kernel.dtype
+
     def product(self, v: Vector) -> Vector:
         return self.kernel @ v
 
@@ -112,7 +116,7 @@ class KernelOperator:
             self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
             self._by, self._push, self._push_and_rate = self._choose(call)
         self.error = error.reshape(-1)
-        self.dimension = self.error.shape[0]
+        self.dimension, self.dtype = self.error.shape[0], self.error.dtype
 
     def product(self, v: Vector) -> Vector:
         """M v, (D,)."""
