@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from grsd.lazy import face
+from grsd.support.lazy import face
 
 if TYPE_CHECKING:
     from grsd.datasets import digits
     from grsd.decomposition import Spectrum, spectrum
     from grsd.evidence import claims
     from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
-    from grsd.folders import project
     from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
     from grsd.krylov import KrylovSpectrum, krylov_spectrum
     from grsd.networks import Perceptron
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         remove_scale,
         velocity_over_runs,
     )
+    from grsd.support.folders import project
 
 __all__ = [
     "EnsembleError",

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from grsd.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.runs.spec import CHOICES, Spec, parse
-from grsd.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
+from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
+from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
 # What takes torch, or seconds, is imported where it is needed: help and refusals do without.
 
@@ -165,7 +165,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _claims(options: argparse.Namespace) -> int:
     from grsd.evidence import claims, results, verdict_lines, write_headlines
-    from grsd.files import say_swept
+    from grsd.support.files import say_swept
 
     root = project(options.project)
     with environment({PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}):
@@ -231,9 +231,9 @@ def _run(options: argparse.Namespace) -> int:
     folder = writable("--folder" if options.folder else "results", runs_folder(options.folder))
     if specs[0].device == "cuda":
         _refuse_cuda_where_there_is_none()
-    from grsd.files import say_swept
-    from grsd.progress import bar
     from grsd.runs import collected, members, summary
+    from grsd.support.files import say_swept
+    from grsd.support.progress import bar
 
     done = {}
     if options.table is not None:
@@ -261,7 +261,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _write_table(path: Path, table: str) -> None:
     """Where it cannot be written it is printed: on a full disk it may be all there is of a run."""
-    from grsd.files import write_atomically
+    from grsd.support.files import write_atomically
 
     try:
         write_atomically(path, table.encode())

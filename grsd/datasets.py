@@ -14,8 +14,8 @@ from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-from grsd.pinned import pinned
-from grsd.values import DIGITS, TASKS, fits_memory, positive, said, seed_of, whole
+from grsd.support.pinned import pinned
+from grsd.support.values import DIGITS, TASKS, fits_memory, positive, said, seed_of, whole
 
 SIDE = 8
 PATCHES = 8480
@@ -102,7 +102,7 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
 
     Inputs x_k = k^(-a/2) z_k on one scale, |x|^2 / features one on average; one output, sum of k^(-(1+r)/2) z_k, of
     variance one. The first N of a larger draw with the same seed are the same samples. Source: the regression of
-    ``grsd.scaling.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
+    ``grsd.solvable.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
     """
     shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
     fits_memory("power_law", "samples, features", shape[0] * shape[1])

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.arguments import tensor
-from grsd.values import positive
+from grsd.support.arguments import tensor
+from grsd.support.values import positive
 
 SYMMETRY = 1e-6
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from grsd.files import write_atomically
-from grsd.folders import one_line, project, read
-from grsd.provenance import provenance
-from grsd.records import check_record
+from grsd.support.files import write_atomically
+from grsd.support.folders import one_line, project, read
+from grsd.support.provenance import provenance
+from grsd.support.records import check_record
 
 WHOSE = ("paper", "ours")
 DIRECTIONS = ("at most", "at least", "contains")

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from grsd.files import write_atomically
-from grsd.folders import PROJECT, one_line, read, writable
 from grsd.plan import NOTEBOOKS
-from grsd.values import THREADS, between
+from grsd.support.files import write_atomically
+from grsd.support.folders import PROJECT, one_line, read, writable
+from grsd.support.values import THREADS, between
 
 FIRST = "00_start_here.ipynb"
 RECORD = ".copied.json"

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.checks import floating_dtype
-from grsd.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole
+from grsd.support.checks import floating_dtype
+from grsd.support.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole
 
 
 class Erf(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from grsd.folders import one_line, read
+from grsd.support.folders import one_line, read
 
 PROFILES = ("test", "default", "full")
 BOOLEANS = {"true": True, "false": False}

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grsd.evidence import Claim, Result
-from grsd.files import write_atomically
-from grsd.folders import figures
-from grsd.progress import headless
-from grsd.session import begin
+from grsd.support.files import write_atomically
+from grsd.support.folders import figures
+from grsd.support.progress import headless
+from grsd.support.session import begin
 
 # Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
 COLOURS = {
@@ -53,7 +53,7 @@ STYLE = {
 
 
 def use_style() -> None:
-    """The companion's look, for the rest of this session; a notebook also begins here (``grsd.session.begin``)."""
+    """The companion's look for the rest of this session; a notebook also begins here (``support.session``)."""
     begin()
     mpl.rcParams.update(STYLE)
 
@@ -61,7 +61,7 @@ def use_style() -> None:
 def savefig(figure: Figure, name: str) -> list[Path]:
     """Write ``name``.svg and ``name``.png, the same bytes whenever the figure is the same, and return their paths.
 
-    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.folders.figures``.
+    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.support.folders.figures``.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")

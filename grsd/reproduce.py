@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from grsd.files import say_swept, unfinished_folder, write_atomically
-from grsd.folders import FIGURES, PROJECT, environment, one_line, project, writable
 from grsd.plan import Job, Refused, plan
-from grsd.progress import VARIABLE as PROGRESS
-from grsd.values import THREADS, cores
+from grsd.support.files import say_swept, unfinished_folder, write_atomically
+from grsd.support.folders import FIGURES, PROJECT, environment, one_line, project, writable
+from grsd.support.progress import VARIABLE as PROGRESS
+from grsd.support.values import THREADS, cores
 
 KERNELS = "JUPYTER_RUNTIME_DIR"
 MEMORY = "executed:"

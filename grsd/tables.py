@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from grsd.files import write_atomically
-from grsd.folders import project
+from grsd.support.files import write_atomically
+from grsd.support.folders import project
 
 NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
 

@@ -39,10 +39,21 @@ from material import (
 )
 
 import grsd
-from grsd import krylov, laws, renormalization, rigidity, scaling, solvable
-from grsd.conditions import evolution, incoherence, initial_cases, invariance, profile, propagation
+from grsd import krylov, laws, solvable, theory
+from grsd.conditions import (
+    closure,
+    covariance,
+    evolution,
+    incoherence,
+    invariance,
+    locality,
+    profile_flow,
+    propagation,
+)
 from grsd.krylov.lanczos import lanczos
+from grsd.laws import profile
 from grsd.shells import log_range
+from grsd.studies import calibration, initial_cases
 
 
 @dataclass(frozen=True)
@@ -165,36 +176,36 @@ LAW_CALLS = {
         laws.exponents,
         lambda: {"budgets": [list(runs())] * 4, "times": [1.0, 2.0, 3.0, 4.0], "window": WINDOW, "level": 0.9},
     ),
-    "closure": _call(renormalization.closure, lambda: coarse() | {"permutations": 19}),
-    "profile_flow": _call(renormalization.profile_flow, lambda: coarse() | {"separations": 2},
+    "closure": _call(closure.closure, lambda: coarse() | {"permutations": 19}),
+    "profile_flow": _call(profile_flow.profile_flow, lambda: coarse() | {"separations": 2},
                           "profile_flow", "coupling_law"),
-    "reach": _call(renormalization.reach, lambda: coarse() | {"level": 0.9}),
+    "reach": _call(locality.reach, lambda: coarse() | {"level": 0.9}),
     "coarser_profile": _call(
-        renormalization.coarser_profile,
+        profile_flow.coarser_profile,
         lambda: {"kappa": np.array([1.0, 0.5]), "width": 0.5, "exponent": 1.2, "growth": 0.3, "factor": 2},
     ),
-    "velocity_band": _call(rigidity.velocity_band, lambda: {"budgets": [list(runs())], "window": WINDOW, "level": 0.9}),
-    "nearest_affine": _call(rigidity.nearest_affine, lambda: {"s": S, "g": S**2}),
-    "nearest_law": _call(rigidity.nearest_law, lambda: {"s": S, "log_time": S, "log_velocity": S**2}),
-    "certify": _call(rigidity.certify, lambda: {"s": S, "low": S**2, "high": S**2 + 1}),
-    "shift_defect": _call(rigidity.shift_defect, lambda: {"g": S**2, "furthest": 3}),
-    "worst_curve": _call(rigidity.worst_curve, lambda: {"cells": 4, "middle": 2}),
-    "shift_error": _call(rigidity.shift_error, lambda: {"velocity": squared, "shift": 0.5, "time": 2.0, "s": S}),
+    "velocity_band": _call(theory.velocity_band, lambda: {"budgets": [list(runs())], "window": WINDOW, "level": 0.9}),
+    "nearest_affine": _call(theory.nearest_affine, lambda: {"s": S, "g": S**2}),
+    "nearest_law": _call(theory.nearest_law, lambda: {"s": S, "log_time": S, "log_velocity": S**2}),
+    "certify": _call(theory.certify, lambda: {"s": S, "low": S**2, "high": S**2 + 1}),
+    "shift_defect": _call(theory.shift_defect, lambda: {"g": S**2, "furthest": 3}),
+    "worst_curve": _call(theory.worst_curve, lambda: {"cells": 4, "middle": 2}),
+    "shift_error": _call(theory.shift_error, lambda: {"velocity": squared, "shift": 0.5, "time": 2.0, "s": S}),
     "covariance_error": _call(
-        rigidity.covariance_error, lambda: {"velocity": squared, "factor": 2.0, "time": 2.0, "s": S}
+        theory.covariance_error, lambda: {"velocity": squared, "factor": 2.0, "time": 2.0, "s": S}
     ),
-    "additive": _call(rigidity.additive, lambda: {"rational": 3}),
-    "power_law": _call(rigidity.power_law, lambda: {"b": 1.5, "c": 0.3}),
-    "log_periodic": _call(rigidity.log_periodic, lambda: {"b": 1.5, "period": 0.7, "amplitude": 0.4}),
-    "Rescaled": _call(rigidity.Rescaled, lambda: {"model": model(), "factor": 2.0}),
+    "additive": _call(theory.additive, lambda: {"rational": 3}),
+    "power_law": _call(theory.power_law, lambda: {"b": 1.5, "c": 0.3}),
+    "log_periodic": _call(theory.log_periodic, lambda: {"b": 1.5, "period": 0.7, "amplitude": 0.4}),
+    "Rescaled": _call(covariance.Rescaled, lambda: {"model": model(), "factor": 2.0}),
     "between_problems": _call(
-        rigidity.between_problems,
+        covariance.between_problems,
         lambda: digits() | {"time": 0.5, "shells": grsd.LogShells(2.0, 0.4), "steps": 1, "tolerance": 1e-3},
         "between_problems", "gradient_flow", "tangent_kernel_and_rate", "spectrum", "energy_budget",
         costly=("time", "tolerance"),
     ),
     "along_runs": _call(
-        rigidity.along_runs, lambda: {"histories": [exact_history()] * 3, "reach": 6.0, "above": 0.0, "level": 0.9}
+        covariance.along_runs, lambda: {"histories": [exact_history()] * 3, "reach": 6.0, "above": 0.0, "level": 0.9}
     ),
 }  # fmt: skip
 
@@ -285,49 +296,49 @@ MODEL_CALLS = {
         wiggle=0.1, period=1.5, phase=0.1, bend=(-3.0, 1.1),
     ),
     "coverage": _call(
-        solvable.coverage,
+        calibration.coverage,
         lambda: {"planted": PLANTED, "shells": [SHELLS], "window": WINDOW, "ensembles": 1, "runs": 4, "seed": 0,
                  "k_max": 1, "scale": False, "level": 0.9},
         "coverage", "law_test", "velocity_law", "coupling_law", costly=("ensembles",),
     ),
     "power_curve": _call(
-        solvable.power_curve,
+        calibration.power_curve,
         lambda: {"planted": PLANTED, "shells": [SHELLS], "window": WINDOW, "effect": [0.1], "runs": [4],
                  "kind": "wiggle", "observable": "velocity", "ensembles": 1, "seed": 0, "level": 0.9},
         "power_curve", "law_test", "velocity_law", "coupling_law", "PlantedShells", costly=("ensembles",),
     ),
     "detection_limit": _call(
-        solvable.detection_limit,
+        calibration.detection_limit,
         lambda: {"planted": solvable.PlantedShells(drift=0.3, wiggle=0.2, modes=60), "window": WINDOW, "period": [1.5],
                  "smoothing": [0.2], "widths": [1.0], "ensembles": 0, "runs": 4, "seed": 0},
         "detection_limit", "LogShells", "PlantedShells", costly=("ensembles",),
     ),
-    "PowerLawVelocity": _fields(scaling.PowerLawVelocity, b=1.5, c=-0.3),
-    "loss_exponent": _call(scaling.loss_exponent, lambda: {"b": 1.5, "c": -0.3, "q": 0.2}),
+    "PowerLawVelocity": _fields(theory.PowerLawVelocity, b=1.5, c=-0.3),
+    "loss_exponent": _call(theory.loss_exponent, lambda: {"b": 1.5, "c": -0.3, "q": 0.2}),
     "local_exponent": _call(
-        scaling.local_exponent, lambda: {"times": np.arange(1.0, 6), "energy": np.arange(6.0, 1, -1)}
+        theory.local_exponent, lambda: {"times": np.arange(1.0, 6), "energy": np.arange(6.0, 1, -1)}
     ),
     "extrapolated_exponent": _call(
-        scaling.extrapolated_exponent,
+        theory.extrapolated_exponent,
         lambda: {"times": np.geomspace(2, 100, 20), "energy": np.geomspace(2, 1e-3, 20)},
         "extrapolated_exponent", "local_exponent",
     ),
     "transport": _call(
-        scaling.transport,
+        theory.transport,
         lambda: {"edges": np.linspace(-4, 0, 9), "energy": np.ones(8), "velocity": still, "times": [1.5, 2.0],
                  "start": 1.0, "below": 0.1, "courant": 0.3, "negligible": 1e-9},
         costly=("times",),
     ),
-    "early": _call(scaling.early, lambda: {"history": exact_history(), "until": 20.0}),
-    "velocity_profile": _call(scaling.velocity_profile, lambda: {"seen": seen(), "efolds": 1.0}),
+    "early": _call(theory.early, lambda: {"history": exact_history(), "until": 20.0}),
+    "velocity_profile": _call(theory.velocity_profile, lambda: {"seen": seen(), "efolds": 1.0}),
     "fitted_power_law": _call(
-        scaling.fitted_power_law, lambda: {"profile": scaling.velocity_profile(seen()), "highest": 0.0}
+        theory.fitted_power_law, lambda: {"profile": theory.velocity_profile(seen()), "highest": 0.0}
     ),
     "predict_loss": _call(
-        scaling.predict_loss, lambda: {"seen": seen(), "times": [25.0, 30.0], "velocity": "lazy"},
+        theory.predict_loss, lambda: {"seen": seen(), "times": [25.0, 30.0], "velocity": "lazy"},
         "predict_loss", "transport", costly=("times",),
     ),
-    "extended_fit": _call(scaling.extended_fit, lambda: {"seen": seen(), "times": [25.0, 30.0], "efolds": 1.0}),
+    "extended_fit": _call(theory.extended_fit, lambda: {"seen": seen(), "times": [25.0, 30.0], "efolds": 1.0}),
 }  # fmt: skip
 
 
@@ -368,7 +379,7 @@ METHOD_CALLS |= {
     ),
     "ShellLattice.budget": _method(solvable.ShellLattice(extent=5.0), "budget", seed=1),
     "PowerLawVelocity.energy": _method(
-        scaling.PowerLawVelocity(1.5, -0.3), "energy", times=[1.5, 2.0], q=0.2, start=1.0, top=1.0
+        theory.PowerLawVelocity(1.5, -0.3), "energy", times=[1.5, 2.0], q=0.2, start=1.0, top=1.0
     ),
 }
 

@@ -10,9 +10,10 @@ import xarray as xr
 from torch import nn
 
 import grsd
-from grsd import krylov, laws, scaling, solvable
-from grsd.conditions import evolution, incoherence, initial_cases, propagation
-from grsd.scaling import exact
+from grsd import krylov, laws, solvable, theory
+from grsd.conditions import evolution, incoherence, propagation
+from grsd.studies import initial_cases
+from grsd.studies.scaling import exact
 
 SHELLS = grsd.LogShells(1.0, 0.2)
 PLANTED = solvable.PlantedShells(exponent=1.4, drift=0.3, rotation=0.1, modes=60, noise=0.2)
@@ -121,8 +122,8 @@ def rates() -> xr.Dataset:
 
 
 @cache
-def seen() -> scaling.Early:
-    return scaling.early(exact_history(), 20.0)
+def seen() -> theory.Early:
+    return theory.early(exact_history(), 20.0)
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp
 
 from grsd.bench.families import FAMILIES
-from grsd.tangents import exact_derivatives
+from grsd.jacobian import exact_derivatives
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from threadpoolctl import threadpool_info
 
-from grsd.values import whole
+from grsd.support.values import whole
 
 
 def planted(spec):

@@ -182,7 +182,7 @@ def test_refused_in_one_line_and_nothing_is_left_behind(build, inputs, message, 
 
 def test_two_devices(monkeypatch):
     """Seen without a second device: the model's tensors say where they are."""
-    from grsd.checks import check_module
+    from grsd.support.checks import check_module
 
     class Elsewhere(torch.Tensor):
         @property

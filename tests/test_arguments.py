@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from material import runs
 
-from grsd import arguments, values
+from grsd.support import arguments, values
 
 
 def test_values_are_quoted_in_one_short_line():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.scaling import axes
-from grsd.scaling.regression import PowerLawRegression
+from grsd.solvable.regression import PowerLawRegression
+from grsd.studies.scaling import axes
 
 MODEL = PowerLawRegression(modes=1500)
 

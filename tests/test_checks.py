@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import grsd
-from grsd.checks import resolve_device
+from grsd.support.checks import resolve_device
 
 X, Y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
 

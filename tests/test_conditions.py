@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from grsd.conditions import evolution, invariance
-from grsd.conditions import training_cases as cases
-from grsd.conditions.profile import profile
+from grsd.laws.profile import profile
+from grsd.studies import training_cases as cases
 
 
 def points(values, seeds):

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from grsd.laws import law_test
-from grsd.solvable import PlantedShells, coverage, detection_limit, power_curve
-from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets, outcomes
+from grsd.solvable import PlantedShells
+from grsd.studies.calibration import coverage, detection_limit, power_curve
+from grsd.studies.calibration.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets, outcomes
 
 TWO = WIDTHS[0]
 

@@ -20,7 +20,7 @@ from grsd.evidence import (
     write_headlines,
     write_result,
 )
-from grsd.folders import project
+from grsd.support.folders import project
 
 RULE = Rule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
 CLAIM = Claim("x", "A sentence.", "ours", rule=RULE)

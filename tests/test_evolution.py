@@ -4,8 +4,8 @@ import torch
 
 import grsd
 from grsd.conditions import evolution
-from grsd.conditions import training_cases as cases
 from grsd.shells import LogShells
+from grsd.studies import training_cases as cases
 
 SHELLS = LogShells(1.0, 0.1)
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from grsd.files import UNFINISHED, read_file, say_swept, sweep, unfinished_folder, write_atomically
+from grsd.support.files import UNFINISHED, read_file, say_swept, sweep, unfinished_folder, write_atomically
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, modes and locks as POSIX has them")
 
@@ -57,7 +57,7 @@ def test_a_guessed_name_is_not_used(tmp_path, monkeypatch):
     victim, guessed = tmp_path / "victim", iter(["0" * 16, "1" * 16])
     victim.write_bytes(b"precious")
     (tmp_path / f".grsd-{'0' * 16}.part").symlink_to(victim)
-    monkeypatch.setattr("grsd.files.secrets.token_hex", lambda count: next(guessed))
+    monkeypatch.setattr("grsd.support.files.secrets.token_hex", lambda count: next(guessed))
     write_atomically(tmp_path / "a", b"new")
     assert victim.read_bytes() == b"precious"
     assert (tmp_path / "a").read_bytes() == b"new"
@@ -94,7 +94,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, monkeypatch, failing)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"grsd.files.os.{failing}", full)
+    monkeypatch.setattr(f"grsd.support.files.os.{failing}", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_atomically(path, b"new")
     monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, monkeypatch, failing)
 
 def test_a_short_write_is_gone_on_with(tmp_path, monkeypatch):
     write = os.write
-    monkeypatch.setattr("grsd.files.os.write", lambda descriptor, view: write(descriptor, view[:3]))
+    monkeypatch.setattr("grsd.support.files.os.write", lambda descriptor, view: write(descriptor, view[:3]))
     assert write_atomically(tmp_path / "a", b"0123456789").read_bytes() == b"0123456789"
 
 
@@ -113,7 +113,7 @@ def test_a_short_write_is_gone_on_with(tmp_path, monkeypatch):
 def test_only_what_nobody_holds_is_swept(tmp_path, capsys):
     """A killed writer's file and folder go; what a living process holds, another name and a link stay."""
     script = (
-        "import os, sys, pathlib, grsd.files as f\n"
+        "import os, sys, pathlib, grsd.support.files as f\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with f.unfinished_folder(folder) as made:\n"
         "    (made / 'inside').write_text('x')\n"

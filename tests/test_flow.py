@@ -8,7 +8,7 @@ import grsd
 from grsd.bench.families import FAMILIES
 from grsd.flow import Descent, nearby
 from grsd.flow.chebyshev import Problem, coefficients
-from grsd.tangents import Network
+from grsd.jacobian import Network
 
 
 def problem(model, data):

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from grsd.folders import ProjectNotFound, environment, figures, one_line, project, writable, writable_file
+from grsd.support.folders import ProjectNotFound, environment, figures, one_line, project, writable, writable_file
 
 
 def test_found_from_anywhere(monkeypatch, tmp_path):

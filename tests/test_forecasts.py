@@ -6,8 +6,9 @@ import xarray as xr
 
 from grsd import tables
 from grsd.evidence import results
-from grsd.scaling import early, networks
-from grsd.scaling.prediction import NEEDED
+from grsd.studies.scaling import networks
+from grsd.theory import early
+from grsd.theory.prediction import NEEDED
 
 SMALL = networks.case("plain", "one-hot", 3, width=8, depth=2) | {"samples": 12}
 

@@ -21,9 +21,9 @@ import grsd
 from grsd import cli, tables
 from grsd.bench.figure import draw
 from grsd.evidence import MARKS, Claim, Rule, judge, write_headlines, write_result
-from grsd.files import UNFINISHED
 from grsd.plotting import savefig
 from grsd.reproduce import reproduce
+from grsd.support.files import UNFINISHED
 
 DRAW = {"exponent": 0.5, "draws": 3, "seed": 0}
 
@@ -48,7 +48,7 @@ def full(request, tmp_path, monkeypatch):
                         except OSError:
                             pass
             else:
-                monkeypatch.setattr("grsd.files.os.write", refuse)
+                monkeypatch.setattr("grsd.support.files.os.write", refuse)
 
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

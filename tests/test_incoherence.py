@@ -6,12 +6,12 @@ import torch
 from scipy import stats
 
 from grsd.conditions import incoherence
-from grsd.conditions.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 from grsd.decomposition import Spectrum, spectrum
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import AlignedDeepLinear, PlantedShells
+from grsd.studies.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 
 
 @pytest.fixture(scope="module")

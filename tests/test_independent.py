@@ -8,7 +8,7 @@ import xarray as xr
 from torch import nn
 
 import grsd
-from grsd.conditions import independent
+from grsd.studies import independent
 
 
 class Module(nn.Module):

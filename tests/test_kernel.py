@@ -7,19 +7,19 @@ from models import CASES, ZOO, dense, differences
 from torch import nn
 
 import grsd
+from grsd.jacobian import ALONE, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 from grsd.kernel.job import Job
 from grsd.kernel.plan import Group, Plan, Problem, make_plan
 from grsd.kernel.products import Blocks
 from grsd.kernel.strips import visits
-from grsd.tangents import ALONE, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
 
-differentiation, tracing = sys.modules["grsd.tangents.jacobian"], sys.modules["grsd.tangents.trace"]
+differentiation, tracing = sys.modules["grsd.jacobian.rows"], sys.modules["grsd.jacobian.trace"]
 
 
 @pytest.fixture
 def as_large(monkeypatch):
     """The routes of problems that are large, on the small ones of the table."""
-    monkeypatch.setattr("grsd.tangents.units.CHEAP", 0)
+    monkeypatch.setattr("grsd.jacobian.units.CHEAP", 0)
     monkeypatch.setattr("grsd.kernel.job.AT_ONCE", 0)
     monkeypatch.setattr("grsd.kernel.job.ROWS_AT_MOST", 0)
 

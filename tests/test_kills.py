@@ -17,7 +17,7 @@ from test_runs_kept import OPTIONS
 
 import grsd
 from grsd import cli
-from grsd.files import UNFINISHED
+from grsd.support.files import UNFINISHED
 
 train_module = sys.modules["grsd.runs.training"]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork or kill -9 on this system")]

@@ -13,8 +13,8 @@ import pytest
 
 import grsd
 from grsd import cli
-from grsd.folders import PROJECT
 from grsd.lab import RECORD, command, copies
+from grsd.support.folders import PROJECT
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 import grsd
 import grsd.runs
-from grsd.lazy import face
+from grsd.support.lazy import face
 
 FACES = (grsd, grsd.runs)
 

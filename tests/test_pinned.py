@@ -12,7 +12,7 @@ import xarray as xr
 from test_specs import SMALL
 
 import grsd
-from grsd.pinned import pinned, usual_numbers
+from grsd.support.pinned import pinned, usual_numbers
 
 SWITCHES = {
     "dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),

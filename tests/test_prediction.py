@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from grsd.scaling import early, extended_fit, fitted_power_law, predict_loss, velocity_profile
-from grsd.scaling.exact import exact_history, forecasts
-from grsd.scaling.prediction import NEEDED
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
+from grsd.studies.scaling.exact import exact_history, forecasts
+from grsd.theory import early, extended_fit, fitted_power_law, predict_loss, velocity_profile
+from grsd.theory.prediction import NEEDED
 
 SHELLS = LogShells(0.6, 0.2)
 T1 = 1e3

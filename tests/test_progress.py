@@ -1,4 +1,4 @@
-from grsd.progress import bar
+from grsd.support.progress import bar
 
 
 def test_shown_only_where_somebody_sees_it(monkeypatch, capsys):

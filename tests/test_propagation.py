@@ -5,8 +5,8 @@ from torch import nn
 from torch.func import jacrev
 
 from grsd.conditions import propagation
-from grsd.conditions.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 from grsd.networks import Perceptron
+from grsd.studies.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

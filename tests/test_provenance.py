@@ -3,7 +3,7 @@ from importlib.metadata import version
 import torch
 import xarray as xr
 
-from grsd.provenance import PACKAGES, provenance
+from grsd.support.provenance import PACKAGES, provenance
 
 
 def test_versions_and_parameters():

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from grsd.records import check_record
+from grsd.support.records import check_record
 
 
 @dataclass

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import invariance, training_cases
-from grsd.renormalization import cases, closure, coarser_profile, profile_flow, reach
-from grsd.renormalization.blocks import blocks
-from grsd.rigidity import power_law
+from grsd.conditions import invariance
+from grsd.conditions.closure import closure
+from grsd.conditions.locality import reach
+from grsd.conditions.profile_flow import coarser_profile, profile_flow
 from grsd.shells import locality, merge_shells
+from grsd.shells.blocks import blocks
 from grsd.solvable import ShellLattice
+from grsd.studies import renormalization as cases
+from grsd.studies import training_cases
+from grsd.theory import power_law
 
 EXACT = ShellLattice(swell=0.0, extent=16.0, width=0.25, velocity=power_law(1.4, 1.0))
 RUNS = range(8)

@@ -91,7 +91,7 @@ def test_refresh_writes_clean_outputs_back(root):
 
 def test_a_refusal_fails_its_cell_in_one_line(root, capsys):
     """In the copy the cell shows one line, and so does the terminal; the full traceback of any other error is kept."""
-    source = "from grsd.session import begin\nbegin()\nfrom grsd import Spec\nSpec(depth=divisor)"
+    source = "from grsd.support.session import begin\nbegin()\nfrom grsd import Spec\nSpec(depth=divisor)"
     path = root / "notebooks" / "01_second.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2:] = [new_code_cell(source)]

@@ -8,13 +8,13 @@ import sympy
 import torch
 
 import grsd
-from grsd.conditions import rigidity_cases as cases
+from grsd.conditions.covariance import along_runs, between_problems
 from grsd.laws import compare_laws, exponents
-from grsd.rigidity import (
+from grsd.studies import rigidity as cases
+from grsd.studies.calibration.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
+from grsd.theory import (
     EXAMPLES,
     additive,
-    along_runs,
-    between_problems,
     certify,
     covariance_error,
     log_periodic,
@@ -25,7 +25,6 @@ from grsd.rigidity import (
     velocity_band,
     worst_curve,
 )
-from grsd.solvable.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
 
 S = np.linspace(-8, 2, 41)
 

@@ -235,7 +235,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grsd.files.os.fsync", killed)
+    monkeypatch.setattr("grsd.support.files.os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         stored(tmp_path, "stem", xr.Dataset({"x": 2}), MARKS)
     monkeypatch.undo()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from grsd.scaling import (
+from grsd.solvable import LazyPowerLaw, ProjectedTwoLayer
+from grsd.studies.scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
+from grsd.theory import (
     PowerLawVelocity,
     characteristics,
     extrapolated_exponent,
@@ -15,8 +17,6 @@ from grsd.scaling import (
     loss_exponent,
     transport,
 )
-from grsd.scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
-from grsd.solvable import LazyPowerLaw, ProjectedTwoLayer
 
 LAWS = [(1.5, -0.7), (1.5, 0.2), (0.5, 0.1), (0.5, -0.1), (1.0, 0.4), (1.0, -1.0), (2.5, -2.0), (1 + 1e-9, 0.4)]
 START = np.array([-4.0, -2.0, -0.5])

@@ -8,7 +8,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 import grsd
-from grsd import session
+from grsd.support import session
 
 REFUSED = "Spec(depth=...): expected a whole number of at least 1, got -3"
 

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from grsd import tables
-from grsd.provenance import provenance
+from grsd.support.provenance import provenance
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from grsd.networks import LAYERS
-from grsd.values import ACTIVATIONS, between, cores, positive, whole
+from grsd.support.values import ACTIVATIONS, between, cores, positive, whole
 
 
 def test_names_are_those_of_the_layers():

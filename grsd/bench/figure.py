@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from grsd.bench.stages import STAGES
 from grsd.bench.worker import FLOOR, OURS, RATE
-from grsd.files import write_atomically
 from grsd.plotting import COLOURS, STYLE
+from grsd.support.files import write_atomically
 
 QUANTITIES = {"cpu_s": "CPU time [s]", "peak_gib": "peak memory above the start [GiB]"}
 RATIOS = {"cpu_s": "cpu_ratio", "peak_gib": "peak_ratio"}

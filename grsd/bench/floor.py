@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from grsd.jacobian import GRAM, SLICES, Parts, Unit, exact_derivatives, trace
+from grsd.jacobian import rows as jacobian
 from grsd.kernel.job import Job
 from grsd.kernel.strips import visits
-from grsd.tangents import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian, trace
 
 
 def floor(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Callable[[], None]:

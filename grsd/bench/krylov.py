@@ -20,15 +20,15 @@ from grsd.bench.stages import gradient
 from grsd.bench.worker import peak
 from grsd.datasets import digits
 from grsd.decomposition import spectrum
-from grsd.files import write_atomically
 from grsd.flow import Snapshot, gradient_flow
 from grsd.flow.gradient import nearby
-from grsd.folders import project
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.krylov import DenseOperator, KernelOperator, KrylovSpectrum, krylov_spectrum, lanczos
 from grsd.networks import Perceptron
-from grsd.provenance import provenance
 from grsd.shells import LogShells, energy_budget
+from grsd.support.files import write_atomically
+from grsd.support.folders import project
+from grsd.support.provenance import provenance
 
 STEPS = 80
 SHELLS = LogShells(width=1.0, smoothing=0.5)

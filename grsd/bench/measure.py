@@ -15,10 +15,10 @@ from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
 from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
-from grsd.files import say_swept, write_atomically
-from grsd.folders import project
-from grsd.progress import bar
-from grsd.provenance import provenance
+from grsd.support.files import say_swept, write_atomically
+from grsd.support.folders import project
+from grsd.support.progress import bar
+from grsd.support.provenance import provenance
 
 SLOW = 3.0  # seconds of CPU; what takes longer is timed once
 JACREV = "torch.func jacrev"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from grsd.folders import one_line, writable
-from grsd.values import EACH_THREAD, MOST_THREADS, between
+from grsd.support.folders import one_line, writable
+from grsd.support.values import EACH_THREAD, MOST_THREADS, between
 
 HAS_IT = "import sys, importlib.util as u; sys.exit(any(u.find_spec(n) is None for n in ('jax', 'neural_tangents')))"
 

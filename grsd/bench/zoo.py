@@ -17,11 +17,11 @@ from grsd.bench.families import FAMILIES
 from grsd.bench.jacobians import WAYS, by_jacobian
 from grsd.bench.measure import device_name
 from grsd.bench.process import in_a_fresh_interpreter, in_a_process
-from grsd.files import write_atomically
-from grsd.folders import project
 from grsd.kernel import tangent_kernel
-from grsd.progress import bar
-from grsd.provenance import provenance
+from grsd.support.files import write_atomically
+from grsd.support.folders import project
+from grsd.support.progress import bar
+from grsd.support.provenance import provenance
 
 REPEATS = 5
 SHARE, ALLOWANCE = 1.1, 0.005  # of the Jacobian's seconds; seconds

@@ -22,16 +22,16 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from grsd.arguments import dataset, finite, listed
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import gradient_flow, log_times
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.laws.ensemble import jackknife_interval
-from grsd.provenance import provenance
 from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
-from grsd.values import choice, instance, number, positive, said, whole
+from grsd.support.arguments import dataset, finite, listed
+from grsd.support.provenance import provenance
+from grsd.support.values import choice, instance, number, positive, said, whole
 
 NEAR = 1e-4
 LEAST_WEIGHT = 1e-14

@@ -22,13 +22,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.arguments import attribute, dataset, described, listed
 from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import Rule
+from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.shells import LogShells, energy_budget
-from grsd.tangents import private_copy
-from grsd.values import SEEDS, instance, said, seed_of, whole
+from grsd.support.arguments import attribute, dataset, described, listed
+from grsd.support.values import SEEDS, instance, said, seed_of, whole
 
 NEAR = 1e-6
 LEAST_PAIRS = 10

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import dataset, integers, listed, required_window
 from grsd.evidence import Rule
 from grsd.laws import LawTest, judge_observed, observe, resampled
 from grsd.laws.ensemble import Ensemble
-from grsd.provenance import provenance
 from grsd.runs import Spec, at_width, ensemble
-from grsd.values import flag, number, positive, real, whole
+from grsd.support.arguments import dataset, integers, listed, required_window
+from grsd.support.provenance import provenance
+from grsd.support.values import flag, number, positive, real, whole
 
 WIDTHS = (math.log(2), math.log(3))
 SMOOTHING = 0.1

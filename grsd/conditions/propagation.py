@@ -21,13 +21,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.arguments import dataset, described, listed
-from grsd.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
 from grsd.evidence import Rule
+from grsd.jacobian import Composed, exact_derivatives, private_copy
 from grsd.networks import Perceptron
-from grsd.provenance import provenance
-from grsd.tangents import Composed, exact_derivatives, private_copy
-from grsd.values import choice, flag, instance, said
+from grsd.support.arguments import dataset, described, listed
+from grsd.support.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
+from grsd.support.provenance import provenance
+from grsd.support.values import choice, flag, instance, said
 
 Nodes = str | Sequence[str] | Callable[[str, nn.Module], bool]
 SIDES = ("input", "output")

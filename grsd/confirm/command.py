@@ -7,8 +7,8 @@ from functools import partial
 
 from grsd.confirm import conditions, instruments, renormalization, rigidity, scaling
 from grsd.evidence import Result, claims, confirm, results, write_result
-from grsd.progress import bar
-from grsd.scaling import bottlenecks, networks
+from grsd.studies.scaling import bottlenecks, networks
+from grsd.support.progress import bar
 from grsd.tables import path_of
 
 MEASUREMENTS = {

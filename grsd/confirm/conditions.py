@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from grsd.conditions import incoherence, initial_cases, propagation, training_cases
+from grsd.conditions import incoherence, propagation
 from grsd.confirm.measurement import Measurement, described
 from grsd.solvable import PlantedShells
+from grsd.studies import initial_cases, training_cases
 
 PROPAGATION = {"depths": str(initial_cases.DEPTHS), "width": 64, "samples": 8}
 INCOHERENCE = {

@@ -17,7 +17,7 @@ from grsd.networks import Perceptron
 from grsd.runs import measured_energy_change, shell_history
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
-from grsd.solvable.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
+from grsd.studies.calibration.coverage import INTERIOR, LAW, SHELLS, WIDTHS, outcomes
 
 DIGITS = {"samples": 48, "width": 48, "depth": 8, "residual": True, "end": 30.0, "shell_width": 0.5, "smoothing": 0.1}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from grsd.conditions import training_cases
+from grsd.conditions.closure import closure
+from grsd.conditions.profile_flow import profile_flow
 from grsd.confirm.measurement import RUNS, Measurement, described
-from grsd.renormalization import cases, closure, profile_flow
-from grsd.renormalization.cases import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 from grsd.solvable import ShellLattice
+from grsd.studies import renormalization as cases
+from grsd.studies import training_cases
+from grsd.studies.renormalization import CLOSED, HIDDEN, LONG_RANGE, SHORT, WIDENING
 
 INVARIANCE = training_cases.INVARIANCE.to_dict() | {
     "log_loss": training_cases.LOG_LOSS,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 
-from grsd.conditions import rigidity_cases, training_cases
 from grsd.confirm.measurement import Measurement, described
-from grsd.solvable.coverage import INTERIOR
+from grsd.studies import rigidity as rigidity_cases
+from grsd.studies import training_cases
+from grsd.studies.calibration.coverage import INTERIOR
 
 
 def _planted_three(outcome: str, runs: int) -> Measurement:

@@ -7,7 +7,7 @@ from functools import partial
 
 from grsd.confirm.measurement import Measurement, described
 from grsd.runs import run
-from grsd.scaling import axes, bottlenecks, exact, networks
+from grsd.studies.scaling import axes, bottlenecks, exact, networks
 
 
 def _forecast(read: Callable[..., float], architecture: str, *compared: str, data: str = "digits") -> Measurement:

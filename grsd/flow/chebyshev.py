@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grsd.tangents import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
+from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14

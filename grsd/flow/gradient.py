@@ -10,8 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.arguments import described, vector
-from grsd.checks import (
+from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
+from grsd.jacobian import Network, Trace, exact_derivatives, trace
+from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
+from grsd.support.arguments import described, vector
+from grsd.support.checks import (
     FEW,
     check_inputs,
     check_module,
@@ -21,12 +24,9 @@ from grsd.checks import (
     repeatable,
     resolve_device,
 )
-from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
-from grsd.progress import bar
-from grsd.provenance import provenance
-from grsd.tangents import Network, Trace, exact_derivatives, trace
-from grsd.tangents.admit import changes, check_leaves, copied, evaluated
-from grsd.values import fits_memory, positive, said, whole
+from grsd.support.progress import bar
+from grsd.support.provenance import provenance
+from grsd.support.values import fits_memory, positive, said, whole
 
 CALL = "gradient_flow"
 TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted

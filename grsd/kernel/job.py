@@ -12,12 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from grsd.checks import FEW, check_targets, memory_bytes
-from grsd.kernel.meter import peak_and_result, through
-from grsd.kernel.pieces import joined
-from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
-from grsd.kernel.products import AT_ONCE, Blocks, Square, Tile
-from grsd.tangents import (
+from grsd.jacobian import (
     ALONE,
     CAREFUL,
     FORWARD,
@@ -40,8 +35,13 @@ from grsd.tangents import (
     read,
     trace,
 )
-from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, admit
-from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
+from grsd.jacobian.prepare import COUPLED_GRADIENT, DIRECT, admit
+from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
+from grsd.kernel.meter import peak_and_result, through
+from grsd.kernel.pieces import joined
+from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
+from grsd.kernel.products import AT_ONCE, Blocks, Square, Tile
+from grsd.support.checks import FEW, check_targets, memory_bytes
 
 SMALL = 2**30  # under it nothing is metered
 PER_OPERATION = 2**20  # products that take as long as calling one function, forward and backward

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from grsd.tangents import GRAM, Differentiated, Parts, Unit
+from grsd.jacobian import GRAM, Differentiated, Parts, Unit
 
 
 def joined(pieces: Iterator[Differentiated], units: Sequence[Unit], samples: int) -> Differentiated:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from grsd.jacobian import GRAM, ROWS, Network, Parts, Trace, Unit
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
 from grsd.kernel.strips import BLOCK, PAD, band_samples, product_samples, slice_width
-from grsd.tangents import GRAM, ROWS, Network, Parts, Trace, Unit
 
 LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered

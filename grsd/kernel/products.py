@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grsd.jacobian import GRAM, ROWS, Parts, Unit, outer_product
 from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
-from grsd.tangents import GRAM, ROWS, Parts, Unit, outer_product
 
 AT_ONCE = 2**20  # numbers in the Gram matrices of a small tile
 

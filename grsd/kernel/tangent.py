@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from grsd.jacobian import exact_derivatives
 from grsd.kernel.job import Job
 from grsd.kernel.products import Square
-from grsd.tangents import exact_derivatives
-from grsd.values import flag
+from grsd.support.values import flag
 
 
 def tangent_kernel(

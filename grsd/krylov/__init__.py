@@ -1,7 +1,7 @@
 """Shell energies, dissipations and fluxes where M does not fit into memory: Krylov's route."""
 
+from grsd.jacobian.operators import DenseOperator, KernelOperator, Operator
 from grsd.krylov.lanczos import Tridiagonal, lanczos
-from grsd.krylov.operator import DenseOperator, KernelOperator, Operator
 from grsd.krylov.spectrum import KrylovSpectrum, krylov_spectrum
 
 __all__ = [

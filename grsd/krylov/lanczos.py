@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.arguments import tensor
-from grsd.krylov.operator import Operator, Vector
-from grsd.values import flag, instance, said, whole
+from grsd.jacobian.operators import Operator, Vector
+from grsd.support.arguments import tensor
+from grsd.support.values import flag, instance, said, whole
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
+from grsd.jacobian.operators import KernelOperator, Vector
 from grsd.krylov.lanczos import Tridiagonal, lanczos
-from grsd.krylov.operator import KernelOperator, Vector
 from grsd.krylov.rules import Rule, alternatives, best, gauss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
-from grsd.values import positive, seed_of, whole
+from grsd.support.values import positive, seed_of, whole
 
 CALL = "krylov_spectrum"
 SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import times_of
 from grsd.laws.velocity import pooled_velocities, velocities_over_times
+from grsd.support.arguments import times_of
 
 ALTERNATIVES = ("power law", "log-parabola", "broken power law", "log-periodic")
 FOLDS = 4

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.laws.ensemble import Ensemble, common_shells, leave_out
+from grsd.laws.ensemble import Ensemble, leave_out
 from grsd.laws.fit import LawFit, fit_law
-from grsd.values import flag, whole
+from grsd.shells.common import common_shells
+from grsd.support.values import flag, whole
 
 
 def coupling_law(

@@ -14,12 +14,13 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from grsd.arguments import span_of, times_of
 from grsd.laws.coupling import couplings
-from grsd.laws.ensemble import jackknife_interval, same_runs
+from grsd.laws.ensemble import jackknife_interval
 from grsd.laws.fit import FARTHEST, exponents_and_amplitudes
 from grsd.laws.velocity import velocities
-from grsd.values import level_of
+from grsd.shells.common import same_runs
+from grsd.support.arguments import span_of, times_of
+from grsd.support.values import level_of
 
 NAMES = ("profile", "couplings", "clock")
 ORIGINS = np.concatenate([[0.0], np.geomspace(1e-2, 30, 60)])

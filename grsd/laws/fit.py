@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from grsd.laws.ensemble import Ensemble, jackknife_interval
-from grsd.values import level_of, number
+from grsd.support.values import level_of, number
 
 EXPONENTS = (-5.0, 7.0)
 FARTHEST = 100.0  # e^(6 * 100) is still a number

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from grsd.arguments import listed
-from grsd.laws.ensemble import LEAST_RUNS, Ensemble
+from grsd.laws.ensemble import Ensemble
 from grsd.laws.fit import fit_law
-from grsd.values import choice, flag, seed_of, whole
+from grsd.shells.common import LEAST_RUNS
+from grsd.support.arguments import listed
+from grsd.support.values import choice, flag, seed_of, whole
 
 MOST_RUNS = 10_000
 

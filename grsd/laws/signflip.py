@@ -10,12 +10,13 @@ from itertools import product
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import listed
 from grsd.laws.coupling import couplings
-from grsd.laws.ensemble import Ensemble, jackknife_interval, same_runs
+from grsd.laws.ensemble import Ensemble, jackknife_interval
 from grsd.laws.fit import LawFit, fit_law
 from grsd.laws.velocity import velocities
-from grsd.values import choice, flag, level_of
+from grsd.shells.common import same_runs
+from grsd.support.arguments import listed
+from grsd.support.values import choice, flag, level_of
 
 OBSERVABLES = ("coupling", "velocity")
 MOST_FLIPS = 4096

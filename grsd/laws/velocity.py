@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import optional_window
-from grsd.laws.ensemble import Ensemble, common_shells, same_runs
+from grsd.laws.ensemble import Ensemble
 from grsd.laws.fit import LawFit, fit_law
-from grsd.values import flag
+from grsd.shells.common import common_shells, same_runs
+from grsd.support.arguments import optional_window
+from grsd.support.values import flag
 
 
 def velocity_law(

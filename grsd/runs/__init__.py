@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from grsd.lazy import face
+from grsd.support.lazy import face
 
 if TYPE_CHECKING:
     from grsd.runs.compute import obtain, run

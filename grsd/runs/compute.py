@@ -11,9 +11,6 @@ from pathlib import Path
 
 import xarray as xr
 
-from grsd.files import say_swept
-from grsd.pinned import pinned
-from grsd.provenance import provenance
 from grsd.runs.encoding import with_text
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.leftovers import WORK, tidy
@@ -23,7 +20,10 @@ from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch, load, locked, runs_folder, save, say
 from grsd.runs.training import train
 from grsd.runs.values import Unstorable
-from grsd.values import whole
+from grsd.support.files import say_swept
+from grsd.support.pinned import pinned
+from grsd.support.provenance import provenance
+from grsd.support.values import whole
 
 _swept: set[Path] = set()
 
@@ -54,7 +54,7 @@ def run(
         progress: show a bar; ``None``: on a terminal and in Jupyter.
 
     The function runs with torch's, numpy's and xarray's switches as they come and with global random states of its own
-    (``grsd.pinned``), so that equal specs give equal bytes whatever the process has set.
+    (``grsd.support.pinned``), so that equal specs give equal bytes whatever the process has set.
 
     Returns: the function's dataset, the same whether it was computed or read. Attributes ``function``, ``spec`` and
     ``code`` say what was computed by what, ``versions`` and ``threads`` with what. A result that cannot be kept (a full

@@ -17,8 +17,8 @@ LIBRARIES = ("torch", "numpy", "scipy", "xarray", "scikit-learn")
 def fingerprint(function: Callable) -> str:
     """sha256 over ``function``'s name, its file, the files of grsd that it imports, and versions of the libraries.
 
-    What pins the numbers of a run (``grsd.pinned``) counts for every function. Its own file may be anywhere; of what it
-    imports, only grsd counts, directly or not.
+    What pins the numbers of a run (``grsd.support.pinned``) counts for every function. Its own file may be anywhere; of
+    what it imports, only grsd counts, directly or not.
 
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` where a file
     has changed since it was imported, so that nobody can say which code would compute.
@@ -27,7 +27,7 @@ def fingerprint(function: Callable) -> str:
     digest = hashlib.sha256(f"{function.__qualname__}\n".encode())
     for name in LIBRARIES:
         digest.update(f"{name} {_version(name)}\n".encode())
-    for path in (*sources(start), PACKAGE / "pinned.py"):
+    for path in (*sources(start), PACKAGE / "support" / "pinned.py"):
         found = _digest(path)
         if _imported.setdefault(path, found) != found:
             raise RuntimeError(f"run(spec): {path} has changed since it was imported; restart Python")

@@ -10,15 +10,15 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from grsd.arguments import attribute, described
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
-from grsd.progress import bar
-from grsd.provenance import provenance
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
 from grsd.shells.windows import shell_coords
-from grsd.values import instance, number, optional_flag, positive, said, whole
+from grsd.support.arguments import attribute, described
+from grsd.support.progress import bar
+from grsd.support.provenance import provenance
+from grsd.support.values import instance, number, optional_flag, positive, said, whole
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from grsd.files import sweep
-from grsd.folders import one_line
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch, kept, runs_folder, say, unheld
 from grsd.runs.training import train
+from grsd.support.files import sweep
+from grsd.support.folders import one_line
 
 WORK = ".work"
 STEM = re.compile(r"(?P<experiment>.+-[0-9a-f]{16})-(?P<code>[0-9a-f]{16})")

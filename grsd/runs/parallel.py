@@ -12,13 +12,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from grsd.progress import bar
 from grsd.runs.compute import identity, obtain
 from grsd.runs.plain import plain
 from grsd.runs.pool import in_processes
 from grsd.runs.store import kept, runs_folder
 from grsd.runs.training import train
-from grsd.values import cores, whole
+from grsd.support.progress import bar
+from grsd.support.values import cores, whole
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 from tqdm.auto import tqdm
 
-from grsd.progress import VARIABLE
+from grsd.support.progress import VARIABLE
 
 THREADS = "OMP_NUM_THREADS"
 ENDED = "a worker process ended abruptly (killed, out of memory, or a script without its __main__ guard)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, get_type_hints
 
 from grsd.runs.plain import key, plain, text
-from grsd.values import ACTIVATIONS, DIGITS, TASKS, between, positive, said
+from grsd.support.values import ACTIVATIONS, DIGITS, TASKS, between, positive, said
 
 if TYPE_CHECKING:
     from grsd.datasets import Data
@@ -147,7 +147,7 @@ class Spec:
     def network(self, data: Data) -> Perceptron:
         """The network at the start, the same whatever the process has set as default dtype or device."""
         from grsd.networks import Perceptron
-        from grsd.pinned import usual_numbers
+        from grsd.support.pinned import usual_numbers
 
         with usual_numbers():
             return Perceptron(

@@ -27,10 +27,10 @@ from pathlib import Path
 import xarray as xr
 from filelock import FileLock, Timeout
 
-from grsd.files import UNFINISHED, read_file, write_atomically
-from grsd.folders import project
 from grsd.runs.netcdf import BadFile, from_bytes, to_bytes
 from grsd.runs.values import Unstorable
+from grsd.support.files import UNFINISHED, read_file, write_atomically
+from grsd.support.folders import project
 
 VARIABLE = "GRSD_RUNS"
 LARGEST = 2**32

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from grsd.checks import resolve_device
 from grsd.flow import HISTORY, Descent, StepUnderflow, log_times
 from grsd.kernel import tangent_kernel
-from grsd.progress import bar
 from grsd.runs.history import join_budgets, join_widths, snapshot_budgets
 from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch
+from grsd.support.checks import resolve_device
+from grsd.support.progress import bar
 
 ROW = "row_"
 SECONDS_BETWEEN_CHECKPOINTS = 5.0

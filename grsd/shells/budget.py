@@ -22,9 +22,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from grsd.arguments import described, tensor
 from grsd.decomposition import Spectrum
-from grsd.provenance import provenance
 from grsd.shells.windows import (
     LEAST_LOCAL_MODES,
     LEAST_MODES,
@@ -34,7 +32,9 @@ from grsd.shells.windows import (
     mask_flags,
     shell_coords,
 )
-from grsd.values import instance, said
+from grsd.support.arguments import described, tensor
+from grsd.support.provenance import provenance
+from grsd.support.values import instance, said
 
 NEAR = 1e-4
 CHUNK = 2**21

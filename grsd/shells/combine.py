@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
 from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, MOST_SHELLS, mask_flags, shell_coords
-from grsd.values import instance, number, said, whole
+from grsd.support.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
+from grsd.support.values import instance, number, said, whole
 
 MADE = "the budget from grsd.spectrum(kernel, rate)"
 

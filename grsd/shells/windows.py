@@ -11,8 +11,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.arguments import span_of
-from grsd.values import number, positive
+from grsd.support.arguments import span_of
+from grsd.support.values import number, positive
 
 LEAST_MODES = 0.5
 LEAST_LOCAL_MODES = 2.0

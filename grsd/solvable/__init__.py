@@ -5,12 +5,10 @@ with its batch (``problem``) or the kernel, its rate and the error at a time (``
 """
 
 from grsd.solvable.aligned import AlignedDeepLinear
-from grsd.solvable.coverage import coverage
 from grsd.solvable.diagonal import DiagonalNet
 from grsd.solvable.lattice import ShellLattice
 from grsd.solvable.lazy import LazyPowerLaw
 from grsd.solvable.planted import PlantedShells
-from grsd.solvable.power import detection_limit, power_curve
 from grsd.solvable.projected import ProjectedTwoLayer
 
 __all__ = [
@@ -20,7 +18,4 @@ __all__ = [
     "PlantedShells",
     "ProjectedTwoLayer",
     "ShellLattice",
-    "coverage",
-    "detection_limit",
-    "power_curve",
 ]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.solvable.modes import not_negative, rotation, time_array
-from grsd.values import SEEDS, fits_memory, positive, said, seed_of
+from grsd.support.values import SEEDS, fits_memory, positive, said, seed_of
 
 STRENGTHS = (1e-100, 1e100)
 

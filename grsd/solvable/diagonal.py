@@ -19,7 +19,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, rotation, time_array
-from grsd.values import fits_memory, flag, number, positive, said, seed_of, whole
+from grsd.support.values import fits_memory, flag, number, positive, said, seed_of, whole
 
 LAST = 36.0
 LARGEST = 600.0

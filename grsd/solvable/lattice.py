@@ -17,12 +17,12 @@ from numbers import Real
 import numpy as np
 import xarray as xr
 
-from grsd.arguments import listed
-from grsd.provenance import provenance
-from grsd.rigidity import power_law
-from grsd.rigidity.counterexamples import Velocity
 from grsd.shells.windows import MOST_SHELLS, shell_coords
-from grsd.values import choice, number, positive, said, seed_of, whole
+from grsd.support.arguments import listed
+from grsd.support.provenance import provenance
+from grsd.support.values import choice, number, positive, said, seed_of, whole
+from grsd.theory import power_law
+from grsd.theory.counterexamples import Velocity
 
 PROFILES = ("exponential", "power", "flat")
 LENGTHS, LARGEST_NOISE = (1e-3, 100.0), 10.0

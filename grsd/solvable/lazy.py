@@ -16,7 +16,7 @@ from scipy.special import gamma, gammainc
 from torch import Tensor, nn
 
 from grsd.solvable.modes import not_negative, rotation, time_array
-from grsd.values import fits_memory, positive, seed_of, whole
+from grsd.support.values import fits_memory, positive, seed_of, whole
 
 DECAYS = (0.01, 10.0)
 

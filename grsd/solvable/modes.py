@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.arguments import vector
-from grsd.values import number
-
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
+from grsd.support.arguments import vector
+from grsd.support.values import number
+from grsd.theory.characteristics import NODES, WEIGHTS
 
 
 def mode_quadrature(

@@ -28,10 +28,10 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
-from grsd.arguments import listed, span_of, vector
 from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget
-from grsd.values import choice, flag, instance, number, positive, said, seed_of, whole
+from grsd.support.arguments import listed, span_of, vector
+from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 
-from grsd.solvable.modes import NODES, WEIGHTS, diagonal_matrices, mode_quadrature, not_negative, time_array
-from grsd.values import fits_memory, number, positive, whole
+from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, time_array
+from grsd.support.values import fits_memory, number, positive, whole
+from grsd.theory.characteristics import NODES, WEIGHTS
 
 LOG_CLOCK = (-20.0, 80.0)
 STEP = 0.25

@@ -1,0 +1,151 @@
+r"""Closure: whether the local state of the shells beside a boundary predicts the flux through it, at every width.
+
+Energies and couplings merge exactly by sums, and the flux F_c through a boundary does not depend on the width; that
+F = u eps is a tautology. So closure is a question about the state. With phi_c = sqrt(E_below E_above), the energies of
+the blocks of width m h under and over the boundary, and runs r at matched states,
+
+.. math:: r^2(mh) = \Big\langle \frac{\sum_r (F_{rc} - U_c \phi_{rc})^2}{\sum_r F_{rc}^2} \Big\rangle_c ,
+
+U_c fitted without run r. r_perm is the same with the states of other runs: what remains where phi says nothing about F.
+That the four conditions make the shell dynamics renormalizable is arXiv 2512.18209's; this measure of it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+
+from grsd.evidence import Rule
+from grsd.laws.ensemble import jackknife_interval
+from grsd.shells.blocks import blocks, check_factors
+from grsd.support.arguments import required_window
+from grsd.support.values import whole
+
+LEAST_VARIATION = 0.05
+MOST_PERMUTATIONS = 100_000
+RULE = Rule(
+    statistic="r / r_perm, the largest over widths",
+    direction="at most",
+    threshold=0.5,
+    reason="the run's own state halves the error that another run's makes; 0 is a closed description, 1 says nothing",
+)
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Closure of an ensemble of R runs.
+
+    Attributes:
+        verdict: "closed", "not closed" or "inconclusive".
+        ratio, interval: the largest over widths of r / r_perm, and its 95 % jackknife interval over runs.
+        without: (R,) the same without each run.
+        p: share of the permutations of states among runs (the identity among them) with mean log r at most the real.
+        widths: h, 2h, 4h (K,). defect, permuted: r and r_perm (K,). boundaries: s (B,), common to all widths.
+        slope, slope_interval: of log r on log width.
+        variation: standard deviation over runs of log phi, mean over boundaries, smallest over widths.
+    """
+
+    verdict: str
+    ratio: float
+    interval: tuple[float, float]
+    without: np.ndarray
+    p: float
+    widths: np.ndarray
+    defect: np.ndarray
+    permuted: np.ndarray
+    boundaries: np.ndarray
+    slope: float
+    slope_interval: tuple[float, float]
+    variation: float
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.verdict}: r / r_perm = {self.ratio:.2f} [{low:.2f}, {high:.2f}], p = {self.p:.3f}"
+
+
+def closure(
+    budgets: Sequence[xr.Dataset],
+    *,
+    factors: tuple[int, ...] = (1, 2, 4),
+    window: tuple[float, float] | None = None,
+    permutations: int = 199,
+) -> Closure:
+    """The closure defect of R >= 4 energy budgets at the finest width and after block spin, and its verdict.
+
+    Args:
+        budgets: one a run, at matched states of the runs, over common shells of one width.
+        factors: block sizes in units of the finest shells.
+        window: (low, high) in s of the boundaries, required: the verdict depends on it; infinite ends for all. None
+            that a run masks, or with fewer than the largest block on either side.
+        permutations: of states among runs, drawn with a fixed seed.
+
+    Verdict [ours]: closed where the upper limit of the ratio is at most .5 and p <= .05; not closed where the lower one
+    is above .5; inconclusive otherwise, with fewer than 8 runs, and where log phi varies by less than .05 over runs:
+    then no state can be told from another. Cost: negligible.
+    Errors: ``ValueError`` for fewer than 4 runs, other shells in some run, or no boundary with that many shells beside.
+    """
+    factors = check_factors("closure", factors)
+    if whole("closure", "permutations", permutations, 19) > MOST_PERMUTATIONS:
+        raise ValueError(f"closure(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
+    window = required_window("closure", window)
+    found = blocks("closure", budgets, window)
+    at = found.boundaries(max(factors))
+    phi = np.stack([found.states(factor, at) for factor in factors])
+    flux = found.flux[:, at - 1]
+    fine = (phi > 0).all((0, 1)) & (np.abs(flux) > 0).any(0)
+    at, phi, flux = at[fine], phi[:, :, fine], flux[:, fine]
+    if not at.size:
+        raise ValueError(
+            f"closure(budgets): no unmasked boundary has {max(factors)} shells on either side; widen the window"
+        )
+    rng = np.random.default_rng(0)
+    orders = np.stack([rng.permutation(len(budgets)) for _ in range(permutations)])
+    everyone = np.arange(len(budgets))
+    keeps = [everyone, *(np.delete(everyone, run) for run in everyone)]
+    real = np.stack([_defect(phi[:, keep], flux[keep]) for keep in keeps])
+    shuffled = [_shuffled(phi, flux, orders, keep) for keep in keeps]
+    null = np.stack([np.sqrt(np.square(defects).mean(1)) for defects in shuffled])
+    ratios = (real / null).max(1)
+    widths = found.width * np.array(factors)
+    slopes = np.polyfit(np.log(widths), np.log(np.maximum(real, 1e-12)).T, 1)[0]
+    interval = jackknife_interval(ratios, RULE.confidence)
+    variation = float(np.log(phi).std(axis=1, ddof=1).mean(-1).min())
+    scores = np.log(np.maximum(shuffled[0], 1e-12)).mean(0)
+    p = float((1 + (scores <= np.log(np.maximum(real[0], 1e-12)).mean()).sum()) / (1 + permutations))
+    said = {"holds": "closed", "fails": "not closed", "inconclusive": "inconclusive"}[RULE.verdict(*interval)]
+    if len(budgets) < RULE.seeds or variation < LEAST_VARIATION or (said == "closed" and p > 0.05):
+        said = "inconclusive"
+    return Closure(
+        verdict=said,
+        ratio=float(ratios[0]),
+        interval=interval,
+        without=ratios[1:],
+        p=p,
+        widths=widths,
+        defect=real[0],
+        permuted=null[0],
+        boundaries=found.index[at] * found.width,
+        slope=float(slopes[0]),
+        slope_interval=jackknife_interval(slopes, RULE.confidence),
+        variation=variation,
+    )
+
+
+def _defect(phi: Float[np.ndarray, "... R B"], flux: Float[np.ndarray, "R B"]) -> np.ndarray:
+    """r of states, each run's U_c from the other runs."""
+    along, size = (phi * flux).sum(-2, keepdims=True), np.square(phi).sum(-2, keepdims=True)
+    others = (along - phi * flux) / (size - np.square(phi))
+    missed = np.square(flux - others * phi).sum(-2) / np.square(flux).sum(0)
+    return np.sqrt(missed.mean(-1))
+
+
+def _shuffled(
+    phi: Float[np.ndarray, "K R B"], flux: Float[np.ndarray, "R B"], orders: Int[np.ndarray, "P R"], keep: np.ndarray
+) -> Float[np.ndarray, "K P"]:
+    """r of the runs kept with their states permuted: the same permutations whichever run is left out."""
+    kept = orders[np.isin(orders, keep)].reshape(len(orders), len(keep))
+    return _defect(phi[:, kept], flux[keep])

@@ -1,0 +1,175 @@
+r"""Time-rescaling covariance of gradient flow: exact between problems, a hypothesis along one run.
+
+Outputs and targets times sqrt(kappa) turn M into kappa M and let the same weights pass at the times t / kappa, so that
+v[kappa M](kappa lambda, t / kappa) = kappa^2 v[M](lambda, t). That v(kappa lambda, t / kappa) = kappa^2 v(lambda, t)
+holds along ONE run means that t u is a function of lambda t alone: no other scale is left.
+(arXiv 2512.18209 names the covariance of gradient flow; the distinction and the measures are this project's.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from torch import Tensor, nn
+
+from grsd.decomposition import spectrum
+from grsd.flow import gradient_flow
+from grsd.kernel import tangent_kernel_and_rate
+from grsd.laws.signflip import crossed_share
+from grsd.shells import LogShells, energy_budget
+from grsd.shells.windows import MOST_SHELLS
+from grsd.support.arguments import attribute, dataset, finite, listed
+from grsd.support.checks import check_inputs
+from grsd.support.values import instance, level_of, number, positive, said, whole
+
+MOST_EFOLDS = 100.0
+
+
+class Rescaled(nn.Module):
+    """``model`` with its outputs multiplied by ``factor``."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        instance("Rescaled", "model", model, nn.Module, "a torch.nn.Module")
+        super().__init__()
+        self.model = model
+        self.factor = number("Rescaled", "factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.model(x)
+
+
+def between_problems(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    time: float,
+    shells: LogShells,
+    *,
+    steps: int = 2,
+    tolerance: float = 1e-4,
+) -> xr.Dataset:
+    """Velocities of a problem at ``time``, and of the one with kappa = e^{steps * width}, a whole number of shells up.
+
+    Both are trained from the start, the second up to time / kappa. Returns ``velocity(boundary)``, ``rescaled`` (u of
+    the second problem at the boundary ``steps`` shells up, over kappa) and ``mask``; in the attributes ``kappa`` and
+    ``discrepancy``: the largest |difference| over the largest |u|, at unmasked boundaries. Exact but for rounding,
+    since the steps of the two flows scale alike.
+    Source: this project's. Errors: ``ValueError`` for less than one step; as ``gradient_flow``.
+    """
+    call = "between_problems"
+    instance(call, "shells", shells, LogShells, "LogShells")
+    check_inputs(call, model, inputs)
+    instance(call, "targets", targets, Tensor, "a torch.Tensor")
+    positive(call, "time", time)
+    if whole(call, "steps", steps, 1) > MOST_EFOLDS / shells.width:
+        raise ValueError(
+            f"{call}(steps=...): expected kappa = e^(steps width) of at most e^{MOST_EFOLDS:g}, got {steps!r}"
+        )
+    kappa = math.exp(steps * shells.width)
+    budgets = []
+    for factor in (1.0, math.sqrt(kappa)):
+        scaled, goal, end = Rescaled(model, factor), factor * targets, time / factor**2
+        flow = gradient_flow(scaled, inputs, goal, [end], tolerance=tolerance, progress=False)
+        last = flow.snapshots[-1]
+        modes = spectrum(*tangent_kernel_and_rate(last.model, flow.inputs, flow.targets))
+        budgets.append(energy_budget(modes, last.error, shells))
+    first, second = (budget.assign_coords(boundary=budget.shell_index.values[1:]) for budget in budgets)
+    second = second.assign_coords(boundary=second.boundary - steps)
+    first, second = xr.align(*(item[["velocity", "boundary_mask"]] for item in (first, second)), join="inner")
+    found = xr.Dataset(
+        {
+            "velocity": first.velocity,
+            "rescaled": second.velocity / kappa,
+            "mask": first.boundary_mask | second.boundary_mask,
+        }
+    ).assign_coords(boundary=first.boundary * shells.width)
+    kept = found.where(found.mask == 0, drop=True)
+    if not kept.sizes["boundary"]:
+        raise ValueError(
+            f"{call}(shells=...): no boundary is unmasked in both problems; take wider shells or more samples"
+        )
+    gap = np.abs(kept.velocity - kept.rescaled).max() / np.abs(kept.velocity).max()
+    return found.assign_attrs(kappa=kappa, discrepancy=float(gap))
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """t u against x = log(lambda t), dimensionless, at several times of the same runs.
+
+    ``values``, ``standard_errors`` (T, m) are NaN where a time does not reach x; ``times`` (T,), geometric means over
+    runs. ``defect``: D^2, the share of the squared t u that one function of x leaves unexplained, from products of
+    different runs (0 under covariance); ``interval``: its 95 % jackknife interval.
+    """
+
+    x: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+    standard_errors: np.ndarray
+    defect: float
+    interval: tuple[float, float]
+    runs: int
+
+
+def along_runs(
+    histories: Sequence[xr.Dataset], *, reach: float = 6.0, above: float = 0.0, level: float = 0.95
+) -> Collapse:
+    """Whether t u is one function of lambda t along R >= 3 runs with snapshots at T >= 2 times.
+
+    Args: ``histories`` as ``grsd.run`` gives (``flux``, ``density``, ``boundary_mask`` over time and boundary), one
+    shell width; ``reach``, ``above``: x from -reach to ``above``, in e-folds from the frontier lambda t = 1. Times
+    may differ between runs; each run's F and eps are interpolated linearly in s. For an exact model give its one
+    history three times.
+
+    Source: this project's. Errors: ``ValueError`` for fewer runs or times, or no x that two times of all runs reach.
+    """
+    call = "along_runs"
+    level = level_of(call, level)
+    histories = listed(call, "histories", histories, "histories of runs", 0)
+    needed = {"flux": None, "density": None, "boundary_mask": None, "time": ("time",), "boundary": ("boundary",)}
+    for item in histories:
+        dataset(call, "histories", item, needed, "it with grsd.run or grsd.shell_history")
+        if not item.sizes["boundary"] or not (item.time.values > 0).all() or {*item.flux.dims} != {"time", "boundary"}:
+            raise ValueError(f"{call}(histories): expected 'flux' over ('time', 'boundary') at times after 0")
+        for name in ("flux", "density"):
+            finite(call, "histories", item, name, (item.boundary_mask == 0).transpose(*item[name].dims).values)
+    if len(histories) < 3 or len({item.sizes["time"] for item in histories}) != 1:
+        raise ValueError(f"{call}(histories): expected three or more runs with the same number of snapshots")
+    width = attribute(call, "histories", histories[0], "shell_width")
+    for name, value in {"reach": reach, "above": above}.items():
+        number(call, name, value, -MOST_SHELLS * width, MOST_SHELLS * width)
+    if not -reach <= above:
+        raise ValueError(f"{call}(reach, above): expected -reach <= above, got {said(reach)} and {said(above)}")
+    x = width * np.arange(math.ceil(-reach / width), math.floor(above / width) + 1)
+    flux, density = (np.stack(part) for part in zip(*(_on_grid(item, x) for item in histories), strict=True))
+    reached = np.isfinite(flux).all(0)
+    kept = reached.sum(0) >= 2
+    if not kept.any():
+        raise ValueError("along_runs(histories): no place in lambda t is reached, unmasked, at two times of all runs")
+    flux, density, reached = flux[..., kept], density[..., kept], reached[:, kept]
+    with np.errstate(invalid="ignore"):
+        value = flux.sum(0) / density.sum(0)
+        departures = (flux - value * density) / density.mean(0)
+    pseudo = np.where(reached, value + departures, 0.0)
+    residuals = np.where(reached, pseudo - pseudo.sum(1, keepdims=True) / reached.sum(0), 0.0)
+    gram = [np.tensordot(item, item, ([1, 2], [1, 2])) for item in (residuals, pseudo)]
+    defect, interval = crossed_share(*gram, level)
+    times = np.exp(np.mean([np.log(item.time.values) for item in histories], axis=0))
+    runs = len(histories)
+    errors = np.sqrt(np.square(departures).sum(0) / (runs * (runs - 1)))
+    return Collapse(x[kept], times, value, errors, defect, interval, runs)
+
+
+def _on_grid(history: xr.Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(t F, eps) of one run at s = x - log t, (T, m); NaN outside and beside masked boundaries."""
+    s, times = history.boundary.values, history.time.values
+    masked = history.boundary_mask.transpose("time", "boundary").values != 0
+    parts = []
+    for name in ("flux", "density"):
+        values = np.where(masked, np.nan, history[name].transpose("time", "boundary").values)
+        at = [np.interp(x - math.log(t), s, row, np.nan, np.nan) for t, row in zip(times, values, strict=True)]
+        parts.append(np.array(at))
+    return parts[0] * times[:, None], parts[1]

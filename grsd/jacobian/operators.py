@@ -1,0 +1,195 @@
+r"""The tangent kernel and its rate as products with vectors: neither J nor M is ever formed.
+
+.. math:: M v = J (J^T v) / N, \qquad (M v)' = M' v + M v'
+
+Each product walks twice over the batch, a few samples at a time: memory grows with D, with the number of parameters and
+with the activations of those few. ``DenseOperator`` does the same for matrices that are at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+
+from grsd.jacobian import (
+    FORWARD,
+    TWICE,
+    Parameters,
+    exact_derivatives,
+    pull_and_rate,
+    push,
+    push_and_rate,
+    push_and_rate_back_and_forth,
+    push_back_and_forth,
+    random_like,
+)
+from grsd.jacobian.prepare import admit
+from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
+from grsd.support.arguments import tensor
+from grsd.support.checks import FEW, check_targets
+from grsd.support.values import said, whole
+
+Vector = Float[Tensor, " D"]
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A symmetric D x D matrix M and its rate M', known by their products."""
+
+    dimension: int
+
+    def product(self, v: Vector) -> Vector:
+        """M v."""
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        """M v, and M' v + M ``rate``: its derivative while v changes by ``rate``."""
+
+
+@dataclass(frozen=True)
+class DenseOperator:
+    """The products of matrices that are at hand, (D, D) each."""
+
+    kernel: Float[Tensor, "D D"]
+    rate: Float[Tensor, "D D"]
+
+    def __post_init__(self) -> None:
+        call = "DenseOperator"
+        for name, matrix in {"kernel": self.kernel, "rate": self.rate}.items():
+            tensor(call, name, matrix)
+        if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1] or not len(self.kernel):
+            raise ValueError(f"{call}(kernel=...): expected a matrix (D, D), got shape {tuple(self.kernel.shape)}")
+        if self.rate.shape != self.kernel.shape or self.rate.dtype != self.kernel.dtype:
+            raise ValueError(f"{call}(rate=...): expected the kernel's shape and dtype, got {said(self.rate)}")
+
+    @property
+    def dimension(self) -> int:
+        return self.kernel.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.kernel.dtype
+
+    def product(self, v: Vector) -> Vector:
+        return self.kernel @ v
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        return self.kernel @ v, self.rate @ v + self.kernel @ rate
+
+
+class KernelOperator:
+    """M = J J^T / N and M' along gradient flow of |f - y|^2 / (2N), as products; vectors have length D = N * C.
+
+    Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
+    Attributes: ``error``: e = f(X) - Y, (D,), sample-major; ``dimension``: D.
+    Cost: ``product`` one forward and two backward passes over the batch, ``product_and_rate`` about four times that.
+    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` where torch has no correct second derivative of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        batch: int = 1000,
+        call: str = "KernelOperator",
+    ) -> None:
+        whole(call, "batch", batch, 1)
+        with exact_derivatives():
+            admitted = admit(call, model, inputs, dtype, device)
+            check_targets(call, targets, tuple(admitted.outputs.shape))
+            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs.detach()
+            self.batch = min(int(batch), len(self.inputs))
+            self._check_batches(call)
+            error = self._outputs - targets.detach().to(self._outputs)
+            gradient = pullback(self.network, self.inputs, error, self.batch)
+            self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
+            self._by, self._push, self._push_and_rate = self._choose(call)
+        self.error = error.reshape(-1)
+        self.dimension, self.dtype = self.error.shape[0], self.error.dtype
+
+    def product(self, v: Vector) -> Vector:
+        """M v, (D,)."""
+        network, samples = self.network, len(self.inputs)
+        with exact_derivatives():
+            gradient = pullback(network, self.inputs, v.view_as(self._outputs), self.batch)
+            parts = [self._push(network, few, gradient) for few in self.inputs.split(self.batch)]
+        return torch.cat(parts).reshape(-1) / samples
+
+    def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
+        """M v, and M' v + M ``rate``, (D,) each."""
+        with exact_derivatives():
+            gradient, change = self._pull(v.view_as(self._outputs), rate.view_as(self._outputs))
+            parts = [
+                self._push_and_rate(self.network, few, gradient, self.direction, change)
+                for few in self.inputs.split(self.batch)
+            ]
+        return tuple(torch.cat(part).reshape(-1) / len(self.inputs) for part in zip(*parts, strict=True))
+
+    def as_linear_operator(self) -> LinearOperator:
+        """M for ``scipy.sparse.linalg``."""
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return self.product(torch.from_numpy(v.reshape(-1)).to(self.error)).cpu().numpy()
+
+        dtype = self.error.cpu().numpy().dtype
+        return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)
+
+    def _pull(self, v: Tensor, rate: Tensor) -> tuple[Parameters, Parameters]:
+        """J^T v and its derivative."""
+        totals: tuple[Parameters, ...] = ()
+        for few, u, change in zip(*(part.split(self.batch) for part in (self.inputs, v, rate)), strict=True):
+            found = pull_and_rate(self.network, few, u, self.direction, change, self._by)
+            totals = tuple(_sum(*pair) for pair in zip(totals, found, strict=True)) if totals else found
+        return totals
+
+    def _check_batches(self, call: str) -> None:
+        with torch.no_grad():
+            parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
+        same_outputs(call, (torch.cat(parts) - self._outputs).abs().max(), self._outputs)
+
+    def _choose(self, call: str) -> tuple[str, Callable, Callable]:
+        """Forward mode where it agrees with the backward pass on the first samples, else that one's transpose."""
+        network, few = self.network, self.inputs[: min(self.batch, FEW)]
+        v = random_like(self._outputs[: len(few)])
+        change = network.parameters
+        x = {name: random_like(p) for name, p in change.items()}
+        problem = "its second derivatives disagree with its first ones"
+        for by, once, chosen in (
+            (FORWARD, push, push_and_rate),
+            (FORWARD, push_back_and_forth, push_and_rate_back_and_forth),
+            (TWICE, push_back_and_forth, partial(push_and_rate_back_and_forth, by=TWICE)),
+        ):
+            try:
+                gradient, gradient_rate = pull_and_rate(network, few, v, self.direction, torch.zeros_like(v), by)
+                output, output_rate = chosen(network, few, x, self.direction, change)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                problem = str(error).splitlines()[0]
+                continue
+            pairs = [
+                ((v * output).sum(), inner(gradient, x), v.norm() * output.norm()),
+                (
+                    (v * output_rate).sum(),
+                    inner(gradient_rate, x) + inner(gradient, change),
+                    v.norm() * output_rate.norm(),
+                ),
+            ]
+            if all(bool((one - other).abs() <= TOLERANCE[v.dtype] * scale) for one, other, scale in pairs):
+                return by, once, chosen
+        raise RuntimeError(f"{call}(model, ...): torch cannot differentiate it here: {problem}")
+
+
+def _sum(one: Parameters, other: Parameters) -> Parameters:
+    return {name: part + other[name] for name, part in one.items()}

@@ -1,0 +1,324 @@
+"""What is refused before any large computing, and the network that is then worked on: a private copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.trace import Trace, foreign_leaves, pull, read, trace, unwatched
+from grsd.jacobian.units import random_like
+from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
+
+COUPLED = (
+    "the output of a sample changes with the other samples of its batch (batch norm without running statistics, or "
+    "attention over the batch?); M = J J^T / N is then not a sum over samples: call model.eval(), or replace that layer"
+)
+COUPLED_GRADIENT = (
+    "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
+    "detached mean?); M of a part of the batch is then no part of M: replace that layer"
+)
+
+
+@dataclass
+class Admitted:
+    """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
+
+    ``reading``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
+    one with its graph of the samples ``chosen`` alone (None where the model does not take fewer), and ``gradient``,
+    J^T u of these for the random u ``probe``.
+    """
+
+    call: str
+    model: nn.Module
+    network: Network
+    inputs: Tensor
+    reading: Trace
+    chosen: Tensor
+    small: bool
+    few: Trace | None = None
+    probe: Tensor | None = None
+    gradient: Parameters | None = None
+    checked: bool = False
+
+    @property
+    def outputs(self) -> Tensor:
+        return self.reading.outputs
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def classes(self) -> int:
+        return self.outputs.numel() // self.samples
+
+    def check_samples(self) -> None:
+        """Refuse a model that is random, or in which samples see each other, in outputs or in gradients."""
+        if self.checked:
+            return
+        self.checked = True
+        call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
+        if self.few is None:
+            self.few = _few(call, self.model, network, inputs, chosen, unwatched)
+        few = self.few
+        _check_values(call, network, inputs, self.reading, few, chosen)
+        self._check_replaced()
+        if few is None:
+            return
+        if network.keeps and not network.repeats(inputs[chosen]):
+            raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
+        ends = check_leaves(call, network, few, self.reading.leaves, [])
+        self.probe = random_like(few.outputs)
+        self.gradient = pull(network, few, inputs[chosen], self.probe)
+        if self.small:
+            check_leaves(call, network, self.reading, few.leaves, ends)
+        elif len(chosen) < len(inputs):
+            _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
+
+    def _check_replaced(self) -> None:
+        """Outputs of some samples, while copies of them stand in the place of all others: each pair is parted in most
+        of the halves, for few samples in one at least."""
+        samples, outputs = self.samples, self.outputs.detach()
+        index = torch.arange(samples, device=self.inputs.device)
+        bits = [(index >> bit) & 1 for bit in range((samples - 1).bit_length())]
+        halves = bits if samples <= FEW else [sum(bits) % 2, sum(bits[::2]) % 2]
+        for half in halves:
+            kept = half == 0
+            others = index[kept].repeat(samples)[:samples]
+            with torch.no_grad():
+                found = self.network(self.network.parameters, self.inputs[torch.where(kept, index, others)])
+            if not _close(found[kept], outputs[kept], outputs):
+                raise ValueError(f"{self.call}(model, ...): {COUPLED}")
+
+    def let_go(self) -> None:
+        """Of the graphs."""
+        self.reading, self.few = self.reading.without_graph(), self.few and self.few.without_graph()
+
+
+Small = Callable[[Network, Trace, int], bool]
+DIRECT = 32  # samples that are evaluated with their graph before anything is known of the model
+
+
+def admit(
+    call: str,
+    model: nn.Module,
+    inputs: Tensor,
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+    small: Small | None = None,
+) -> Admitted:
+    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once.
+
+    With it, ``check_samples`` is left to the caller.
+    """
+    check_inputs(call, model, inputs)
+    check_module(call, model, device)
+    floating_dtype(call, dtype)
+    device = resolve_device(call, device, model)
+    network = copied(call, model, dtype, device)
+    inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
+    kept = network.fixed | network.parameters | {"inputs": inputs}
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    chosen = _chosen(inputs)
+    network.forget(inputs[chosen])
+    few, fit = None, False
+    if small is not None and len(inputs) <= DIRECT:
+        reading = evaluated(call, model, network, inputs, trace)
+        fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
+    else:
+        few = _few(call, model, network, inputs, chosen)
+        fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
+        reading = evaluated(call, model, network, inputs, trace if fit else read)
+    network.composed = reading.composed
+    check_outputs(call, reading.outputs, len(inputs))
+    if reading.outputs.dtype != dtype:
+        raise TypeError(
+            f"{call}(dtype={dtype}): the model casts to {reading.outputs.dtype} on its way; take dtype="
+            f"{reading.outputs.dtype}, or a model that follows its inputs"
+        )
+    written = [name for name, tensor in kept.items() if not _equal(tensor, before[name])]
+    if written:
+        raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
+    if reading.leaves is not None and not reading.outputs.requires_grad:
+        raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
+    admitted = Admitted(call, model, network, inputs, reading if fit else reading.without_graph(), chosen, fit, few)
+    if small is None:
+        admitted.check_samples()
+    return admitted
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Also where both are NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _chosen(inputs: Tensor) -> Tensor:
+    """Some samples from the last one backwards: no neighbours, not the first one, and not in the order of the batch."""
+    samples = len(inputs)
+    step = max(2, samples // FEW) if samples > 2 else 1
+    return torch.arange(samples - 1, 0 if samples > 1 else -1, -step, device=inputs.device)[:FEW]
+
+
+def changes(what: str) -> str:
+    return f"the model {what} when it is called (dropout or batch norm in training mode?); call model.eval() first"
+
+
+def _is_output(outputs: object) -> bool:
+    return (
+        isinstance(outputs, Tensor) and outputs.ndim in {1, 2} and outputs.numel() > 0 and outputs.is_floating_point()
+    )
+
+
+def _few(
+    call: str,
+    model: nn.Module,
+    network: Network,
+    inputs: Tensor,
+    chosen: Tensor,
+    by: Callable[[Network, Tensor], Trace] = trace,
+) -> Trace | None:
+    try:
+        return evaluated(call, model, network, inputs[chosen], by)
+    except ValueError:
+        if len(chosen) == len(inputs):
+            raise
+        return None  # it may need its whole batch
+
+
+def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Network:
+    """The network of a model; what cannot be copied is said in one line."""
+    try:
+        return Network(model, dtype, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever an attribute of the model has against being copied
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise TypeError(
+            f"{call}(model, ...): the model cannot be copied ({type(error).__name__}: {said}); keep what has no copy, "
+            "such as locks, generators and tensors with a graph, out of its attributes"
+        ) from None
+
+
+def evaluated(
+    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], Trace]
+) -> Trace:
+    """One evaluation; what the model raises is said in one line, unless it comes from the system."""
+    try:
+        return by(network, inputs)
+    except (torch.OutOfMemoryError, MemoryError, OSError):
+        raise
+    except Exception as error:  # the model's own
+        said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
+        raise ValueError(
+            f"{call}(model, ...): the model cannot be evaluated in torch.float64 ({said}); it can in float32: "
+            "take dtype=torch.float32"
+        ) from None
+    raise ValueError(
+        f"{call}(model, inputs): the model cannot be evaluated on {len(inputs)} samples of shape "
+        f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({said})"
+    ) from None
+
+
+def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool:
+    try:
+        single = Network(model, torch.float32, inputs.device)
+        read(single, inputs.float() if inputs.is_floating_point() else inputs)
+    except Exception:  # whatever it says there, it is no way out
+        return False
+    return True
+
+
+def _check_values(
+    call: str, network: Network, inputs: Tensor, reading: Trace, few: Trace | None, chosen: Tensor
+) -> None:
+    """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
+    outputs = reading.outputs.detach()
+    samples = len(inputs)
+    if few is None:
+        index = torch.arange(samples, device=inputs.device)
+        halves = (index % 2 == 0, index % 2 == 1)
+        changed = [(read(network, inputs[torch.where(kept, index, index.roll(1))]).outputs, kept) for kept in halves]
+        pairs = [(found[kept], outputs[kept]) for found, kept in changed]
+    else:
+        pairs = [(few.outputs.detach(), outputs[chosen])]
+    if all(one.shape == other.shape and _close(one, other, outputs) for one, other in pairs):
+        return
+    again = read(network, inputs).outputs
+    if not torch.equal(again, outputs) and not _close(again, outputs, outputs):
+        raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
+    raise ValueError(f"{call}(model, ...): {COUPLED}")
+
+
+def _close(one: Tensor, other: Tensor, scale: Tensor) -> bool:
+    return bool((one - other).abs().max() <= 1e4 * torch.finfo(scale.dtype).eps * scale.abs().max())
+
+
+def check_leaves(
+    call: str, network: Network, graph: Trace, earlier: Parameters | None, ends: list[Tensor]
+) -> list[Tensor]:
+    """Refuse outputs that depend on no parameter, and graphs that end in tensors which stay from call to call.
+
+    ``earlier``: the leaves of a graph that was made before; ``ends``: in what else it ended. Returns in what else this
+    one ends: tensors that the model makes in its call (for a gradient of its own) are not to be found a second time.
+    """
+    if graph.leaves is None:
+        return []
+    if not graph.outputs.requires_grad:
+        raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
+    foreign = foreign_leaves(graph.outputs, graph.leaves.values())
+    for leaf in foreign:
+        before = [name for name, own in (earlier or {}).items() if own is leaf]
+        if before:
+            raise ValueError(
+                f"{call}(model, ...): the model keeps a tensor computed from {before[0]!r} from one call to the next, "
+                "outside of its attributes (a global, a closure, a default argument?); make it anew in each call"
+            )
+        if id(leaf) in network.theirs:
+            raise ValueError(
+                f"{call}(model, ...): the model uses its {network.theirs[id(leaf)]!r} by a reference that a copy "
+                "cannot follow (a closure over the module?); let the function take the module, or make it a method"
+            )
+        name = network.attributes.name_of(leaf)
+        if name is None and not any(leaf is end for end in ends):
+            continue
+        what = f"a tensor of shape {tuple(leaf.shape)}" if name is None else repr(name)
+        raise ValueError(
+            f"{call}(model, ...): the model uses {what}, which requires gradients and is none of its parameters "
+            "(kept from an earlier call, or a layer in a plain list?); drop it, or register it (nn.Parameter, "
+            "nn.ModuleList)"
+        )
+    return foreign
+
+
+def _check_gradient(
+    call: str,
+    network: Network,
+    inputs: Tensor,
+    few: Trace,
+    chosen: Tensor,
+    probe: Tensor,
+    gradient: Parameters,
+    ends: list[Tensor],
+) -> None:
+    """The same gradient of a few outputs, alone and among others."""
+    others = torch.cat([chosen - 1, chosen.new_zeros(1)])
+    batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
+    among = trace(network, batch)
+    check_leaves(call, network, among, few.leaves, ends)
+    padded = probe.new_zeros(len(batch), *probe.shape[1:])
+    padded[: len(probe)] = probe
+    if not same_gradient(pull(network, among, batch, padded), gradient):
+        raise ValueError(f"{call}(model, ...): {COUPLED_GRADIENT}")
+
+
+def same_gradient(one: Parameters, other: Parameters) -> bool:
+    """Whether two gradients agree but for rounding."""
+    difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
+    size = sum(float(part.square().sum()) for part in one.values())
+    eps = max(torch.finfo(part.dtype).eps for part in one.values())
+    return difference <= (1e5 * eps) ** 2 * size

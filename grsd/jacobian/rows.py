@@ -1,0 +1,334 @@
+r"""The Jacobian of each unit in factored form or as rows, and its exact derivative along a direction.
+
+.. math:: \frac{\partial f_{ic}}{\partial W} = \sum_t \delta_{ict}\, a_{it}^T
+
+with a the layer's features and delta the derivative of output (i, c) in the layer's output. Tied and reused weights:
+the uses become further positions t of one sum. The derivatives along d: of a by forward mode; of delta, and of rows, by
+the backward passes of s = J d, since the derivative of s in a layer's output is that of delta along d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import vjp, vmap
+
+from grsd.jacobian.layers import LINEAR, OUTER, Call
+from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.trace import FORWARD, TWICE, Trace, gradients, one_per_class, pulled_by_backward, pulled_twice, trace
+from grsd.jacobian.units import GRAM, ROWS, SLICES, Unit
+
+Parts = tuple[Tensor, ...]
+Differentiated = list[tuple[Parts, Parts | None]]
+
+ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
+COTANGENTS = 128  # at most so many are pulled back at once
+
+
+@dataclass(frozen=True)
+class Direction:
+    """d, and how J d is found: ``FORWARD`` mode, or ``TWICE`` backwards."""
+
+    along: Parameters
+    by: str = FORWARD
+
+
+def jacobian(
+    network: Network,
+    inputs: Tensor,
+    units: Sequence[Unit],
+    *,
+    route: str,
+    direction: Direction | None = None,
+    graph: Trace | None = None,
+    at_once: int = 1,
+) -> tuple[Differentiated, Tensor]:
+    """For each unit its Jacobian on these inputs and the derivative along the direction, and the outputs.
+
+    A unit's parts are (features (N, G, T, p), backprops) with J_ic = sum_t delta_ict a_it^T for each group, or
+    (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
+    is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
+    are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
+    whole batch after another; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
+    very inputs, where there is one already.
+    """
+    tapped = [unit for unit in units if unit.uses]
+    generic = [unit.names[0] for unit in units if not unit.uses]
+    rows: dict[str, tuple[Tensor, Tensor | None]] = {}
+    outputs, backprops = None, {}
+    if generic and route == ALONE:
+        rows, outputs = _alone(network, generic, inputs, direction)
+    elif generic and route == CAREFUL and (direction is None or direction.by == TWICE):
+        rows, outputs = _one_by_one(network, generic, inputs, direction)
+    given = graph is not None
+    if not given and (tapped or not rows):
+        graph = trace(network, inputs, *(() if direction is None else (direction.along, direction.by)))
+    if graph is not None:
+        outputs = graph.outputs.detach()
+        if generic and not rows:
+            rows = _together(graph, generic, at_once, batched=route != CAREFUL)
+        if tapped:
+            backprops = _backprops(graph, tapped, batched=route != CAREFUL, retain=given)
+    of = _Assembly(graph, backprops, len(inputs), direction is not None)
+    del graph
+    parts: Differentiated = [((), None)] * len(units)
+    order = sorted(range(len(units)), key=lambda place: units[place].route != ROWS)  # these free more than they hold
+    last = {index: place for place in order for index, _ in units[place].uses}
+    for place in order:
+        unit = units[place]
+        if unit.uses:
+            parts[place] = of.unit(unit)
+            of.let_go({index for index, _ in unit.uses if last[index] == place})
+        else:
+            row, rate = rows.pop(unit.names[0])
+            parts[place] = (row,), None if direction is None else (rate,)
+    return parts, outputs
+
+
+def _backprops(
+    graph: Trace, tapped: Sequence[Unit], batched: bool, retain: bool
+) -> dict[int, tuple[Tensor, Tensor | None]]:
+    """(delta, its derivative along the direction or None), (C, *shape of the call's output) each, by call."""
+    wanted = sorted({index for unit in tapped for index, _ in unit.uses})
+    if graph.backprops is not None:
+        return {index: (graph.backprops[index], None) for index in wanted}
+    select = one_per_class(graph.outputs)
+
+    def zeros(index: int) -> Tensor:
+        return select.new_zeros(len(select), *graph.shapes[index])
+
+    def found(of: Tensor, edges: list) -> list[Tensor]:
+        at = [edge for edge in edges if edge is not None]
+        values = iter(gradients(of, at, select, batched=batched, retain=retain))
+        values = [None if edge is None else next(values) for edge in edges]
+        return [zeros(index) if v is None else v for index, v in zip(wanted * 2, values, strict=False)]
+
+    if graph.slopes is None or not graph.slopes.requires_grad:
+        deltas = found(graph.outputs, [graph.edges[index][0] for index in wanted])
+        return {index: (delta, None) for index, delta in zip(wanted, deltas, strict=True)}
+    both = found(graph.slopes, [graph.edges[index][place] for place in (0, 1) for index in wanted])
+    rates, deltas = both[: len(wanted)], both[len(wanted) :]
+    return dict(zip(wanted, zip(deltas, rates, strict=True), strict=True))
+
+
+class _Assembly:
+    """Parts of units from what was kept of their calls and from backprops."""
+
+    def __init__(
+        self, graph: Trace | None, backprops: dict[int, tuple[Tensor, Tensor | None]], samples: int, rate: bool
+    ) -> None:
+        self.samples, self.rate, self.backprops = samples, rate, backprops
+        self.calls = {index: graph.calls[index] for index in backprops}
+        self.inputs = {index: (graph.inputs[index], graph.input_rates[index]) for index in backprops}
+
+    def unit(self, unit: Unit) -> tuple[Parts, Parts | None]:
+        with torch.no_grad():
+            if not self.rate:
+                return self._parts(unit, {index: a for index, (a, _) in self.inputs.items()}, self._deltas(unit)), None
+            with forward_ad.dual_level():
+                inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
+                deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
+                pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
+                parts = tuple(pair.primal for pair in pairs)
+                return parts, tuple(
+                    torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs
+                )
+
+    def let_go(self, indices: set[int]) -> None:
+        for index in indices:
+            del self.backprops[index], self.inputs[index]
+
+    def _deltas(self, unit: Unit) -> dict[int, Tensor]:
+        return {index: self.backprops[index][0] for index, _ in unit.uses}
+
+    def _parts(self, unit: Unit, inputs: dict[int, Tensor], deltas: dict[int, Tensor]) -> Parts:
+        index, layout = unit.uses[0]
+        one = len(unit.uses) == 1 and inputs[index].ndim == 2 and len(inputs[index]) == self.samples
+        if one and unit.route == GRAM and self.calls[index].form == LINEAR and layout.axis == 0:
+            return _one_position(unit, inputs[index], deltas[index])
+        left, right = [], []
+        for index, layout in unit.uses:
+            call, delta = self.calls[index], deltas[index]
+            arranged = call.arrange(delta.flatten(0, 1)).unflatten(0, (len(delta), -1))
+            delta = _positions(call, layout.apart(arranged, self.samples, call.lead, 1), 1)
+            right.append(delta)
+            if unit.weight:
+                a = _positions(call, layout.apart(call.features(inputs[index]), self.samples, call.lead), 0)
+                left.append(_one_hot(a, unit.vocabulary, delta) if unit.vocabulary is not None else a)
+        delta = torch.cat(right, -2) if len(right) > 1 else right[0]
+        a = (torch.cat(left, -2) if len(left) > 1 else left[0]) if left else None
+        if self.calls[unit.uses[0][0]].kind == OUTER:
+            if a is None:
+                a = delta.new_ones(*delta.shape[1:-1], 1)
+            elif unit.bias:
+                a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], -1)
+            if unit.route == GRAM:
+                return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
+            delta = delta.permute(1, 2, 0, 4, 3).contiguous()
+            return (a, delta) if unit.route == SLICES else (outer_product(delta, a),)
+        rows = [torch.einsum("cntw,ntw->ncw", delta, a)] if unit.weight else []
+        rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
+        return (torch.cat(rows, -1),)
+
+
+def _one_position(unit: Unit, a: Tensor, delta: Tensor) -> Parts:
+    """Parts from features (N, p) and backprops (C, N, q) of a linear layer without positions."""
+    if not unit.weight:
+        a = a.new_ones(len(a), 1)
+    elif unit.bias:
+        a = torch.cat([a, a.new_ones(len(a), 1)], -1)
+    return a[:, None, None], delta.transpose(0, 1).contiguous()[None, None]
+
+
+def _dual(value: Tensor, tangent: Tensor | None) -> Tensor:
+    return value if tangent is None else forward_ad.make_dual(value.contiguous(), tangent.contiguous())
+
+
+def outer_product(delta: Tensor, a: Tensor) -> Tensor:
+    """Rows (N, C, G q p) of the Jacobian from backprops (N, G, C, q, T) and features (N, G, T, p)."""
+    samples, groups, classes = delta.shape[:3]
+    rows = torch.bmm(delta.flatten(0, 1).flatten(1, 2), a.flatten(0, 1))
+    return rows.view(samples, groups, classes, -1).transpose(1, 2).flatten(2)
+
+
+def _positions(call: Call, by_sample: Tensor, first: int) -> Tensor:
+    """After ``first`` dimensions: (N, K, G, T, p) to (N, G, K T, p); (N, K, T, shape...) to (N, K T, size)."""
+    if call.kind == OUTER:
+        return by_sample.transpose(first + 1, first + 2).flatten(first + 2, first + 3)
+    return by_sample.flatten(first + 1, first + 2).flatten(first + 2)
+
+
+def _one_hot(tokens: Tensor, vocabulary: Tensor, like: Tensor) -> Tensor:
+    return (tokens == vocabulary).to(like.dtype)
+
+
+Rows = dict[str, tuple[Tensor, Tensor | None]]
+
+
+def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None) -> tuple[Rows, Tensor]:
+    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own."""
+    samples = len(inputs)
+
+    def of_each(parameters: Parameters) -> Parameters:
+        return {n: parameters[n].detach().expand(samples, *parameters[n].shape).requires_grad_() for n in names}
+
+    def outputs_of(own: Parameters, rest: Parameters) -> Tensor:
+        def one(chosen: Parameters, sample: Tensor) -> Tensor:
+            return network(rest | chosen, sample[None], tangents=direction is not None)[0]
+
+        return vmap(one)(own, inputs)
+
+    if direction is None:
+        return _alone_without_rate(network, names, inputs)
+    leaves = of_each(network.parameters)
+    if direction.by == TWICE:
+        raise NotImplementedError("two backward passes under torch.vmap")
+    directions = of_each(direction.along)
+    with forward_ad.dual_level():
+        duals = {n: forward_ad.make_dual(leaves[n], directions[n]) for n in names}
+        rest = {n: forward_ad.make_dual(p, direction.along[n]) for n, p in network.parameters.items() if n not in duals}
+        outputs, slopes = forward_ad.unpack_dual(outputs_of(duals, rest))
+    if slopes is None or not slopes.requires_grad:
+        found = gradients(outputs, list(leaves.values()), one_per_class(outputs), retain=False)
+        return _rows(leaves, found, [None] * len(names), outputs), outputs.detach()
+    at = [*directions.values(), *leaves.values()]
+    found = gradients(slopes, at, one_per_class(outputs), retain=False)
+    return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
+
+
+def _alone_without_rate(network: Network, names: Sequence[str], inputs: Tensor) -> tuple[Rows, Tensor]:
+    selected = {name: network.parameters[name] for name in names}
+
+    def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)
+        (rows,) = vmap(pull)(one_per_class(outputs))
+        return {name: row.reshape(len(row), -1) for name, row in rows.items()}, outputs[0]
+
+    rows, outputs = vmap(one)(inputs)
+    return {name: (row, None) for name, row in rows.items()}, outputs
+
+
+def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Tensor | None], outputs: Tensor) -> Rows:
+    """From derivatives (C, N, *shape) in the leaves (N, *shape), None for zero, to rows (N, C, P)."""
+
+    def rows(leaf: Tensor, of: Tensor | None) -> Tensor:
+        if of is None:
+            return leaf.new_zeros(len(leaf), outputs.numel() // len(leaf), leaf[0].numel())
+        return of.reshape(*of.shape[:2], -1).transpose(0, 1).contiguous()
+
+    def all_rows(derivatives: Sequence[Tensor | None]) -> list[Tensor]:
+        return [rows(*pair) for pair in zip(leaves.values(), derivatives, strict=True)]
+
+    return dict(zip(leaves, zip(all_rows(found), all_rows(rates), strict=True), strict=True))
+
+
+def _together(graph: Trace, names: Sequence[str], at_once: int, batched: bool) -> Rows:
+    """Rows from a graph of the whole batch: of ``at_once`` samples after the other."""
+    outputs = graph.outputs
+    samples, classes = len(outputs), outputs.numel() // len(outputs)
+    leaves = [graph.leaves[name] for name in names]
+    pieces: list[list[Tensor | None]] = []
+    rate = graph.directions is not None
+    along = [graph.directions[name] for name in names] if rate else []
+    flat = rate and (graph.slopes is None or not graph.slopes.requires_grad)
+    step = classes * max(1, min(at_once, COTANGENTS // classes))
+    for start in range(0, samples * classes, step):
+        count = min(step, samples * classes - start)
+        here = torch.eye(count, samples * classes, dtype=outputs.dtype, device=outputs.device).roll(start, 1)
+        here = here.view(-1, *outputs.shape)
+        if rate and not flat:
+            piece = gradients(graph.slopes, [*along, *leaves], here, batched=batched)
+        else:
+            piece = gradients(outputs, leaves, here, batched=batched)
+        pieces.append([None if part is None else part.flatten(1) for part in piece])
+
+    def rows(parts: Sequence[Tensor | None], size: int) -> Tensor:
+        if parts[0] is None:
+            return outputs.new_zeros(samples, classes, size)
+        return torch.cat(parts).view(samples, classes, size)
+
+    columns = [rows(parts, leaf.numel()) for parts, leaf in zip(zip(*pieces, strict=True), leaves * 2, strict=False)]
+    rates = columns[len(names) :] if rate and not flat else [None] * len(names)
+    if flat:
+        rates = [torch.zeros_like(column) for column in columns]
+    return {name: (columns[k], rates[k]) for k, name in enumerate(names)}
+
+
+def _one_by_one(
+    network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None
+) -> tuple[Rows, Tensor]:
+    """Rows by one backward pass per output, with nothing of ``torch.func``, on the module's own parameters."""
+    with torch.no_grad():
+        outputs = network(network.parameters, inputs)
+    samples = len(outputs)
+    select = torch.eye(outputs.numel(), dtype=outputs.dtype, device=outputs.device).view(-1, *outputs.shape)
+    if direction is None:
+        passes = [[g[name].flatten() for name in names] for g in pulled_by_backward(network, inputs, select)]
+    else:
+        passes = [
+            [g[name].flatten() for g in both for name in names]
+            for both in pulled_twice(network, inputs, direction.along, select)
+        ]
+    columns = [torch.stack(rows).view(samples, len(passes) // samples, -1) for rows in zip(*passes, strict=True)]
+    rates = columns[len(names) :] or [None] * len(names)
+    return dict(zip(names, zip(columns[: len(names)], rates, strict=True), strict=True)), outputs
+
+
+def can_run_alone(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
+    """Whether samples in batches of their own, under vmap, give the same outputs."""
+    if len(inputs) == 1:
+        return False
+    few = inputs[:2]
+    try:
+        with torch.no_grad():
+            alone = vmap(lambda sample: network(network.parameters, sample[None])[0])(few)
+    except Exception:  # whatever vmap or the module refuses, the other route does without
+        return False
+    eps = torch.finfo(outputs.dtype).eps
+    return alone.shape == outputs[:2].shape and bool(
+        (alone - outputs[:2]).abs().max() <= 1e3 * eps * outputs.abs().max()
+    )

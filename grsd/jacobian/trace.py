@@ -1,0 +1,269 @@
+"""One forward pass: what it called, and with a graph, the derivatives that backward passes through it give.
+
+All derivatives are by plain autograd, so that what a user's training can differentiate can be differentiated here.
+Along a direction d of the parameters the graph also holds s = J d, by forward mode or by two backward passes. What a
+backward pass gives of s is the derivative along d of what it gives of the outputs, since second derivatives commute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import GradientEdge
+
+from grsd.jacobian.composed import Composed
+from grsd.jacobian.layers import Call
+from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.recorder import Tap
+
+FORWARD, TWICE = "forward", "twice"
+
+
+@dataclass
+class Trace:
+    """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph where there is one.
+
+    ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
+    parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
+    replaced. ``leaves``: the parameters that
+    the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
+    ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
+    """
+
+    outputs: Tensor
+    calls: tuple[Call, ...]
+    shapes: tuple[torch.Size, ...]
+    names: tuple[tuple[str | None, str | None], ...]
+    elsewhere: frozenset[str]
+    operations: int
+    composed: bool
+    edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
+    leaves: Parameters | None = None
+    slopes: Tensor | None = None
+    directions: Parameters | None = None
+    inputs: tuple[Tensor, ...] = ()
+    input_rates: tuple[Tensor | None, ...] = ()
+    backprops: dict[int, Tensor] | None = None
+
+    def same_calls(self, other: Trace) -> bool:
+        forms = [tuple(call.form for call in trace.calls) for trace in (self, other)]
+        return forms[0] == forms[1] and self.names == other.names
+
+    def without_graph(self) -> Trace:
+        return replace(
+            self,
+            outputs=_plain(self.outputs),
+            edges=(),
+            leaves=None,
+            slopes=None,
+            directions=None,
+            inputs=(),
+            input_rates=(),
+        )
+
+
+def read(network: Network, inputs: Tensor) -> Trace:
+    """Run the network once, without a graph."""
+    with torch.no_grad():
+        return _noted(network, network.parameters, inputs, Tap(network.parameters, network.dtype)).without_graph()
+
+
+def trace(network: Network, inputs: Tensor, direction: Parameters | None = None, by: str = FORWARD) -> Trace:
+    """Run the network once with a graph; with ``direction``, s = J d by forward mode or by two backward passes.
+
+    A network that is not functional gives no graph, and names all its parameters as used elsewhere.
+    """
+    if not network.functional:
+        return replace(read(network, inputs), elsewhere=frozenset(network.parameters))
+    leaves = leaves_of(network.parameters)
+    if direction is None:
+        return _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True))
+    if by == TWICE:
+        found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
+        slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
+        return replace(found, slopes=slopes, directions=directions)
+    directions = leaves_of(direction)
+    with forward_ad.dual_level():
+        duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
+        found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+        pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
+        primal, tangent = forward_ad.unpack_dual(found.outputs)
+        return replace(
+            found,
+            outputs=primal,
+            slopes=tangent,
+            leaves=leaves,
+            directions=directions,
+            inputs=tuple(pair.primal.detach() for pair in pairs),
+            input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
+        )
+
+
+def unwatched(network: Network, inputs: Tensor) -> Trace:
+    """A trace with its graph, and without the calls."""
+    if not network.functional:
+        return trace(network, inputs)
+    leaves = leaves_of(network.parameters)
+    with torch.enable_grad():
+        outputs = network(leaves, inputs.detach())
+    return Trace(outputs, (), (), (), frozenset(), 0, network.composed, leaves=leaves)
+
+
+def outputs_and_gradient(
+    network: Network, inputs: Tensor, cotangent: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Parameters]:
+    """(f, J^T u) for u a function of f, without watching the calls."""
+    leaves = leaves_of(network.parameters)
+    if network.functional:
+        outputs = network(leaves, inputs.detach())
+        try:
+            return outputs.detach(), pulled(outputs, leaves, cotangent(outputs.detach()), retain=False)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):
+            network.functional = False
+    outputs = read(network, inputs).outputs
+    return outputs, next(pulled_by_backward(network, inputs, [cotangent(outputs)]))
+
+
+def leaves_of(parameters: Parameters) -> Parameters:
+    return {name: p.detach().requires_grad_() for name, p in parameters.items()}
+
+
+def _plain(outputs: object) -> object:
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
+
+
+def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
+    with network.precision(), torch.set_grad_enabled(tap.graph), tap:
+        outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
+    names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
+    calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
+    seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
+    return Trace(
+        outputs,
+        calls,
+        tuple(tap.shapes),
+        names,
+        frozenset(tap.elsewhere),
+        tap.operations,
+        tap.intervened,
+        edges=tuple(tap.edges),
+        leaves=parameters if tap.graph else None,
+        inputs=seen,
+        input_rates=(None,) * len(seen),
+    )
+
+
+def gradients(
+    of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, *, batched: bool = True, retain: bool = True
+) -> list[Tensor | None]:
+    """For a stack of cotangents, the stacked derivatives in each of ``at``; None where ``of`` does not depend on it."""
+    if batched:
+        return list(
+            torch.autograd.grad(of, at, cotangents, retain_graph=retain, is_grads_batched=True, allow_unused=True)
+        )
+    results = [torch.autograd.grad(of, at, one, retain_graph=True, allow_unused=True) for one in cotangents]
+    return [None if same[0] is None else torch.stack(same) for same in zip(*results, strict=True)]
+
+
+def one_per_class(outputs: Tensor) -> Tensor:
+    """One cotangent per class, on all samples at once: (C, N, C) or (1, N)."""
+    classes = outputs.shape[1] if outputs.ndim == 2 else 1
+    select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+    return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
+
+
+def pulled(of: Tensor, leaves: Parameters, cotangent: Tensor, *, retain: bool = True) -> Parameters:
+    """The derivative of <cotangent, of> in each leaf."""
+    if not of.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    found = torch.autograd.grad(of, list(leaves.values()), cotangent, retain_graph=retain, allow_unused=True)
+    return dict(zip(leaves, filled(leaves.values(), found), strict=True))
+
+
+def filled(at: Iterable[Tensor], found: Iterable[Tensor | None]) -> list[Tensor]:
+    """Zeros where a derivative is None."""
+    return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(at, found, strict=True)]
+
+
+def pull(network: Network, graph: Trace, inputs: Tensor, cotangent: Tensor, *, retain: bool = True) -> Parameters:
+    """J^T cotangent on these inputs, from their trace. A graph that plain ``torch.autograd.grad`` cannot go back
+    through, since it recomputes parts of the forward pass, makes the network one that is not functional."""
+    if graph.leaves is not None:
+        try:
+            return pulled(graph.outputs, graph.leaves, cotangent, retain=retain)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):
+            network.functional = False
+    return next(pulled_by_backward(network, inputs, [cotangent]))
+
+
+def slopes_by_two_passes(outputs: Tensor, leaves: Parameters, direction: Parameters) -> tuple[Tensor, Parameters]:
+    """(s = J d, d as leaves), both with a graph: the derivative in w of <J^T w, d>."""
+    directions = leaves_of(direction)
+    w = torch.zeros_like(outputs, requires_grad=True)
+    gradient = torch.autograd.grad(outputs, list(leaves.values()), w, create_graph=True, allow_unused=True)
+    pairs = [(g, d) for g, d in zip(gradient, directions.values(), strict=True) if g is not None and g.requires_grad]
+    (slopes,) = torch.autograd.grad([g for g, _ in pairs], w, [d for _, d in pairs], create_graph=True)
+    return slopes, directions
+
+
+@contextmanager
+def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Parameters]:
+    """The private module's own parameters as leaves: what recomputes parts of its forward pass backwards needs them."""
+    with network.own(network.parameters) as own:
+        try:
+            for p in own.values():
+                p.requires_grad_(True)
+            with network.precision(), Composed(network.dtype, tangents=tangents):
+                yield own
+        finally:
+            for p in own.values():
+                p.grad = None
+                p.requires_grad_(False)
+            network.restore()
+
+
+def pulled_by_backward(network: Network, inputs: Tensor, cotangents: Iterable[Tensor]) -> Iterator[Parameters]:
+    """J^T u for each cotangent u, by ``Tensor.backward`` on the module's own parameters."""
+    with own_leaves(network) as own:
+        outputs = network.module(inputs)
+        for cotangent in cotangents:
+            outputs.backward(cotangent, retain_graph=True)
+            yield {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in own.items()}
+            for p in own.values():
+                p.grad = None
+
+
+def pulled_twice(
+    network: Network, inputs: Tensor, direction: Parameters, cotangents: Iterable[Tensor]
+) -> Iterator[tuple[Parameters, Parameters]]:
+    """J^T u and its derivative along the direction for each cotangent u, by backward passes of a backward pass."""
+    with own_leaves(network, tangents=True) as own:
+        outputs = network.module(inputs)
+        slopes, _ = slopes_by_two_passes(outputs, own, direction)
+        for cotangent in cotangents:
+            yield pulled(outputs, own, cotangent), pulled(slopes, own, cotangent)
+
+
+def foreign_leaves(outputs: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors that require gradients, in which the graph of the outputs ends, and that are not among ``leaves``."""
+    known = {id(leaf) for leaf in leaves}
+    waiting = [] if outputs.grad_fn is None else [outputs.grad_fn]
+    seen, found = set(waiting), []
+    while waiting:
+        node = waiting.pop()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor) and id(variable) not in known:
+            found.append(variable)
+        following = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= following
+        waiting += following
+    return found

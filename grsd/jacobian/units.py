@@ -1,0 +1,208 @@
+"""Which parameters are differentiated how: from one forward pass and one small backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grsd.jacobian.layers import OUTER
+from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.trace import Trace, gradients, one_per_class
+
+GRAM, SLICES, ROWS = "gram", "slices", "rows"
+CHEAP = 2**22  # multiplications of rows that take no longer than calling what avoids them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples are in a call's output: dimension ``axis``, as its slow (``major``) or its fast index."""
+
+    axis: int
+    major: bool
+
+    def apart(self, tensor: Tensor, samples: int, lead: int, first: int = 0) -> Tensor:
+        """After ``first`` dimensions: (lead..., rest...) to (samples, positions, rest...)."""
+        before, rest = tensor.shape[:first], tensor.shape[first + lead :]
+        axis = first + self.axis
+        inside = tensor.shape[axis] // samples
+        split = tensor.unflatten(axis, (samples, inside) if self.major else (inside, samples))
+        return split.movedim(axis + (not self.major), first).reshape(*before, samples, -1, *rest)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters whose Jacobian is formed together, and how.
+
+    ``uses``: the calls that use them, by index, with their layout; none for the generic route. ``route``: contract two
+    Grams, form rows slice by slice, or hold the rows. ``vocabulary``: the tokens that occur, of an embedding.
+    """
+
+    names: tuple[str, ...]
+    weight: bool = False
+    bias: bool = False
+    uses: tuple[tuple[int, Layout], ...] = ()
+    route: str = ROWS
+    vocabulary: Tensor | None = None
+
+
+def plan_units(
+    network: Network,
+    reading: Trace,
+    probe: Parameters,
+    small: Trace | None,
+    *,
+    apart: bool,
+    backprops: bool = False,
+) -> list[Unit]:
+    """Every trainable parameter in exactly one unit, those that nothing uses left out.
+
+    ``reading``: a trace of all samples. ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient
+    there is unused. ``small``: a trace with its graph, of some of the samples, that makes the same calls; None: every
+    unit by the generic route. ``apart``: a unit for every single parameter. ``backprops``: keep those of all classes in
+    ``small``.
+    """
+    layouts = [None] * len(reading.calls) if small is None else _layouts(small, backprops)
+    samples = len(reading.outputs)
+    uses = _uses(reading)
+    claimed = {name for name in factorable(reading) if all(layouts[index] is not None for index in uses[name])}
+    units, done = [], set()
+    for weight, bias in reading.names:
+        together = not apart and {weight, bias} <= claimed and uses[weight] == uses[bias]
+        for names in [(weight, bias)] if together else [(weight,), (bias,)]:
+            if names[0] not in claimed or names[0] in done:
+                continue
+            done |= set(names)
+            where = tuple((use, layouts[use]) for use in uses[names[0]])
+            route, vocabulary = _route(network, reading, names, where, samples, together or names[0] == bias)
+            units.append(Unit(names, names[0] == weight, names[-1] == bias, where, route, vocabulary))
+    seen = reading.elsewhere | set(uses)
+    unclaimed = [name for name in network.parameters if name not in claimed]
+    units += [Unit((name,)) for name in unclaimed if name in seen or bool(probe[name].any())]
+    return units
+
+
+def _uses(reading: Trace) -> dict[str, list[int]]:
+    uses: dict[str, list[int]] = {}
+    for index, pair in enumerate(reading.names):
+        for name in pair:
+            if name is not None:
+                uses.setdefault(name, []).append(index)
+    return uses
+
+
+def factorable(reading: Trace) -> set[str]:
+    """Parameters that only recognised calls use, always as the same of their arguments, and once each."""
+    roles: dict[str, set[tuple]] = {}
+    for call, pair in zip(reading.calls, reading.names, strict=True):
+        for role, name in zip(("weight", "bias"), pair, strict=True):
+            if name is not None:
+                roles.setdefault(name, set()).add((role, *call.form))
+    return {
+        name
+        for name, used in _uses(reading).items()
+        if name not in reading.elsewhere and len(roles[name]) == 1 and len(set(used)) == len(used)
+    }
+
+
+def _route(
+    network: Network,
+    reading: Trace,
+    names: tuple[str, ...],
+    uses: tuple[tuple[int, Layout], ...],
+    samples: int,
+    ones: bool,
+) -> tuple[str, Tensor | None]:
+    """The cheapest exact route by floating point operations, and by what must be held."""
+    call = reading.calls[uses[0][0]]
+    if call.kind != OUTER:
+        return ROWS, None
+    vocabulary = None
+    if call.tokens is not None:
+        vocabulary = torch.unique(torch.cat([reading.calls[index].tokens.reshape(-1) for index, _ in uses]))
+        vocabulary = vocabulary[vocabulary >= 0]
+    groups = call.form[1] if len(call.form) > 1 else 1
+    parameter = network.parameters[names[0]]
+    if call.tokens is not None:
+        p, q = len(vocabulary), parameter.shape[1]
+    elif parameter.ndim == 1:
+        p, q = 1, parameter.shape[0] // groups
+    else:
+        p, q = parameter[0].numel() + (1 if ones else 0), parameter.shape[0] // groups
+    outputs = sum(reading.shapes[index].numel() for index, _ in uses)
+    positions = max(1, outputs // (samples * groups * q))
+    classes = reading.outputs.numel() // samples
+    if positions > 1 and (samples * classes) ** 2 * p * q * groups < CHEAP:
+        return ROWS, vocabulary
+    if positions**2 * (q + p / classes**2 + 1) < p * q or positions == 1:
+        return GRAM, vocabulary
+    return (ROWS if p * q <= positions * (q + p / classes) else SLICES), vocabulary
+
+
+def _layouts(small: Trace, backprops: bool) -> list[Layout | None]:
+    """Find each call's samples: where any shape leaves a choice, by backprops, which vanish on all other samples.
+
+    ``backprops``: those of all classes are found by the same pass, and kept.
+    """
+    samples, shapes = len(small.outputs), small.shapes
+    candidates = [_candidates(call.lead, shape, samples) for call, shape in zip(small.calls, shapes, strict=True)]
+    unsure = any(len(layouts) > 1 for layouts in candidates)
+    masks, deltas = _deltas(small, unsure, backprops)
+    if backprops:
+        small.backprops = {index: delta[len(masks) :] for index, delta in deltas.items()}
+    if unsure:
+        silent = [
+            ~layout.apart(deltas[index][: len(masks)], samples, len(shapes[index]), 1)
+            .flatten(2)
+            .any(2)
+            .logical_and(~masks)
+            .any()
+            for index, layouts in enumerate(candidates)
+            for layout in layouts
+        ]
+        passed = iter(torch.stack(silent).tolist())
+        candidates = [[layout for layout in layouts if next(passed)] for layouts in candidates]
+    return [layouts[0] if layouts else None for layouts in candidates]
+
+
+def _candidates(lead: int, shape: torch.Size, samples: int) -> list[Layout]:
+    return [
+        Layout(axis, major)
+        for axis in range(lead)
+        if shape[axis] % samples == 0
+        for major in (True, False)[: 1 + (shape[axis] > samples)]
+    ]
+
+
+def _deltas(small: Trace, masked: bool, backprops: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    """(masks (K, N) of samples, backprops of random outputs of these and then those of all classes, by call)."""
+    outputs, samples = small.outputs, len(small.outputs)
+    chosen = torch.arange(samples, device=outputs.device) % 4 % 3 == 0
+    masks = torch.stack([chosen, ~chosen]) if masked else chosen.new_zeros(0, samples)
+    if not small.calls or not (masked or backprops):
+        return masks, {}
+    cotangents = random_like(outputs) * masks.view(-1, samples, *[1] * (outputs.ndim - 1))
+    if backprops:
+        cotangents = torch.cat([cotangents, one_per_class(outputs)])
+    edges = {index: edge for index, (edge, _) in enumerate(small.edges) if edge is not None}
+    found = dict(zip(edges, _pulled(outputs, list(edges.values()), cotangents) if edges else (), strict=True))
+
+    def filled(index: int) -> Tensor:
+        delta = found.get(index)
+        return outputs.new_zeros(len(cotangents), *small.shapes[index]) if delta is None else delta
+
+    return masks, {index: filled(index) for index in range(len(small.calls))}
+
+
+def _pulled(outputs: Tensor, edges: list, cotangents: Tensor) -> list[Tensor | None]:
+    try:
+        return gradients(outputs, edges, cotangents)
+    except (RuntimeError, NotImplementedError):  # torch.vmap has no rule for every backward pass
+        return gradients(outputs, edges, cotangents, batched=False)
+
+
+def random_like(tensor: Tensor) -> Tensor:
+    """Standard normal numbers, the same for the same shape on every device."""
+    generator = torch.Generator("cpu").manual_seed(tensor.numel())
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)

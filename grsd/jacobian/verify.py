@@ -1,0 +1,137 @@
+"""The self-check: quadratic forms of the finished matrices against backward passes of the whole network.
+
+v^T M v = |J^T v|^2 / N takes one backward pass. v^T M' v = 2 <J^T v, (J^T v)'> / N takes the derivative of J^T v along
+the flow, here from a difference of two gradients in float64: it shares nothing with forward mode, so that it sees what
+forward mode misses, such as a detached norm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.trace import pull, trace
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
+OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
+ROUNDINGS = 1e-13  # of a gradient, relative to its size
+
+
+@dataclass
+class Expected:
+    """For the random outputs ``probe`` v: ``gradient`` J^T v, and ``size`` |J^T v|^2 / N = v^T M v."""
+
+    probe: Tensor
+    gradient: Parameters
+    size: float
+
+    @classmethod
+    def of(cls, probe: Tensor, gradient: Parameters) -> Expected:
+        return cls(probe, gradient, float(inner(gradient, gradient)) / len(probe))
+
+    def disagreement(self, matrix: Tensor) -> str | None:
+        """What is wrong where M disagrees with the backward pass, and None where they agree."""
+        found = quadratic(matrix, self.probe)
+        if not math.isfinite(found) or not math.isfinite(self.size):
+            return f"M {OVERFLOW}"
+        if abs(found - self.size) <= TOLERANCE[matrix.dtype] * max(self.size, 1e-300):
+            return None
+        return (
+            f"self-check failed, v^T M v = {found:.9g} but one backward pass gives {self.size:.9g}; the model couples "
+            "samples, depends on the size of its batch, or changes tensors in place"
+        )
+
+
+@dataclass
+class ExpectedRate:
+    """v^T M' v from differences of J^T v along ``direction``, for the same v as in ``Expected``."""
+
+    network: Network
+    inputs: Tensor
+    probe: Tensor
+    direction: Parameters
+    batch: int
+
+    def disagreement(self, rate: Tensor) -> str | None:
+        found = quadratic(rate, self.probe)
+        if not math.isfinite(found):
+            return f"M' {OVERFLOW}"
+        values = []
+        for step in STEPS:
+            value, bound, noise = self._change(step)
+            if abs(found - value) <= RATE_TOLERANCE[rate.dtype] * max(bound, 1e-300) + noise:
+                return None
+            values.append(value)
+        return (
+            f"self-check failed, v^T M' v = {found:.9g} but a difference of J^T v along the flow gives "
+            f"{values[0]:.9g}: by torch's derivatives M' is not dM/dt, since the model detaches something that depends "
+            "on its parameters (a norm, a straight-through estimator), changes gradients or sits on a kink; "
+            "tangent_kernel gives M"
+        )
+
+    def _change(self, step: float) -> tuple[float, float, float]:
+        """(v^T M' v, a bound of it, what rounding makes of it)."""
+        network = self.network.in_float64()
+        inputs = self.inputs.double() if self.inputs.is_floating_point() else self.inputs
+        direction = {name: d.double() for name, d in self.direction.items()}
+        length = size_of(direction)
+        if length == 0:
+            return 0.0, 0.0, 0.0
+        h = step * max(size_of(network.parameters), 1e-8) / length
+        ends = [
+            pullback(network.moved(direction, sign * h), inputs, self.probe.double(), self.batch) for sign in (1, -1)
+        ]
+        middle = {name: (ends[0][name] + ends[1][name]) / 2 for name in ends[0]}
+        change = {name: (ends[0][name] - ends[1][name]) / (2 * h) for name in ends[0]}
+        size, samples = float(inner(middle, middle)), len(inputs)
+        bound = 2 * (size * float(inner(change, change))) ** 0.5 / samples
+        return 2 * float(inner(middle, change)) / samples, bound, size * ROUNDINGS / h / samples
+
+
+def quadratic(matrix: Tensor, v: Tensor) -> float:
+    v = v.reshape(-1).to(matrix)
+    return float(v @ (matrix @ v))
+
+
+def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) -> Parameters:
+    """J^T cotangent, ``batch`` samples at a time."""
+    total: Parameters = {}
+    for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
+        found = pull(network, trace(network, few), few, part, retain=False)
+        total = {name: total[name] + value for name, value in found.items()} if total else found
+    return total
+
+
+def inner(left: Parameters, right: Parameters) -> Tensor:
+    return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()
+
+
+def size_of(parameters: Parameters) -> float:
+    """The Euclidean norm, also where squares would overflow."""
+    return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parameters.values()))
+
+
+def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:
+    """Raise ``RuntimeError`` where a part of the batch gave other outputs than the whole."""
+    scale = float(outputs.abs().max())
+    if not float(deviation) <= TOLERANCE[outputs.dtype] * max(scale, 1e-300):
+        raise RuntimeError(
+            f"{call}(model, ...): the outputs of a part of the batch differ by {float(deviation):.3g} from those of "
+            "the whole; the model depends on the size of its batch: raise memory_limit or take fewer samples"
+        )
+
+
+def check_part(matrix: Tensor, chosen: Tensor, probe: Tensor, gradient: Parameters) -> bool:
+    """Whether the part of M that belongs to the ``chosen`` samples is M of these alone: u^T M u = |J^T u|^2 / N."""
+    classes = probe.numel() // len(probe)
+    rows = (chosen[:, None] * classes + torch.arange(classes, device=chosen.device)).reshape(-1).to(matrix.device)
+    u = probe.reshape(-1).to(matrix)
+    found = float(u @ (matrix[rows][:, rows] @ u))
+    size = float(inner(gradient, gradient)) * classes / len(matrix)
+    return abs(found - size) <= 10 * TOLERANCE[matrix.dtype] * max(size, 1e-300)

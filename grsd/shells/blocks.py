@@ -1,0 +1,102 @@
+"""Block spin: shells joined into blocks of m neighbours, wherever the blocks may stand.
+
+Energies and couplings of blocks are sums over their shells, exactly (``grsd.shells.merge_shells`` has them at multiples
+of m). Here blocks stand about every boundary, so that all widths are compared at the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+
+from grsd.shells.common import CommonShells, common_shells
+from grsd.shells.windows import MOST_SHELLS
+from grsd.support.arguments import integers
+from grsd.support.values import said
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The common shells of R runs as arrays.
+
+    Attributes:
+        index: (n,) of the shells; shell a covers [a, a + 1) widths. width: h.
+        energy: (R, n). coupling: (R, n, n). flux: (R, n - 1), through the boundaries ``index[1:] * width``.
+        usable: (n - 1,) boundaries inside the window that no run masks.
+        whole: (n,) shells inside the window, masked in no run and not reaching to infinity.
+    """
+
+    index: Int[np.ndarray, " n"]
+    width: float
+    energy: Float[np.ndarray, "R n"]
+    coupling: Float[np.ndarray, "R n n"]
+    flux: Float[np.ndarray, "R b"]
+    usable: np.ndarray
+    whole: np.ndarray
+
+    def states(self, factor: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
+        """phi = sqrt(E_below E_above), energies of the ``factor`` shells under and over the boundaries ``at``."""
+        below = np.concatenate([np.zeros((len(self.energy), 1)), self.energy.cumsum(1)], axis=1)
+        return np.sqrt((below[:, at] - below[:, at - factor]) * (below[:, at + factor] - below[:, at]))
+
+    def reached(self, reach: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
+        """The part of the flux through ``at`` between shells at most ``reach`` apart."""
+        apart = np.abs(self.index[:, None] - self.index[None, :])
+        near = self.coupling * (apart <= reach)
+        return np.stack([near[:, c:, :c].sum((1, 2)) for c in at], axis=1)
+
+    def neighbours(self, factor: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
+        """The part of the flux through ``at`` between the block of ``factor`` shells over it and the one under it."""
+        return np.stack([self.coupling[:, c : c + factor, c - factor : c].sum((1, 2)) for c in at], axis=1)
+
+    def boundaries(self, factor: int) -> Int[np.ndarray, " B"]:
+        """Positions of the usable boundaries with ``factor`` shells on either side."""
+        n = len(self.index)
+        at = np.arange(1, n)
+        return at[self.usable & (at >= factor) & (at <= n - factor)]
+
+    def pairs(self, factor: int, apart: int) -> tuple[Float[np.ndarray, "R P"], Float[np.ndarray, " P"]]:
+        """K = T / sqrt(E E) of all pairs of blocks, ``factor`` whole shells each, so many ``apart``; their middles."""
+        lower = np.arange(len(self.index) - factor * (apart + 1) + 1)
+        fits = [self.whole[i : i + factor].all() and self.whole[i + factor * apart :][:factor].all() for i in lower]
+        lower = lower[np.array(fits, dtype=bool)]
+        upper = lower + factor * apart
+        below = np.concatenate([np.zeros((len(self.energy), 1)), self.energy.cumsum(1)], axis=1)
+        energy = below[:, lower + factor] - below[:, lower], below[:, upper + factor] - below[:, upper]
+        exchanged = np.zeros((len(self.energy), len(lower)))
+        for column, (u, i) in enumerate(zip(upper, lower, strict=True)):
+            exchanged[:, column] = self.coupling[:, u : u + factor, i : i + factor].sum((1, 2))
+        middle = (self.index[lower] + self.index[upper] + factor) * self.width / 2
+        return exchanged / np.sqrt(energy[0] * energy[1]), middle
+
+    def only(self, runs: np.ndarray) -> Blocks:
+        """These runs."""
+        parts = self.energy[runs], self.coupling[runs], self.flux[runs]
+        return Blocks(self.index, self.width, *parts, self.usable, self.whole)
+
+
+def blocks(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None) -> Blocks:
+    """What all runs share, as arrays. Errors: as ``common_shells``."""
+    common: CommonShells = common_shells(call, budgets, window)
+    index, width, places = common.index, common.width, common.places()
+    budgets = common.budgets
+    coupling = np.stack([b.coupling.values[np.ix_(at, at)] for b, at in zip(budgets, places, strict=True)])
+    boundary = index[1:] * width
+    usable = (common.boundaries("boundary_mask") == 0).all(0)
+    usable &= (boundary >= common.low - 1e-9) & (boundary <= common.high + 1e-9)
+    inside = (common.shells("mask") == 0).all(0)
+    inside &= (index * width >= common.low - 1e-9) & ((index + 1) * width <= common.high + 1e-9)
+    energy, flux = common.shells("energy"), common.boundaries("flux")
+    return Blocks(index, width, energy, coupling, flux, usable, inside)
+
+
+def check_factors(call: str, factors: tuple[int, ...]) -> tuple[int, ...]:
+    """Block sizes: whole, increasing, starting at 1."""
+    found = integers(call, "factors", factors, low=1)
+    if len(found) < 2 or found[0] != 1 or found != sorted(set(found)) or found[-1] > MOST_SHELLS:
+        raise ValueError(f"{call}(factors=...): expected 1 and larger whole numbers, increasing, got {said(factors)}")
+    return tuple(found)

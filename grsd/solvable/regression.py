@@ -1,0 +1,159 @@
+r"""Linear regression on data with a power-law spectrum: the loss against model size, data and time, twice.
+
+Inputs have covariance eigenvalues lambda_k = k^-a; the teacher's power in mode k is lambda_k w_k^2 = k^-(1+r), its
+signs random. Drawn: P random features or N samples, gradient flow solved by an eigendecomposition. Theory, before any
+draw: the deterministic equivalent
+
+.. math:: \langle e, (K+z)^{-1} e\rangle \simeq \frac{\kappa}{z} \sum_k \frac{k^{-(1+r)}}{\lambda_k+\kappa}, \qquad
+          z = \kappa \Big(1 - \frac1P \sum_k \frac{\lambda_k}{\lambda_k+\kappa}\Big) .
+
+Source: Bahri et al. (arXiv 2102.06701), Maloney, Roberts and Sully (2210.16859), Bordelon, Atanasov and Pehlevan
+(2402.01092); the equations in this form are derived in notebook 09.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import brentq
+
+from grsd.support.values import positive, whole
+
+SINGLE = 200
+GROUPS = 300
+NODES = 24
+ROUNDS = 60
+
+
+def limit(values: np.ndarray, count: np.ndarray | float, size: int) -> float:
+    """kappa > 0 with sum count lambda / (lambda + kappa) = ``size``; eigenvalues above zero, more than ``size``."""
+
+    def excess(log_kappa: float) -> float:
+        return float(np.sum(count * values / (values + math.exp(log_kappa)))) - size
+
+    return math.exp(brentq(excess, math.log(values.min()) - 40, math.log(values.max()) + 40))
+
+
+def after_samples(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
+    """What ``size`` samples leave of a loss with that power in each mode, or group of modes, after infinite time.
+
+    sum power (kappa / (lambda + kappa))^2 / 2, over 1 - sum (lambda / (lambda + kappa))^2 / size.
+    """
+    kappa = limit(values, count, size)
+    noise = float(np.sum(count * (values / (values + kappa)) ** 2)) / size
+    return float(power @ (kappa / (values + kappa)) ** 2) / 2 / (1 - noise)
+
+
+def after_features(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
+    """What ``size`` random features leave likewise, all samples there: sum power kappa / (lambda + kappa) / 2."""
+    kappa = limit(values, count, size)
+    return float(power @ (kappa / (values + kappa))) / 2
+
+
+@dataclass(frozen=True)
+class PowerLawRegression:
+    """``a`` > 1 decay of the covariance, 0 < ``r`` < a that of the teacher's power, ``modes`` input dimensions.
+
+    Errors: ``ValueError`` for numbers outside that.
+    """
+
+    a: float = 2.0
+    r: float = 1.0
+    modes: int = 10_000
+
+    def __post_init__(self) -> None:
+        positive("PowerLawRegression", "r", self.r)
+        if not self.a > max(1.0, self.r):
+            raise ValueError(f"PowerLawRegression(a=...): expected more than 1 and than r = {self.r:g}, got {self.a!r}")
+        whole("PowerLawRegression", "modes", self.modes, 1)
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        """Slopes of log loss that the theory forces for r < a: r / a in time, r in P and in N, r / (1 + a) in C = P t.
+
+        The first P modes are learnt, or those with lambda t > 1; what is left is the tail k^-r / r. At given compute
+        both errors are alike, P = t^(1/a).
+        """
+        return {"model": -self.r, "data": -self.r, "time": -self.r / self.a, "compute": -self.r / (1 + self.a)}
+
+    @cached_property
+    def eigenvalues(self) -> Float[np.ndarray, " modes"]:
+        return np.arange(1, self.modes + 1, dtype=float) ** -self.a
+
+    @cached_property
+    def power(self) -> Float[np.ndarray, " modes"]:
+        """lambda_k w_k^2."""
+        return np.arange(1, self.modes + 1, dtype=float) ** -(1 + self.r)
+
+    def features(self, size: int, times: Sequence[float] | np.ndarray, seed: int) -> Float[np.ndarray, " T"]:
+        """The population loss of ``size`` random features at ``times`` (``math.inf`` allowed), N infinite; shape (T,).
+
+        The kernel is Lambda^(1/2) A^T A Lambda^(1/2) / P, A a Gaussian matrix. Cost: one (modes, P) Gram matrix.
+        """
+        rng = np.random.default_rng([seed, whole("features", "size", size, 1)])
+        columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues / size)[:, None]
+        error = np.sqrt(self.power) * rng.choice([-1.0, 1.0], self.modes)
+        rates, vectors = np.linalg.eigh(columns.T @ columns)
+        reached = (vectors.T @ (columns.T @ error)) ** 2 / rates
+        left = np.exp(-2 * np.outer(np.asarray(times, dtype=float), rates)) @ reached
+        return (self.power.sum() - reached.sum() + left) / 2
+
+    def samples(self, size: int, seed: int) -> float:
+        """The population loss after infinite time on ``size`` Gaussian samples, all features there."""
+        rng = np.random.default_rng([seed, whole("samples", "size", size, 1), 1])
+        columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues)[:, None]
+        teacher = np.sqrt(self.power / self.eigenvalues) * rng.choice([-1.0, 1.0], self.modes)
+        left = teacher - columns @ np.linalg.solve(columns.T @ columns, columns.T @ teacher)
+        return float(self.eigenvalues @ left**2) / 2
+
+    @cached_property
+    def _grouped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(lambda, how many, power): each mode up to 200, then groups of modes at their middle."""
+        last = self.modes + 1
+        edges = np.append(np.arange(1, min(SINGLE, last)), np.geomspace(min(SINGLE, last), last, GROUPS))
+        edges = np.unique(np.rint(edges))
+        middle, count = (edges[:-1] + edges[1:] - 1) / 2, np.diff(edges)
+        return middle**-self.a, count, count * middle ** -(1 + self.r)
+
+    def limit(self, size: int) -> float:
+        """kappa > 0 with sum lambda / (lambda + kappa) = ``size``: which modes that many features or samples reach."""
+        if not whole("limit", "size", size, 1) < self.modes:
+            raise ValueError(f"limit(size=...): expected fewer than the {self.modes} modes, got {size}")
+        values, count, _ = self._grouped
+        return limit(values, count, size)
+
+    def samples_theory(self, size: int) -> float:
+        """The mean of ``samples``: ``after_samples``."""
+        self.limit(size)
+        return after_samples(*self._grouped, size)
+
+    def features_theory(self, size: int, times: Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
+        """The mean of ``features``: the deterministic equivalent, inverted in time by Talbot's contour of 24 nodes."""
+        times = np.asarray(times, dtype=float)
+        values, count, power = (part[:, None] for part in self._grouped)
+        self.limit(size)
+        loss = np.full(times.shape, after_features(*self._grouped, size))
+        finite = np.isfinite(times)
+        tau = 2 * times[finite]
+        scale, total, kappa = 2 * NODES / (5 * tau), np.zeros_like(tau), None
+        for node in range(NODES):
+            angle = node * math.pi / NODES
+            slope = angle / math.tan(angle) if node else 1.0
+            z = scale * (slope + 1j * angle)
+            weight = 1 + 1j * (angle + (slope - 1) / math.tan(angle)) if node else 0.5
+            kappa = z + (count * values).sum() / size if kappa is None else kappa
+            for _ in range(ROUNDS):
+                share = values / (values + kappa)
+                step = (kappa * (1 - (count * share).sum(0) / size) - z) / (1 - (count * share**2).sum(0) / size)
+                kappa = kappa - step
+                if (np.abs(step) <= 1e-11 * np.abs(kappa)).all():
+                    break
+            transformed = kappa / z * (power / (values + kappa)).sum(0)
+            total += np.real(weight * np.exp(z * tau) * transformed)
+        loss[finite] = scale / NODES * total / 2
+        return loss

@@ -1,0 +1,1 @@
+"""What every floor stands on: checks of arguments, files, folders, versions, progress."""

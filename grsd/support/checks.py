@@ -1,0 +1,220 @@
+"""Refusals: what a call needs is checked before any computing, and said in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+
+from grsd.support.values import said
+
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+FEW = 8
+MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
+UNINITIALIZED = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
+
+
+def floating_dtype(call: str, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` if it is float32 or float64; raise ``TypeError`` otherwise."""
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"{call}(dtype=...): expected torch.float32 or torch.float64, got {said(dtype)}")
+    return dtype
+
+
+def resolve_device(call: str, device: str | torch.device | None, model: nn.Module) -> torch.device:
+    """The device a call computes on.
+
+    ``None`` keeps the model's own device, ``"auto"`` takes CUDA where there is one and the CPU otherwise, anything
+    else is taken as asked. Raises ``ValueError`` for MPS (no float64) and for CUDA where there is none.
+    """
+    if device is None:
+        first = next(iter(model.parameters()), None)
+        device = torch.device("cpu") if first is None else first.device
+    elif isinstance(device, str) and device == "auto":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
+    if device.type == "mps":
+        raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
+    if device.type not in {"cpu", "cuda"}:
+        raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got '{device}'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{call}(device='{device}'): no CUDA device here; use device='auto' or 'cpu'")
+    return device
+
+
+def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
+    """Refuse what is not a torch module with a trainable parameter, or not a batch of finite numbers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{call}(model, ...): expected a torch.nn.Module, got {type(model).__name__}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"{call}(model, ...): the model has no parameter with requires_grad=True; nothing can learn")
+    if not isinstance(inputs, Tensor):
+        hint = "; use torch.as_tensor(inputs)" if hasattr(inputs, "__array__") else ""
+        raise TypeError(f"{call}(..., inputs): expected a torch.Tensor, got {type(inputs).__name__}{hint}")
+    if inputs.ndim == 0 or inputs.shape[0] == 0:
+        raise ValueError(f"{call}(..., inputs): expected a batch of shape (N, ...), N >= 1, got {tuple(inputs.shape)}")
+    if inputs.is_complex() or inputs.layout != torch.strided:
+        what = str(inputs.dtype if inputs.is_complex() else inputs.layout)
+        raise TypeError(f"{call}(..., inputs): expected a dense real tensor, got {what}")
+    if inputs.device.type == "meta":
+        raise ValueError(f"{call}(..., inputs): they are on the meta device and have no values")
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
+
+
+def check_module(call: str, model: nn.Module, device: str | torch.device | None) -> None:
+    """Refuse what has no exact real derivative here, or is not in one place."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{call}(model, ...): {name} has no shape yet; call the model once first")
+        if getattr(tensor, "_backward_hooks", None):
+            raise ValueError(
+                f"{call}(model, ...): {name} has a hook on its gradient; remove it, since M has no place for it"
+            )
+        if isinstance(tensor, nn.Parameter) and type(tensor) not in (nn.Parameter, *UNINITIALIZED):
+            raise TypeError(
+                f"{call}(model, ...): expected plain parameters, {name} is a {type(tensor).__name__}, whose own ways "
+                "a copy would lose"
+            )
+        if tensor.is_complex():
+            raise TypeError(f"{call}(model, ...): expected real parameters and buffers, {name} is {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{call}(model, ...): expected dense tensors, {name} is {tensor.layout}; use to_dense()")
+        if tensor.device.type == "meta":
+            raise ValueError(f"{call}(model, ...): {name} is on the meta device and has no values")
+    places = sorted(map(str, {tensor.device for tensor in tensors.values()}))
+    if device is None and len(places) > 1:
+        raise ValueError(f"{call}(model, ...): the model is spread over {', '.join(places)}; name one device")
+    for name, part in model.named_modules():
+        for option in ("sparse", "scale_grad_by_freq", "max_norm"):
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and getattr(part, option):
+                raise ValueError(
+                    f"{call}(model, ...): {name or 'the model'} has {option}={getattr(part, option)!r}, under which "
+                    "its gradient is not the derivative of its output, or sparse; switch it off"
+                )
+
+
+def check_coupling(
+    call: str,
+    function: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    outputs: Tensor,
+    of_few: Tensor | None = None,
+) -> None:
+    """Refuse a model in which samples see each other: a few in a batch of their own must give the same outputs.
+
+    Where the model does not take fewer samples, the others are replaced instead. ``of_few``: what the first ``FEW``
+    give, where that is known.
+    """
+    samples = len(inputs)
+    if samples == 1:
+        return
+    few = min(FEW, samples // 2)
+    with torch.no_grad():
+        try:
+            alone = function(inputs[:few]) if of_few is None or few < FEW else of_few
+            changed = (alone - outputs[:few]).abs().max()
+        except RuntimeError:
+            index = torch.arange(samples, device=inputs.device)
+            changed = torch.stack(
+                [
+                    (function(inputs[torch.where(kept, index, index.roll(1))]) - outputs)[kept].abs().max()
+                    for kept in (index % 2 == 0, index % 2 == 1)
+                ]
+            ).max()
+    if not bool(changed <= 1e4 * torch.finfo(outputs.dtype).eps * outputs.abs().max()):
+        raise ValueError(
+            f"{call}(model, ...): the output of a sample changes with the other samples of its batch (batch norm "
+            "without running statistics, or attention over the batch?); M = J J^T / N is then not a sum over samples: "
+            "call model.eval(), or replace that layer"
+        )
+
+
+def check_outputs(call: str, outputs: object, samples: int) -> None:
+    """Refuse a model whose output is not a finite real tensor of shape (N, C) or (N,)."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}")
+    if outputs.ndim not in {1, 2} or outputs.shape[0] != samples or 0 in outputs.shape:
+        raise ValueError(
+            f"{call}(model, ...): the model must map {samples} samples to an output of shape ({samples}, C) or "
+            f"({samples},), it gave {tuple(outputs.shape)}"
+        )
+    if not outputs.is_floating_point():
+        raise TypeError(f"{call}(model, ...): the model's output must be real floating point, it is {outputs.dtype}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
+
+
+def repeatable(
+    call: str, function: Callable[[], object], kept: Mapping[str, Tensor], again: Callable[[], object] | None = None
+) -> object:
+    """The model's output, without a graph; refuse one that is random or changes what it must keep.
+
+    ``again``: the same a second time, where that is not ``function`` itself.
+    """
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    with torch.no_grad(), _in_one_line(call):
+        outputs, second = function(), (again or function)()
+    written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
+    random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
+    if written or random:
+        what = f"changes {written[0]!r}" if written else "gives another output each time"
+        raise ValueError(
+            f"{call}(model, ...): the model {what} when it is called (dropout or batch norm in training mode?); call "
+            "model.eval() first"
+        )
+    return outputs
+
+
+@contextmanager
+def _in_one_line(call: str) -> Iterator[None]:
+    """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
+    try:
+        yield
+    except MODEL_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(call):
+            raise
+        said_by = (str(error).splitlines() or [""])[0]
+        raise RuntimeError(
+            f"{call}(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
+        ) from error
+
+
+def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
+    if not isinstance(targets, Tensor):
+        hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
+        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
+    if targets.device.type == "meta" or targets.layout != torch.strided:
+        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
+        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
+    if not targets.is_floating_point():
+        raise TypeError(
+            f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double(): the loss is the "
+            "mean squared error, cross-entropy is out of scope"
+        )
+    if tuple(targets.shape) != shape:
+        raise ValueError(
+            f"{call}(..., targets): expected exactly the output's shape {shape}, got {tuple(targets.shape)}; "
+            "nothing is broadcast"
+        )
+    if not bool(torch.isfinite(targets).all()):
+        raise ValueError(f"{call}(..., targets): found NaN or infinity")
+
+
+def memory_bytes(call: str, limit: str | int) -> int:
+    """Bytes, from a number or from text such as "4GiB"; raise ``ValueError`` otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))
+    if not isinstance(limit, str | Real) or isinstance(limit, bool) or match is None:
+        raise ValueError(f"{call}(memory_limit=...): expected bytes or text such as '4GiB', got {said(limit)}")
+    return int(float(match[1]) * UNITS[match[2] or "B"])

@@ -1,0 +1,59 @@
+"""How a notebook of the companion begins: what grsd refuses is one line, and its small matrices take one thread."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from grsd.support.folders import one_line
+from grsd.support.values import THREADS
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+PACKAGE = Path(__file__).resolve().parents[1]
+REFUSALS = (TypeError, ValueError)
+_begun: set[int] = set()
+
+
+def begin() -> None:
+    """In a notebook, once: refusals in one line, and one thread where OMP_NUM_THREADS does not say otherwise.
+
+    ``torch.set_num_threads`` changes that later; elsewhere than in a notebook this does nothing.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or id(shell) in _begun:
+        return
+    _begun.add(id(shell))
+    shell.set_custom_exc(REFUSALS, _show)
+    if THREADS not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def is_refusal(error: BaseException, at: TracebackType | None) -> bool:
+    """Whether grsd itself raised this, about a call: its message starts with the call, as in ``Spec(depth=...): ``."""
+    frames = traceback.extract_tb(at)
+    raised_here = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
+    return raised_here and isinstance(error, REFUSALS) and bool(re.match(r"[\w.]+\(", str(error)))
+
+
+def _show(
+    shell: InteractiveShell,
+    kind: type[BaseException],
+    error: BaseException,
+    at: TracebackType,
+    tb_offset: int | None = None,
+) -> None:
+    """A refusal as one line, everything else as it always is; %tb and %debug show the rest."""
+    if not is_refusal(error, at):
+        shell.showtraceback((kind, error, at), tb_offset=tb_offset, running_compiled_code=True)
+        return
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, at
+    shell._showtraceback(kind, error, [f"{kind.__name__}: {one_line(error, 1000)}  (%tb shows where)"])

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from models import ZOO
+from torch.func import functional_call, jacrev
+from untouched import state
+
+import grsd
+from grsd.jacobian import (
+    ALONE,
+    CAREFUL,
+    GRAM,
+    ROWS,
+    Network,
+    can_run_alone,
+    exact_derivatives,
+    jacobian,
+    plan_units,
+    pull,
+    pull_and_rate,
+    random_like,
+    trace,
+)
+
+
+def network(model):
+    return Network(model, torch.float64, torch.device("cpu"))
+
+
+def units_of(net, inputs, apart=False):
+    graph = trace(net, inputs)
+    return plan_units(net, graph, pull(net, graph, inputs, random_like(graph.outputs)), graph, apart=apart), graph
+
+
+@pytest.mark.parametrize("route", [ALONE, CAREFUL])
+def test_parts_give_the_jacobian(any_case, route):
+    """sum_t delta a^T, or the rows, against the dense Jacobian of the parameters each unit names."""
+    model, inputs, _ = any_case
+    net = network(model)
+    with exact_derivatives():
+        units, reading = units_of(net, inputs)
+        if route == ALONE and not can_run_alone(net, inputs, reading.outputs):
+            return
+        samples, classes = len(inputs), reading.outputs.numel() // len(inputs)
+        dense = jacrev(lambda p: functional_call(model, p, (inputs,)).reshape(samples, classes))(net.parameters)
+        try:
+            parts, outputs = jacobian(net, inputs, units, route=route)
+        except RuntimeError:
+            assert isinstance(model, torch.nn.Sequential)
+            assert any(isinstance(part, torch.nn.PReLU) for part in model)
+            assert route != CAREFUL
+            return
+    assert torch.equal(outputs, reading.outputs) or torch.allclose(outputs, reading.outputs, atol=1e-14)
+    for unit, (part, _) in zip(units, parts, strict=True):
+        if unit.route == ROWS:
+            rows = part[0]
+        else:
+            features, backprops = part
+            layout = "gtncq" if unit.route == GRAM else "ngcqt"
+            rows = torch.einsum(f"{layout},ngtp->ncgqp", backprops, features).flatten(2)
+        expected = torch.cat([dense[name].flatten(2) for name in unit.names], -1)
+        norm = expected.square().sum(-1)
+        assert torch.allclose(rows.square().sum(-1), norm, atol=1e-12)
+        assert torch.allclose(
+            torch.einsum("ncp,mdp->ncmd", rows, rows), torch.einsum("ncp,mdp->ncmd", expected, expected), atol=1e-12
+        )
+
+
+def test_every_used_parameter_is_in_one_unit(any_case):
+    model, inputs, _ = any_case
+    net = network(model)
+    with exact_derivatives():
+        for apart in (False, True):
+            units, _ = units_of(net, inputs, apart)
+            names = [name for unit in units for name in unit.names]
+            assert len(names) == len(set(names))
+            assert set(net.parameters) - set(names) <= {"unused"}
+            assert not apart or all(len(unit.names) == 1 for unit in units)
+
+
+def test_recognised_layers_need_no_generic_route():
+    generic = {}
+    for case in ZOO:
+        model, inputs, _ = case.make()
+        with exact_derivatives():
+            units, _ = units_of(network(model), inputs)
+        generic[case.name] = {unit.names[0] for unit in units if not unit.uses}
+    assert {name for name, units in generic.items() if units} == {
+        "cross attention, bias rows",
+        "weight norm",
+        "weight norm by a hook",
+        "orthogonal convolution",
+        "raw parameters",
+        "prelu",
+        "recurrent cell",
+        "looks at values",
+        "transformer, tied output",
+        "transformer, norms last",
+    }
+    assert generic["transformer, tied output"] == {"token.weight", "position.weight"}
+
+
+def test_the_module_is_never_written_to(any_case):
+    model, inputs, targets = any_case
+    before = state(model, inputs)
+    net = network(model)
+    with exact_derivatives():
+        direction = pull(net, trace(net, inputs), inputs, targets)
+        pull_and_rate(net, inputs, torch.ones_like(targets), direction, torch.zeros_like(targets))
+    for tensor in net.parameters.values():
+        tensor.add_(1.0)
+    assert state(model, inputs) == before
+
+
+def test_a_copy_can_be_made_of_a_module_that_caches():
+    class Caches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = torch.nn.Linear(5, 3), None
+
+        def forward(self, x):
+            self.last = self.layer(x)
+            return self.last
+
+    model = Caches()
+    kept = model(torch.randn(2, 5))
+    assert kept.requires_grad
+    with exact_derivatives():
+        net = network(model)
+        x = torch.randn(2, 5, dtype=torch.float64)
+        pull(net, trace(net, x), x, torch.ones(2, 3, dtype=torch.float64))
+    assert model.last is kept
+
+
+class Experts(torch.nn.Module):
+    """Every sample through every expert, by one grouped product of matrices, which torch has in float32 alone."""
+
+    def __init__(self, grouped):
+        super().__init__()
+        torch.manual_seed(0)
+        self.grouped, self.first = grouped, torch.nn.Linear(5, 8)
+        self.experts, self.readout = torch.nn.Parameter(torch.randn(2, 8, 8) / 3), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        if self.grouped:
+            ends = len(x) * torch.arange(1, 3, dtype=torch.int32)
+            mixed = torch.nn.functional.grouped_mm(h.repeat(2, 1), self.experts, offs=ends).view(2, len(x), -1)
+        else:
+            mixed = h @ self.experts
+        return self.readout(torch.tanh(mixed).sum(0))
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="no grouped products in this torch")
+def test_grouped_products_have_a_kernel_and_a_rate_in_float64():
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    for one, other in zip(
+        grsd.tangent_kernel_and_rate(Experts(True), x, y),
+        grsd.tangent_kernel_and_rate(Experts(False), x, y),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12 * float(other.abs().max()))
