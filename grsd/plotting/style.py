@@ -1,0 +1,79 @@
+"""One look for all figures, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from grsd.support.files import write_atomically
+from grsd.support.folders import figures
+from grsd.support.session import begin
+
+# Okabe and Ito's palette: distinct under every common colour blindness; markers are used besides colour.
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#000000",
+}
+STYLE = {
+    "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "font.size": 10,
+    "image.cmap": "viridis",
+    "legend.frameon": False,
+    "lines.markersize": 4,
+    "svg.hashsalt": "grsd",
+}
+
+
+def use_style() -> None:
+    """The companion's look for the rest of this session; a notebook also begins here (``support.session``)."""
+    begin()
+    mpl.rcParams.update(STYLE)
+
+
+def savefig(figure: Figure, name: str) -> list[Path]:
+    """Write ``name``.svg and ``name``.png, the same bytes whenever the figure is the same, and return their paths.
+
+    ``name`` starts with its notebook's: "01_shell_dynamics-energy". Where to: ``grsd.support.folders.figures``.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
+        raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")
+    _settle(figure)
+    payloads = {}
+    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=suffix, metadata=metadata, dpi=150)
+            payloads[suffix] = drawn.getvalue()
+    return [write_atomically(figures() / f"{name}.{suffix}", payload) for suffix, payload in payloads.items()]
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once and round where its axes are.
+
+    The solver behind the constrained layout moves axes by a rounding error from run to run, and clip paths are named
+    after a hash of those positions.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position(original=True).bounds, 6))
+
+
+def decades(s: np.ndarray | xr.DataArray) -> np.ndarray:
+    """log10 of an eigenvalue from its natural logarithm: what the axes show."""
+    return np.asarray(s) / np.log(10)
