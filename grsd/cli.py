@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from grsd.runs.spec import CHOICES, Spec, parse
+from grsd.runs.spec import Spec, choices, parse
 from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
@@ -100,16 +100,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     """One option for each field of ``Spec``, and where and how to run."""
+    known = choices()
     for field in fields(Spec):
         default = field.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
-        choices = f"{', '.join(CHOICES[field.name])}; " if field.name in CHOICES else ""
+        allowed = f"{', '.join(known[field.name])}; " if field.name in known else ""
         parser.add_argument(
             _option(field.name),
             type=_typed(field.name),
             default=argparse.SUPPRESS,
             metavar=field.name.upper(),
-            help=f"{MEANINGS.get(field.name, '')}{choices}default {shown}",
+            help=f"{MEANINGS.get(field.name, '')}{allowed}default {shown}",
         )
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")

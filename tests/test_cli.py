@@ -97,7 +97,10 @@ def test_help_and_version():
         (["--times", "1,2"], "grsd run: argument --times: expected 3 numbers separated by commas, got '1,2'"),
         (["--shell-widths", "1,1"], "grsd run: --shell-widths: a width stands twice"),
         (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
-        (["--architecture", "conv"], "grsd run: --architecture: expected one of plain, residual, got 'conv'"),
+        (
+            ["--architecture", "conv"],
+            "grsd run: --architecture: expected one of residual, plain, orthogonal, aligned, got 'conv'",
+        ),
         (
             ["--seeds", "3-1"],
             "grsd run: argument --seeds: expected up to 100000 seeds (each is a run and a",

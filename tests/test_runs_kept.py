@@ -136,8 +136,8 @@ def test_fingerprint_covers_what_computes(tmp_path, monkeypatch):
     """The function's file and, directly or not, what it imports of grsd; one byte of one of them is other code."""
     covered = {path.relative_to(PACKAGE).as_posix() for path in sources(PACKAGE / "runs" / "training.py")}
     assert {
-        "flow/chebyshev.py", "kernel/products.py", "tangents/jacobian.py", "decomposition.py", "shells/budget.py",
-        "networks.py", "datasets.py", "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
+        "flow/chebyshev.py", "kernel/products.py", "jacobian/rows.py", "decomposition.py", "shells/budget.py",
+        "networks/registry.py", "datasets/registry.py", "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
     } <= covered  # fmt: skip
     assert not {"cli.py", "evidence.py", "runs/parallel.py", "runs/compute.py"} & covered
     assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "values.py"]
@@ -168,7 +168,7 @@ def test_fingerprint_covers_what_computes(tmp_path, monkeypatch):
 
 def test_other_code_computes_again(kept, tmp_path, computed, monkeypatch):
     path = copied(kept, tmp_path)
-    monkeypatch.setattr(compute_module, "fingerprint", lambda function: "0" * 64)
+    monkeypatch.setattr(compute_module, "fingerprint", lambda *_: "0" * 64)
     result = grsd.run(SMALL, folder=tmp_path)
     assert computed == [SMALL]
     assert result.attrs["code"] == "0" * 64

@@ -28,9 +28,10 @@ def test_key_is_the_same_everywhere():
 
 
 def test_every_field_is_in_the_key():
-    assert {field.name for field in fields(Spec)} - OTHER.keys() == {"data"}, "the one data set so far"
+    assert {field.name for field in fields(Spec)} - OTHER.keys() == {"data"}
     keys = {replace(SMALL, **{name: value}).key for name, value in OTHER.items()}
-    assert len(keys | {SMALL.key}) == len(OTHER) + 1
+    keys.add(replace(SMALL, data="patches", task="pixel").key)
+    assert len(keys | {SMALL.key}) == len(OTHER) + 2
 
 
 def test_spec_is_plain_data():
@@ -51,7 +52,10 @@ def test_spec_is_plain_data():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architecture": "conv"}, r"Spec\(architecture=...\): expected one of plain, residual, got 'conv'"),
+        (
+            {"architecture": "conv"},
+            r"Spec\(architecture=...\): expected one of residual, plain, ",
+        ),
         ({"width": 0}, r"Spec\(width=...\): expected a whole number of at least 1, got 0"),
         ({"width": 8.0}, r"Spec\(width=...\): expected a whole number"),
         ({"depth": True}, r"Spec\(depth=...\): expected a whole number"),
@@ -66,7 +70,10 @@ def test_spec_is_plain_data():
         ({"weight_scale": None}, r"Spec\(weight_scale=...\): expected a positive finite number"),
         ({"tolerance": float("nan")}, r"Spec\(tolerance=...\): expected a positive finite number"),
         ({"smoothing": "wide"}, r"Spec\(smoothing=...\): expected a positive finite number"),
-        ({"architecture": "plain", "branch_scale": 0.5}, r"Spec\(branch_scale=...\): only the residual"),
+        (
+            {"architecture": "plain", "branch_scale": 0.5},
+            r"Spec\(branch_scale=...\): only these have branches",
+        ),
         ({"times": (1.0, 2.0)}, r"Spec\(times=...\): expected \(first, last, count\)"),
         ({"times": (2.0, 1.0, 3)}, r"Spec\(times=...\): expected first < last"),
         ({"times": (1.0, 2.0, 1)}, r"Spec\(times=...\): expected a whole number of at least 2"),

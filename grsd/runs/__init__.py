@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from grsd.runs.history import at_width, measured_energy_change, shell_history
     from grsd.runs.leftovers import clean
     from grsd.runs.parallel import EnsembleError, Member, collected, ensemble, members, summary
-    from grsd.runs.spec import CHOICES, Spec, parse
+    from grsd.runs.spec import Spec, choices, parse
     from grsd.runs.store import Scratch, runs_folder
     from grsd.runs.training import train
 
 __all__ = [
-    "CHOICES",
     "EnsembleError",
     "Member",
     "Scratch",
     "Spec",
     "at_width",
+    "choices",
     "clean",
     "collected",
     "ensemble",

@@ -104,7 +104,7 @@ def identity(spec: object, function: Callable[..., xr.Dataset], threads: int = 1
     """(stem of the file's name, what the file says it is) of the experiment; the refusals of ``run``."""
     if function is train and not isinstance(spec, Spec):
         raise TypeError(f"run(spec): expected a grsd.Spec, got {type(spec).__name__}; a mapping needs its function")
-    code = fingerprint(function)
+    code = fingerprint(function, *(spec.sources if isinstance(spec, Spec) else ()))
     marks = {"function": function.__qualname__, "spec": text(spec), "code": code}
     digest = key(spec)
     if whole("run", "threads", threads, 1) > 1:

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "numpy", "scipy", "xarray", "scikit-learn")
 
 
-def fingerprint(function: Callable) -> str:
-    """sha256 over ``function``'s name, its file, the files of grsd that it imports, and versions of the libraries.
+def fingerprint(*functions: Callable) -> str:
+    """sha256 over the functions' names, their files, the files of grsd that these import, and the libraries' versions.
 
     What pins the numbers of a run (``grsd.support.pinned``) counts for every function. Its own file may be anywhere; of
     what it imports, only grsd counts, directly or not.
@@ -23,11 +23,12 @@ def fingerprint(function: Callable) -> str:
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` where a file
     has changed since it was imported, so that nobody can say which code would compute.
     """
-    start = _file(function)
-    digest = hashlib.sha256(f"{function.__qualname__}\n".encode())
+    paths = [path for function in functions for path in sources(_file(function))]
+    names = "".join(f"{function.__qualname__}\n" for function in functions)
+    digest = hashlib.sha256(names.encode())
     for name in LIBRARIES:
         digest.update(f"{name} {_version(name)}\n".encode())
-    for path in (*sources(start), PACKAGE / "support" / "pinned.py"):
+    for path in dict.fromkeys([*paths, PACKAGE / "support" / "pinned.py"]):
         found = _digest(path)
         if _imported.setdefault(path, found) != found:
             raise RuntimeError(f"run(spec): {path} has changed since it was imported; restart Python")

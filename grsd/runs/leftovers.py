@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
+from grsd.datasets.registry import dataset
+from grsd.networks.registry import architecture
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch, kept, runs_folder, say, unheld
 from grsd.runs.training import train
@@ -28,16 +31,22 @@ def clean(folder: Path | None = None, *, unfinished: bool = False) -> list[str]:
         raise ValueError(f"--folder: there is no folder {one_line(folder)}")
     folder = runs_folder(folder)
     done = [f"{path}: unfinished file of a killed process" for path in sweep(folder)]
-    code = fingerprint(train)[:16]
+    current = _current_codes()
     for stem in _stems(folder):
         experiment = STEM.fullmatch(stem)
-        old = stem.startswith(f"{train.__name__}-") and experiment["code"] != code
+        old = stem.startswith(f"{train.__name__}-") and experiment["code"] not in current
         reason = "of a finished run" if kept(folder, stem) else "of other code" if old else "of an interrupted run"
         if unfinished or reason != "of an interrupted run":
             done += _remove(folder, stem, reason)
         else:
             done += [f"{path}: unfinished file of a killed process" for path in sweep(folder / WORK / stem)]
     return done
+
+
+def _current_codes() -> set[str]:
+    """Of ``train`` today, for every registered data set and architecture."""
+    pairs = product(dataset.entries.values(), architecture.entries.values())
+    return {fingerprint(train, *(entry.load() for entry in pair))[:16] for pair in pairs}
 
 
 def tidy(folder: Path, stem: str) -> None:

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, get_type_hints
 
+from grsd.datasets.registry import dataset
+from grsd.networks.registry import architecture
 from grsd.runs.plain import key, plain, text
-from grsd.support.values import ACTIVATIONS, DIGITS, TASKS, between, positive, said
+from grsd.support.values import ACTIVATIONS, between, positive, said
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from grsd.datasets import Data
-    from grsd.networks import Perceptron
     from grsd.shells import LogShells
 
-CHOICES = {
-    "architecture": ("plain", "residual"),
-    "activation": ACTIVATIONS,
-    "data": ("digits",),
-    "task": TASKS,
-    "device": ("auto", "cpu", "cuda"),
-    "dtype": ("float64", "float32"),
-}
 MOST_SEED = 2**63 - 1
 WHOLE = {
     "width": (1, 10**6, "a layer of that width has 8 TB of weights"),
     "depth": (1, 10**4, "each layer is a module of its own"),
-    "samples": (1, DIGITS, f"digits has {DIGITS} samples"),
     "data_seed": (0, MOST_SEED, "random generators take 63 bits"),
     "seed": (0, MOST_SEED, "random generators take 63 bits"),
 }
+FIXED = {"activation": ACTIVATIONS, "device": ("auto", "cpu", "cuda"), "dtype": ("float64", "float32")}
+SETTINGS = ("width", "depth", "activation", "weight_scale", "branch_scale", "seed")
 MOST_WEIGHTS = 10**9
 MOST_SNAPSHOTS = 10_000
 MOST_SHELLS = 1000
@@ -39,12 +35,12 @@ E_FOLDS = 40  # that float64 resolves of a spectrum
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One experiment: a perceptron follows gradient flow, and its shells are measured on the way.
+    """One experiment: a network follows gradient flow, and its shells are measured on the way.
 
     Args:
-        architecture: "plain" or "residual"; this, ``width``, ``depth``, ``activation``, ``weight_scale``,
-            ``branch_scale`` (residual only) and ``seed`` are those of ``Perceptron``.
-        data: "digits"; ``task``, ``samples`` and ``data_seed`` are those of ``digits``.
+        architecture: a name registered in ``grsd.networks``, such as "residual" or "plain"; ``width``, ``depth``,
+            ``activation``, ``weight_scale``, ``branch_scale`` (None: the architecture's own) and ``seed`` go to it.
+        data: a name registered in ``grsd.datasets``, such as "digits"; ``task``, ``samples``, ``data_seed`` go to it.
         times: (first, last, count), log-equally spaced, in units of 1 / lambda_max(0), lambda_max(0) the largest
             eigenvalue of the kernel at the start.
         tolerance: of ``gradient_flow``.
@@ -76,10 +72,12 @@ class Spec:
     dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in allowed:
-                raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {said(value)}")
+        for name, allowed in choices().items():
+            self._choose(name, allowed)
+        known = dataset[self.data].facts
+        self._choose("task", known["tasks"])
+        most = known["most"]
+        between("Spec(samples=...)", self.samples, 1, most, f"{self.data} has {most} samples")
         for name, bounds in WHOLE.items():
             between(f"Spec({name}=...)", getattr(self, name), *bounds)
         if self.width**2 * self.depth > MOST_WEIGHTS:
@@ -91,14 +89,20 @@ class Spec:
             value = getattr(self, name)
             if value is not None or name in {"weight_scale", "tolerance"}:
                 object.__setattr__(self, name, positive("Spec", name, value))
-        if self.architecture == "plain" and self.branch_scale is not None:
-            raise ValueError("Spec(branch_scale=...): only the residual architecture has branches to scale")
+        if self.branch_scale is not None and not architecture[self.architecture].facts["branches"]:
+            with_branches = ", ".join(architecture.names(branches=True))
+            raise ValueError(f"Spec(branch_scale=...): only these have branches to scale: {with_branches}")
         object.__setattr__(self, "times", self._checked_times())
         object.__setattr__(self, "shell_widths", self._checked_widths())
         if self.device == "auto":
             import torch
 
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
+
+    def _choose(self, name: str, allowed: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {said(value)}")
 
     def _checked_times(self) -> tuple[float, float, int]:
         if not isinstance(self.times, Sequence) or isinstance(self.times, str) or len(self.times) != 3:
@@ -140,27 +144,20 @@ class Spec:
 
     def batch(self) -> Data:
         """The data to learn."""
-        from grsd.datasets import digits
+        return dataset[self.data].load()(self.samples, task=self.task, seed=self.data_seed)
 
-        return digits(self.samples, task=self.task, seed=self.data_seed)
-
-    def network(self, data: Data) -> Perceptron:
+    def network(self, data: Data) -> nn.Module:
         """The network at the start, the same whatever the process has set as default dtype or device."""
-        from grsd.networks import Perceptron
         from grsd.support.pinned import usual_numbers
 
+        settings = {name: getattr(self, name) for name in SETTINGS}
         with usual_numbers():
-            return Perceptron(
-                data.inputs.shape[1],
-                data.targets.shape[1],
-                width=self.width,
-                depth=self.depth,
-                residual=self.architecture == "residual",
-                activation=self.activation,
-                weight_scale=self.weight_scale,
-                branch_scale=self.branch_scale,
-                seed=self.seed,
-            )
+            return architecture[self.architecture].load()(data.inputs.shape[1], data.targets.shape[1], **settings)
+
+    @property
+    def sources(self) -> tuple[Callable, ...]:
+        """The registered functions that make its data and its network: their code is part of what a run is."""
+        return dataset[self.data].load(), architecture[self.architecture].load()
 
     def to_dict(self) -> dict[str, object]:
         """Plain values by field name, tuples as lists: what JSON and YAML can hold."""
@@ -192,6 +189,11 @@ class Spec:
     def __str__(self) -> str:
         changed = [f for f in fields(self) if f.name == "seed" or getattr(self, f.name) != f.default]
         return f"Spec({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """What the fields may be that are chosen by name; the tasks depend on the data."""
+    return {"architecture": architecture.names(), "data": dataset.names(), **FIXED}
 
 
 def parse(name: str, text: str) -> object:

@@ -1,4 +1,4 @@
-"""Refusals of plain values, and the names a ``Spec`` knows: what can be said before torch is imported."""
+"""Refusals of plain values: what can be said before torch is imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 
 ACTIVATIONS = ("tanh", "erf", "gelu", "relu", "identity")
-TASKS = ("one-hot", "parity")
-DIGITS = 1797
 SEEDS = 2**63
 THREADS = "OMP_NUM_THREADS"
 MOST_THREADS, EACH_THREAD = 1024, "more than any machine's cores are slower than one"

@@ -1,11 +1,10 @@
-"""Small real data that ships inside packages, and drawn data with a power-law spectrum.
+"""Small real images that ship inside packages.
 
 Made on one thread with torch's usual switches: the last bits of a mean depend on the number of threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,25 +13,20 @@ from jaxtyping import Float64
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
+from grsd.datasets.data import Data
+from grsd.datasets.registry import dataset
 from grsd.support.pinned import pinned
-from grsd.support.values import DIGITS, TASKS, fits_memory, positive, said, seed_of, whole
+from grsd.support.values import said, seed_of, whole
 
+DIGITS = 1797
+TASKS = ("one-hot", "parity")
 SIDE = 8
 PATCHES = 8480
 PATCH_TASKS = ("photograph", "pixel")
 HIDDEN = 36
-DECAYS = (1e-3, 50.0)
 
 
-@dataclass(frozen=True)
-class Data:
-    """A full batch. ``inputs`` (N, d) and ``targets`` (N, C) are float64 on the CPU; ``name`` says what they are."""
-
-    inputs: Float64[Tensor, "samples features"]
-    targets: Float64[Tensor, "samples outputs"]
-    name: str
-
-
+@dataset("digits", tasks=TASKS, most=DIGITS)
 @pinned(1)
 def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     """Handwritten digits, 8 x 8 pixels: the optical recognition set that ships in scikit-learn (no download).
@@ -64,6 +58,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     return Data(pixels[drawn], targets, f"digits, {task}, N={samples}, seed={seed}")
 
 
+@dataset("patches", tasks=PATCH_TASKS, most=PATCHES)
 @pinned(1)
 def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> Data:
     """Grey patches of 8 x 8 pixels: the two sample photographs that ship in scikit-learn, in tiles (no download).
@@ -94,27 +89,6 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     else:
         targets = torch.from_numpy(np.repeat([1.0, -1.0], PATCHES // 2))[:, None]
     return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
-
-
-@pinned(1)
-def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
-    """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
-
-    Inputs x_k = k^(-a/2) z_k on one scale, |x|^2 / features one on average; one output, sum of k^(-(1+r)/2) z_k, of
-    variance one. The first N of a larger draw with the same seed are the same samples. Source: the regression of
-    ``grsd.solvable.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
-    """
-    shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
-    fits_memory("power_law", "samples, features", shape[0] * shape[1])
-    seed = seed_of("power_law", "seed", seed)
-    rank = np.arange(1, features + 1, dtype=float)
-    spread = rank ** (-positive("power_law", "a", a, *DECAYS) / 2)
-    teacher = rank ** (-(1 + positive("power_law", "r", r, *DECAYS)) / 2)
-    drawn = np.random.default_rng(seed).standard_normal(shape)
-    inputs = drawn * spread * np.sqrt(features / (spread @ spread))
-    targets = drawn @ (teacher / np.sqrt(teacher @ teacher))
-    name = f"power law, a={a:g}, r={r:g}, N={samples}, seed={seed}"
-    return Data(torch.from_numpy(inputs), torch.from_numpy(targets)[:, None], name)
 
 
 @cache

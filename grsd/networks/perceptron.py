@@ -1,4 +1,4 @@
-"""The architectures compared: plain and residual perceptrons, as ordinary torch modules."""
+"""Perceptrons, plain and residual."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from grsd.networks.registry import architecture
 from grsd.support.checks import floating_dtype
 from grsd.support.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole
 
@@ -97,3 +98,38 @@ class Perceptron(nn.Module):
             branch = self.activation(layer(h))
             h = h + self.branch_scale * branch if self.residual else branch
         return self.readout(h)
+
+
+@architecture("residual", compared=True, branches=True)
+def residual(features: int, outputs: int, **settings: object) -> Perceptron:
+    """A ``Perceptron`` with skips."""
+    return Perceptron(features, outputs, residual=True, **settings)
+
+
+@architecture("plain", compared=True)
+def plain(features: int, outputs: int, **settings: object) -> Perceptron:
+    """The same without skips."""
+    return Perceptron(features, outputs, residual=False, **settings)
+
+
+@architecture("orthogonal")
+def orthogonal(features: int, outputs: int, **settings: object) -> Perceptron:
+    """Plain, with random orthogonal matrices between the hidden layers.
+
+    Linear, every gain is exactly one (dynamical isometry: Saxe, McClelland and Ganguli, arXiv 1312.6120).
+    """
+    network = plain(features, outputs, **settings).double()
+    with torch.no_grad():
+        for layer in network.hidden[1:]:
+            layer.weight.copy_(torch.linalg.qr(layer.weight)[0])
+    return network
+
+
+@architecture("aligned")
+def aligned(features: int, outputs: int, **settings: object) -> Perceptron:
+    """Plain, with identities between the hidden layers, so that the singular directions of all layers agree."""
+    network = plain(features, outputs, **settings).double()
+    with torch.no_grad():
+        for layer in network.hidden[1:]:
+            layer.weight.copy_(torch.eye(*layer.weight.shape, dtype=layer.weight.dtype, device="cpu"))
+    return network

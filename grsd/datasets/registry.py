@@ -1,0 +1,5 @@
+"""The registry of data sets."""
+
+from grsd.support.registry import Registry
+
+dataset = Registry("grsd.datasets", "dataset", tasks=(), most=0)

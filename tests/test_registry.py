@@ -1,0 +1,63 @@
+"""Registries: found in the source, one registration reaches specs and commands, refused in one line."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import grsd
+from grsd.datasets import dataset
+from grsd.networks import architecture
+from grsd.runs import choices
+from grsd.runs.fingerprint import fingerprint
+from grsd.support.registry import Registry
+
+
+def test_all_are_found_without_torch():
+    program = "import sys; from grsd.runs import choices; print(choices()); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in (*architecture.names(), *dataset.names()):
+        assert repr(name) in done.stdout
+    assert architecture.names(compared=True) == ("residual", "plain")
+
+
+@pytest.mark.parametrize("name", architecture.names())
+@pytest.mark.parametrize("data", dataset.names())
+def test_each_registered_name_makes_a_run(name, data, tmp_path):
+    task = dataset[data].facts["tasks"][0]
+    spec = grsd.Spec(architecture=name, data=data, task=task, width=4, depth=2, samples=6, times=(0.1, 1.0, 2))
+    run = grsd.run(spec, folder=tmp_path, progress=False)
+    assert float(run.loss[-1]) < float(run.start_loss)
+
+
+def twice(features, outputs, *, width, seed, **settings):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(features, width), nn.Tanh(), nn.Linear(width, outputs)).double()
+
+
+def test_one_registration_of_ones_own_reaches_spec_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(architecture, "_entries", dict(architecture.entries))
+    architecture("twice")(twice)
+    assert "twice" in choices()["architecture"]
+    spec = grsd.Spec(architecture="twice", width=4, samples=6, times=(0.1, 1.0, 2))
+    assert spec.sources[1] is twice
+    assert grsd.run(spec, folder=tmp_path, progress=False).sizes["time"] == 2
+    assert fingerprint(twice) != fingerprint(*spec.sources)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"^architecture\(.plain.\): it is the name of grsd\.networks\.percept"):
+        architecture("plain")(twice)
+    with pytest.raises(ValueError, match=r"^architecture\(colour=...\): known are compared, branches"):
+        architecture("other", colour="red")
+    with pytest.raises(ValueError, match=r"^dataset: expected one of digits, patches, got .cifar."):
+        dataset["cifar"]
+
+
+def test_constants_of_a_file_may_be_facts():
+    assert dataset["digits"].facts == {"tasks": ("one-hot", "parity"), "most": 1797}
+    assert isinstance(architecture, Registry)
+    assert architecture["residual"].facts == {"compared": True, "branches": True}
