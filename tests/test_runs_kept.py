@@ -137,7 +137,8 @@ def test_fingerprint_covers_what_computes(tmp_path, monkeypatch):
     covered = {path.relative_to(PACKAGE).as_posix() for path in sources(PACKAGE / "runs" / "training.py")}
     assert {
         "flow/chebyshev.py", "kernel/products.py", "jacobian/rows.py", "decomposition.py", "shells/budget.py",
-        "networks/registry.py", "datasets/registry.py", "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
+        "networks/registry.py", "datasets/registry.py",
+        "runs/training.py", "runs/history.py", "runs/spec.py", "runs/plain.py",
     } <= covered  # fmt: skip
     assert not {"cli.py", "evidence.py", "runs/parallel.py", "runs/compute.py"} & covered
     assert [path.name for path in sources(Path(planted.__file__))] == ["planted.py", "values.py"]

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from grsd.jacobian import GRAM, SLICES, Parts, Unit, exact_derivatives, trace
-from grsd.jacobian import rows as jacobian
+from grsd.jacobian import GRAM, SLICES, Parts, Unit, exact_derivatives, jacobian, trace
 from grsd.kernel.job import Job
 from grsd.kernel.strips import visits
 
