@@ -191,7 +191,7 @@ def _claims(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from grsd.confirm import confirm_claims, forecast_claims
+    from grsd.studies.confirm import confirm_claims, forecast_claims
 
     if options.forecast:
         forecast_claims()

@@ -13,7 +13,7 @@ import grsd
 from grsd import krylov, laws, solvable, theory
 from grsd.conditions import evolution, incoherence, propagation
 from grsd.studies import initial_cases
-from grsd.studies.scaling import exact
+from grsd.studies.power_law_scaling import exact
 
 SHELLS = grsd.LogShells(1.0, 0.2)
 PLANTED = solvable.PlantedShells(exponent=1.4, drift=0.3, rotation=0.1, modes=60, noise=0.2)

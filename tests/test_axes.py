@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from grsd.solvable.regression import PowerLawRegression
-from grsd.studies.scaling import axes
+from grsd.studies.power_law_scaling import axes
 
 MODEL = PowerLawRegression(modes=1500)
 

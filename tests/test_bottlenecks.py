@@ -10,8 +10,8 @@ from grsd.datasets import power_law
 from grsd.evidence import results
 from grsd.flow import gradient_flow
 from grsd.kernel import tangent_kernel
-from grsd.studies.scaling import bottlenecks
-from grsd.studies.scaling.axes import slope
+from grsd.studies.power_law_scaling import bottlenecks
+from grsd.studies.power_law_scaling.axes import slope
 
 SMALL = bottlenecks.case(
     3, (4, 8, 16), (2, 4), features=40, width=16, depth=2, pool=120, samples=16, columns=16, end=50.0

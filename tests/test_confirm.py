@@ -1,8 +1,8 @@
 import pytest
 
 from grsd import confirm, tables
-from grsd.confirm import command
 from grsd.evidence import claims, results
+from grsd.studies import confirm as command
 
 
 def test_every_rule_has_its_measurement():

@@ -9,8 +9,17 @@ from scipy import stats
 
 from grsd.laws import law_test
 from grsd.solvable import PlantedShells
-from grsd.studies.calibration import coverage, detection_limit, power_curve
-from grsd.studies.calibration.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets, outcomes
+from grsd.studies.calibration import (
+    INTERIOR,
+    LAW,
+    SHELLS,
+    WIDTHS,
+    coverage,
+    detection_limit,
+    ensemble_budgets,
+    outcomes,
+    power_curve,
+)
 
 TWO = WIDTHS[0]
 

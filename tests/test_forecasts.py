@@ -6,7 +6,7 @@ import xarray as xr
 
 from grsd import tables
 from grsd.evidence import results
-from grsd.studies.scaling import networks
+from grsd.studies.power_law_scaling import networks
 from grsd.theory import early
 from grsd.theory.prediction import NEEDED
 

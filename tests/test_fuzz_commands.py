@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-import grsd.confirm
 import grsd.reproduce
+import grsd.studies.confirm
 from grsd import cli
 from grsd.bench import measure
 from grsd.evidence import claims, confirm, write_result
@@ -120,8 +120,8 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(grsd.reproduce, "_refresh", lambda job: None)
     monkeypatch.setattr(parallel, "members", lambda *_, **__: (item for item in ()))
     monkeypatch.setattr("grsd.runs.compute.run", ended)
-    monkeypatch.setattr(grsd.confirm, "confirm_claims", lambda names: [])
-    monkeypatch.setattr(grsd.confirm, "forecast_claims", lambda: None)
+    monkeypatch.setattr(grsd.studies.confirm, "confirm_claims", lambda names: [])
+    monkeypatch.setattr(grsd.studies.confirm, "forecast_claims", lambda: None)
     monkeypatch.setattr(measure, "_rows", lambda *_: [])
     monkeypatch.setattr(measure, "draw", lambda *_: None)
     monkeypatch.setattr(os, "execve", ended)

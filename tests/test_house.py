@@ -21,7 +21,7 @@ ORDER = [
     "support",
     "networks", "datasets",
     "jacobian", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "theory", "solvable",
-    "evidence", "tables", "runs", "conditions", "studies", "confirm", "plotting", "bench", "plan", "reproduce", "lab",
+    "evidence", "tables", "runs", "conditions", "studies", "plotting", "bench", "plan", "reproduce", "lab",
     "cli",
 ]  # fmt: skip
 

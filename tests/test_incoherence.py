@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from grsd.studies.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 from scipy import stats
 
 from grsd.conditions import incoherence
@@ -11,7 +12,6 @@ from grsd.kernel import tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import AlignedDeepLinear, PlantedShells
-from grsd.studies.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import xarray as xr
 import grsd
 from grsd.conditions import invariance
 from grsd.studies import training_cases as cases
-from grsd.studies.calibration.coverage import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets
+from grsd.studies.calibration import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets
 
 SPEC = cases.replace(cases.INVARIANCE, samples=24, width=8, depth=2, times=(0.2, 4.0, 4), smoothing=0.3)
 

@@ -7,7 +7,7 @@ import pytest
 
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
-from grsd.studies.scaling.exact import exact_history, forecasts
+from grsd.studies.power_law_scaling.exact import exact_history, forecasts
 from grsd.theory import early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 from grsd.theory.prediction import NEEDED
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from grsd.studies.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 from torch import nn
 from torch.func import jacrev
 
 from grsd.conditions import propagation
 from grsd.networks import Perceptron
-from grsd.studies.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -11,7 +11,7 @@ import grsd
 from grsd.conditions.covariance import along_runs, between_problems
 from grsd.laws import compare_laws, exponents
 from grsd.studies import rigidity as cases
-from grsd.studies.calibration.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
+from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.theory import (
     EXAMPLES,
     additive,

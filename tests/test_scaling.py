@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from grsd.solvable import LazyPowerLaw, ProjectedTwoLayer
-from grsd.studies.scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
+from grsd.studies.power_law_scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
 from grsd.theory import (
     PowerLawVelocity,
     characteristics,

@@ -1,11 +1,11 @@
-"""Cases: lattices that close and that do not, an exact network that closes without a power law, and the networks."""
+"""Notebook 07: shells merged into blocks, in planted lattices, exact networks and trained ones."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -18,8 +18,9 @@ from grsd.conditions.profile_flow import ProfileFlow, profile_flow
 from grsd.decomposition import spectrum
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, ShellLattice
-from grsd.studies.calibration.coverage import MOST_RUNS
-from grsd.studies.training_cases import EARLY, REACH, RUNS, Stage, pseudo_value
+from grsd.studies.calibration import MOST_RUNS
+from grsd.studies.measurement import Measurement
+from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, measured, pseudo_value
 
 FACTORS = (1, 2, 4)
 CLOSED = ShellLattice(noise=0.1)
@@ -29,13 +30,12 @@ WIDENING = replace(CLOSED, widening=0.3)
 SHORT = replace(CLOSED, extent=5.0)
 INTERIOR = (-9.5, -0.5)
 EVERYTHING = (-math.inf, math.inf)
-DIAGONAL = {"depth": 2, "start": 0.1, "modes": 500}
 DIAGONAL_TIME = 100.0
 DIAGONAL_SHELLS = (LogShells(0.4, 0.08), LogShells(0.6, 0.08))
 
 
 def lattice_budgets(lattice: ShellLattice, ensemble: int) -> list[xr.Dataset]:
-    """The 8 runs of ensemble n: seeds 100 n, 100 n + 1, ..."""
+    """The 8 runs of ensemble n: seeds 100 n, 100 n + 1, and so on."""
     return lattice.budgets(range(MOST_RUNS * ensemble, MOST_RUNS * ensemble + RUNS))
 
 
@@ -47,55 +47,115 @@ def unrelated_budgets(lattice: ShellLattice, ensemble: int) -> list[xr.Dataset]:
     return [budget.assign(energy=other.energy) for budget, other in zip(own, others, strict=True)]
 
 
-def diagonal_budgets(ensemble: int) -> list[list[xr.Dataset]]:
-    """Diagonal networks of depth 2 from a small start, at one time, over spectra k^-a with a drawn for each run.
+@dataclass(frozen=True)
+class Networks:
+    """Closure or locality of a cell; of two cells with the same seeds, that of the first minus that of the second."""
+
+    blocks: tuple[Block, ...]
+    factors: tuple[int, ...] = FACTORS
+
+
+@dataclass(frozen=True)
+class Lattices:
+    """Ensembles of planted lattices: whether each lattice gets the verdict that stands at its place."""
+
+    lattices: tuple[ShellLattice, ...]
+    verdicts: tuple[str, ...]
+    window: tuple[float, float] = EVERYTHING
+    runs: int = RUNS
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """Ensembles of diagonal networks at one time over spectra k^-a, a drawn for each run."""
+
+    depth: int = 2
+    start: float = 0.1
+    modes: int = 500
+    time: float = DIAGONAL_TIME
+    runs: int = RUNS
+
+
+def diagonal_budgets(ensemble: int, protocol: Diagonals = Diagonals()) -> list[list[xr.Dataset]]:
+    """One list of budgets for each of ``DIAGONAL_SHELLS``.
 
     All runs share the velocity v = t^-2 Psi(lambda t) of the exact solution, which is no power law; their energies
-    differ smoothly in s. One list of 8 budgets for each of ``DIAGONAL_SHELLS``.
+    differ smoothly in s.
     """
     members = []
-    for run in range(RUNS):
-        rng = np.random.default_rng(MOST_RUNS * ensemble + run)
-        kernel, rate, error = DiagonalNet(a=rng.uniform(1.05, 1.25), **DIAGONAL).matrices(DIAGONAL_TIME)
+    for run in range(protocol.runs):
+        a = np.random.default_rng(MOST_RUNS * ensemble + run).uniform(1.05, 1.25)
+        net = DiagonalNet(protocol.depth, a=a, start=protocol.start, modes=protocol.modes)
+        kernel, rate, error = net.matrices(protocol.time)
         members.append(energy_budget(spectrum(kernel, rate), error, DIAGONAL_SHELLS))
     return [list(item) for item in zip(*members, strict=True)]
 
 
-def closed_without_a_law(ensemble: int) -> tuple[Closure, invariance.Invariance]:
+def closed_without_a_law(ensemble: int, protocol: Diagonals = Diagonals()) -> tuple[Closure, invariance.Invariance]:
     """Closure of the diagonal networks, and the verdict on a power law of their velocity."""
-    budgets = diagonal_budgets(ensemble)
+    budgets = diagonal_budgets(ensemble, protocol)
     law = invariance.judge(budgets, observable="velocity", window=EVERYTHING)
     return closure(budgets[0], window=EVERYTHING), law
 
 
 @cache
-def network(stage: Stage, architecture: str, depth: int, first: int) -> tuple[Closure, Reach]:
-    """Closure and locality of condition 4's networks of a stage, seeds from ``first`` on, at the matched loss."""
-    measured = stage.measure(architecture, depth, first, progress=False)
-    budgets, window = invariance.budgets_of(measured)[0], invariance.frontier_window(measured, REACH)
-    return closure(budgets, factors=FACTORS, window=window), reach(budgets, factors=FACTORS, window=window)
+def network(block: Block, factors: tuple[int, ...]) -> tuple[Closure, Reach]:
+    """Closure and locality of a block at its loss."""
+    found = block.measure(progress=False)
+    budgets, window = invariance.budgets_of(found)[0], invariance.frontier_window(found, block.reach)
+    return closure(budgets, factors=factors, window=window), reach(budgets, factors=factors, window=window)
 
 
-def closure_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EARLY, first: int = 1000) -> float:
-    """The pseudo-value of r / r_perm, in the seed's block of R seeds from ``first`` on."""
-    place = (seed - first) % stage.runs
-    found = network(stage, architecture, depth, seed - place)[0]
-    return pseudo_value(found.ratio, found.without, place)
+def closure_ratio(protocol: Networks, seed: int) -> float:
+    """The pseudo-value of r / r_perm."""
+    return _pseudo(protocol, seed, lambda closed, _: (closed.ratio, closed.without))
 
 
-def reach_of_seed(architecture: str, depth: int, seed: int, stage: Stage = EARLY, first: int = 1000) -> float:
+def locality_range(protocol: Networks, seed: int) -> float:
     """The pseudo-value of Delta_90, in s."""
-    place = (seed - first) % stage.runs
-    found = network(stage, architecture, depth, seed - place)[1]
-    return pseudo_value(found.reach_90, found.without, place)
+    return _pseudo(protocol, seed, lambda _, local: (local.reach_90, local.without))
+
+
+def _pseudo(
+    protocol: Networks, seed: int, read: Callable[[Closure, Reach], tuple[float, Sequence[float] | np.ndarray]]
+) -> float:
+    values = []
+    for block in protocol.blocks:
+        own, place = block.of(seed)
+        values.append(pseudo_value(*read(*network(own, protocol.factors)), place))
+    return values[0] - sum(values[1:])
+
+
+def closes(protocol: Lattices, ensemble: int) -> float:
+    """One or zero: whether ``closure`` gives the verdicts."""
+    found = (closure(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices)
+    return float([one.verdict for one in found] == list(protocol.verdicts))
+
+
+def flows(protocol: Lattices, ensemble: int) -> float:
+    """One or zero: whether ``profile_flow`` gives the verdicts."""
+    found = (profile_flow(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices)
+    return float([one.verdict for one in found] == list(protocol.verdicts))
+
+
+def rejects_unrelated(protocol: Lattices, ensemble: int) -> float:
+    """One or zero: whether the permutation test rejects at 5 % where states and fluxes are unrelated."""
+    (lattice,) = protocol.lattices
+    return float(closure(unrelated_budgets(lattice, ensemble), window=protocol.window).p <= 0.05)
+
+
+def closes_without_a_law(protocol: Diagonals, ensemble: int) -> float:
+    """One or zero: closed, and no power law."""
+    closed, law = closed_without_a_law(ensemble, protocol)
+    return float(closed.verdict == "closed" and law.verdict == "fails")
 
 
 def summary(
-    measured: Mapping[tuple[str, int], xr.Dataset], within: float = REACH, factors: tuple[int, ...] = FACTORS
+    cells: Mapping[tuple[str, int], xr.Dataset], within: float = REACH, factors: tuple[int, ...] = FACTORS
 ) -> xr.Dataset:
     """Closure, locality and profile flow of networks over (architecture, depth, factor).
 
-    Args: ``measured`` by (architecture, depth), each from ``invariance.measure``; the shells of its first width, from
+    Args: ``cells`` by (architecture, depth), each from ``invariance.measure``; the shells of its first width, from
     the frontier ``within`` e-folds down. What does not depend on ``factor`` is repeated. NaN and "inconclusive" where
     the window has too few shells or the ensemble too few runs.
     Returns: ``ratio``, ``ratio_low``, ``ratio_high``, ``p``, ``verdict``; ``defect``, ``permuted`` by factor;
@@ -103,13 +163,13 @@ def summary(
     ``flow``, ``flow_low``, ``flow_high``, ``flow_verdict``; ``second``, ``second_mapped``, kappa(2)/kappa(1) by factor.
     """
     rows = []
-    for (architecture, depth), runs in measured.items():
+    for (architecture, depth), runs in cells.items():
         budgets, window = invariance.budgets_of(runs)[0], invariance.frontier_window(runs, within)
         row = _row(budgets, window, factors)
         data = {name: ("factor", np.broadcast_to(value, len(factors))) for name, value in row.items()}
         place = {"architecture": [architecture], "depth": [depth]}
         rows.append(xr.Dataset(data, {"factor": list(factors)}).expand_dims(place))
-    first = next(iter(measured.values()))
+    first = next(iter(cells.values()))
     kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
     table = xr.combine_by_coords(rows, combine_attrs="drop")
     return table.assign_attrs(kept | {"seeds": str(first.seed.values.tolist()), "within": within})
@@ -138,3 +198,26 @@ def _row(
         mapped = np.concatenate([flow.finest[:1], flow.mapped[:, 0]])
         row |= {"second": second, "second_mapped": mapped, "flow_verdict": flow.verdict}
     return row
+
+
+def networks_table() -> xr.Dataset:
+    """``summary`` of 8 pilot seeds per cell."""
+    return summary(measured(EARLY.cells((4, 8, 16, 32), 0)))
+
+
+TABLES = {"07_renormalization-networks": networks_table}
+
+RESIDUAL, PLAIN = (EARLY.block(name, 32, 1000) for name in ("residual", "plain"))
+MEASUREMENTS = {
+    "renormalizable": Measurement(Networks((RESIDUAL,)), closure_ratio),
+    "renormalizable-late": Measurement(Networks((LATE.block("residual", 16, 2000),)), closure_ratio),
+    "closure-plain": Measurement(Networks((PLAIN,)), closure_ratio),
+    "locality-residual": Measurement(Networks((RESIDUAL,)), locality_range),
+    "locality-plain": Measurement(Networks((PLAIN,)), locality_range),
+    "locality-contrast": Measurement(Networks((PLAIN, RESIDUAL)), locality_range),
+    "renormalizable-is-not-enough": Measurement(Diagonals(), closes_without_a_law),
+    "closure-constructed": Measurement(Lattices((CLOSED,), ("closed",)), closes),
+    "closure-broken": Measurement(Lattices((HIDDEN, LONG_RANGE), ("not closed", "not closed")), closes),
+    "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
+    "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
+}

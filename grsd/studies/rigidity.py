@@ -1,10 +1,10 @@
-"""Cases for the rigidity theorem: what it says on drawn velocities, planted laws to rank, exact models, networks."""
+"""Notebook 08: the rigidity theorem on drawn velocities, planted laws to rank, exact models and trained networks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -12,23 +12,23 @@ import xarray as xr
 
 from grsd.conditions import invariance
 from grsd.conditions.covariance import Collapse, along_runs, between_problems
-from grsd.datasets import digits
 from grsd.decomposition import spectrum
 from grsd.evidence import Rule
 from grsd.laws import compare_laws
 from grsd.laws.velocity import pooled_velocities
-from grsd.networks import Perceptron
 from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, energy_budget
-from grsd.solvable import DiagonalNet, ProjectedTwoLayer
-from grsd.studies.calibration.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
-from grsd.studies.training_cases import INVARIANCE, LOG_LOSS, LOG_PERIODIC, REACH, RUNS, pseudo_value
+from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
+from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
+from grsd.studies.log_shift_invariance import LOG_PERIODIC
+from grsd.studies.measurement import Measurement
+from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, pseudo_value
 from grsd.support.provenance import provenance
 from grsd.theory import nearest_affine, nearest_law, shift_defect, velocity_band
 
 EXACT_SHELLS = LogShells(0.5, 0.1)
 EXACT_TIMES = {"diagonal": (3.0, 300.0), "projected": (1e3, 1e6)}
-PROBLEM = {"samples": 24, "width": 16, "depth": 3, "time": 3.0, "shell_width": 0.5, "smoothing": 0.1, "steps": 2}
+PROBLEM = Spec(samples=24, width=16, depth=3)
 RANKED_RUNS = 16
 PLANTED = {
     "power law": LAW,
@@ -44,15 +44,52 @@ COLLAPSE_RULE = Rule(
 )
 
 
-def theorem_ratio(seed: int) -> float:
-    """Distance to the nearest law over epsilon + delta, the larger of two: theorem 3 says at most 1.
+@dataclass(frozen=True)
+class Drawn:
+    """How many velocity fields are drawn."""
 
+    draws: int = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network on digits, both drawn by the seed, and when and how its velocities are read."""
+
+    network: Spec = PROBLEM
+    time: float = 3.0
+    shells: LogShells = EXACT_SHELLS
+    steps: int = 2
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exact models of that many modes."""
+
+    modes: int = 300
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Ensembles of all systems of ``PLANTED``, the ranking from ``ranked`` runs, the certificate from ``runs``."""
+
+    outcome: str
+    systems: tuple[PlantedShells, ...] = tuple(PLANTED.values())
+    window: tuple[float, float] = INTERIOR
+    shells: tuple[LogShells, ...] = WIDTHS
+    ranked: int = RANKED_RUNS
+    runs: int = RUNS
+
+
+def theorem_ratio(protocol: Drawn, seed: int) -> float:
+    """Largest ratio, over random velocity fields, of the distance to the nearest law to its bound epsilon + delta.
+
+    Theorem 3: at most 1.
     Velocities on a grid of s and log t: one slice drawn (a random walk, noise, or steps), carried to the other times by
     covariance, with errors up to delta drawn (half the seeds: none). epsilon and delta are measured on what came out.
     """
     rng = np.random.default_rng(seed)
     worst = 0.0
-    for _ in range(20):
+    for _ in range(protocol.draws):
         cells = int(rng.integers(2, 17))
         rough = rng.standard_normal(cells + 1)
         curve = (np.cumsum(rough), rough, np.sign(rough))[rng.integers(3)]
@@ -70,12 +107,12 @@ def theorem_ratio(seed: int) -> float:
     return worst
 
 
-def problems_gap(seed: int) -> float:
-    """The discrepancy of ``between_problems`` for a small residual network on digits."""
-    data = digits(PROBLEM["samples"], seed=seed)
-    network = Perceptron(64, 10, width=PROBLEM["width"], depth=PROBLEM["depth"], residual=True, seed=seed).double()
-    shells = LogShells(PROBLEM["shell_width"], PROBLEM["smoothing"])
-    found = between_problems(network, data.inputs, data.targets, PROBLEM["time"], shells, steps=PROBLEM["steps"])
+def problems_gap(protocol: Problem, seed: int) -> float:
+    """The discrepancy of ``between_problems`` for a small network on digits."""
+    spec = replace(protocol.network, seed=seed, data_seed=seed)
+    data = spec.batch()
+    network = spec.network(data).double()
+    found = between_problems(network, data.inputs, data.targets, protocol.time, protocol.shells, steps=protocol.steps)
     return float(found.attrs["discrepancy"])
 
 
@@ -104,10 +141,10 @@ def exact_collapse(case: str, seed: int = 0, modes: int = 300) -> Collapse:
     return along_runs([history] * 3)
 
 
-def separation(seed: int) -> float:
+def separation(protocol: Exact, seed: int) -> float:
     """Log10 of the defect where the covariance along a run is broken over the largest where it is kept."""
-    kept = max(exact_collapse(case, seed).defect for case in ("projected", "flat", "proportional"))
-    return math.log10(exact_collapse("common", seed).defect / kept)
+    kept = max(exact_collapse(case, seed, protocol.modes).defect for case in ("projected", "flat", "proportional"))
+    return math.log10(exact_collapse("common", seed, protocol.modes).defect / kept)
 
 
 @cache
@@ -118,39 +155,49 @@ def true_distance(case: str) -> float:
     return nearest_affine(observed.x, np.log(observed.y[0])).distance
 
 
-@cache
-def planted_outcomes(number: int) -> dict[str, bool]:
-    """What happened in the planted ensembles of that number, all three cases.
+def planted_outcomes(protocol: Planted, number: int) -> dict[str, bool]:
+    """What happened in the planted ensembles of that number, all systems of ``PLANTED``.
 
-    "ranked": the planted law was chosen (16 runs). "certified": the certificate of 8 runs contains the true distance,
-    and excludes power laws (``least`` above 0) just where none was planted.
+    "ranked": the planted law was chosen. "certified": the certificate contains the true distance, and excludes power
+    laws (``least`` above 0) just where none was planted.
     """
+    return _planted_outcomes(replace(protocol, outcome=""), number)
+
+
+@cache
+def _planted_outcomes(protocol: Planted, number: int) -> dict[str, bool]:
     ranked = certified = True
-    for name, planted in PLANTED.items():
-        budgets = ensemble_budgets(planted, WIDTHS, number, RANKED_RUNS)
-        ranked &= compare_laws(budgets, window=INTERIOR).chosen == name
-        found = velocity_band([item[:RUNS] for item in budgets], window=INTERIOR).certificate()
+    for name, planted in zip(PLANTED, protocol.systems, strict=True):
+        budgets = ensemble_budgets(planted, protocol.shells, number, protocol.ranked)
+        ranked &= compare_laws(budgets, window=protocol.window).chosen == name
+        band = velocity_band([item[: protocol.runs] for item in budgets], window=protocol.window)
+        found = band.certificate()
         certified &= found.least <= true_distance(name) <= found.most
         certified &= (found.least == 0) == (name == "power law")
     return {"ranked": bool(ranked), "certified": bool(certified)}
 
 
+def planted_outcome(protocol: Planted, number: int) -> float:
+    """One or zero."""
+    return float(planted_outcomes(protocol, number)[protocol.outcome])
+
+
 @cache
-def network_collapse(architecture: str, depth: int, first: int) -> tuple[Collapse, tuple[float, ...]]:
-    """Covariance along the runs with seeds ``first`` to ``first`` + 7, and D^2 without each."""
-    specs = replace(INVARIANCE, architecture=architecture, depth=depth).with_seeds(range(first, first + RUNS))
-    histories = ensemble(specs, workers=1, threads=1, progress=False)
-    without = tuple(along_runs([*histories[:run], *histories[run + 1 :]]).defect for run in range(RUNS))
+def collapse(block: Block) -> tuple[Collapse, tuple[float, ...]]:
+    """Covariance along the runs of a block, and D^2 without each of them."""
+    histories = ensemble(block.specs, workers=1, threads=1, progress=False)
+    without = tuple(along_runs([*histories[:run], *histories[run + 1 :]]).defect for run in range(block.runs))
     return along_runs(histories), without
 
 
-def collapse_of_seed(architecture: str, depth: int, seed: int) -> float:
-    """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R = 8 seeds."""
-    found, without = network_collapse(architecture, depth, seed - seed % RUNS)
-    return pseudo_value(found.defect, without, seed % RUNS)
+def collapse_of_seed(protocol: Block, seed: int) -> float:
+    """The jackknife pseudo-value of a seed: R D^2 - (R - 1) D^2 without it, in its block of R seeds."""
+    block, place = protocol.of(seed)
+    found, without = collapse(block)
+    return pseudo_value(found.defect, without, place)
 
 
-def distance_table(cells: Mapping[tuple[str, int], list[Spec]], log_loss: float = LOG_LOSS) -> xr.Dataset:
+def distance_table(cells: Mapping[tuple[str, int], Block]) -> xr.Dataset:
     """Certified distances of networks to a power law, over (architecture, depth, part), at one loss.
 
     ``part``: "frontier", the upper half of the window of ``REACH`` e-folds below lambda t = 1, "below", the lower, and
@@ -168,12 +215,12 @@ def distance_table(cells: Mapping[tuple[str, int], list[Spec]], log_loss: float 
     collapse = {
         name: np.full([len(axes["architecture"]), len(axes["depth"])], np.nan) for name in ("", "_low", "_high")
     }
-    for (architecture, depth), specs in cells.items():
+    for (architecture, depth), block in cells.items():
         place = axes["architecture"].index(architecture), axes["depth"].index(depth)
-        found = along_runs(ensemble(specs, threads=1, progress=False), reach=REACH)
+        found = along_runs(ensemble(block.specs, threads=1, progress=False), reach=REACH)
         for array, value in zip(collapse.values(), (found.defect, *found.interval), strict=True):
             array[place] = value
-        measured = invariance.measure(specs, log_loss=log_loss)
+        measured = block.measure()
         low, high = invariance.frontier_window(measured, REACH)
         middle = (low + high) / 2
         for number, window in enumerate([(low, high), (middle, high), (low, middle)]):
@@ -191,6 +238,28 @@ def distance_table(cells: Mapping[tuple[str, int], list[Spec]], log_loss: float 
     data = {name: (list(axes), array) for name, array in numbers.items()}
     data |= {f"collapse{name}": (["architecture", "depth"], array) for name, array in collapse.items()}
     first = next(iter(cells.values()))
-    described = {n: str(v) for n, v in first[0].to_dict().items() if n not in {"architecture", "depth", "seed"}}
-    settings = {"seeds": str([spec.seed for spec in first]), "log_loss": log_loss, "reach": REACH}
+    described = {n: str(v) for n, v in first.network.to_dict().items() if n not in {"architecture", "depth", "seed"}}
+    settings = {"seeds": str([spec.seed for spec in first.specs]), "log_loss": first.log_loss, "reach": REACH}
     return xr.Dataset(data, axes, attrs=provenance(described | settings))
+
+
+def early_distances() -> xr.Dataset:
+    """``distance_table`` of 8 pilot seeds per cell."""
+    return distance_table(EARLY.cells((4, 8, 16, 32), 0))
+
+
+def late_distances() -> xr.Dataset:
+    """``distance_table`` of the late confirmatory seeds."""
+    return distance_table(LATE.cells((16, 32), 2000))
+
+
+TABLES = {"08_rigidity-distance": early_distances, "08_rigidity-late": late_distances}
+
+MEASUREMENTS = {
+    "rigidity": Measurement(Drawn(), theorem_ratio),
+    "covariance-between-problems": Measurement(Problem(), problems_gap),
+    "covariance-exact-models": Measurement(Exact(), separation),
+    "covariance-along-a-run": Measurement(EARLY.block("residual", 16, 1000), collapse_of_seed),
+    "alternatives-rank": Measurement(Planted("ranked"), planted_outcome),
+    "certified-distance": Measurement(Planted("certified"), planted_outcome),
+}

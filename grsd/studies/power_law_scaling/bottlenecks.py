@@ -7,7 +7,8 @@ the network's tangent kernel (samples) or of the hidden units of a wide network 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -21,7 +22,8 @@ from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
 from grsd.runs import ensemble, run
 from grsd.solvable.regression import after_features, after_samples
-from grsd.studies.scaling.axes import slope
+from grsd.studies.measurement import Measurement
+from grsd.studies.power_law_scaling.axes import slope
 from grsd.support.provenance import provenance
 from grsd.tables import read_table, refuse_to_replace, save_table
 
@@ -29,34 +31,60 @@ SIZES = (8, 16, 32, 64, 128, 256)
 WIDTHS = (4, 8, 16, 32, 64, 128)
 WIDE = 2048
 FILE, FOLDER = "09_power_law_scaling-bottlenecks", "predictions"
-NETWORK = {"width": 64, "depth": 4, "features": 512, "a": 1.5, "r": 0.5}
-RUN = {"pool": 2500, "samples": 512, "columns": 256, "end": 3000.0, "tolerance": 1e-3}
 
 
-def case(seed: int, sizes: Sequence[int] = SIZES, widths: Sequence[int] = WIDTHS, **changed: object) -> dict:
-    """One seed, of weights and samples, as plain values: what ``theory`` and ``measured`` take."""
-    return NETWORK | RUN | {"sizes": list(sizes), "widths": list(widths), "seed": seed} | changed
+@dataclass(frozen=True)
+class Bottleneck:
+    """One seed, of weights and samples, of residual perceptrons on power-law data.
+
+    ``samples`` are learnt at most and ``pool`` never; ``columns``: units in all behind a readout; training ends at
+    ``end`` / lambda_max(0).
+    """
+
+    sizes: tuple[int, ...] = SIZES
+    widths: tuple[int, ...] = WIDTHS
+    width: int = 64
+    depth: int = 4
+    features: int = 512
+    a: float = 1.5
+    r: float = 0.5
+    pool: int = 2500
+    samples: int = 512
+    columns: int = 256
+    end: float = 3000.0
+    tolerance: float = 1e-3
+    seed: int = 0
 
 
-def theory(spec: Mapping[str, object]) -> xr.Dataset:
+@dataclass(frozen=True)
+class Comparison:
+    """Losses ``name`` of trained or lazy networks beside ``other``: a written theory, or another measured loss."""
+
+    name: str
+    other: str
+    networks: Bottleneck = Bottleneck()
+    predictions: str = FILE
+
+
+def theory(spec: Bottleneck) -> xr.Dataset:
     """``by_samples(size)`` and ``by_width(width)``: the loss after all time, before anything is trained.
 
     By samples: lazy learning of what the network at its start lacks on the pool. The pool stands for the population;
     its N learnt samples would count as known, so the loss is over 1 - N / pool. By width: only the readout learns.
     """
-    data, pool = _drawn(spec), slice(spec["samples"], None)
-    network, target = _network(spec, spec["width"]), data.targets[pool, 0].numpy()
+    data, pool = _drawn(spec), slice(spec.samples, None)
+    network, target = _network(spec, spec.width), data.targets[pool, 0].numpy()
     kernel = tangent_kernel(network, data.inputs[pool]).numpy()
     values, power = _modes(kernel, _lacking(network, data)[pool])
-    by_samples = [after_samples(values, 1.0, power, size) / (1 - size / target.size) for size in spec["sizes"]]
+    by_samples = [after_samples(values, 1.0, power, size) / (1 - size / target.size) for size in spec.sizes]
     units = _hidden(_network(spec, WIDE), data.inputs[pool])
     units = units - units.mean(0)
     values, power = _modes(units @ units.T / (WIDE * target.size), target - target.mean())
-    by_width = [after_features(values, 1.0, power, width) for width in spec["widths"]]
+    by_width = [after_features(values, 1.0, power, width) for width in spec.widths]
     return _labelled(spec, by_samples=by_samples, by_width=by_width)
 
 
-def measured(spec: Mapping[str, object]) -> xr.Dataset:
+def measured(spec: Bottleneck) -> xr.Dataset:
     """Losses on the pool: of trained networks at ``end`` / lambda_max(0), and of what the theory is about.
 
     ``by_samples(size)`` trained on that many samples, ``lazy(size)`` the same with the kernel of the start, and
@@ -64,18 +92,18 @@ def measured(spec: Mapping[str, object]) -> xr.Dataset:
     start over the whole pool, a mean over ``columns`` // width networks. ``samples_left``, ``width_left``: the loss on
     the samples learnt.
     """
-    data, pool = _drawn(spec), slice(spec["samples"], None)
-    network, target = _network(spec, spec["width"]), data.targets[pool].numpy()
+    data, pool = _drawn(spec), slice(spec.samples, None)
+    network, target = _network(spec, spec.width), data.targets[pool].numpy()
     lacking = _lacking(network, data)
-    shown = torch.cat([data.inputs[: max(spec["sizes"])], data.inputs[pool]])
+    shown = torch.cat([data.inputs[: max(spec.sizes)], data.inputs[pool]])
     kernel = tangent_kernel(network, shown).numpy() * len(shown)
-    lazy = [_lazy(kernel, lacking[:size], lacking[pool], spec["end"]) for size in spec["sizes"]]
-    by_samples = [_trained(network, data, size, spec) for size in spec["sizes"]]
-    by_width = [_trained(_network(spec, width), data, spec["samples"], spec) for width in spec["widths"]]
+    lazy = [_lazy(kernel, lacking[:size], lacking[pool], spec.end) for size in spec.sizes]
+    by_samples = [_trained(network, data, size, spec) for size in spec.sizes]
+    by_width = [_trained(_network(spec, width), data, spec.samples, spec) for width in spec.widths]
     readout = []
-    for width in spec["widths"]:
-        draws = range(spec["seed"] * spec["columns"], spec["seed"] * spec["columns"] + spec["columns"] // width)
-        networks = (_network(spec | {"seed": draw}, width) for draw in draws)
+    for width in spec.widths:
+        draws = range(spec.seed * spec.columns, spec.seed * spec.columns + spec.columns // width)
+        networks = (_network(replace(spec, seed=draw), width) for draw in draws)
         readout.append(np.mean([_least_squares(_hidden(one, data.inputs[pool]), target) for one in networks]))
     found = {
         name: [losses[place] for losses in trained]
@@ -88,23 +116,22 @@ def measured(spec: Mapping[str, object]) -> xr.Dataset:
     return _labelled(spec, **found, lazy=lazy, readout=readout)
 
 
-def _labelled(spec: Mapping[str, object], **losses: list[float]) -> xr.Dataset:
+def _labelled(spec: Bottleneck, **losses: list[float]) -> xr.Dataset:
     found = {name: (_axis(name), values, {"units": "loss"}) for name, values in losses.items()}
-    described = {name: str(value) if isinstance(value, list) else value for name, value in spec.items()}
-    return xr.Dataset(found, {"size": spec["sizes"], "width": spec["widths"]}, provenance(described))
+    described = {name: str(list(v)) if isinstance(v, tuple) else v for name, v in asdict(spec).items()}
+    return xr.Dataset(found, {"size": list(spec.sizes), "width": list(spec.widths)}, provenance(described))
 
 
 def _axis(name: str) -> str:
     return "size" if name in {"by_samples", "samples_left", "lazy"} else "width"
 
 
-def _drawn(spec: Mapping[str, object]) -> Data:
-    of = {name: spec[name] for name in ("features", "a", "r", "seed")}
-    return power_law(spec["samples"] + spec["pool"], **of)
+def _drawn(spec: Bottleneck) -> Data:
+    return power_law(spec.samples + spec.pool, features=spec.features, a=spec.a, r=spec.r, seed=spec.seed)
 
 
-def _network(spec: Mapping[str, object], width: int) -> Perceptron:
-    return Perceptron(spec["features"], 1, width=width, depth=spec["depth"], residual=True, seed=spec["seed"]).double()
+def _network(spec: Bottleneck, width: int) -> Perceptron:
+    return Perceptron(spec.features, 1, width=width, depth=spec.depth, residual=True, seed=spec.seed).double()
 
 
 def _lacking(network: Perceptron, data: Data) -> np.ndarray:
@@ -145,19 +172,19 @@ def _lazy(kernel: np.ndarray, error: np.ndarray, elsewhere: np.ndarray, end: flo
     return float(np.square(elsewhere - kernel[-rest:, :size] @ moved).mean() / 2)
 
 
-def _trained(network: Perceptron, data: Data, size: int, spec: Mapping[str, object]) -> tuple[float, float]:
+def _trained(network: Perceptron, data: Data, size: int, spec: Bottleneck) -> tuple[float, float]:
     """(loss on the pool, loss on what is learnt) of ``network`` trained on the first ``size`` samples."""
     inputs, targets = data.inputs[:size], data.targets[:size]
     top = float(torch.linalg.eigvalsh(tangent_kernel(network, inputs))[-1])
-    descent = Descent(network, inputs, targets, tolerance=spec["tolerance"])
-    left = _lacking(descent.snapshot(spec["end"] / top).model, data)[spec["samples"] :]
+    descent = Descent(network, inputs, targets, tolerance=spec.tolerance)
+    left = _lacking(descent.snapshot(spec.end / top).model, data)[spec.samples :]
     return float(np.square(left).mean() / 2), descent.row()["loss"]
 
 
 def write_theories(seeds: Sequence[int]) -> None:
     """Write ``theory`` of all ``seeds`` to data/predictions, once; nothing is trained. Errors: ``FileExistsError``."""
     refuse_to_replace(FILE, FOLDER)
-    save_table(_joined(ensemble([case(seed) for seed in seeds], theory), seeds), FILE, FOLDER)
+    save_table(_joined(ensemble([Bottleneck(seed=seed) for seed in seeds], theory), seeds), FILE, FOLDER)
 
 
 def measured_table(seeds: Sequence[int]) -> xr.Dataset:
@@ -186,21 +213,40 @@ def _written() -> xr.Dataset:
     return read_losses(FOLDER)
 
 
-def _of_seed(seed: int) -> xr.Dataset:
-    return run(case(seed), measured, progress=False)
+def _of_seed(seed: int, networks: Bottleneck = Bottleneck()) -> xr.Dataset:
+    return run(replace(networks, seed=seed), measured, progress=False)
 
 
-def slope_gap(name: str, axis: str, *, seed: int) -> float:
-    """|slope of ``name`` in ``measured`` - slope of the written theory| along "by_samples" or "by_width"."""
-    return abs(slope(_of_seed(seed)[name]) - slope(_written()[axis].sel(seed=seed, drop=True)))
+def slope_gap(protocol: Comparison, seed: int) -> float:
+    """|slope of the measured losses - slope of the written theory|."""
+    found = slope(_of_seed(seed, protocol.networks)[protocol.name])
+    return abs(found - slope(_written()[protocol.other].sel(seed=seed, drop=True)))
 
 
-def distance(name: str, axis: str, *, seed: int) -> float:
-    """Mean |log(measured / written theory)| along an axis."""
-    return float(np.abs(np.log(_of_seed(seed)[name].values / _written()[axis].sel(seed=seed).values)).mean())
+def distance(protocol: Comparison, seed: int) -> float:
+    """Mean |log(measured / written theory)|."""
+    found, theory = _of_seed(seed, protocol.networks)[protocol.name], _written()[protocol.other].sel(seed=seed)
+    return float(np.abs(np.log(found.values / theory.values)).mean())
 
 
-def excess(name: str, rival: str, *, seed: int) -> float:
-    """Mean log(``name`` / ``rival``) of two losses measured along one axis: below zero where the first is lower."""
-    found = _of_seed(seed)
-    return float(np.log(found[name] / found[rival]).mean())
+def excess(protocol: Comparison, seed: int) -> float:
+    """Mean log ratio of two measured losses: below zero the first is lower."""
+    found = _of_seed(seed, protocol.networks)
+    return float(np.log(found[protocol.name] / found[protocol.other]).mean())
+
+
+def networks_table() -> xr.Dataset:
+    """``measured_table`` of the seeds whose theories are written."""
+    return measured_table(_written().seed.values.tolist())
+
+
+TABLES = {FILE: networks_table}
+
+MEASUREMENTS = {
+    "network-samples-lazy": Measurement(Comparison("lazy", "by_samples"), distance),
+    "network-samples-slope": Measurement(Comparison("by_samples", "by_samples"), slope_gap),
+    "network-samples-gain": Measurement(Comparison("by_samples", "lazy"), excess),
+    "network-width-readout": Measurement(Comparison("readout", "by_width"), distance),
+    "network-width-readout-slope": Measurement(Comparison("readout", "by_width"), slope_gap),
+    "network-width-slope": Measurement(Comparison("by_width", "by_width"), slope_gap),
+}

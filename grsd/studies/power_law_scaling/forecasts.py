@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
 import xarray as xr
 
-from grsd.datasets import Data, digits, patches
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
-from grsd.networks import Perceptron
-from grsd.runs import ensemble, run
+from grsd.networks import architecture
+from grsd.runs import Spec, ensemble, run
 from grsd.runs.history import join_budgets, snapshot_budgets
 from grsd.shells import LogShells
+from grsd.studies.measurement import Measurement
 from grsd.support.provenance import provenance
 from grsd.tables import read_table, refuse_to_replace, save_table
 from grsd.theory.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 
-ARCHITECTURES = ("residual", "plain")
 METHODS = ("covariant", "power law", "lazy", "straight line")
 AHEAD = np.geomspace(1, 10, 10)[1:]
 SHELLS = LogShells(0.6, 0.2)
@@ -33,32 +32,45 @@ FOLDER = "predictions"
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """What is learnt: ``draw(samples, task=, seed=)``, how many samples a task has, and where the forecasts stand."""
+class Forecasts:
+    """Networks of all compared architectures on the ``tasks`` (samples by task) of a data set; ``file``: where the
+    forecasts stand. One seed draws weights and samples."""
 
-    draw: Callable[..., Data]
-    tasks: Mapping[str, int]
+    network: Spec
+    tasks: tuple[tuple[str, int], ...]
     file: str
 
+    def spec(self, name: str, task: str, seed: int) -> Spec:
+        """The network of one cell."""
+        samples = dict(self.tasks)[task]
+        return replace(self.network, architecture=name, task=task, samples=samples, seed=seed, data_seed=seed)
 
-DATA = {
-    "digits": DataSet(digits, {"parity": 200, "one-hot": 30}, "09_power_law_scaling-networks"),
-    "patches": DataSet(patches, {"photograph": 200, "pixel": 200}, "09_power_law_scaling-patches"),
-}
-
-
-def case(architecture: str, task: str, seed: int, *, width: int = 48, depth: int = 8) -> dict[str, object]:
-    """One network, as plain values: what ``early_run`` takes. The seed draws its weights and its samples."""
-    of = {"architecture": architecture, "task": task, "samples": set_of(task).tasks[task]}
-    return of | {"width": width, "depth": depth, "seed": seed}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tasks."""
+        return tuple(dict(self.tasks))
 
 
-def set_of(task: str) -> DataSet:
-    """The data set that a task belongs to. Errors: ``KeyError``."""
-    return {name: item for item in DATA.values() for name in item.tasks}[task]
+DIGITS = Forecasts(Spec(width=48), (("parity", 200), ("one-hot", 30)), "09_power_law_scaling-networks")
+PATCHES = Forecasts(
+    Spec(width=48, data="patches", task="pixel"),
+    (("photograph", 200), ("pixel", 200)),
+    "09_power_law_scaling-patches",
+)
+DATA = {"digits": DIGITS, "patches": PATCHES}
 
 
-def early_run(spec: Mapping[str, object]) -> xr.Dataset:
+@dataclass(frozen=True)
+class Score:
+    """The score of the covariant forecast of an architecture, mean over ``tasks``; minus that of ``rival``, if any."""
+
+    forecasts: Forecasts
+    architecture: str
+    tasks: tuple[str, ...]
+    rival: str | None = None
+
+
+def early_run(spec: Spec) -> xr.Dataset:
     """``shell_history`` of a network over the last e-fold of time until its loss has halved; nothing later is computed.
 
     The times are .1 x 1.25^n in units of 1 / lambda_max(0); the last is the first with half the loss of the start.
@@ -72,12 +84,12 @@ def early_run(spec: Mapping[str, object]) -> xr.Dataset:
     kept = [i for i, time in enumerate(times) if time >= times[-1] * math.exp(-EFOLDS) / (1 + 1e-9)]
     budgets = [snapshot_budgets(snapshots[i], descent.inputs, descent.targets, [SHELLS])[0] for i in kept]
     flow = descent.history([times[i] for i in kept], [rows[i] for i in kept])
-    return join_budgets(budgets, flow, SHELLS, parameters=spec)
+    return join_budgets(budgets, flow, SHELLS, parameters=_settings(spec))
 
 
 def later_run(spec: Mapping[str, object]) -> xr.Dataset:
     """``loss(time)`` of the same network at 9 times up to ten times ``spec["until"]``."""
-    descent, _ = _begun(spec)
+    descent, _ = _begun(Spec.from_dict({name: value for name, value in spec.items() if name != "until"}))
     times, rows = (spec["until"] * AHEAD).tolist(), []
     for time in times:
         descent.snapshot(time)
@@ -85,16 +97,13 @@ def later_run(spec: Mapping[str, object]) -> xr.Dataset:
     return descent.history(times, rows)
 
 
-def _begun(spec: Mapping[str, object]) -> tuple[Descent, float]:
-    data = set_of(spec["task"]).draw(spec["samples"], task=spec["task"], seed=spec["seed"])
-    network = Perceptron(
-        data.inputs.shape[1],
-        data.targets.shape[1],
-        width=spec["width"],
-        depth=spec["depth"],
-        residual=spec["architecture"] == "residual",
-        seed=spec["seed"],
-    )
+def _settings(spec: Spec) -> dict[str, object]:
+    return {name: value for name, value in spec.to_dict().items() if not isinstance(value, list)}
+
+
+def _begun(spec: Spec) -> tuple[Descent, float]:
+    data = spec.batch()
+    network = spec.network(data)
     top = float(torch.linalg.eigvalsh(tangent_kernel(network, data.inputs))[-1])
     return Descent(network, data.inputs, data.targets), top
 
@@ -130,29 +139,27 @@ def _has_power_law(seen: Early) -> bool:
     return True
 
 
-def write_forecasts(seen: Mapping[tuple[str, str, int], Early], data: str = "digits") -> None:
+def write_forecasts(seen: Mapping[tuple[str, str, int], Early], of: Forecasts = DIGITS) -> None:
     """Write ``forecast`` of each (architecture, task, seed) to data/predictions, once: what is there is never replaced.
 
-    ``data``: one of ``DATA``, to which the tasks belong. Errors: ``FileExistsError``; as ``forecast``.
+    Errors: ``FileExistsError``; as ``forecast``.
     """
-    refuse_to_replace(DATA[data].file, FOLDER)
+    refuse_to_replace(of.file, FOLDER)
     parts = [
-        forecast(part).expand_dims(architecture=[architecture], task=[task], seed=[seed])
-        for (architecture, task, seed), part in seen.items()
+        forecast(part).expand_dims(architecture=[name], task=[task], seed=[seed])
+        for (name, task, seed), part in seen.items()
     ]
-    tasks = DATA[data].tasks
-    settings = case("", next(iter(tasks)), 0) | {"task": str(tasks), "efolds": EFOLDS, "half": HALF}
-    settings |= {"shell_width": SHELLS.width, "smoothing": SHELLS.smoothing}
-    kept = {name: value for name, value in settings.items() if name not in {"architecture", "samples", "seed"}}
-    save_table(xr.combine_by_coords(parts).assign_attrs(provenance(kept)), DATA[data].file, FOLDER)
+    settings = {"width": of.network.width, "depth": of.network.depth, "task": str(dict(of.tasks))}
+    settings |= {"efolds": EFOLDS, "half": HALF, "shell_width": SHELLS.width, "smoothing": SHELLS.smoothing}
+    save_table(xr.combine_by_coords(parts).assign_attrs(provenance(settings)), of.file, FOLDER)
 
 
-def forecast_networks(seeds: Sequence[int], data: str = "digits") -> None:
+def forecast_networks(seeds: Sequence[int], of: Forecasts = DIGITS) -> None:
     """Compute the early parts of all networks of ``seeds`` and write their forecasts; no later loss is computed."""
-    refuse_to_replace(DATA[data].file, FOLDER)
-    cases = [(kind, task, seed) for kind in ARCHITECTURES for task in DATA[data].tasks for seed in seeds]
-    runs = ensemble([case(*names) for names in cases], early_run)
-    write_forecasts({names: everything(part) for names, part in zip(cases, runs, strict=True)}, data)
+    refuse_to_replace(of.file, FOLDER)
+    cells = [(name, task, seed) for name in architecture.names(compared=True) for task in of.names for seed in seeds]
+    runs = ensemble([of.spec(*cell) for cell in cells], early_run)
+    write_forecasts({cell: everything(part) for cell, part in zip(cells, runs, strict=True)}, of)
 
 
 def everything(history: xr.Dataset) -> Early:
@@ -165,9 +172,9 @@ def _written(file: str) -> xr.Dataset:
     return read_table(file, FOLDER)
 
 
-def later_loss(spec: Mapping[str, object], until: float) -> xr.DataArray:
-    """The true ``loss(ahead)`` of ``case`` up to ten times ``until``, computed once."""
-    found = run(dict(spec) | {"until": until}, later_run, progress=False).loss
+def later_loss(spec: Spec, until: float) -> xr.DataArray:
+    """The true ``loss(ahead)`` of a network up to ten times ``until``, computed once."""
+    found = run(spec.to_dict() | {"until": until}, later_run, progress=False).loss
     return xr.DataArray(found.values, {"ahead": AHEAD}, ["ahead"], attrs=found.attrs)
 
 
@@ -176,8 +183,8 @@ def score(predicted: xr.DataArray, loss: xr.DataArray) -> xr.DataArray:
     return np.abs(np.log(predicted / loss.values)).mean("ahead", skipna=False)
 
 
-def compared(spec: Mapping[str, object]) -> xr.Dataset:
-    """A network of ``case`` seen and forecast here and now: ``forecast`` with the true ``loss_after(ahead)``.
+def compared(spec: Spec) -> xr.Dataset:
+    """A network seen and forecast here and now: ``forecast`` with the true ``loss_after(ahead)``.
 
     ``loss_seen(snapshot)`` at ``time_seen`` / t1 is what the forecast had, ``score(method)`` what it is worth.
     """
@@ -189,35 +196,62 @@ def compared(spec: Mapping[str, object]) -> xr.Dataset:
     return found.assign(score=score(found.loss, true))
 
 
-def scores(architecture: str, task: str, seed: int) -> xr.DataArray:
+def scores(of: Forecasts, name: str, task: str, seed: int) -> xr.DataArray:
     """``score(method)`` of a written forecast."""
-    written = _written(set_of(task).file).sel(architecture=architecture, task=task, seed=seed)
+    written = _written(of.file).sel(architecture=name, task=task, seed=seed)
     last = written.time.isel(ahead=-1).max()
-    return score(written.loss, later_loss(case(architecture, task, seed), float(last / written.ahead[-1])))
+    return score(written.loss, later_loss(of.spec(name, task, seed), float(last / written.ahead[-1])))
 
 
-def all_scores(data: str = "digits") -> xr.Dataset:
+def all_scores(of: Forecasts = DIGITS) -> xr.Dataset:
     """``score(architecture, task, seed, method)`` of a data set's written forecasts, with the file's provenance."""
-    written = _written(DATA[data].file)
+    written = _written(of.file)
     found = written.loss.isel(ahead=0, drop=True).copy(deep=True)
-    for kind in ARCHITECTURES:
-        for task in DATA[data].tasks:
+    for name in written.architecture.values.tolist():
+        for task in of.names:
             for seed in written.seed.values.tolist():
-                found.loc[{"architecture": kind, "task": task, "seed": seed}] = scores(kind, task, seed)
+                found.loc[{"architecture": name, "task": task, "seed": seed}] = scores(of, name, task, seed)
     text = {"long_name": "mean |log(forecast / loss)|", "units": "1"}
     return xr.Dataset({"score": found.assign_attrs(text)}, attrs=written.attrs)
 
 
-def gain(architecture: str, rival: str, *tasks: str, seed: int) -> float:
-    """Score of the covariant forecast less that of ``rival``, below zero where it is better; mean over ``tasks``."""
-    found = [scores(architecture, task, seed) for task in tasks]
-    return float(np.mean([_of(part, "covariant") - _of(part, rival) for part in found]))
-
-
-def accuracy(architecture: str, *tasks: str, seed: int) -> float:
-    """Score of the covariant forecast, mean over ``tasks``."""
-    return float(np.mean([_of(scores(architecture, task, seed), "covariant") for task in tasks]))
+def measured_score(protocol: Score, seed: int) -> float:
+    """Below zero the covariant forecast is better than the rival."""
+    values = []
+    for task in protocol.tasks:
+        found = scores(protocol.forecasts, protocol.architecture, task, seed)
+        values.append(_of(found, "covariant") - (_of(found, protocol.rival) if protocol.rival else 0.0))
+    return float(np.mean(values))
 
 
 def _of(score: xr.DataArray, method: str) -> float:
     return score.sel({"method": method}).item()  # as a keyword, sel takes "method" for its own
+
+
+def patches_scores() -> xr.Dataset:
+    """``all_scores`` of the photographs' patches."""
+    return all_scores(PATCHES)
+
+
+TABLES = {
+    "09_power_law_scaling-forecasts": all_scores,
+    "09_power_law_scaling-forecasts-patches": patches_scores,
+}
+
+
+def _claims(of: Forecasts, name: str, prefix: str) -> dict[str, Measurement]:
+    """The gain over the lazy forecast by task, over a straight line, over a power law, and the accuracy."""
+    found = {f"{prefix}-{task}": Score(of, name, (task,), "lazy") for task in of.names}
+    found[f"{prefix}-line"] = Score(of, name, of.names, "straight line")
+    found[f"{prefix}-accurate"] = Score(of, name, of.names)
+    if of is PATCHES:
+        found[f"{prefix}-profile"] = Score(of, name, ("photograph",), "power law")
+    return {claim: Measurement(protocol, measured_score) for claim, protocol in found.items()}
+
+
+MEASUREMENTS = {
+    **_claims(DIGITS, "residual", "forecast-residual"),
+    **_claims(DIGITS, "plain", "forecast-plain"),
+    **_claims(PATCHES, "residual", "forecast-patches-residual"),
+    **_claims(PATCHES, "plain", "forecast-patches-plain"),
+}

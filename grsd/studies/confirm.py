@@ -1,21 +1,39 @@
-"""The commands that write forecasts and measure claims."""
+"""What each judged claim measures, and the commands that write forecasts and results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-from grsd.confirm import conditions, instruments, renormalization, rigidity, scaling
 from grsd.evidence import Result, claims, confirm, results, write_result
-from grsd.studies.scaling import bottlenecks, networks
+from grsd.studies import (
+    calibration,
+    gradient_propagation,
+    initial_incoherence,
+    jacobian_evolution,
+    log_shift_invariance,
+    power_law_scaling,
+    renormalization,
+    rigidity,
+    shell_dynamics,
+)
+from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.support.progress import bar
 from grsd.tables import path_of
 
-MEASUREMENTS = {
-    name: measurement
-    for part in (instruments, conditions, renormalization, rigidity, scaling)
-    for name, measurement in part.MEASUREMENTS.items()
-}
+STUDIES = (
+    shell_dynamics,
+    calibration,
+    gradient_propagation,
+    initial_incoherence,
+    jacobian_evolution,
+    log_shift_invariance,
+    renormalization,
+    rigidity,
+    power_law_scaling,
+)
+MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
+TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
 
 REPEATED = {
     "initial-incoherence-64": "initial-incoherence",
@@ -27,15 +45,15 @@ MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()
 
 
 def forecast_claims() -> None:
-    """Write what the claims on networks are judged by and is not written yet, for their confirmatory seeds.
+    """Compute and store the forecast files that are still missing, for the confirmatory seeds of the network claims.
 
-    Errors: ``FileExistsError`` where all is written already; before anything is computed.
+    Errors: ``FileExistsError`` if all are written already; before anything is computed.
     """
     rule = claims()["forecast-plain-parity"].judged
     seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
-    writers = {item.file: partial(networks.forecast_networks, seeds, name) for name, item in networks.DATA.items()}
+    writers = {of.file: partial(forecasts.forecast_networks, seeds, of) for of in forecasts.DATA.values()}
     writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
-    missing = [file for file in writers if not path_of(file, networks.FOLDER).exists()]
+    missing = [file for file in writers if not path_of(file, forecasts.FOLDER).exists()]
     for file in missing or writers:
         writers[file]()
 
@@ -53,6 +71,6 @@ def confirm_claims(names: Sequence[str] = ()) -> list[Result]:
     found = []
     for name in bar(wanted, desc="claims", unit="claim"):
         measurement = MEASUREMENTS[name]
-        found.append(confirm(known[name], measurement.measure, measurement.parameters))
+        found.append(confirm(known[name], measurement, measurement.settings))
         write_result(found[-1])
     return found

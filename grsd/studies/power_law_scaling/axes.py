@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 import xarray as xr
 
-from grsd.datasets import digits
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
-from grsd.networks import Perceptron
-from grsd.runs import ensemble
+from grsd.runs import Spec, ensemble, run
 from grsd.solvable.regression import PowerLawRegression
+from grsd.studies.measurement import Measurement
 from grsd.support.provenance import provenance
 
 AXES = ("model", "data", "time", "compute")
@@ -23,28 +23,38 @@ TIMES = (1.0, 1e7, 71)
 FITTED = {"time": (10.0, 1e3), "compute": (1e4, 3e6)}
 POINTS = 9
 WIDTHS = (4, 8, 16, 32, 64, 128)
-WIDTH_TASK = {"task": "one-hot", "samples": 150, "held_out": 500, "depth": 4, "end": 60.0}
 
 
-def case(seed: int, sizes: Sequence[int] = SIZES, *, modes: int = 10_000, columns: int = 2048) -> dict[str, object]:
-    """One seed of the regression, as plain values: what ``losses`` takes.
+@dataclass(frozen=True)
+class Regression:
+    """One seed of the regression; ``columns``: features or samples in all at each size, so that a small size is drawn
+    more often than a large one."""
 
-    ``columns``: features or samples in all at each size, so that a small size is drawn more often than a large one.
-    """
-    return {"a": 2.0, "r": 1.0, "modes": modes, "sizes": list(sizes), "columns": columns, "seed": seed}
+    sizes: tuple[int, ...] = SIZES
+    modes: int = 10_000
+    columns: int = 2048
+    a: float = 2.0
+    r: float = 1.0
+    seed: int = 0
 
 
-def losses(spec: Mapping[str, object]) -> xr.Dataset:
-    """The regression of ``case``, drawn: ``features(size, time)`` and ``samples(size)``, and their theories.
+@dataclass(frozen=True)
+class Axis:
+    """What is read of a regression: the slopes along ``axes``, fitted over ``fitted`` where the axis is continuous."""
+
+    axes: tuple[str, ...]
+    regression: Regression = Regression()
+    fitted: tuple[tuple[str, tuple[float, float]], ...] = tuple(FITTED.items())
+
+
+def losses(spec: Regression) -> xr.Dataset:
+    """The regression, drawn: ``features(size, time)`` and ``samples(size)``, and their theories.
 
     Each is a mean over columns // size draws; ``time`` ends with infinity; ``features_theory``, ``samples_theory``.
     """
-    model = PowerLawRegression(spec["a"], spec["r"], spec["modes"])
-    sizes, times = list(spec["sizes"]), np.append(np.geomspace(*TIMES), math.inf)
-    draws = {
-        size: range(spec["seed"] * spec["columns"], spec["seed"] * spec["columns"] + spec["columns"] // size)
-        for size in sizes
-    }
+    model = PowerLawRegression(spec.a, spec.r, spec.modes)
+    sizes, times = list(spec.sizes), np.append(np.geomspace(*TIMES), math.inf)
+    draws = {size: range(spec.seed * spec.columns, spec.seed * spec.columns + spec.columns // size) for size in sizes}
     found = {
         "features": [np.mean([model.features(size, times, seed) for seed in draws[size]], axis=0) for size in sizes],
         "features_theory": [model.features_theory(size, times) for size in sizes],
@@ -52,7 +62,7 @@ def losses(spec: Mapping[str, object]) -> xr.Dataset:
         "samples_theory": [model.samples_theory(size) for size in sizes],
     }
     of = {name: ("size", "time") if name.startswith("features") else "size" for name in found}
-    described = {name: str(value) if isinstance(value, list) else value for name, value in spec.items()}
+    described = {name: str(list(v)) if isinstance(v, tuple) else v for name, v in asdict(spec).items()}
     return xr.Dataset(
         {name: (of[name], np.array(values), {"units": "loss"}) for name, values in found.items()},
         {"size": sizes, "time": ("time", times, {"units": "time"})},
@@ -94,34 +104,60 @@ def slope_error(run: xr.Dataset, axis: str) -> float:
     return abs(slope(along(run, axis)) - predicted)
 
 
-def theory_gap(run: xr.Dataset) -> float:
-    """Mean over the four axes of the mean |log(drawn / theory)| along them."""
-    gaps = [np.abs(np.log(along(run, axis).values / along(run, axis, "_theory").values)).mean() for axis in AXES]
+def theory_gap(run: xr.Dataset, axes: Sequence[str] = AXES) -> float:
+    """Mean over the axes of the mean |log(drawn / theory)| along them."""
+    gaps = [np.abs(np.log(along(run, axis).values / along(run, axis, "_theory").values)).mean() for axis in axes]
     return float(np.mean(gaps))
 
 
-def width_case(width: int, seed: int, **changed: object) -> dict[str, object]:
-    """One residual perceptron on digits, as plain values: what ``width_losses`` takes."""
-    return WIDTH_TASK | {"width": width, "seed": seed} | changed
+def of_seed(protocol: Axis, seed: int) -> xr.Dataset:
+    """The drawn regression of one seed, computed once for all axes."""
+    return run(replace(protocol.regression, seed=seed), losses, progress=False)
 
 
-def width_losses(spec: Mapping[str, object]) -> xr.Dataset:
-    """``training`` and ``held_out`` loss of the perceptron of ``width_case`` at ``end`` / lambda_max(0).
+def slope_off(protocol: Axis, seed: int) -> float:
+    """``slope_error`` along the only axis."""
+    (axis,) = protocol.axes
+    return slope_error(of_seed(protocol, seed), axis)
 
-    The digits held out are drawn with those learnt, by the same seed.
-    """
-    data = digits(spec["samples"] + spec["held_out"], task=spec["task"], seed=spec["seed"])
-    learnt = slice(spec["samples"])
-    network = Perceptron(
-        64, data.targets.shape[1], width=spec["width"], depth=spec["depth"], residual=True, seed=spec["seed"]
+
+def theory_off(protocol: Axis, seed: int) -> float:
+    """``theory_gap`` over the axes."""
+    return theory_gap(of_seed(protocol, seed), protocol.axes)
+
+
+@dataclass(frozen=True)
+class Width:
+    """A residual perceptron on digits at ``end`` / lambda_max(0); those held out are drawn with those learnt."""
+
+    width: int
+    seed: int
+    task: str = "one-hot"
+    samples: int = 150
+    held_out: int = 500
+    depth: int = 4
+    end: float = 60.0
+
+
+def width_losses(spec: Width) -> xr.Dataset:
+    """``training`` and ``held_out`` loss."""
+    of = Spec(
+        width=spec.width,
+        depth=spec.depth,
+        task=spec.task,
+        samples=spec.samples + spec.held_out,
+        seed=spec.seed,
+        data_seed=spec.seed,
     )
+    data, learnt, rest = of.batch(), slice(spec.samples), slice(spec.samples, None)
+    network = of.network(data)
     top = float(torch.linalg.eigvalsh(tangent_kernel(network, data.inputs[learnt]))[-1])
     descent = Descent(network, data.inputs[learnt], data.targets[learnt])
-    end = descent.snapshot(spec["end"] / top)
+    end = descent.snapshot(spec.end / top)
     with torch.no_grad():
-        error = end.model(data.inputs[spec["samples"] :]) - data.targets[spec["samples"] :]
-    found = {"training": descent.row()["loss"], "held_out": float(error.square().sum() / (2 * spec["held_out"]))}
-    return xr.Dataset({name: ((), value, {"units": "loss"}) for name, value in found.items()}, attrs=dict(spec))
+        error = end.model(data.inputs[rest]) - data.targets[rest]
+    found = {"training": descent.row()["loss"], "held_out": float(error.square().sum() / (2 * spec.held_out))}
+    return xr.Dataset({name: ((), value, {"units": "loss"}) for name, value in found.items()}, attrs=asdict(spec))
 
 
 def slope_table(runs: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -139,10 +175,33 @@ def slope_table(runs: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def width_table(widths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
     """``training`` and ``held_out`` loss over (width, seed)."""
-    runs = ensemble([width_case(width, seed) for width in widths for seed in seeds], width_losses, progress=False)
+    runs = ensemble([Width(width, seed) for width in widths for seed in seeds], width_losses, progress=False)
     shape = len(widths), len(seeds)
+    settings = {name: value for name, value in asdict(Width(0, 0)).items() if name not in {"width", "seed"}}
     found = {
         name: (("width", "seed"), np.reshape([float(run[name]) for run in runs], shape), {"units": "loss"})
         for name in ("training", "held_out")
     }
-    return xr.Dataset(found, {"width": list(widths), "seed": list(seeds)}, provenance(WIDTH_TASK))
+    return xr.Dataset(
+        found,
+        {"width": list(widths), "seed": list(seeds)},
+        provenance({name: value for name, value in asdict(Width(0, 0)).items() if name not in {"width", "seed"}}),
+    )
+
+
+def drawn_slopes() -> xr.Dataset:
+    """``slope_table`` of 8 pilot seeds."""
+    return slope_table(ensemble([Regression(seed=seed) for seed in range(8)], losses, workers=1))
+
+
+def widths() -> xr.Dataset:
+    """``width_table`` of 5 pilot seeds."""
+    return width_table(WIDTHS, range(5))
+
+
+TABLES = {"09_power_law_scaling-slopes": drawn_slopes, "09_power_law_scaling-width": widths}
+
+MEASUREMENTS = {
+    **{f"slope-{axis}": Measurement(Axis((axis,)), slope_off) for axis in AXES},
+    "scaling-theory": Measurement(Axis(AXES), theory_off),
+}

@@ -14,6 +14,7 @@ from grsd.decomposition import spectrum
 from grsd.runs.history import join_budgets
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
+from grsd.studies.measurement import Measurement
 from grsd.theory.characteristics import PowerLawVelocity
 from grsd.theory.exponents import extrapolated_exponent, loss_exponent
 from grsd.theory.finite_volume import transport
@@ -127,16 +128,38 @@ def compared(case: Case, times: int = 4) -> xr.Dataset:
     return xr.Dataset({name: ("time", values) for name, values in found.items()}, {"time": when})
 
 
-def disagreement(seed: int) -> float:
+@dataclass(frozen=True)
+class Rows:
+    """One law drawn for each row of the table of exponents; ``log_times``: (first, last, count) of its energies."""
+
+    rows: tuple[str, ...] = ROWS
+    log_times: tuple[float, float, int] = LOG_TIMES
+
+
+@dataclass(frozen=True)
+class Late:
+    """When the law of a drawn projected network is measured."""
+
+    time: float = LATE
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """By which factor in time drawn models are forecast."""
+
+    ahead: float = 10.0
+
+
+def disagreement(protocol: Rows, seed: int) -> float:
     """Largest relative difference of the two energies over the rows of the table and their times."""
-    return max(float(np.abs(compared(draw(row, seed)).difference).max()) for row in ROWS)
+    return max(float(np.abs(compared(draw(row, seed)).difference).max()) for row in protocol.rows)
 
 
-def exponent_error(seed: int) -> float:
-    """Largest |integrated - predicted| exponent over the rows that have one, E(t) followed to t = e^60."""
-    times = np.exp(np.linspace(*LOG_TIMES))
+def exponent_error(protocol: Rows, seed: int) -> float:
+    """Largest |integrated - predicted| exponent over the rows that have one."""
+    times = np.exp(np.linspace(*protocol.log_times))
     errors = []
-    for row in ROWS:
+    for row in protocol.rows:
         case = draw(row, seed)
         predicted = loss_exponent(case.b, case.c, case.q).value
         if math.isfinite(predicted):
@@ -158,7 +181,7 @@ def measured_law(model: ProjectedTwoLayer, time: float = LATE) -> tuple[float, f
     return time * float(bulk.flux.sum() / bulk.density.sum()), float(slope) - 1
 
 
-def bordelon_error(seed: int) -> float:
+def bordelon_error(protocol: Late, seed: int) -> float:
     """|p - chi| of a projected network drawn by ``seed``: p from the measured c and q, chi as published.
 
     alpha is 1 to 3, beta .2 to .8 or 1.25 to 1.6 (near 1 everything converges like a power of log t).
@@ -166,7 +189,7 @@ def bordelon_error(seed: int) -> float:
     rng = np.random.default_rng(seed)
     beta = rng.uniform(0.2, 0.8) if rng.random() < 0.6 else rng.uniform(1.25, 1.6)
     model = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=beta)
-    c, q = measured_law(model)
+    c, q = measured_law(model, protocol.time)
     return abs(loss_exponent(1.0, c, q).value - model.loss_exponent)
 
 
@@ -197,10 +220,18 @@ def drawn_models(seed: int) -> dict[str, tuple[DiagonalNet | ProjectedTwoLayer, 
     return {"diagonal": (diagonal, 60.0), "projected": (projected, 1e3)}
 
 
-def forecast_ratio(seed: int) -> float:
+def forecast_ratio(protocol: Ahead, seed: int) -> float:
     """|log(forecast / loss)| a decade ahead: covariant over lazy, the larger of the two models of ``drawn_models``."""
     ratios = []
     for model, until in drawn_models(seed).values():
-        end = forecasts(model, until).isel(time=-1)
+        end = forecasts(model, until, ahead=protocol.ahead).isel(time=-1)
         ratios.append(abs(float(np.log(end.covariant / end.loss))) / abs(float(np.log(end.lazy / end.loss))))
     return max(ratios)
+
+
+MEASUREMENTS = {
+    "transport-agrees": Measurement(Rows(), disagreement),
+    "loss-exponents": Measurement(Rows(), exponent_error),
+    "bordelon-recovered": Measurement(Late(), bordelon_error),
+    "forecast-exact-models": Measurement(Ahead(), forecast_ratio),
+}

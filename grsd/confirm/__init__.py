@@ -1,6 +1,0 @@
-"""What each judged claim measures for one seed, and the command that turns it into a stored result."""
-
-from grsd.confirm.command import MEASUREMENTS, confirm_claims, forecast_claims
-from grsd.confirm.measurement import Measurement
-
-__all__ = ["MEASUREMENTS", "Measurement", "confirm_claims", "forecast_claims"]

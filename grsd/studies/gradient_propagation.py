@@ -1,0 +1,93 @@
+"""Notebook 03: condition 1, gradients propagate boundedly through the graph of perceptrons of growing depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import xarray as xr
+from torch import nn
+
+from grsd.conditions import propagation
+from grsd.datasets import Data
+from grsd.runs import Spec
+from grsd.studies.measurement import Measurement
+
+LINEAR = {"activation": "identity"}
+KINDS = {
+    "residual": {},
+    "residual, whole branches": {"branch_scale": 1.0},
+    "critical": {"architecture": "plain"},
+    "super-critical": {"architecture": "plain", "weight_scale": 1.5},
+    "sub-critical": {"architecture": "plain", "weight_scale": 0.7},
+    "Gaussian linear": {"architecture": "plain", **LINEAR},
+    "orthogonal linear": {"architecture": "orthogonal", **LINEAR},
+    "aligned linear": {"architecture": "aligned", **LINEAR},
+}  # what differs from a residual tanh perceptron with branches of 1 / sqrt(depth)
+DEPTHS = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Perceptrons of ``kinds`` (names of ``KINDS``) at all ``depths``, on as many digits; one seed draws both."""
+
+    kinds: tuple[str, ...] = ("residual",)
+    depths: tuple[int, ...] = DEPTHS
+    width: int = 64
+    samples: int = 8
+
+
+def drawn(spec: Spec, kind: str, seed: int) -> tuple[nn.Module, Data]:
+    """The network of a kind and its batch, in float64; the same seed draws weights and samples."""
+    spec = replace(spec, **KINDS[kind], seed=seed, data_seed=seed)
+    data = spec.batch()
+    return spec.network(data).double(), data
+
+
+def over_depth(kind: str, seed: int, protocol: Protocol, *, device: str | None = None) -> list[xr.Dataset]:
+    """``propagation.measure`` of one perceptron per depth, without norms."""
+    found = []
+    for depth in protocol.depths:
+        spec = Spec(width=protocol.width, depth=depth, samples=protocol.samples)
+        network, data = drawn(spec, kind, seed)
+        settings = {"kind": kind, "seed": seed, "depth": depth, "width": protocol.width}
+        found.append(propagation.measure(network, data.inputs, norms=False, device=device, parameters=settings))
+    return found
+
+
+def larger_slope(protocol: Protocol, seed: int) -> float:
+    """The larger of the two slopes on log depth; the smallest over ``kinds``."""
+    return min(float(propagation.slopes(over_depth(kind, seed, protocol)).max()) for kind in protocol.kinds)
+
+
+def table(runs: Iterable[Sequence[xr.Dataset]]) -> xr.Dataset:
+    """``worst`` and ``lyapunov_depth`` = |Lyapunov rate x depth| over (kind, depth, seed), nats."""
+    rows = []
+    for found in (item for run in runs for item in run):
+        along = abs(found.lyapunov) * found.attrs["depth"]
+        along = along.assign_attrs(long_name="|Lyapunov rate x depth|", units="nats")
+        names, by = ("worst", "lyapunov_depth"), ("kind", "depth", "seed")
+        rows.append(labelled(found.assign(lyapunov_depth=along), names, by))
+    return xr.combine_by_coords(rows, combine_attrs="drop_conflicts")
+
+
+def labelled(found: xr.Dataset, names: Sequence[str], by: Sequence[str]) -> xr.Dataset:
+    """Single numbers of one measurement, along new dimensions whose labels are its attributes ``by``."""
+    row = found[list(names)].drop_vars(list(found[list(names)].coords))
+    return row.expand_dims({name: [found.attrs[name]] for name in by})
+
+
+def depth_table(seeds: Sequence[int] = range(16)) -> xr.Dataset:
+    """``table`` of all kinds but the aligned one."""
+    protocol = Protocol(tuple(kind for kind in KINDS if kind != "aligned linear"))
+    return table(over_depth(kind, seed, protocol) for kind in protocol.kinds for seed in seeds)
+
+
+TABLES = {"03_gradient_propagation-depth": depth_table}
+
+MEASUREMENTS = {
+    "gradient-propagation": Measurement(Protocol(), larger_slope),
+    "gradient-propagation-isometry": Measurement(Protocol(("orthogonal linear",)), larger_slope),
+    "gradient-propagation-off-critical": Measurement(Protocol(("sub-critical", "super-critical")), larger_slope),
+    "gradient-propagation-plain": Measurement(Protocol(("critical",)), larger_slope),
+}

@@ -1,0 +1,127 @@
+"""Notebook 05: condition 3, controlled evolution of the Jacobian, in exact models and in trained perceptrons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+from grsd.conditions import evolution
+from grsd.decomposition import spectrum
+from grsd.networks import architecture
+from grsd.runs import Spec
+from grsd.shells import LogShells
+from grsd.solvable import DiagonalNet, ProjectedTwoLayer
+from grsd.studies.measurement import Measurement
+from grsd.support.provenance import provenance
+
+DEPTHS = (4, 16, 32)
+EXACT_SHELLS = LogShells(0.7, 0.1)
+NETWORK = Spec(width=48, task="parity", samples=100, times=(1.0, 30.0, 6), shell_widths=(0.7,), smoothing=0.1)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A network at all ``depths``, one of each per seed; ``of``: the regressor, or "supremum"."""
+
+    network: Spec = NETWORK
+    of: str = "time"
+    depths: tuple[int, ...] = DEPTHS
+
+
+@dataclass(frozen=True)
+class Exact:
+    """An exact model, "controlled" or "sudden", its parameters drawn by the seed."""
+
+    case: str
+
+
+def controlled(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 by construction: the projected two-layer network, whose u is flat and t u tends to a constant.
+
+    The decay of the spectrum (1 to 3) and the source exponent (.2 to .8) are drawn by ``seed``; t from 1e2 to 1e6.
+    """
+    rng = np.random.default_rng(seed)
+    net = ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.2, 0.8), modes=modes)
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1e2, 1e6, 8))
+    return evolution.along(states, EXACT_SHELLS, top=1.0, case="projected two-layer network", seed=seed)
+
+
+def sudden(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 broken: a diagonal network of depth 4 that starts small, then aligns suddenly, mode after mode.
+
+    The scale of the start (.05 to .1) is drawn by ``seed``; t from 1 to 30.
+    """
+    net = DiagonalNet(4, a=1.05, start=float(np.random.default_rng(seed).uniform(0.05, 0.1)), modes=modes)
+    top = float(net.eigenvalues(0.0).max())
+    states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1, 30, 8) / top)
+    return evolution.along(states, EXACT_SHELLS, top=top, case="diagonal network, small start", seed=seed)
+
+
+def exact_control(protocol: Exact, seed: int) -> float:
+    """``evolution.control_ratio`` of one draw."""
+    run = {"controlled": controlled, "sudden": sudden}[protocol.case](seed)
+    return evolution.control_ratio(evolution.gather([run], [1], [seed]))
+
+
+@cache
+def over_depth(network: Spec, depths: tuple[int, ...], seed: int) -> xr.Dataset:
+    """The rates of one seed of a network at all depths, as ``evolution.measure`` gives them."""
+    specs = [replace(network, depth=depth, seed=seed) for depth in depths]
+    return evolution.measure(specs, workers=1, progress=False)
+
+
+def of_network(protocol: Protocol, seed: int) -> float:
+    """The larger slope of log(t rho) and log(t omega) on a regressor, or the largest t rho or t omega of all."""
+    found = over_depth(protocol.network, protocol.depths, seed)
+    if protocol.of == "supremum":
+        return max(float(found[f"t_{rate}"].max()) for rate in evolution.RATES)
+    return max(evolution.slopes(found, rate)[protocol.of] for rate in evolution.RATES)
+
+
+def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
+    """The slopes of condition 3 over (architecture, rate, of): ``slope``, ``low``, ``high``; verdicts as attributes.
+
+    ``of`` is "time", "shell" or "depth". ``supremum(architecture, rate)``: mean over seeds of the largest t rate.
+    """
+    names = list(architecture.names(compared=True))
+    axes = {"architecture": names, "rate": list(evolution.RATES), "of": list(evolution.SLOPES)}
+    numbers = {name: np.full([len(axis) for axis in axes.values()], np.nan) for name in ("slope", "low", "high")}
+    supremum, verdicts = np.full((len(names), 2), np.nan), {}
+    for i, name in enumerate(names):
+        specs = [s for d in depths for s in replace(spec, architecture=name, depth=d).with_seeds(seeds)]
+        found = evolution.judge(evolution.measure(specs))
+        verdicts[f"verdict_{name}"] = found.verdict
+        for (rate, of), value in found.slopes.items():
+            place = i, axes["rate"].index(rate), axes["of"].index(of)
+            for array, number in zip(numbers.values(), (value, *found.slope_intervals[rate, of]), strict=True):
+                array[place] = number
+        supremum[i] = [found.suprema[rate] for rate in axes["rate"]]
+    data = {name: (list(axes), array) for name, array in numbers.items()}
+    data["supremum"] = (["architecture", "rate"], supremum)
+    described = {name: value for name, value in spec.to_dict().items() if name not in {"architecture", "depth", "seed"}}
+    settings = {"seeds": str(list(seeds)), "depths": str(list(depths))} | verdicts
+    return xr.Dataset(data, axes, attrs=provenance({name: str(v) for name, v in described.items()} | settings))
+
+
+def depth_slopes() -> xr.Dataset:
+    """``slope_table`` of 8 pilot seeds."""
+    return slope_table(NETWORK, DEPTHS, range(8))
+
+
+TABLES = {"05_jacobian_evolution-slopes": depth_slopes}
+
+PLAIN = replace(NETWORK, architecture="plain")
+MEASUREMENTS = {
+    "jacobian-evolution": Measurement(Protocol(), of_network),
+    "evolution-time-plain": Measurement(Protocol(PLAIN), of_network),
+    "evolution-depth-residual": Measurement(Protocol(of="depth"), of_network),
+    "evolution-depth-plain": Measurement(Protocol(PLAIN, "depth"), of_network),
+    "evolution-bound-residual": Measurement(Protocol(of="supremum"), of_network),
+    "evolution-bound-plain": Measurement(Protocol(PLAIN, "supremum"), of_network),
+    "evolution-constructed": Measurement(Exact("controlled"), exact_control),
+    "evolution-broken": Measurement(Exact("sudden"), exact_control),
+}

@@ -1,1 +1,0 @@
-"""Notebook 09: from velocity to loss."""
