@@ -53,7 +53,7 @@ from grsd.conditions import (
 from grsd.krylov.lanczos import lanczos
 from grsd.laws import profile
 from grsd.shells import log_range
-from grsd.studies import calibration, initial_cases
+from grsd.studies import calibration, initial_incoherence
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,7 @@ CONDITION_CALLS = {
         lambda: {"run": history().assign(start_loss=2 * float(history().loss[0])), "log_loss": -1.0},
         "invariance.measure",
     ),
-    "planted_signs": _call(initial_cases.planted_signs, lambda: {"modes": 10, "aligned": 0.5, "seed": 0}),
-    "perceptron": _call(
-        initial_cases.perceptron, lambda: {"kind": "aligned linear", "depth": 2, "seed": 0, "width": 4}, "perceptron",
-        "Perceptron",
-    ),
+    "planted_signs": _call(initial_incoherence.planted_signs, lambda: {"modes": 10, "aligned": 0.5, "seed": 0}),
 }  # fmt: skip
 
 MODEL_CALLS = {

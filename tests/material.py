@@ -12,7 +12,7 @@ from torch import nn
 import grsd
 from grsd import krylov, laws, solvable, theory
 from grsd.conditions import evolution, incoherence, propagation
-from grsd.studies import initial_cases
+from grsd.studies import initial_incoherence
 from grsd.studies.power_law_scaling import exact
 
 SHELLS = grsd.LogShells(1.0, 0.2)
@@ -87,7 +87,9 @@ def runs() -> list[xr.Dataset]:
 
 @cache
 def coherences() -> list[xr.Dataset]:
-    return [incoherence.measure_modes(*initial_cases.planted_signs(60, seed=s), SHELLS, flips=19) for s in range(4)]
+    return [
+        incoherence.measure_modes(*initial_incoherence.planted_signs(60, seed=s), SHELLS, flips=19) for s in range(4)
+    ]
 
 
 @cache

@@ -14,7 +14,7 @@ MODEL = PowerLawRegression(modes=1500)
 
 @pytest.fixture(scope="module")
 def run():
-    return axes.losses(axes.case(0, (4, 8, 16, 32, 64, 128), modes=1500, columns=256))
+    return axes.losses(axes.Regression((4, 8, 16, 32, 64, 128), modes=1500, columns=256))
 
 
 def test_gradient_descent_on_the_features_ends_where_the_closed_form_says():
@@ -72,7 +72,7 @@ def test_slopes_and_axes(run):
 
 
 def test_wider_networks_fit_better():
-    small, large = (axes.width_losses(axes.width_case(width, 0, samples=10, held_out=50, end=5.0)) for width in (2, 16))
+    small, large = (axes.width_losses(axes.Width(width, 0, samples=10, held_out=50, end=5.0)) for width in (2, 16))
     assert float(large.training) < float(small.training)
     assert float(large.held_out) > 0
 

@@ -13,8 +13,8 @@ from grsd.kernel import tangent_kernel
 from grsd.studies.power_law_scaling import bottlenecks
 from grsd.studies.power_law_scaling.axes import slope
 
-SMALL = bottlenecks.case(
-    3, (4, 8, 16), (2, 4), features=40, width=16, depth=2, pool=120, samples=16, columns=16, end=50.0
+SMALL = bottlenecks.Bottleneck(
+    (4, 8, 16), (2, 4), features=40, width=16, depth=2, pool=120, samples=16, columns=16, end=50.0, seed=3
 )
 
 
@@ -45,7 +45,7 @@ def test_theory_knows_neither_what_is_learnt_nor_any_training(monkeypatch):
 
 
 def test_drawn_kernels_and_readouts_follow_the_theory():
-    spec = SMALL | {"pool": 600, "columns": 64}
+    spec = replace(SMALL, pool=600, columns=64)
     expected, found = bottlenecks.theory(spec), bottlenecks.measured(spec)
     assert np.abs(np.log(found.lazy.values / expected.by_samples.values)).mean() < 0.3
     assert np.abs(np.log(found.readout.values / expected.by_width.values)).mean() < 0.15
@@ -91,10 +91,10 @@ def test_distances_are_taken_along_the_axis(monkeypatch):
     """A measured loss that is the written theory times two, size by size."""
     written = bottlenecks.read_losses(bottlenecks.FOLDER).sel(seed=1000)
     doubled = written.rename(by_samples="lazy", by_width="readout") * 2
-    monkeypatch.setattr(bottlenecks, "_of_seed", lambda seed: doubled)
-    assert bottlenecks.distance("lazy", "by_samples", seed=1000) == pytest.approx(np.log(2))
-    assert bottlenecks.distance("readout", "by_width", seed=1000) == pytest.approx(np.log(2))
-    assert bottlenecks.slope_gap("readout", "by_width", seed=1000) == pytest.approx(0)
+    monkeypatch.setattr(bottlenecks, "_of_seed", lambda *_: doubled)
+    assert bottlenecks.distance(bottlenecks.Comparison("lazy", "by_samples"), 1000) == pytest.approx(np.log(2))
+    assert bottlenecks.distance(bottlenecks.Comparison("readout", "by_width"), 1000) == pytest.approx(np.log(2))
+    assert bottlenecks.slope_gap(bottlenecks.Comparison("readout", "by_width"), 1000) == pytest.approx(0)
 
 
 def test_stored_results_follow_from_the_stored_tables():

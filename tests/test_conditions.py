@@ -8,7 +8,7 @@ import xarray as xr
 
 from grsd.conditions import evolution, invariance
 from grsd.laws.profile import profile
-from grsd.studies import training_cases as cases
+from grsd.studies import jacobian_evolution, log_shift_invariance, stages
 
 
 def points(values, seeds):
@@ -34,11 +34,12 @@ def test_a_profile_of_one_seed_has_no_error():
 def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
     judged = type("Judged", (), {"defect": 0.5})()
     without = tuple(np.linspace(0.4, 0.6, 8))
-    monkeypatch.setattr(cases, "network_invariance", lambda *_: (judged, without))
-    values = [cases.defect_of_seed(cases.EARLY, "plain", 4, seed, 1000) for seed in range(1000, 1008)]
+    plain, residual = (stages.EARLY.block(name, 4, 1000) for name in ("plain", "residual"))
+    monkeypatch.setattr(log_shift_invariance, "judged", lambda _: (judged, without))
+    values = [log_shift_invariance.defect(plain, seed) for seed in range(1000, 1008)]
     assert np.isclose(np.mean(values), 8 * 0.5 - 7 * np.mean(without))
     assert values[0] == 8 * 0.5 - 7 * 0.4
-    assert cases.contrast_of_seed(cases.EARLY, 4, 1003, 1000) == 0
+    assert log_shift_invariance.contrast(log_shift_invariance.Contrast(plain, residual), 1003) == 0
 
 
 def test_a_table_of_slopes(monkeypatch):
@@ -47,7 +48,7 @@ def test_a_table_of_slopes(monkeypatch):
     coords = {"shell": ("point", np.arange(16) % 5), "depth": ("point", np.arange(16) // 2 % 2 + 2)}
     measured = measured.assign_coords(coords)
     monkeypatch.setattr(evolution, "measure", lambda specs: measured)
-    slopes = cases.slope_table(cases.EVOLUTION, [2, 3], range(4))
+    slopes = jacobian_evolution.slope_table(jacobian_evolution.NETWORK, [2, 3], range(4))
     assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
     assert np.allclose(slopes.slope.sel(of="time"), np.log10(2), atol=0.1)
     assert slopes.attrs["verdict_plain"] == "inconclusive", "four seeds decide nothing"
@@ -62,8 +63,8 @@ def test_each_condition_measures_and_judges(name):
 
 def test_a_run_that_is_past_the_loss_is_watched_from_earlier_on(monkeypatch):
     runs = [xr.Dataset({"loss": ("time", [first, 0.01]), "start_loss": 1.0}) for first in (0.5, 0.07)]
-    monkeypatch.setattr(cases, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
+    monkeypatch.setattr(stages, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
     monkeypatch.setattr(
         invariance, "measure", lambda specs, log_loss: xr.Dataset({"start": ("run", [s.times[0] for s in specs])})
     )
-    assert cases.LATE.measure("residual", 16, 2000).start.values.tolist() == [12.0] * 3 + [3.0] + [12.0] * 20
+    assert stages.LATE.block("residual", 16, 2000).measure().start.values.tolist() == [12.0] * 3 + [3.0] + [12.0] * 20

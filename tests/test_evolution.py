@@ -5,7 +5,7 @@ import torch
 import grsd
 from grsd.conditions import evolution
 from grsd.shells import LogShells
-from grsd.studies import training_cases as cases
+from grsd.studies import jacobian_evolution as study
 
 SHELLS = LogShells(1.0, 0.1)
 
@@ -74,9 +74,9 @@ def test_a_rate_is_needed():
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_projected_network_reads_its_own_velocity(seed):
-    run = cases.controlled(seed)
+    run = study.controlled(seed)
     rng = np.random.default_rng(seed)
-    net = cases.ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.2, 0.8))
+    net = study.ProjectedTwoLayer(alpha=rng.uniform(1, 3), beta=rng.uniform(0.2, 0.8))
     for time in run.time.values[[0, -1]]:
         truth = time * net.relative_velocity(time)
         assert np.allclose(run.t_rho.sel(time=time).dropna("shell"), truth, rtol=0.02)
@@ -84,13 +84,13 @@ def test_the_projected_network_reads_its_own_velocity(seed):
 
 def test_verdicts_where_the_answer_is_known():
     verdicts = {}
-    for case in (cases.controlled, cases.sudden):
+    for case in (study.controlled, study.sudden):
         measured = evolution.gather([case(seed) for seed in range(8)], [1] * 8, range(8))
         verdicts[case.__name__] = evolution.judge(measured)
     assert verdicts["controlled"].verdict == "holds"
     assert verdicts["sudden"].verdict == "fails"
     assert str(verdicts["controlled"]).startswith("holds: rho on time")
-    assert cases.exact_control("controlled", 1) < 1 < cases.exact_control("sudden", 1)
+    assert study.exact_control(study.Exact("controlled"), 1) < 1 < study.exact_control(study.Exact("sudden"), 1)
     few = measured.isel(point=measured.seed.values < 7)
     assert evolution.judge(few).verdict == "inconclusive"
     with pytest.raises(ValueError, match="expected at least 2 seeds, got 1"):
@@ -106,7 +106,7 @@ def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):
             log = slope_time * np.log(t)[:, None] + slope_shell * s + slope_depth * np.log(depth) - 2
             log = log + noise * rng.standard_normal(log.shape)
             data = {f"t_{name}": (("time", "shell"), np.exp(log)) for name in evolution.RATES}
-            runs.append(cases.xr.Dataset(data, {"time": t, "shell": s}))
+            runs.append(study.xr.Dataset(data, {"time": t, "shell": s}))
             depths.append(depth)
             seeds.append(number)
     return evolution.gather(runs, depths, seeds)
@@ -132,7 +132,7 @@ def test_another_exponent_takes_its_trend_out():
 
 def test_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
-    spec = cases.replace(cases.EVOLUTION, samples=20, width=8, depth=2, times=(0.5, 4.0, 3))
+    spec = study.replace(study.NETWORK, samples=20, width=8, depth=2, times=(0.5, 4.0, 3))
     measured = evolution.measure(spec.with_seeds([0, 1]), workers=1, progress=False)
     assert set(measured.seed.values) == {0, 1}
     assert (measured.time >= 1 - 1e-9).all()

@@ -1,40 +1,42 @@
 """Forecasts of networks: written from the early part alone, once, and scored as they should be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from grsd import tables
+from grsd import Spec, tables
 from grsd.evidence import results
-from grsd.studies.power_law_scaling import networks
+from grsd.studies.power_law_scaling import forecasts
 from grsd.theory import early
 from grsd.theory.prediction import NEEDED
 
-SMALL = networks.case("plain", "one-hot", 3, width=8, depth=2) | {"samples": 12}
+SMALL = Spec(architecture="plain", width=8, depth=2, samples=12, seed=3, data_seed=3)
 
 
 @pytest.fixture(scope="module")
 def seen_run():
-    return networks.early_run(SMALL)
+    return forecasts.early_run(SMALL)
 
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "project", lambda: tmp_path)
-    return tmp_path / "data" / "predictions" / f"{networks.DATA['digits'].file}.csv"
+    return tmp_path / "data" / "predictions" / f"{forecasts.DATA['digits'].file}.csv"
 
 
 def test_the_early_run_ends_where_the_loss_has_halved(seen_run):
-    descent, _ = networks._begun(SMALL)
+    descent, _ = forecasts._begun(SMALL)
     half = descent.row()["loss"] / 2
     assert float(seen_run.loss[-1]) <= half < float(seen_run.loss[-2])
-    assert np.log(float(seen_run.time[-1] / seen_run.time[0])) + np.log(networks.STEP) >= 1
+    assert np.log(float(seen_run.time[-1] / seen_run.time[0])) + np.log(forecasts.STEP) >= 1
 
 
 def test_the_later_run_goes_on(seen_run):
     until = float(seen_run.time[-1])
-    later = networks.later_run(SMALL | {"until": until})
-    assert later.time.values == pytest.approx(until * networks.AHEAD)
+    later = forecasts.later_run(SMALL.to_dict() | {"until": until})
+    assert later.time.values == pytest.approx(until * forecasts.AHEAD)
     assert float(later.loss[0]) < float(seen_run.loss[-1])
 
 
@@ -50,7 +52,7 @@ def test_what_is_written_cannot_depend_on_later_losses(seen_run, here):
     changed["flux"] = changed.flux * 3
     written = []
     for seen in (early(seen_run, t1), before, early(spoiled, t1), early(changed, t1)):
-        networks.write_forecasts({("plain", "one-hot", 3): seen})
+        forecasts.write_forecasts({("plain", "one-hot", 3): seen})
         written.append(here.read_bytes())
         here.unlink()
     assert written[0] == written[1] == written[2] != written[3]
@@ -59,23 +61,23 @@ def test_what_is_written_cannot_depend_on_later_losses(seen_run, here):
 
 def test_a_whole_history_is_refused_and_nothing_is_written_twice(seen_run, here):
     with pytest.raises(TypeError, match="Early"):
-        networks.write_forecasts({("plain", "one-hot", 3): seen_run})
+        forecasts.write_forecasts({("plain", "one-hot", 3): seen_run})
     assert not here.exists()
-    networks.write_forecasts({("plain", "one-hot", 3): networks.everything(seen_run)})
+    forecasts.write_forecasts({("plain", "one-hot", 3): forecasts.everything(seen_run)})
     with pytest.raises(FileExistsError, match="forecasts once made are not made again"):
-        networks.write_forecasts({("plain", "one-hot", 3): networks.everything(seen_run)})
+        forecasts.write_forecasts({("plain", "one-hot", 3): forecasts.everything(seen_run)})
     with pytest.raises(FileExistsError):
-        networks.forecast_networks(range(1000, 1001))
+        forecasts.forecast_networks(range(1000, 1001))
 
 
 def test_scores_tell_the_methods_apart():
     """xarray's sel has a keyword called method; the dimension must be meant."""
     truth = xr.DataArray([1.0, 0.5], {"ahead": [2.0, 4.0]}, ["ahead"])
     factors = xr.DataArray([1.0, 2.0, np.nan], {"method": ["covariant", "lazy", "power law"]}, ["method"])
-    found = networks.score(factors * truth, truth)
-    assert networks._of(found, "covariant") == 0
-    assert networks._of(found, "lazy") == pytest.approx(np.log(2))
-    assert np.isnan(networks._of(found, "power law"))
+    found = forecasts.score(factors * truth, truth)
+    assert forecasts._of(found, "covariant") == 0
+    assert forecasts._of(found, "lazy") == pytest.approx(np.log(2))
+    assert np.isnan(forecasts._of(found, "power law"))
 
 
 @pytest.mark.parametrize(
@@ -92,18 +94,17 @@ def test_a_stored_result_follows_from_the_stored_table(claim, table, task, rival
     assert gap == pytest.approx(results()[claim].values)
 
 
-@pytest.mark.parametrize("data", networks.DATA)
+@pytest.mark.parametrize("data", forecasts.DATA)
 def test_the_written_forecasts_are_complete(data):
-    written = tables.read_table(networks.DATA[data].file, networks.FOLDER)
+    written = tables.read_table(forecasts.DATA[data].file, forecasts.FOLDER)
     assert written.seed.values.tolist() == list(range(1000, 1008))
-    assert set(written.task.values) == set(networks.DATA[data].tasks)
-    assert set(written.method.values) == set(networks.METHODS)
+    assert set(written.task.values) == set(forecasts.DATA[data].names)
+    assert set(written.method.values) == set(forecasts.METHODS)
     for method in ("covariant", "lazy", "straight line"):
         assert (written.loss.sel({"method": method}) > 0).all()
 
 
 def test_another_data_set_is_another_row():
-    tiny = networks.case("residual", "pixel", 0, width=4, depth=2) | {"samples": 6}
-    descent, _ = networks._begun(tiny)
+    tiny = replace(forecasts.PATCHES.spec("residual", "pixel", 0), width=4, depth=2, samples=6)
+    descent, _ = forecasts._begun(tiny)
     assert tuple(descent.inputs.shape) == (6, 63)
-    assert networks.set_of("photograph") is networks.DATA["patches"]

@@ -3,7 +3,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from grsd.studies.initial_cases import SHELLS, incoherence_at, incoherence_table, planted_signs
 from scipy import stats
 
 from grsd.conditions import incoherence
@@ -12,6 +11,7 @@ from grsd.kernel import tangent_kernel_and_rate
 from grsd.networks import Perceptron
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import AlignedDeepLinear, PlantedShells
+from grsd.studies.initial_incoherence import SHELLS, Protocol, at_depth, planted_signs, table
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +108,11 @@ def test_recomputed_flips(network):
 
 
 def test_aligned_layers_are_found_out():
-    aligned = incoherence_at("aligned linear", 4, 0, samples=16, width=32, flips=99)
-    critical = incoherence_at("critical", 4, 0, samples=16, width=32, flips=99)
+    aligned = at_depth(Protocol("aligned linear", samples=16, width=32, flips=99), 4, 0)
+    critical = at_depth(Protocol("critical", samples=16, width=32, flips=99), 4, 0)
     assert float(aligned.excess) > 0.25 > float(critical.excess)
-    table = incoherence_table([aligned, critical])
-    assert table.excess.sel(kind="critical", task="one-hot", depth=4, seed=0) == critical.excess
+    rows = table([aligned, critical])
+    assert rows.excess.sel(kind="critical", task="one-hot", depth=4, seed=0) == critical.excess
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -6,10 +6,11 @@ import xarray as xr
 
 import grsd
 from grsd.conditions import invariance
-from grsd.studies import training_cases as cases
+from grsd.studies import log_shift_invariance as study
+from grsd.studies import stages
 from grsd.studies.calibration import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets
 
-SPEC = cases.replace(cases.INVARIANCE, samples=24, width=8, depth=2, times=(0.2, 4.0, 4), smoothing=0.3)
+SPEC = study.replace(stages.INVARIANCE, samples=24, width=8, depth=2, times=(0.2, 4.0, 4), smoothing=0.3)
 
 
 def judge(planted, number, widths=WIDTHS, runs=8):
@@ -17,10 +18,10 @@ def judge(planted, number, widths=WIDTHS, runs=8):
 
 
 def test_a_planted_law_holds():
-    verdicts = Counter(judge(cases.INVARIANT, number).verdict for number in range(5))
+    verdicts = Counter(judge(study.INVARIANT, number).verdict for number in range(5))
     assert verdicts["holds"] >= 4
     assert not verdicts["fails"]
-    judged = judge(cases.INVARIANT, 0)
+    judged = judge(study.INVARIANT, 0)
     assert judged.exponents == pytest.approx([1.5, 1.5], abs=0.1)
     assert str(judged).startswith(f"{judged.verdict}: D^2 = ")
 
@@ -30,7 +31,7 @@ def test_planted_shells_hold_at_their_own_width():
     assert {one.verdict for one in judged} == {"holds"}
 
 
-@pytest.mark.parametrize("planted", [cases.LOG_PERIODIC, cases.SCALED], ids=["log-periodic", "scale"])
+@pytest.mark.parametrize("planted", [study.LOG_PERIODIC, study.SCALED], ids=["log-periodic", "scale"])
 def test_broken_laws_fail(planted):
     judged = [judge(planted, number) for number in range(3)]
     assert {one.verdict for one in judged} == {"fails"}
@@ -38,12 +39,12 @@ def test_broken_laws_fail(planted):
 
 
 def test_a_scale_that_is_removed_is_no_departure():
-    budgets = ensemble_budgets(cases.SCALED, WIDTHS, 1, 8)
+    budgets = ensemble_budgets(study.SCALED, WIDTHS, 1, 8)
     assert invariance.judge(budgets, window=INTERIOR, scale=True).verdict != "fails"
 
 
 def test_few_runs_decide_nothing():
-    assert judge(cases.SCALED, 0, runs=7).verdict == "inconclusive"
+    assert judge(study.SCALED, 0, runs=7).verdict == "inconclusive"
     assert judge(LAW, 0, runs=4).verdict == "inconclusive"
 
 
@@ -87,7 +88,7 @@ def test_what_is_measured_is_labelled_and_read_back_by_width(measured):
 
 def test_a_table_of_defects(measured):
     found, _ = measured
-    table = cases.defect_table({("residual", 2): found, ("plain", 2): found}, reach=9.0)
+    table = study.defect_table({("residual", 2): found, ("plain", 2): found}, reach=9.0)
     assert dict(table.sizes) == {"architecture": 2, "depth": 1, "observable": 2, "scale_removed": 2}
     assert set(np.unique(table.verdict)) == {"inconclusive"}, "four runs decide nothing"
     known = table.defect.notnull()
@@ -98,13 +99,13 @@ def test_a_table_of_defects(measured):
 
 def test_tables_of_couplings_and_of_power(measured, monkeypatch):
     found, _ = measured
-    monkeypatch.setattr(cases, "REACH", 9.0)
-    pairs = cases.coupling_table({("residual", 2): found}, reach=9.0).sel(architecture="residual", depth=2)
+    monkeypatch.setattr(study, "REACH", 9.0)
+    pairs = study.coupling_table({("residual", 2): found}, reach=9.0).sel(architecture="residual", depth=2)
     fit = invariance.judge(found, window=invariance.frontier_window(found, 9.0)).test.fits[0]
     time = float(np.exp(np.log(found.time).mean()))
     assert np.allclose(pairs.value, fit.values * time)
     assert np.allclose(pairs.position, fit.positions + np.log(time))
-    power = cases.power_table({("residual", 2): found, ("plain", 2): found}, (4, 8), draws=3)
+    power = study.power_table({("residual", 2): found, ("plain", 2): found}, (4, 8), draws=3)
     assert np.allclose(power.share.sum("verdict"), 1)
     assert (power.share.sel(runs=4, verdict="inconclusive") == 1).all(), "four runs decide nothing"
     assert power.attrs["draws"] == 3
@@ -134,7 +135,7 @@ def test_power_rises_with_the_runs():
     assert float(held.share.sel(runs=32, verdict="holds")) >= float(held.share.sel(runs=8, verdict="holds"))
     assert float(held.share.sel(runs=32, verdict="holds")) > 0.8
     assert float(held.half_width[1]) < 0.7 * float(held.half_width[0])
-    broken = ensemble_budgets(cases.SCALED, WIDTHS, 0, 8)
+    broken = ensemble_budgets(study.SCALED, WIDTHS, 0, 8)
     assert float(invariance.power(broken, (16,), window=INTERIOR, draws=6).share.sel(verdict="fails")[0]) > 0.8
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from grsd.studies.initial_cases import PERCEPTRONS, perceptron, propagation_over_depth, propagation_table
 from torch import nn
 from torch.func import jacrev
 
 from grsd.conditions import propagation
-from grsd.networks import Perceptron
+from grsd.networks import Perceptron, architecture
+from grsd.studies import gradient_propagation as study
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -34,7 +34,9 @@ class Residual(nn.Module):
 
 
 def test_orthogonal_layers_have_gain_one():
-    found = propagation.measure(perceptron("orthogonal linear", 6, 0, width=12, features=6), INPUTS)
+    found = propagation.measure(
+        architecture["orthogonal"].load()(6, 2, width=12, depth=6, activation="identity"), INPUTS
+    )
     upper = np.triu_indices(6, 1)
     assert np.allclose(found.gain.values[upper], 1, atol=1e-13)
     assert np.allclose(found.norm.values[upper], 1, atol=1e-13)
@@ -105,7 +107,7 @@ def test_verdicts_of_the_cases():
     depths = (4, 8, 16)
     words = {}
     for kind in ("residual", "sub-critical", "super-critical", "orthogonal linear"):
-        runs = [propagation_over_depth(kind, seed, depths=depths, width=24, samples=3) for seed in range(4)]
+        runs = [study.over_depth(kind, seed, study.Protocol(depths=depths, width=24, samples=3)) for seed in range(4)]
         words[kind] = propagation.judge([item for run in runs for item in run]).verdict
     assert words == {
         "residual": "holds",
@@ -113,7 +115,7 @@ def test_verdicts_of_the_cases():
         "super-critical": "fails",
         "orthogonal linear": "holds",
     }
-    table = propagation_table(runs)
+    table = study.table(runs)
     assert table.worst.sel(depth=8, seed=2, kind="orthogonal linear") == runs[2][1].worst
 
 
@@ -140,7 +142,7 @@ def test_refusals(model, options, said):
 
 
 def test_judge_and_cases_refuse():
-    runs = propagation_over_depth("residual", 0, depths=(2, 3), width=8, samples=2)
+    runs = study.over_depth("residual", 0, study.Protocol(depths=(2, 3), width=8, samples=2))
     with pytest.raises(ValueError, match="expected at least 3 depths"):
         propagation.judge(runs)
     del runs[0].attrs["seed"]
@@ -148,6 +150,14 @@ def test_judge_and_cases_refuse():
         propagation.judge(runs)
     with pytest.raises(ValueError, match="networks of different depths"):
         propagation.slopes(runs[:1])
-    with pytest.raises(ValueError, match="expected one of"):
-        perceptron("plain", 3, 0)
-    assert len(PERCEPTRONS) == 8
+
+
+def test_a_kind_is_what_its_name_says():
+    spec = study.Spec(width=6, depth=3, samples=4)
+    orthogonal, _ = study.drawn(spec, "orthogonal linear", 1)
+    weight = orthogonal.hidden[1].weight
+    assert torch.allclose(weight @ weight.T, torch.eye(6, dtype=weight.dtype), atol=1e-14)
+    aligned, data = study.drawn(spec, "aligned linear", 1)
+    assert torch.equal(aligned.hidden[2].weight, torch.eye(6, dtype=torch.float64))
+    assert data.inputs.shape == (4, 64)
+    assert not study.drawn(spec, "critical", 1)[0].residual

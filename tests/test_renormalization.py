@@ -12,7 +12,7 @@ from grsd.shells import locality, merge_shells
 from grsd.shells.blocks import blocks
 from grsd.solvable import ShellLattice
 from grsd.studies import renormalization as cases
-from grsd.studies import training_cases
+from grsd.studies import stages
 from grsd.theory import power_law
 
 EXACT = ShellLattice(swell=0.0, extent=16.0, width=0.25, velocity=power_law(1.4, 1.0))
@@ -195,15 +195,16 @@ def test_broken_input_is_refused(closed, as_users_run_it):
 def test_a_seed_of_the_networks(closed, monkeypatch):
     asked = []
     run = xr.Dataset({"loss": ("time", [0.9, 0.01]), "start_loss": 1.0})
-    monkeypatch.setattr(training_cases, "ensemble", lambda specs, **_: [run] * len(specs))
+    monkeypatch.setattr(stages, "ensemble", lambda specs, **_: [run] * len(specs))
     monkeypatch.setattr(invariance, "measure", lambda specs, **_: asked.extend(specs) or as_measured(closed))
-    value = cases.closure_of_seed("plain", 2, 1003)
+    early = cases.Networks((stages.EARLY.block("plain", 2, 1000),))
+    value = cases.closure_ratio(early, 1003)
     assert [(spec.seed, spec.depth, spec.architecture) for spec in asked] == [(1000 + n, 2, "plain") for n in range(8)]
-    found, local = cases.network(training_cases.EARLY, "plain", 2, 1000)
+    found, local = cases.network(early.blocks[0], early.factors)
     assert value == 8 * found.ratio - 7 * found.without[3]
-    assert cases.reach_of_seed("plain", 2, 1000) == 8 * local.reach_90 - 7 * local.without[0]
+    assert cases.locality_range(early, 1000) == 8 * local.reach_90 - 7 * local.without[0]
     assert len(asked) == 8, "one block of seeds is measured once"
-    cases.closure_of_seed("plain", 2, 2030, training_cases.LATE, 2000)
+    cases.closure_ratio(cases.Networks((stages.LATE.block("plain", 2, 2000),)), 2030)
     assert [spec.seed for spec in asked[8:]] == list(range(2024, 2048)), "blocks are counted from the first seed"
     cases.network.cache_clear()
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from grsd.solvable import LazyPowerLaw, ProjectedTwoLayer
-from grsd.studies.power_law_scaling.exact import ROWS, bordelon_error, compared, draw, measured_law
+from grsd.studies.power_law_scaling.exact import ROWS, Late, bordelon_error, compared, draw, measured_law
 from grsd.theory import (
     PowerLawVelocity,
     characteristics,
@@ -159,7 +159,7 @@ def test_slow_near_one():
 
 
 def test_published_exponents_from_budgets():
-    assert max(bordelon_error(seed) for seed in range(2)) < 1e-3
+    assert max(bordelon_error(Late(), seed) for seed in range(2)) < 1e-3
     c, q = measured_law(ProjectedTwoLayer(beta=0.5), 1e3)
     assert (c, q) == (pytest.approx(1 / 3, abs=0.05), pytest.approx(-0.5, abs=1e-3))
     lazy, _ = measured_law(ProjectedTwoLayer(beta=0.5, gamma=0.0), 1e3)

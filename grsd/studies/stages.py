@@ -107,5 +107,6 @@ def pseudo_value(estimate: float, without: Sequence[float] | np.ndarray, place: 
 
 
 def measured(cells: Mapping[tuple[str, int], Block]) -> dict[tuple[str, int], xr.Dataset]:
-    """``invariance.measure`` of every cell."""
+    """``invariance.measure`` of every cell; all networks are trained in one ensemble, since processes start slowly."""
+    ensemble([spec for block in cells.values() for spec in block.specs], threads=1)
     return {cell: block.measure() for cell, block in cells.items()}

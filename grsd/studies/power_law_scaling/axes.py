@@ -185,7 +185,7 @@ def width_table(widths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
     return xr.Dataset(
         found,
         {"width": list(widths), "seed": list(seeds)},
-        provenance({name: value for name, value in asdict(Width(0, 0)).items() if name not in {"width", "seed"}}),
+        provenance(settings),
     )
 
 
