@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
     threshold: float
 
 
-def deciding(verdict: str, estimates: Iterable[Estimate]) -> Estimate:
+def deciding(verdict: str, estimates: Sequence[Estimate]) -> Estimate:
     """Of numbers that must all stay under their thresholds the one that brought the verdict about.
 
     That which fails most surely where it fails, otherwise that which comes nearest to failing.
@@ -91,17 +91,20 @@ def conclude(
     details: object,
     *,
     least: int,
+    seeds: int | None = None,
     confidence: float = 0.95,
     also: str = "",
 ) -> Verdict:
     """The verdict with its power and its reason.
 
     Args:
-        decided: what was judged. ``least``: runs under which nothing is decided. ``confidence``: of the interval.
+        decided: what was judged. ``confidence``: of its interval.
+        least: seeds under which nothing is decided. ``seeds``: how many there are; ``None``: each run has its own.
         also: what besides the interval made the verdict what it is, as half a sentence.
     """
     what, value, (low, high), threshold = decided
-    power, against = _power(decided, runs, least, confidence)
+    seeds = runs if seeds is None else seeds
+    power, against = _power(decided, seeds, least, confidence)
     if not math.isfinite(value):
         said = f"{what} could not be estimated"
     else:
@@ -109,20 +112,20 @@ def conclude(
         if verdict == "inconclusive" and (high <= threshold or low > threshold):
             place[verdict] = "at most" if high <= threshold else "above"
         said = f"{what} is {value:.3g}, its interval [{low:.3g}, {high:.3g}] {place[verdict]} {threshold:g}"
-    if runs < least:
-        also = f"{runs} runs are fewer than the {least} that a verdict needs"
+    if seeds < least:
+        also = f"{seeds} seeds are fewer than the {least} that a verdict needs"
     reason = f"{said}; {also}" if also else said
     return Verdict(condition, verdict, value, (low, high), power, against, reason, runs, details)
 
 
-def _power(decided: Estimate, runs: int, least: int, confidence: float) -> tuple[float | None, str]:
+def _power(decided: Estimate, seeds: int, least: int, confidence: float) -> tuple[float | None, str]:
     """The chance that the interval clears the threshold, the truth one threshold away; normal errors of this spread."""
-    if runs < least:
-        return 0.0, f"any truth: fewer than {least} runs decide nothing"
+    if seeds < least:
+        return 0.0, f"any truth: fewer than {least} seeds decide nothing"
     low, high = decided.interval
     half = max(high - decided.value, decided.value - low)
     if not (math.isfinite(half) and half > 0):
-        return None, "none: the runs do not differ, or the interval is not finite"
+        return None, "nothing: the runs do not differ, or the interval is not finite"
     quantile = float(norm.ppf((1 + confidence) / 2))
     power = float(norm.cdf(quantile * (decided.threshold - half) / half))
     return power, f"a truth that lies {decided.threshold:g}, one threshold, above or below the threshold"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
 from grsd.support.arguments import dataset, described, finite, listed
 from grsd.support.provenance import provenance
-from grsd.support.values import choice, instance, number, positive, said, whole
+from grsd.support.values import choice, instance, number, positive, said
 
 name = "evolution"
 paper = "controlled Jacobian evolution along training"
@@ -196,8 +197,8 @@ def _points(call: str, ensemble: Sequence[xr.Dataset]) -> xr.Dataset:
     depths, seeds = [], []
     for position, run in enumerate(runs):
         dataset(call, "ensemble", run, needed, "it with evolution.measure")
-        depths.append(whole(call, "ensemble", run.attrs.get("depth", 1), 1))
-        seeds.append(whole(call, "ensemble", run.attrs.get("seed", position), 0))
+        depths.append(_label(call, run, "depth", 1, 1))
+        seeds.append(_label(call, run, "seed", position, 0))
     parts = []
     for run, depth, seed in zip(runs, depths, seeds, strict=True):
         flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")
@@ -205,6 +206,15 @@ def _points(call: str, ensemble: Sequence[xr.Dataset]) -> xr.Dataset:
         parts.append(flat.assign_coords(depth=("point", [depth] * size), seed=("point", [seed] * size)))
     joined = xr.concat(parts, dim="point", combine_attrs="drop")
     return joined.assign_attrs({**runs[0].attrs, "depth": str(sorted(set(depths))), "seed": str(sorted(set(seeds)))})
+
+
+def _label(call: str, run: xr.Dataset, which: str, default: int, least: int) -> int:
+    found = run.attrs.get(which, default)
+    if isinstance(found, bool) or not isinstance(found, Integral) or found < least:
+        raise ValueError(
+            f"{call}(ensemble): expected a whole number of at least {least} in the attribute {which!r}, got {said(found)}"
+        )
+    return int(found)
 
 
 def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
@@ -251,7 +261,8 @@ def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
     verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "fails" if fails else "holds" if holds else "inconclusive"
     details = Evolution(values, intervals, suprema, tops, len(seeds))
     also = f"the largest rate of any run is {largest:.2g}"
-    return conclude(name, verdict, deciding(verdict, estimates), len(ensemble), details, least=LEAST_RUNS, also=also)
+    decided = deciding(verdict, estimates)
+    return conclude(name, verdict, decided, len(ensemble), details, least=LEAST_RUNS, seeds=len(seeds), also=also)
 
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:

@@ -195,7 +195,16 @@ def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
         Estimate("the slope of |Lyapunov rate x depth| on log depth", rate, tuple(second), rule.threshold),
     ]
     decided = deciding(verdict, estimates)
-    return conclude(name, verdict, decided, len(ensemble), details, least=rule.seeds, confidence=rule.confidence)
+    return conclude(
+        name,
+        verdict,
+        decided,
+        len(ensemble),
+        details,
+        least=rule.seeds,
+        seeds=len(groups),
+        confidence=rule.confidence,
+    )
 
 
 def _layers(model: nn.Module, inputs: Tensor) -> list[str]:

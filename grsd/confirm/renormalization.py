@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from grsd.conditions.closure import closure
-from grsd.conditions.profile_flow import profile_flow
+from grsd.conditions import closure, profile_flow
 from grsd.confirm.measurement import RUNS, Measurement, described
 from grsd.solvable import ShellLattice
 from grsd.studies import renormalization as cases
@@ -52,38 +51,39 @@ def _lattice(read: Callable[[int], bool], **lattices: ShellLattice) -> Measureme
 
 
 def _closes(lattice: ShellLattice, verdict: str, ensemble: int) -> bool:
-    return closure(cases.lattice_budgets(lattice, ensemble), window=cases.EVERYTHING).verdict == verdict
+    return closure.judge(cases.lattice_budgets(lattice, ensemble), window=cases.EVERYTHING).verdict == verdict
 
 
 def _flows(lattice: ShellLattice, verdict: str, ensemble: int) -> bool:
     budgets = cases.lattice_budgets(lattice, ensemble)
-    return profile_flow(budgets, window=cases.INTERIOR).verdict == verdict
+    return profile_flow.judge(budgets, window=cases.INTERIOR).verdict == verdict
 
 
 def _closed_without_a_law(ensemble: int) -> float:
     closed, law = cases.closed_without_a_law(ensemble)
-    return float(closed.verdict == "closed" and law.verdict == "fails")
+    return float(closed.verdict == "holds" and law.verdict == "fails")
 
 
 MEASUREMENTS = {
     "renormalizable": _renormalization(cases.closure_of_seed, "residual"),
     "renormalizable-late": _late_closure("residual", 16),
     "closure-plain": _renormalization(cases.closure_of_seed, "plain"),
-    "locality-residual": _renormalization(cases.reach_of_seed, "residual"),
-    "locality-plain": _renormalization(cases.reach_of_seed, "plain"),
-    "locality-contrast": _renormalization(cases.reach_of_seed, "plain", "residual"),
+    "locality-residual": _renormalization(cases.locality_of_seed, "residual"),
+    "locality-plain": _renormalization(cases.locality_of_seed, "plain"),
+    "locality-contrast": _renormalization(cases.locality_of_seed, "plain", "residual"),
     "renormalizable-is-not-enough": Measurement(
         _closed_without_a_law,
         cases.DIAGONAL | {"time": cases.DIAGONAL_TIME, "runs": RUNS},
     ),
-    "closure-constructed": _lattice(partial(_closes, CLOSED, "closed"), closed=CLOSED),
+    "closure-constructed": _lattice(partial(_closes, CLOSED, "holds"), closed=CLOSED),
     "closure-broken": _lattice(
-        lambda seed: _closes(HIDDEN, "not closed", seed) and _closes(LONG_RANGE, "not closed", seed),
+        lambda seed: _closes(HIDDEN, "fails", seed) and _closes(LONG_RANGE, "fails", seed),
         hidden=HIDDEN,
         long_range=LONG_RANGE,
     ),
     "closure-null": _lattice(
-        lambda seed: closure(cases.unrelated_budgets(SHORT, seed), window=cases.EVERYTHING).p <= 0.05, lattice=SHORT
+        lambda seed: closure.judge(cases.unrelated_budgets(SHORT, seed), window=cases.EVERYTHING).details.p <= 0.05,
+        lattice=SHORT,
     ),
     "profile-flow": _lattice(
         lambda seed: _flows(CLOSED, "holds", seed) and _flows(WIDENING, "fails", seed),

@@ -92,7 +92,7 @@ def incoherence_at(
         network,
         data.inputs,
         data.targets,
-        SHELLS,
+        shells=SHELLS,
         flips=flips,
         recomputed=recomputed,
         seed=seed,

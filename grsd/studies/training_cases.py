@@ -11,9 +11,11 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import evolution, invariance
+from grsd.conditions import Verdict, evolution, invariance, of_specs
+from grsd.conditions.matched import frontier_window
 from grsd.decomposition import spectrum
 from grsd.runs import Spec, ensemble
+from grsd.runs.history import join_widths
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
 from grsd.studies.calibration.coverage import INTERIOR, LAW, WIDTHS, ensemble_budgets
@@ -46,10 +48,11 @@ class Stage:
         """The runs of the seeds from ``first`` on."""
         return replace(self.specs[architecture], depth=depth).with_seeds(range(first, first + self.runs))
 
-    def measure(self, architecture: str, depth: int, first: int, **options: object) -> xr.Dataset:
-        """``invariance.measure`` of the block; a run past the loss at its first snapshot starts at a quarter of it.
+    def measure(self, architecture: str, depth: int, first: int, **options: object) -> list[xr.Dataset]:
+        """``invariance.measure`` of each run of the block.
 
-        ``options``: workers and progress.
+        One that is past the loss at its first snapshot is watched from a quarter of that time on. ``options``: workers
+        and progress.
         """
         specs = self.block(architecture, depth, first)
         runs = ensemble(specs, threads=1, **options)
@@ -58,7 +61,7 @@ class Stage:
             replace(spec, times=(spec.times[0] / 4, *spec.times[1:])) if passed else spec
             for spec, passed in zip(specs, early, strict=True)
         ]
-        return invariance.measure(specs, log_loss=self.log_loss, **options)
+        return of_specs(invariance, specs, log_loss=self.log_loss, **options)
 
 
 def _stage(log_loss: float, runs: int, times: Mapping[str, tuple[float, float, int]], **changes: object) -> Stage:
@@ -100,14 +103,14 @@ def sudden(seed: int, modes: int = 120) -> xr.Dataset:
 def exact_control(case: str, seed: int) -> float:
     """``evolution.control_ratio`` of one draw of "controlled" or "sudden"."""
     run = {"controlled": controlled, "sudden": sudden}[case](seed)
-    return evolution.control_ratio(evolution.gather([run], [1], [seed]))
+    return evolution.control_ratio(evolution.gather([run]))
 
 
 @cache
 def network_evolution(architecture: str, seed: int) -> xr.Dataset:
-    """The rates of one seed of a network at depths 4, 16 and 32, as ``evolution.measure`` gives them."""
+    """The rates of one seed of a network at depths 4, 16 and 32, as ``evolution.gather`` gives them."""
     specs = [replace(EVOLUTION, architecture=architecture, depth=depth, seed=seed) for depth in DEPTHS]
-    return evolution.measure(specs, workers=1, progress=False)
+    return evolution.gather(of_specs(evolution, specs, workers=1, progress=False))
 
 
 def network_slope(architecture: str, of: str, seed: int) -> float:
@@ -120,24 +123,28 @@ def network_supremum(architecture: str, seed: int) -> float:
     return max(float(network_evolution(architecture, seed)[f"t_{rate}"].max()) for rate in evolution.RATES)
 
 
+def planted_runs(
+    planted: PlantedShells, number: int, runs: int = RUNS, shells: Sequence[LogShells] = WIDTHS
+) -> list[xr.Dataset]:
+    """The runs of ensemble n of a plant, each measured at all ``shells``, as ``invariance.judge`` takes them."""
+    return [join_widths(run) for run in zip(*ensemble_budgets(planted, shells, number, runs), strict=True)]
+
+
 def planted_verdict(planted: PlantedShells, ensemble: int) -> str:
     """The verdict of condition 4 on one planted ensemble of 8 runs at widths log 2 and log 3."""
-    return invariance.judge(ensemble_budgets(planted, WIDTHS, ensemble, RUNS), window=INTERIOR).verdict
+    return invariance.judge(planted_runs(planted, ensemble), window=INTERIOR).verdict
 
 
 LATE_LARGE = replace(LATE, runs=96)
 
 
 @cache
-def network_invariance(
-    stage: Stage, architecture: str, depth: int, first: int
-) -> tuple[invariance.Invariance, tuple[float, ...]]:
+def network_invariance(stage: Stage, architecture: str, depth: int, first: int) -> tuple[Verdict, tuple[float, ...]]:
     """Condition 4 for the networks of a stage with the seeds from ``first`` on, and D^2 without each of them."""
     measured = stage.measure(architecture, depth, first, progress=False)
-    window = invariance.frontier_window(measured, REACH)
-    runs = range(stage.runs)
-    rest = (measured.isel(run=[other for other in runs if other != run]) for run in runs)
-    without = tuple(invariance.judge(part, window=window).defect for part in rest)
+    window = frontier_window(measured, REACH)
+    rest = (measured[:run] + measured[run + 1 :] for run in range(stage.runs))
+    without = tuple(invariance.judge(part, window=window).estimate for part in rest)
     return invariance.judge(measured, window=window), without
 
 
@@ -145,7 +152,7 @@ def defect_of_seed(stage: Stage, architecture: str, depth: int, seed: int, first
     """The jackknife pseudo-value of a seed in its block of R from ``first`` on: R D^2 - (R - 1) D^2 without it."""
     place = (seed - first) % stage.runs
     found, without = network_invariance(stage, architecture, depth, seed - place)
-    return pseudo_value(found.defect, without, place)
+    return pseudo_value(found.estimate, without, place)
 
 
 def pseudo_value(estimate: float, without: Sequence[float] | np.ndarray, place: int) -> float:
@@ -159,10 +166,10 @@ def contrast_of_seed(stage: Stage, depth: int, seed: int, first: int) -> float:
     return plain - residual
 
 
-def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+def defect_table(measured: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
     """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
 
-    Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
+    Args: ``measured`` by (architecture, depth), each a list of runs from ``invariance.measure``.
     NaN and "inconclusive" where the window has too few shells for the fit.
     """
     axes = {
@@ -177,10 +184,10 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
     for at in np.ndindex(*shape):
         architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
         runs = measured[architecture, depth]
-        window = invariance.frontier_window(runs, reach)
+        window = frontier_window(runs, reach)
         with contextlib.suppress(ValueError):
             found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
-            values = (found.defect, *found.interval, found.p)
+            values = (found.estimate, *found.interval, found.details.p)
             for array, value in zip(numbers.values(), values, strict=True):
                 array[at] = value
             verdicts[at] = found.verdict
@@ -188,7 +195,7 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
     return xr.Dataset(data, axes, attrs=_common(measured, reach))
 
 
-def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[str, int], xr.Dataset]:
+def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[str, int], list[xr.Dataset]]:
     """``invariance.measure`` of a stage's seeds from ``first`` on, by (architecture, depth)."""
     return {
         (architecture, depth): stage.measure(architecture, depth, first)
@@ -197,15 +204,15 @@ def stage_runs(stage: Stage, depths: Sequence[int], first: int) -> dict[tuple[st
     }
 
 
-def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+def coupling_table(measured: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
     """K_ab t and the fitted law over (architecture, depth, pair), at the first width; t the geometric mean over runs.
 
     ``position`` in log(lambda t), ``separation``, ``value``, ``error`` (standard), ``fitted``; NaN past a cell's last.
     """
     rows = []
     for (architecture, depth), runs in measured.items():
-        fit = invariance.judge(runs, window=invariance.frontier_window(runs, reach)).test.fits[0]
-        time = float(np.exp(np.log(runs.time).mean()))
+        fit = invariance.judge(runs, window=frontier_window(runs, reach)).details.test.fits[0]
+        time = float(np.exp(np.mean([np.log(run.time) for run in runs])))
         scaled = {"value": fit.values * time, "error": fit.standard_errors * time, "fitted": fit.fitted * time}
         columns = {"position": fit.positions + math.log(time), "separation": fit.separations.astype(float)} | scaled
         row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
@@ -215,7 +222,11 @@ def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float 
 
 
 def power_table(
-    measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], *, lawful: bool = True, draws: int = 40
+    measured: Mapping[tuple[str, int], Sequence[xr.Dataset]],
+    runs: Sequence[int],
+    *,
+    lawful: bool = True,
+    draws: int = 40,
 ) -> xr.Dataset:
     """``invariance.power`` of the couplings over (architecture, depth, runs, verdict).
 
@@ -223,17 +234,23 @@ def power_table(
     """
     rows = []
     for (architecture, depth), cell in measured.items():
-        window = invariance.frontier_window(cell, REACH)
+        window = frontier_window(cell, REACH)
         found = invariance.power(cell, runs, window=window, lawful=lawful, draws=draws)
         rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
     settings = {"draws": draws, "lawful": int(lawful)}
     return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | settings)
 
 
-def _common(measured: Mapping[tuple[str, int], xr.Dataset], reach: float) -> dict[str, object]:
-    first = next(iter(measured.values()))
-    kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
-    return kept | {"seeds": str(first.seed.values.tolist()), "reach": reach}
+def _common(measured: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float) -> dict[str, object]:
+    runs = next(iter(measured.values()))
+    return common_attributes(runs) | {"reach": reach}
+
+
+def common_attributes(runs: Sequence[xr.Dataset]) -> dict[str, object]:
+    """What describes runs that differ in their seed: versions, settings and ``seeds``, without what tells one apart."""
+    own = {"architecture", "depth", "seed", "spec", "function", "code", "threads"}
+    kept = {name: value for name, value in runs[0].attrs.items() if name not in own}
+    return kept | {"seeds": str([int(run.attrs["seed"]) for run in runs])}
 
 
 def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
@@ -246,8 +263,8 @@ def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.D
     supremum, verdicts = np.full((2, 2), np.nan), {}
     for i, architecture in enumerate(axes["architecture"]):
         specs = [s for d in depths for s in replace(spec, architecture=architecture, depth=d).with_seeds(seeds)]
-        found = evolution.judge(evolution.measure(specs))
-        verdicts[f"verdict_{architecture}"] = found.verdict
+        judged = evolution.judge(of_specs(evolution, specs))
+        verdicts[f"verdict_{architecture}"], found = judged.verdict, judged.details
         for (rate, of), value in found.slopes.items():
             place = i, axes["rate"].index(rate), axes["of"].index(of)
             for array, number in zip(numbers.values(), (value, *found.slope_intervals[rate, of]), strict=True):
