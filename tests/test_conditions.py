@@ -64,5 +64,8 @@ def test_each_condition_is_its_module(name):
 def test_a_run_that_is_past_the_loss_is_watched_from_earlier_on(monkeypatch):
     runs = [xr.Dataset({"loss": ("time", [first, 0.01]), "start_loss": 1.0}) for first in (0.5, 0.07)]
     monkeypatch.setattr(cases, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
-    monkeypatch.setattr(cases, "of_specs", lambda _, specs, log_loss: [spec.times[0] for spec in specs])
-    assert cases.LATE.measure("residual", 16, 2000) == [12.0] * 3 + [3.0] + [12.0] * 20
+    monkeypatch.setattr(
+        cases, "of_specs", lambda _, specs, log_loss: [xr.Dataset({"start": spec.times[0]}) for spec in specs]
+    )
+    found = cases.LATE.measure("residual", 16, 2000)
+    assert [float(run.start) for run in found] == [12.0] * 3 + [3.0] + [12.0] * 20

@@ -134,12 +134,12 @@ class Collapse:
 def measure(
     history: Flow | xr.Dataset,
     *,
-    shells: LogShells = SHELLS,
+    shells: LogShells | Sequence[LogShells] = SHELLS,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """The shells of one network at its times: ``flux``, ``density``, ``boundary_mask`` over (time, boundary), and more.
 
-    Args: as in ``invariance.measure``, at one width.
+    Args: as in ``invariance.measure``; ``judge`` reads the first width.
     """
     run = history_of("covariance.measure", history, shells, parameters)
     dataset("covariance.measure", "history", run, dict.fromkeys(NEEDED), "it with grsd.run or grsd.shell_history")

@@ -212,7 +212,8 @@ def _label(call: str, run: xr.Dataset, which: str, default: int, least: int) -> 
     found = run.attrs.get(which, default)
     if isinstance(found, bool) or not isinstance(found, Integral) or found < least:
         raise ValueError(
-            f"{call}(ensemble): expected a whole number of at least {least} in the attribute {which!r}, got {said(found)}"
+            f"{call}(ensemble): expected a whole number of at least {least} in the attribute {which!r}, "
+            f"got {said(found)}"
         )
     return int(found)
 
