@@ -34,8 +34,10 @@ from material import (
     seen,
     shell_runs,
     squared,
+    start,
     still,
     tridiagonal,
+    whole_flow,
 )
 
 import grsd
@@ -47,6 +49,7 @@ from grsd.conditions import (
     incoherence,
     invariance,
     locality,
+    matched,
     profile_flow,
     propagation,
 )
@@ -176,10 +179,14 @@ LAW_CALLS = {
         laws.exponents,
         lambda: {"budgets": [list(runs())] * 4, "times": [1.0, 2.0, 3.0, 4.0], "window": WINDOW, "level": 0.9},
     ),
-    "closure": _call(closure.closure, lambda: coarse() | {"permutations": 19}),
-    "profile_flow": _call(profile_flow.profile_flow, lambda: coarse() | {"separations": 2},
-                          "profile_flow", "coupling_law"),
-    "reach": _call(locality.reach, lambda: coarse() | {"level": 0.9}),
+    "closure.judge": _call(closure.judge, lambda: coarse() | {"permutations": 19}, "closure.judge"),
+    "profile_flow.judge": _call(profile_flow.judge, lambda: coarse() | {"separations": 2},
+                                "profile_flow.judge", "coupling_law"),
+    "locality.judge": _call(locality.judge, coarse, "locality.judge"),
+    "locality_range": _call(
+        locality.locality_range,
+        lambda: {"budgets": list(runs()), "window": WINDOW, "factors": (1, 2), "level": 0.9},
+    ),
     "coarser_profile": _call(
         profile_flow.coarser_profile,
         lambda: {"kappa": np.array([1.0, 0.5]), "width": 0.5, "exponent": 1.2, "growth": 0.3, "factor": 2},
@@ -207,23 +214,31 @@ LAW_CALLS = {
     "along_runs": _call(
         covariance.along_runs, lambda: {"histories": [exact_history()] * 3, "reach": 6.0, "above": 0.0, "level": 0.9}
     ),
+    "covariance.judge": _call(
+        covariance.judge, lambda: {"ensemble": [exact_history()] * 3, "reach": 6.0, "above": 0.0}, "covariance.judge"
+    ),
 }  # fmt: skip
 
 
 CONDITION_CALLS = {
     "propagation.measure": _call(
         propagation.measure,
-        lambda: inference() | {"node": None, "side": "input", "norms": True, "parameters": None},
+        lambda: {"history": whole_flow(), "node": None, "side": "input", "norms": True, "parameters": None},
         "propagation.measure",
     ),
-    "propagation.slopes": _call(propagation.slopes, lambda: {"datasets": gains()[::4]}, "propagation.slopes"),
+    "propagation.measure of a module": _call(
+        propagation.measure,
+        lambda: start() | {"node": None, "side": "input", "norms": True, "parameters": None},
+        "propagation.measure",
+    ),
+    "propagation.slopes": _call(propagation.slopes, lambda: {"ensemble": gains()[::4]}, "propagation.slopes"),
     "propagation.judge": _call(
-        propagation.judge, lambda: {"datasets": list(gains()), "rule": propagation.RULE},
+        propagation.judge, lambda: {"ensemble": list(gains()), "rule": propagation.RULE},
         "propagation.judge", "propagation.slopes",
     ),
     "incoherence.measure": _call(
         incoherence.measure,
-        lambda: learning() | {"shells": SHELLS, "flips": 19, "recomputed": 1, "seed": 0, "device": None},
+        lambda: start() | {"shells": SHELLS, "flips": 19, "recomputed": 1, "seed": 0, "device": None},
         "incoherence.measure", "tangent_kernel_and_rate", "spectrum", "energy_budget", "incoherence.measure_modes",
         costly=("flips", "recomputed"),
     ),
@@ -234,7 +249,7 @@ CONDITION_CALLS = {
         costly=("flips",),
     ),
     "incoherence.judge": _call(
-        incoherence.judge, lambda: {"datasets": list(coherences()), "rule": incoherence.RULE}, "incoherence.judge"
+        incoherence.judge, lambda: {"ensemble": list(coherences()), "rule": incoherence.RULE}, "incoherence.judge"
     ),
     "evolution.shell_rates": _call(
         evolution.shell_rates, lambda: {"decomposed": decomposed(), "shells": SHELLS}, "shell_rates", "LogShells"
@@ -243,11 +258,14 @@ CONDITION_CALLS = {
         evolution.along, lambda: {"states": [(2.0, decomposed())], "shells": SHELLS, "top": 1.0},
         "evolution.along", "shell_rates",
     ),
-    "evolution.gather": _call(
-        evolution.gather, lambda: {"runs": [rates()], "depths": [2], "seeds": [0]}, "evolution.gather"
+    "evolution.measure": _call(
+        evolution.measure, lambda: {"history": whole_flow(), "shells": SHELLS, "parameters": None},
+        "evolution.measure", "shell_rates", "evolution.along",
     ),
+    "evolution.gather": _call(evolution.gather, lambda: {"ensemble": [rates(0), rates(1)]}, "evolution.gather"),
     "evolution.judge": _call(
-        evolution.judge, lambda: {"measured": points(), "exponent": 1.0}, "evolution.judge", "evolution.slopes"
+        evolution.judge, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
+        "evolution.judge", "evolution.slopes",
     ),
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
@@ -258,21 +276,31 @@ CONDITION_CALLS = {
     "profile": _call(profile.profile, lambda: {"measured": points(), "of": "time", "rate": "rho"}),
     "invariance.judge": _call(
         invariance.judge,
-        lambda: {"measured": measured(), "window": WINDOW, "observable": "velocity", "k_max": 1, "scale": False},
-        "invariance.judge", "budgets_of", "law_test", "velocity_law", "coupling_law", "at_width",
+        lambda: {"ensemble": measured(), "window": WINDOW, "observable": "velocity", "k_max": 1, "scale": False},
+        "invariance.judge", "law_test", "velocity_law", "coupling_law", "at_width",
     ),
     "invariance.power": _call(
         invariance.power,
-        lambda: {"measured": [list(runs())], "runs": [5], "window": WINDOW, "observable": "velocity", "draws": 1},
-        "invariance.power", "budgets_of", "law_test", "velocity_law", "coupling_law", "resampled",
+        lambda: {"ensemble": list(runs()), "runs": [5], "window": WINDOW, "observable": "velocity", "draws": 1},
+        "invariance.power", "law_test", "velocity_law", "coupling_law", "resampled",
         costly=("draws", "runs"),
     ),
-    "frontier_window": _call(invariance.frontier_window, lambda: {"measured": measured(), "reach": 6.0}),
-    "budgets_of": _call(invariance.budgets_of, lambda: {"measured": measured()}, "budgets_of", "at_width"),
-    "at_loss": _call(
-        invariance.at_loss,
-        lambda: {"run": history().assign(start_loss=2 * float(history().loss[0])), "log_loss": -1.0},
-        "invariance.measure",
+    "frontier_window": _call(matched.frontier_window, lambda: {"ensemble": measured(), "reach": 6.0}),
+    **{
+        f"{condition.name}.measure": _call(
+            condition.measure,
+            lambda: {"history": history().assign(start_loss=2 * float(history().loss[0])), "log_loss": -1.0},
+            f"{condition.name}.measure",
+        )
+        for condition in (invariance, closure, locality, profile_flow)
+    },
+    "invariance.measure of a flow": _call(
+        invariance.measure, lambda: {"history": whole_flow(), "shells": [SHELLS], "log_loss": -0.2, "parameters": None},
+        "invariance.measure", "LogShells", "energy_budget",
+    ),
+    "covariance.measure": _call(
+        covariance.measure, lambda: {"history": whole_flow(), "shells": SHELLS, "parameters": None},
+        "covariance.measure", "LogShells", "energy_budget",
     ),
     "planted_signs": _call(initial_incoherence.planted_signs, lambda: {"modes": 10, "aligned": 0.5, "seed": 0}),
 }  # fmt: skip

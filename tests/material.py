@@ -37,6 +37,12 @@ def learning() -> dict[str, object]:
     return {"model": model(), "inputs": inputs.clone(), "targets": targets.clone()}
 
 
+def start() -> dict[str, object]:
+    """What a condition reads where it reads one snapshot."""
+    given = learning()
+    return {"history": given.pop("model"), **given}
+
+
 def inference() -> dict[str, object]:
     return {"model": model(), "inputs": batch()[0].clone()}
 
@@ -68,6 +74,12 @@ def error() -> torch.Tensor:
 @cache
 def flow() -> grsd.Flow:
     return grsd.gradient_flow(model(), *batch(), [0.5, 1.0, 1.5, 2.0])
+
+
+@cache
+def whole_flow() -> grsd.Flow:
+    """With its start; late enough for condition 3."""
+    return grsd.gradient_flow(model(), *batch(), [0.0, 0.5, 1.0, 1.5, 2.0, 4.0])
 
 
 @cache
@@ -117,10 +129,10 @@ def points() -> xr.Dataset:
 
 
 @cache
-def rates() -> xr.Dataset:
+def rates(seed: int) -> xr.Dataset:
     kernel, rate = matrices()
-    states = [(time, grsd.spectrum(kernel, rate)) for time in (2.0, 4.0)]
-    return evolution.along(states, grsd.LogShells(0.7, 0.3), top=1.0)
+    states = [(time, grsd.spectrum(kernel, (1 + 0.1 * seed) * rate)) for time in (2.0, 4.0)]
+    return evolution.along(states, grsd.LogShells(0.7, 0.3), top=1.0, depth=2, seed=seed)
 
 
 @cache
@@ -142,7 +154,7 @@ def shell_runs() -> dict[str, object]:
 
 
 def coarse() -> dict[str, object]:
-    return shell_runs() | {"factors": (1, 2)}
+    return {"ensemble": list(runs()), "window": WINDOW, "factors": (1, 2)}
 
 
 def still(s: np.ndarray, time: float) -> np.ndarray:
@@ -158,10 +170,6 @@ def fine() -> list[xr.Dataset]:
     return PLANTED.budgets(range(6), grsd.LogShells(0.5, 0.2))
 
 
-def measured() -> xr.Dataset:
-    """As ``invariance.measure`` gives it: planted runs joined."""
-    joined = xr.concat(
-        [run.drop_vars(["shell_lower", "shell_upper"]) for run in runs()], "run", combine_attrs="override"
-    )
-    joined = joined.assign_coords(seed=("run", range(6))).assign(time=("run", np.full(6, 20.0)))
-    return joined.assign_attrs(shell_widths=[1.0])
+def measured() -> list[xr.Dataset]:
+    """As ``invariance.measure`` gives them: planted runs."""
+    return [run.assign(time=20.0).assign_attrs(seed=seed) for seed, run in enumerate(runs())]

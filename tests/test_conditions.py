@@ -1,12 +1,10 @@
 """The cases and what is drawn of them; each condition has tests of its own in test_evolution and test_invariance."""
 
-import importlib
-
 import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import evolution, invariance
+from grsd.conditions import CONDITIONS, Condition, evolution
 from grsd.laws.profile import profile
 from grsd.studies import jacobian_evolution, log_shift_invariance, stages
 
@@ -32,7 +30,7 @@ def test_a_profile_of_one_seed_has_no_error():
 
 
 def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
-    judged = type("Judged", (), {"defect": 0.5})()
+    judged = type("Judged", (), {"estimate": 0.5})()
     without = tuple(np.linspace(0.4, 0.6, 8))
     plain, residual = (stages.EARLY.block(name, 4, 1000) for name in ("plain", "residual"))
     monkeypatch.setattr(log_shift_invariance, "judged", lambda _: (judged, without))
@@ -43,28 +41,32 @@ def test_pseudo_values_average_to_the_bias_corrected_defect(monkeypatch):
 
 
 def test_a_table_of_slopes(monkeypatch):
-    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(16))
-    measured = points(np.tile([1, 2], 8) * noise, np.repeat(np.arange(4), 4))
-    coords = {"shell": ("point", np.arange(16) % 5), "depth": ("point", np.arange(16) // 2 % 2 + 2)}
-    measured = measured.assign_coords(coords)
-    monkeypatch.setattr(evolution, "measure", lambda specs: measured)
+    rng, runs = np.random.default_rng(0), []
+    for seed in range(4):
+        for depth in (2, 3):
+            rates = np.array([[1.0], [2.0]]) * np.exp(0.1 * rng.standard_normal((2, 3)))
+            data = dict.fromkeys(("t_rho", "t_omega"), (("time", "shell"), rates))
+            coords = {"time": [1.0, 10.0], "shell": [-2.0, -1.0, 0.0]}
+            runs.append(xr.Dataset(data, coords, {"depth": depth, "seed": seed}))
+    monkeypatch.setattr(jacobian_evolution, "of_specs", lambda condition, _: {evolution: runs}[condition])
     slopes = jacobian_evolution.slope_table(jacobian_evolution.NETWORK, [2, 3], range(4))
     assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
     assert np.allclose(slopes.slope.sel(of="time"), np.log10(2), atol=0.1)
     assert slopes.attrs["verdict_plain"] == "inconclusive", "four seeds decide nothing"
 
 
-@pytest.mark.parametrize("name", ["propagation", "incoherence", "evolution", "invariance"])
-def test_each_condition_measures_and_judges(name):
-    module = importlib.import_module(f"grsd.conditions.{name}")
-    assert callable(module.measure)
-    assert callable(module.judge)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_each_condition_is_its_module(name):
+    assert isinstance(CONDITIONS[name], Condition)
+    assert CONDITIONS[name].__name__ == f"grsd.conditions.{name}"
+    assert CONDITIONS[name].reads in {"start", "flow", "history"}
 
 
 def test_a_run_that_is_past_the_loss_is_watched_from_earlier_on(monkeypatch):
     runs = [xr.Dataset({"loss": ("time", [first, 0.01]), "start_loss": 1.0}) for first in (0.5, 0.07)]
     monkeypatch.setattr(stages, "ensemble", lambda specs, **_: [runs[spec.seed == 2003] for spec in specs])
     monkeypatch.setattr(
-        invariance, "measure", lambda specs, log_loss: xr.Dataset({"start": ("run", [s.times[0] for s in specs])})
+        stages, "of_specs", lambda _, specs, log_loss: [xr.Dataset({"start": spec.times[0]}) for spec in specs]
     )
-    assert stages.LATE.block("residual", 16, 2000).measure().start.values.tolist() == [12.0] * 3 + [3.0] + [12.0] * 20
+    found = stages.LATE.block("residual", 16, 2000).measure()
+    assert [float(run.start) for run in found] == [12.0] * 3 + [3.0] + [12.0] * 20

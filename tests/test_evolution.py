@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import grsd
-from grsd.conditions import evolution
+from grsd.conditions import evolution, of_specs
 from grsd.shells import LogShells
 from grsd.studies import jacobian_evolution as study
 
@@ -85,40 +85,41 @@ def test_the_projected_network_reads_its_own_velocity(seed):
 def test_verdicts_where_the_answer_is_known():
     verdicts = {}
     for case in (study.controlled, study.sudden):
-        measured = evolution.gather([case(seed) for seed in range(8)], [1] * 8, range(8))
-        verdicts[case.__name__] = evolution.judge(measured)
+        runs = [case(seed) for seed in range(8)]
+        verdicts[case.__name__] = evolution.judge(runs)
     assert verdicts["controlled"].verdict == "holds"
     assert verdicts["sudden"].verdict == "fails"
-    assert str(verdicts["controlled"]).startswith("holds: rho on time")
+    assert str(verdicts["controlled"].details).startswith("rho on time")
     assert study.exact_control(study.Exact("controlled"), 1) < 1 < study.exact_control(study.Exact("sudden"), 1)
-    few = measured.isel(point=measured.seed.values < 7)
-    assert evolution.judge(few).verdict == "inconclusive"
+    few = evolution.judge(runs[:7])
+    assert (few.verdict, few.power) == ("inconclusive", 0.0)
+    assert few.reason.endswith("7 seeds are fewer than the 8 that a verdict needs")
     with pytest.raises(ValueError, match="expected at least 2 seeds, got 1"):
-        evolution.judge(measured.isel(point=measured.seed.values == 0))
+        evolution.judge(runs[:1])
 
 
 def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):
     rng = np.random.default_rng(seed)
-    runs, depths, seeds = [], [], []
+    runs = []
     for depth in (4, 32):
         for number in range(8):
             s, t = np.arange(-5.0, 0.0), np.geomspace(1, 100, 5)
             log = slope_time * np.log(t)[:, None] + slope_shell * s + slope_depth * np.log(depth) - 2
             log = log + noise * rng.standard_normal(log.shape)
             data = {f"t_{name}": (("time", "shell"), np.exp(log)) for name in evolution.RATES}
-            runs.append(study.xr.Dataset(data, {"time": t, "shell": s}))
-            depths.append(depth)
-            seeds.append(number)
-    return evolution.gather(runs, depths, seeds)
+            runs.append(study.xr.Dataset(data, {"time": t, "shell": s}, {"depth": depth, "seed": number}))
+    return runs
 
 
 def test_planted_slopes_come_back():
     judged = evolution.judge(planted(0.3, -0.2, 0.5, 0))
     for of, truth in {"time": 0.3, "shell": -0.2, "depth": 0.5}.items():
-        low, high = judged.slope_intervals["rho", of]
-        assert judged.slopes["rho", of] == pytest.approx(truth, abs=0.01)
+        low, high = judged.details.slope_intervals["rho", of]
+        assert judged.details.slopes["rho", of] == pytest.approx(truth, abs=0.01)
         assert low - 0.01 < truth < high + 0.01
     assert judged.verdict == "fails"
+    assert judged.reason.startswith("|slope| of log(t ")
+    assert judged.interval[0] > 0.1 == evolution.SLOPE
     assert evolution.judge(planted(0.02, -0.02, 0.02, 1)).verdict == "holds"
     assert evolution.judge(planted(0.1, 0.0, 0.0, 2, noise=0.3)).verdict == "inconclusive"
 
@@ -133,10 +134,11 @@ def test_another_exponent_takes_its_trend_out():
 def test_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
     spec = study.replace(study.NETWORK, samples=20, width=8, depth=2, times=(0.5, 4.0, 3))
-    measured = evolution.measure(spec.with_seeds([0, 1]), workers=1, progress=False)
+    runs = of_specs(evolution, spec.with_seeds([0, 1]), workers=1, progress=False)
+    measured = evolution.gather(runs)
     assert set(measured.seed.values) == {0, 1}
     assert (measured.time >= 1 - 1e-9).all()
     assert (measured.t_rho > 0).all()
     assert "versions" in measured.attrs
-    with pytest.raises(ValueError, match=r"evolution.measure\(specs\): expected at least one"):
-        evolution.measure([])
+    with pytest.raises(ValueError, match=r"^of_specs\(specs\): expected at least 1 grsd.Spec, got 0$"):
+        of_specs(evolution, [])

@@ -188,8 +188,9 @@ def not_finite(answer: object) -> str | None:
     return None
 
 
+HISTORIES = ("invariance", "closure", "locality", "profile_flow", "covariance")
 # What was given comes back, and the window without a reach is open.
-GIVEN_BACK = {"at_width", "budgets_of", "at_loss", "frontier_window"}
+GIVEN_BACK = {"at_width", "frontier_window"} | {f"{name}.measure" for name in HISTORIES}
 MAY_LACK = {"operator", "operator_normalized", "z", "coherence", "rho", "omega", "z_recomputed"}
 
 

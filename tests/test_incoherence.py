@@ -27,7 +27,7 @@ def test_off_diagonal_flux_is_the_budgets_rotation(network):
     modes = spectrum(*tangent_kernel_and_rate(model, inputs, targets))
     error = (model(inputs) - targets).detach()
     budget = energy_budget(modes, error, SHELLS)
-    found = incoherence.measure(model, inputs, targets, SHELLS, flips=99)
+    found = incoherence.measure(model, inputs, targets, shells=SHELLS, flips=99)
     scale = float(np.abs(budget.flux_rotation).max())
     assert np.allclose(found.flux_off, budget.flux_rotation, atol=1e-9 * scale)
 
@@ -73,11 +73,11 @@ def test_verdicts_of_planted_cases():
     independent = [incoherence.measure_modes(*planted_signs(300, seed=s), SHELLS, flips=199) for s in range(8)]
     verdict = incoherence.judge(independent)
     assert verdict.verdict == "holds"
-    assert verdict.excess_interval[1] <= 0.25
-    assert (verdict.low <= verdict.coherence).all()
+    assert verdict.interval[1] <= 0.25
+    assert (verdict.details.low <= verdict.details.coherence).all()
     aligned = [incoherence.measure_modes(*planted_signs(100, aligned=1.0, seed=s), SHELLS, flips=199) for s in range(4)]
     verdict = incoherence.judge(aligned)
-    assert (verdict.verdict, verdict.by_boundary, verdict.rejected) == ("fails", "fails", 1.0)
+    assert (verdict.verdict, verdict.details.by_boundary, verdict.details.rejected) == ("fails", "fails", 1.0)
     assert all((found.flux_off > 0).all() for found in aligned)
 
 
@@ -90,7 +90,7 @@ def test_planted_couplings_are_coherent():
 
 def test_an_aligned_linear_net_without_rotation_has_no_pairs():
     model, inputs, targets = AlignedDeepLinear().problem(1.0)
-    found = incoherence.measure(model, inputs, targets, LogShells(1.0, 0.2), flips=19)
+    found = incoherence.measure(model, inputs, targets, shells=LogShells(1.0, 0.2), flips=19)
     assert np.isnan(float(found.excess))
     assert (found.pairs < 10).all()
 
@@ -99,9 +99,9 @@ def test_recomputed_flips(network):
     """M' is linear in the error: under -e the flux changes its sign exactly."""
     model, inputs, targets = network
     error = (model(inputs) - targets).detach()
-    found = incoherence.measure(model, inputs, targets, SHELLS, flips=19, recomputed=2)
+    found = incoherence.measure(model, inputs, targets, shells=SHELLS, flips=19, recomputed=2)
     assert found.flux_recomputed.shape == (2, found.sizes["boundary"])
-    turned = incoherence.measure(model, inputs, targets + 2 * error, SHELLS, flips=19)
+    turned = incoherence.measure(model, inputs, targets + 2 * error, shells=SHELLS, flips=19)
     assert np.allclose(turned.flux_off, -found.flux_off, atol=1e-12)
     sizes = np.sqrt((found.flux_recomputed**2).mean("flip"))
     assert np.allclose(found.z_recomputed, found.flux_off / sizes)

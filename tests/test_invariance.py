@@ -5,16 +5,17 @@ import pytest
 import xarray as xr
 
 import grsd
-from grsd.conditions import invariance
+from grsd.conditions import invariance, of_specs
+from grsd.conditions.matched import frontier_window, widths_of
 from grsd.studies import log_shift_invariance as study
 from grsd.studies import stages
-from grsd.studies.calibration import INTERIOR, LAW, SHELLS, WIDTHS, ensemble_budgets
+from grsd.studies.calibration import INTERIOR, LAW, SHELLS, WIDTHS
 
 SPEC = study.replace(stages.INVARIANCE, samples=24, width=8, depth=2, times=(0.2, 4.0, 4), smoothing=0.3)
 
 
 def judge(planted, number, widths=WIDTHS, runs=8):
-    return invariance.judge(ensemble_budgets(planted, widths, number, runs), window=INTERIOR)
+    return invariance.judge(study.planted_runs(planted, number, runs, widths), window=INTERIOR)
 
 
 def test_a_planted_law_holds():
@@ -22,8 +23,8 @@ def test_a_planted_law_holds():
     assert verdicts["holds"] >= 4
     assert not verdicts["fails"]
     judged = judge(study.INVARIANT, 0)
-    assert judged.exponents == pytest.approx([1.5, 1.5], abs=0.1)
-    assert str(judged).startswith(f"{judged.verdict}: D^2 = ")
+    assert judged.details.exponents == pytest.approx([1.5, 1.5], abs=0.1)
+    assert "D^2 of the coupling is" in str(judged)
 
 
 def test_planted_shells_hold_at_their_own_width():
@@ -35,12 +36,12 @@ def test_planted_shells_hold_at_their_own_width():
 def test_broken_laws_fail(planted):
     judged = [judge(planted, number) for number in range(3)]
     assert {one.verdict for one in judged} == {"fails"}
-    assert all(one.p < 0.05 and one.interval[0] > 0.04 for one in judged)
+    assert all(one.details.p < 0.05 and one.interval[0] > 0.04 for one in judged)
 
 
 def test_a_scale_that_is_removed_is_no_departure():
-    budgets = ensemble_budgets(study.SCALED, WIDTHS, 1, 8)
-    assert invariance.judge(budgets, window=INTERIOR, scale=True).verdict != "fails"
+    runs = study.planted_runs(study.SCALED, 1)
+    assert invariance.judge(runs, window=INTERIOR, scale=True).verdict != "fails"
 
 
 def test_few_runs_decide_nothing():
@@ -53,7 +54,7 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRSD_RUNS", str(tmp_path_factory.mktemp("runs")))
         yield (
-            invariance.measure(SPEC.with_seeds(range(4)), log_loss=-0.3, workers=1, progress=False),
+            of_specs(invariance, SPEC.with_seeds(range(4)), log_loss=-0.3, workers=1, progress=False),
             grsd.ensemble(SPEC.with_seeds(range(4)), workers=1, progress=False),
         )
 
@@ -64,8 +65,8 @@ def test_runs_are_compared_at_one_loss(measured):
     for number, run in enumerate(runs):
         passed = np.log(run.loss / run.start_loss)
         around = run.time.values[[int((passed > -0.3).sum()) - 1, int((passed > -0.3).sum())]]
-        assert around[0] <= found.time.values[number] <= around[1]
-    exact = invariance.at_loss(runs[0], float(np.log(runs[0].loss[2] / runs[0].start_loss)))
+        assert around[0] <= float(found[number].time) <= around[1]
+    exact = invariance.measure(runs[0], log_loss=float(np.log(runs[0].loss[2] / runs[0].start_loss)))
     assert np.allclose(exact.energy, runs[0].energy[2])
     assert np.allclose(exact.coupling_2, runs[0].coupling_2[2])
     assert np.isclose(exact.time, runs[0].time[2])
@@ -73,16 +74,16 @@ def test_runs_are_compared_at_one_loss(measured):
 
 def test_what_is_measured_is_labelled_and_read_back_by_width(measured):
     found, _ = measured
-    assert found.seed.values.tolist() == [0, 1, 2, 3]
-    assert found.coupling.dims == ("run", "shell", "shell_from")
-    assert found.attrs["log_loss"] == -0.3
-    assert "versions" in found.attrs
-    for budgets, shells in zip(invariance.budgets_of(found), SPEC.shells, strict=True):
+    assert [run.attrs["seed"] for run in found] == [0, 1, 2, 3]
+    assert found[0].coupling.dims == ("shell", "shell_from")
+    assert found[0].attrs["log_loss"] == -0.3
+    assert "versions" in found[0].attrs
+    for budgets, shells in zip(widths_of("test", found), SPEC.shells, strict=True):
         assert len(budgets) == 4
         assert {budget.attrs["shell_width"] for budget in budgets} == {shells.width}
         assert np.allclose(np.diff(budgets[0].shell), shells.width)
-    low, high = invariance.frontier_window(found, 3.0)
-    assert np.isclose(high, -np.log(found.time).mean())
+    low, high = frontier_window(found, 3.0)
+    assert np.isclose(high, -np.mean([np.log(run.time) for run in found]))
     assert np.isclose(high - low, 3.0)
 
 
@@ -101,8 +102,8 @@ def test_tables_of_couplings_and_of_power(measured, monkeypatch):
     found, _ = measured
     monkeypatch.setattr(study, "REACH", 9.0)
     pairs = study.coupling_table({("residual", 2): found}, reach=9.0).sel(architecture="residual", depth=2)
-    fit = invariance.judge(found, window=invariance.frontier_window(found, 9.0)).test.fits[0]
-    time = float(np.exp(np.log(found.time).mean()))
+    fit = invariance.judge(found, window=frontier_window(found, 9.0)).details.test.fits[0]
+    time = float(np.exp(np.mean([np.log(run.time) for run in found])))
     assert np.allclose(pairs.value, fit.values * time)
     assert np.allclose(pairs.position, fit.positions + np.log(time))
     power = study.power_table({("residual", 2): found, ("plain", 2): found}, (4, 8), draws=3)
@@ -113,35 +114,37 @@ def test_tables_of_couplings_and_of_power(measured, monkeypatch):
 
 def test_a_loss_that_was_not_reached_is_refused(measured):
     _, runs = measured
-    with pytest.raises(ValueError, match=r"invariance.measure\(log_loss=-50\): run has snapshots from .* choose one"):
-        invariance.at_loss(runs[0], -50.0)
-    with pytest.raises(ValueError, match=r"invariance.measure\(specs\): expected at least one"):
-        invariance.measure([])
+    with pytest.raises(
+        ValueError, match=r"^invariance.measure\(log_loss=-50\): architecture residual, depth 2, seed 0 has .*; choose"
+    ):
+        invariance.measure(runs[0], log_loss=-50.0)
+    with pytest.raises(ValueError, match=r"^invariance.judge\(ensemble\): expected at least 1 budgets of runs, got 0$"):
+        invariance.judge([], window=INTERIOR)
 
 
 def test_interpolation_is_linear_in_the_log_of_the_loss():
     loss = np.exp([-0.5, -1.5])
     data = {"loss": ("time", loss), "start_loss": 1.0, "energy": (("time", "shell"), [[1.0, 2.0], [3.0, 6.0]])}
     run = xr.Dataset(data, {"time": [1.0, 100.0]})
-    half = invariance.at_loss(run, -1.0)
+    half = invariance.measure(run, log_loss=-1.0)
     assert half.energy.values.tolist() == [2.0, 4.0]
     assert float(half.time) == pytest.approx(10.0)
 
 
 def test_power_rises_with_the_runs():
     """Under a planted law more runs hold more often, with a narrower interval; under a broken one more of them fail."""
-    held = invariance.power(ensemble_budgets(LAW, WIDTHS, 0, 8), (8, 32), window=INTERIOR, lawful=True, draws=12)
+    held = invariance.power(study.planted_runs(LAW, 0), (8, 32), window=INTERIOR, lawful=True, draws=12)
     assert np.allclose(held.share.sum("verdict"), 1)
     assert float(held.share.sel(runs=32, verdict="holds")) >= float(held.share.sel(runs=8, verdict="holds"))
     assert float(held.share.sel(runs=32, verdict="holds")) > 0.8
     assert float(held.half_width[1]) < 0.7 * float(held.half_width[0])
-    broken = ensemble_budgets(study.SCALED, WIDTHS, 0, 8)
+    broken = study.planted_runs(study.SCALED, 0)
     assert float(invariance.power(broken, (16,), window=INTERIOR, draws=6).share.sel(verdict="fails")[0]) > 0.8
 
 
-@pytest.mark.parametrize("call", [invariance.judge, lambda measured: invariance.power(measured, (8,))])
+@pytest.mark.parametrize("call", [invariance.judge, lambda ensemble: invariance.power(ensemble, (8,))])
 def test_a_verdict_needs_its_window(measured, call):
-    """Of a dataset and of budgets alike: what is judged must be named."""
-    for given in (measured[0], ensemble_budgets(LAW, WIDTHS, 0, 8)):
+    """Of runs and of planted budgets alike: what is judged must be named."""
+    for given in (measured[0], study.planted_runs(LAW, 0)):
         with pytest.raises(ValueError, match=r"^invariance\.(judge|power)\(window=\.\.\.\): .* got None; what is .*$"):
             call(given)

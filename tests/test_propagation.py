@@ -96,6 +96,18 @@ def test_a_users_blocks(node):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_nodes_are_the_layers_where_none_are_named(residual):
+    """Of a perceptron h_1 to h_L; of any module what enters its layers, but for the first of them."""
+    network = Perceptron(6, 2, width=5, depth=4, residual=residual)
+    named = propagation.measure(network, INPUTS.float(), node=[*(f"hidden.{i}" for i in (1, 2, 3)), "readout"])
+    assert propagation.measure(network, INPUTS.float()).identical(named)
+    found = propagation.measure(Residual(), INPUTS.float())
+    assert found.l_name.values.tolist() == [f"blocks.{i}.{part}" for i in range(3) for part in ("inner", "outer")] + [
+        "readout"
+    ]
+
+
 def test_width_of_the_later_node_counts():
     network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(3, 8)).double()
     found = propagation.measure(network, INPUTS, node=r"\d", side="output")
@@ -123,7 +135,7 @@ def test_verdicts_of_the_cases():
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (Residual(), {}, "only a grsd.Perceptron has nodes of its own"),
+        (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)), {}, "expected at least 2 layers after the first"),
         (Residual(), {"node": "nothing"}, "expected at least 2 submodules"),
         (Residual(), {"node": ["blocks.0", "block.1"]}, "no submodule 'block.1'"),
         (Residual(), {"node": ".*", "side": "both"}, r"side=...\): expected one of"),

@@ -12,6 +12,7 @@ from grsd.datasets import dataset
 from grsd.networks import architecture
 from grsd.runs import choices
 from grsd.runs.fingerprint import fingerprint
+from grsd.runs.spec import sources_of
 from grsd.support.registry import Registry
 
 
@@ -43,9 +44,9 @@ def test_one_registration_of_ones_own_reaches_spec_and_run(tmp_path, monkeypatch
     architecture("twice")(twice)
     assert "twice" in choices()["architecture"]
     spec = grsd.Spec(architecture="twice", width=4, samples=6, times=(0.1, 1.0, 2))
-    assert spec.sources[1] is twice
+    assert sources_of(spec)[1] is sources_of({**spec.to_dict(), "until": 1.0})[1] is twice
     assert grsd.run(spec, folder=tmp_path, progress=False).sizes["time"] == 2
-    assert fingerprint(twice) != fingerprint(*spec.sources)
+    assert fingerprint(twice) != fingerprint(*sources_of(spec))
 
 
 def test_refusals():

@@ -1,1 +1,14 @@
-"""The four conditions made measurable: each module has ``measure`` for one network and ``judge`` over seeds."""
+"""Conditions under which learning renormalizes, each a module with ``measure`` for one network, ``judge`` over many."""
+
+from typing import TYPE_CHECKING
+
+from grsd.support.lazy import face
+
+if TYPE_CHECKING:
+    from grsd.conditions.contract import Condition, Verdict
+    from grsd.conditions.registry import CONDITIONS
+    from grsd.conditions.specs import of_specs
+
+__all__ = ["CONDITIONS", "Condition", "Verdict", "of_specs"]
+
+__getattr__, __dir__ = face(__name__)

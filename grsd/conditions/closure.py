@@ -12,19 +12,29 @@ That the four conditions make the shell dynamics renormalizable is arXiv 2512.18
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from grsd.conditions.contract import Estimate, Verdict, conclude
+from grsd.conditions.matched import budget_at_loss
 from grsd.evidence import Rule
+from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
+from grsd.shells import LogShells
 from grsd.shells.blocks import blocks, check_factors
 from grsd.support.arguments import required_window
 from grsd.support.values import whole
 
+name = "closure"
+paper = "a renormalizable coarse-grained description"
+reads = "history"
+
+SHELLS = LogShells(math.log(2), 0.1)
 LEAST_VARIATION = 0.05
 MOST_PERMUTATIONS = 100_000
 RULE = Rule(
@@ -37,21 +47,16 @@ RULE = Rule(
 
 @dataclass(frozen=True)
 class Closure:
-    """Closure of an ensemble of R runs.
+    """Closure of an ensemble of R runs; the verdict's estimate is the largest over widths of r / r_perm.
 
     Attributes:
-        verdict: "closed", "not closed" or "inconclusive".
-        ratio, interval: the largest over widths of r / r_perm, and its 95 % jackknife interval over runs.
-        without: (R,) the same without each run.
+        without: (R,) the estimate without each run.
         p: share of the permutations of states among runs (the identity among them) with mean log r at most the real.
         widths: h, 2h, 4h (K,). defect, permuted: r and r_perm (K,). boundaries: s (B,), common to all widths.
         slope, slope_interval: of log r on log width.
         variation: standard deviation over runs of log phi, mean over boundaries, smallest over widths.
     """
 
-    verdict: str
-    ratio: float
-    interval: tuple[float, float]
     without: np.ndarray
     p: float
     widths: np.ndarray
@@ -62,37 +67,45 @@ class Closure:
     slope_interval: tuple[float, float]
     variation: float
 
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.verdict}: r / r_perm = {self.ratio:.2f} [{low:.2f}, {high:.2f}], p = {self.p:.3f}"
+
+def measure(
+    history: Flow | xr.Dataset,
+    *,
+    shells: LogShells | Sequence[LogShells] = SHELLS,
+    log_loss: float = -2.0,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    return budget_at_loss("closure.measure", history, shells, log_loss, parameters)
 
 
-def closure(
-    budgets: Sequence[xr.Dataset],
+def judge(
+    ensemble: Sequence[xr.Dataset],
     *,
     factors: tuple[int, ...] = (1, 2, 4),
     window: tuple[float, float] | None = None,
     permutations: int = 199,
-) -> Closure:
+) -> Verdict:
     """The closure defect of R >= 4 energy budgets at the finest width and after block spin, and its verdict.
 
     Args:
-        budgets: one a run, at matched states of the runs, over common shells of one width.
+        ensemble: one budget a run, at matched states of the runs, over common shells; the first width is taken.
         factors: block sizes in units of the finest shells.
         window: (low, high) in s of the boundaries, required: the verdict depends on it; infinite ends for all. None
             that a run masks, or with fewer than the largest block on either side.
         permutations: of states among runs, drawn with a fixed seed.
 
-    Verdict [ours]: closed where the upper limit of the ratio is at most .5 and p <= .05; not closed where the lower one
-    is above .5; inconclusive otherwise, with fewer than 8 runs, and where log phi varies by less than .05 over runs:
-    then no state can be told from another. Cost: negligible.
+    Returns: a verdict whose ``details`` are a ``Closure``. It [ours] holds, and the shells are closed, where the upper
+    limit of the ratio is at most .5 and p <= .05; fails where the lower one is above .5; is inconclusive otherwise,
+    with fewer than 8 runs, and where log phi varies by less than .05 over runs: then no state can be told from another.
+    Cost: negligible.
     Errors: ``ValueError`` for fewer than 4 runs, other shells in some run, or no boundary with that many shells beside.
     """
-    factors = check_factors("closure", factors)
-    if whole("closure", "permutations", permutations, 19) > MOST_PERMUTATIONS:
-        raise ValueError(f"closure(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
-    window = required_window("closure", window)
-    found = blocks("closure", budgets, window)
+    factors = check_factors("closure.judge", factors)
+    if whole("closure.judge", "permutations", permutations, 19) > MOST_PERMUTATIONS:
+        raise ValueError(f"closure.judge(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
+    window = required_window("closure.judge", window)
+    found = blocks("closure.judge", ensemble, window, "ensemble")
     at = found.boundaries(max(factors))
     phi = np.stack([found.states(factor, at) for factor in factors])
     flux = found.flux[:, at - 1]
@@ -100,11 +113,11 @@ def closure(
     at, phi, flux = at[fine], phi[:, :, fine], flux[:, fine]
     if not at.size:
         raise ValueError(
-            f"closure(budgets): no unmasked boundary has {max(factors)} shells on either side; widen the window"
+            f"closure.judge(ensemble): no unmasked boundary has {max(factors)} shells on either side; widen the window"
         )
     rng = np.random.default_rng(0)
-    orders = np.stack([rng.permutation(len(budgets)) for _ in range(permutations)])
-    everyone = np.arange(len(budgets))
+    orders = np.stack([rng.permutation(len(ensemble)) for _ in range(permutations)])
+    everyone = np.arange(len(ensemble))
     keeps = [everyone, *(np.delete(everyone, run) for run in everyone)]
     real = np.stack([_defect(phi[:, keep], flux[keep]) for keep in keeps])
     shuffled = [_shuffled(phi, flux, orders, keep) for keep in keeps]
@@ -116,13 +129,10 @@ def closure(
     variation = float(np.log(phi).std(axis=1, ddof=1).mean(-1).min())
     scores = np.log(np.maximum(shuffled[0], 1e-12)).mean(0)
     p = float((1 + (scores <= np.log(np.maximum(real[0], 1e-12)).mean()).sum()) / (1 + permutations))
-    said = {"holds": "closed", "fails": "not closed", "inconclusive": "inconclusive"}[RULE.verdict(*interval)]
-    if len(budgets) < RULE.seeds or variation < LEAST_VARIATION or (said == "closed" and p > 0.05):
-        said = "inconclusive"
-    return Closure(
-        verdict=said,
-        ratio=float(ratios[0]),
-        interval=interval,
+    verdict = RULE.verdict(*interval)
+    if len(ensemble) < RULE.seeds or variation < LEAST_VARIATION or (verdict == "holds" and p > 0.05):
+        verdict = "inconclusive"
+    details = Closure(
         without=ratios[1:],
         p=p,
         widths=widths,
@@ -132,6 +142,19 @@ def closure(
         slope=float(slopes[0]),
         slope_interval=jackknife_interval(slopes, RULE.confidence),
         variation=variation,
+    )
+    also = f"permuted states give p = {p:.3f}"
+    if variation < LEAST_VARIATION:
+        also = f"states vary by {variation:.2g} over runs, too little to tell one from another"
+    return conclude(
+        name,
+        verdict,
+        Estimate("the largest r / r_perm", float(ratios[0]), interval, RULE.threshold),
+        len(ensemble),
+        details,
+        least=RULE.seeds,
+        confidence=RULE.confidence,
+        also=also,
     )
 
 

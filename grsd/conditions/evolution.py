@@ -14,25 +14,31 @@ bounded and show no trend in time, along the spectrum, or with depth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 import xarray as xr
 from scipy import stats
 
+from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, flow_from_start
 from grsd.decomposition import Spectrum, spectrum
-from grsd.flow import gradient_flow, log_times
+from grsd.flow import Flow
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.laws.ensemble import jackknife_interval
-from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
-from grsd.support.arguments import dataset, finite, listed
+from grsd.support.arguments import dataset, described, finite, listed
 from grsd.support.provenance import provenance
-from grsd.support.values import choice, instance, number, positive, said, whole
+from grsd.support.values import choice, instance, number, positive, said
 
+name = "evolution"
+paper = "controlled Jacobian evolution along training"
+reads = "flow"
+
+SHELLS = LogShells(0.7, 0.1)
 NEAR = 1e-4
 LEAST_WEIGHT = 1e-14
 LEAST_MODES = 2.0
@@ -47,17 +53,15 @@ SLOPES = ("time", "shell", "depth")
 
 @dataclass(frozen=True)
 class Evolution:
-    """Whether the Jacobian evolves in a controlled way.
+    """What is known of the rates; the verdict's estimate is the slope or supremum that decides.
 
     Attributes:
-        verdict: "holds", "fails" or "inconclusive".
         slopes, slope_intervals: of log(t rho) and log(t omega) on log t, s and (several depths) log depth, by
             ("rho", "time"), ("omega", "shell"), ...; 95 %, jackknife over seeds.
         suprema, supremum_intervals: mean over seeds of the largest t rho and t omega, with Student's 95 % interval.
         seeds: number of clusters.
     """
 
-    verdict: str
     slopes: dict[tuple[str, str], float]
     slope_intervals: dict[tuple[str, str], tuple[float, float]]
     suprema: dict[str, float]
@@ -71,7 +75,7 @@ class Evolution:
             for (rate, of), value in self.slopes.items()
         ]
         parts += [f"sup t {rate} {value:.2g}" for rate, value in self.suprema.items()]
-        return f"{self.verdict}: {'; '.join(parts)}; {self.seeds} seeds"
+        return f"{'; '.join(parts)}; {self.seeds} seeds"
 
 
 def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
@@ -154,61 +158,47 @@ def along(
     return joined.assign_attrs(provenance(parameters) | settings)
 
 
-def rates_of_run(spec: Spec) -> xr.Dataset:
-    """Train the network of ``spec`` and measure ``along`` at its times from 1 on, at its first shell width."""
-    data = spec.batch()
-    network = spec.network(data)
-    dtype = getattr(torch, spec.dtype)
-    start = tangent_kernel(network, data.inputs, device=spec.device, dtype=dtype)
-    top = float(torch.linalg.eigvalsh(start)[-1])
-    times = log_times(spec.times[0] / top, spec.times[1] / top, spec.times[2])
-    times = times[times * top >= FIRST_TIME * (1 - 1e-9)]
-    flow = gradient_flow(
-        network, data.inputs, data.targets, times, tolerance=spec.tolerance, dtype=dtype, device=spec.device,
-        progress=False,
-    )  # fmt: skip
+def measure(history: Flow, *, shells: LogShells = SHELLS, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
+    """``along`` the snapshots of a flow from t = 1 / lambda_max(0) on.
+
+    Args: a ``grsd.gradient_flow`` of any module, with time 0 among its times; ``parameters``: what to write into the
+    attributes; ``judge`` reads ``depth`` (else: 1) and ``seed`` (else: each network is its own).
+    Cost: a kernel with its rate a snapshot.
+    """
+    call = "evolution.measure"
+    flow = flow_from_start(call, history)
+    instance(call, "shells", shells, LogShells, "LogShells")
+    described(call, parameters)
+    start, *later = flow.snapshots
+    kernel = tangent_kernel(start.model, flow.inputs, dtype=start.error.dtype)
+    top = float(torch.linalg.eigvalsh(kernel)[-1])
+    late = [snap for snap in later if snap.time * top >= FIRST_TIME * (1 - 1e-9)]
+    if not late:
+        raise ValueError(f"{call}(history): expected a snapshot at t >= 1 / lambda_max(0) = {1 / top:.3g}, got none")
     states = (
         (snap.time, spectrum(*tangent_kernel_and_rate(snap.model, flow.inputs, flow.targets, dtype=snap.error.dtype)))
-        for snap in flow.snapshots
+        for snap in late
     )
-    return along(states, spec.shells[0], top=top, depth=spec.depth, seed=spec.seed)
+    return along(states, shells, top=top, **(parameters or {}))
 
 
-def measure(
-    specs: Sequence[Spec],
-    *,
-    function: Callable[[Spec], xr.Dataset] = rates_of_run,
-    workers: int | None = None,
-    progress: bool | None = None,
-) -> xr.Dataset:
-    """``rates_of_run`` for several seeds and depths, kept as ``grsd.ensemble`` keeps runs.
+def gather(ensemble: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The points of several runs from ``measure`` or ``along``.
 
     Returns: ``t_rho`` and ``t_omega`` over (point), each point one shell of one run at one time, with the coordinates
-    ``time``, ``shell``, ``depth``, ``seed``; masked shells are left out; provenance in the attributes.
+    ``time``, ``shell``, ``depth``, ``seed``, the last two from the runs' attributes; masked shells are left out.
     """
-    specs = list(specs)
-    if not specs:
-        raise ValueError("evolution.measure(specs): expected at least one grsd.Spec, got none")
-    found = ensemble(specs, function, workers=workers, threads=1, progress=progress)
-    return gather(found, [spec.depth for spec in specs], [spec.seed for spec in specs])
+    return _points("evolution.gather", ensemble)
 
 
-def gather(runs: Sequence[xr.Dataset], depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
-    """The points of runs from ``along``; see ``measure``."""
-    call = "evolution.gather"
-    runs, depths, seeds = (
-        listed(call, name, value, "entries") for name, value in {"runs": runs, "depths": depths, "seeds": seeds}.items()
-    )
-    if not len(runs) == len(depths) == len(seeds):
-        raise ValueError(
-            f"{call}(runs, depths, seeds): expected as many of each, got {len(runs)}, {len(depths)}, {len(seeds)}"
-        )
-    for run, depth, seed in zip(runs, depths, seeds, strict=True):
-        dataset(
-            call, "runs", run, {"t_rho": ("time", "shell"), "t_omega": ("time", "shell")}, "it with evolution.along"
-        )
-        whole(call, "depths", depth, 1)
-        whole(call, "seeds", seed, 0)
+def _points(call: str, ensemble: Sequence[xr.Dataset]) -> xr.Dataset:
+    runs = listed(call, "ensemble", ensemble, "datasets from evolution.measure")
+    needed = {"t_rho": ("time", "shell"), "t_omega": ("time", "shell"), "time": ("time",), "shell": ("shell",)}
+    depths, seeds = [], []
+    for position, run in enumerate(runs):
+        dataset(call, "ensemble", run, needed, "it with evolution.measure")
+        depths.append(_label(call, run, "depth", 1, 1))
+        seeds.append(_label(call, run, "seed", position, 0))
     parts = []
     for run, depth, seed in zip(runs, depths, seeds, strict=True):
         flat = run.stack(point=("time", "shell")).reset_index("point").dropna("point")
@@ -218,41 +208,62 @@ def gather(runs: Sequence[xr.Dataset], depths: Sequence[int], seeds: Sequence[in
     return joined.assign_attrs({**runs[0].attrs, "depth": str(sorted(set(depths))), "seed": str(sorted(set(seeds)))})
 
 
-def judge(measured: xr.Dataset, *, exponent: float = 1.0) -> Evolution:
-    """Judge controlled evolution from ``measure``.
+def _label(call: str, run: xr.Dataset, which: str, default: int, least: int) -> int:
+    found = run.attrs.get(which, default)
+    if isinstance(found, bool) or not isinstance(found, Integral) or found < least:
+        raise ValueError(
+            f"{call}(ensemble): expected a whole number of at least {least} in the attribute {which!r}, "
+            f"got {said(found)}"
+        )
+    return int(found)
+
+
+def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
+    """Judge controlled evolution over runs from ``measure``.
 
     Args: ``exponent``: b; for b other than 1 the rate t rho x^(1-b), x = lambda t, is what should stand still.
 
     log(t rho) = alpha + beta_t log t + beta_s s + beta_L log depth by least squares, beta_L with several depths only;
-    intervals by leaving out one seed with all its runs. Verdict [ours]: holds where the upper 95 % of each |beta| is at
+    intervals by leaving out one seed with all its runs.
+
+    Returns: a verdict whose ``details`` are an ``Evolution``. It [ours] holds where the upper 95 % of each |beta| is at
     most .1 and no t rho or t omega is above 3; fails where some |beta| is above .1 with its whole interval, or the mean
     supremum is above 3 with its own; otherwise, and with fewer than 8 seeds, inconclusive.
     Errors: ``ValueError`` for fewer than 2 seeds.
     """
-    _check("evolution.judge", measured)
-    exponent = number("evolution.judge", "exponent", exponent, -LARGEST, LARGEST)
+    call = "evolution.judge"
+    measured = _points(call, ensemble)
+    _check(call, measured, "ensemble")
+    exponent = number(call, "exponent", exponent, -LARGEST, LARGEST)
     seeds = np.unique(measured.seed.values)
     if len(seeds) < 2:
-        raise ValueError(f"evolution.judge(measured): expected at least 2 seeds, got {len(seeds)}")
-    values, intervals, suprema, tops = {}, {}, {}, {}
-    holds, fails = True, False
+        raise ValueError(f"{call}(ensemble): expected at least 2 seeds, got {len(seeds)}")
+    values, intervals, suprema, tops, estimates = {}, {}, {}, {}, []
+    holds, fails, largest = True, False, 0.0
     for rate in RATES:
-        estimates = [slopes(measured, rate, exponent)]
-        estimates += [slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
-        for of in estimates[0]:
-            column = np.array([item[of] for item in estimates])
+        fitted = [slopes(measured, rate, exponent)]
+        fitted += [slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
+        for of in fitted[0]:
+            column = np.array([item[of] for item in fitted])
             values[rate, of] = float(column[0])
             low, high = intervals[rate, of] = jackknife_interval(column, 0.95)
             holds &= max(abs(low), abs(high)) <= SLOPE
             fails |= max(low, -high) > SLOPE
+            size = max(low, -high, 0.0), max(abs(low), abs(high))
+            estimates.append(Estimate(f"|slope| of log(t {rate}) on {of}", abs(values[rate, of]), size, SLOPE))
         highest = measured[f"t_{rate}"].groupby("seed").max().values
         suprema[rate] = float(highest.mean())
         half = stats.t.ppf(0.975, len(seeds) - 1) * highest.std(ddof=1) / math.sqrt(len(seeds))
         tops[rate] = (suprema[rate] - half, suprema[rate] + half)
-        holds &= bool(highest.max() <= BOUND)
+        estimates.append(Estimate(f"the largest t {rate}, mean over seeds,", suprema[rate], tops[rate], BOUND))
+        largest = max(largest, float(highest.max()))
         fails |= tops[rate][0] > BOUND
+    holds &= largest <= BOUND
     verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "fails" if fails else "holds" if holds else "inconclusive"
-    return Evolution(verdict, values, intervals, suprema, tops, len(seeds))
+    details = Evolution(values, intervals, suprema, tops, len(seeds))
+    also = f"the largest rate of any run is {largest:.2g}"
+    decided = deciding(verdict, estimates)
+    return conclude(name, verdict, decided, len(ensemble), details, least=LEAST_RUNS, seeds=len(seeds), also=also)
 
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
@@ -279,16 +290,16 @@ def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, 
     return dict(zip(SLOPES, found.tolist(), strict=False))
 
 
-def _check(call: str, measured: xr.Dataset) -> None:
-    """Refuse what ``measure`` did not give."""
+def _check(call: str, measured: xr.Dataset, argument: str = "measured") -> None:
+    """Refuse what ``gather`` did not give."""
     needed = ("t_rho", "t_omega", "time", "shell", "depth", "seed")
-    dataset(call, "measured", measured, dict.fromkeys(needed, ("point",)), "it with evolution.measure(specs)")
+    dataset(call, argument, measured, dict.fromkeys(needed, ("point",)), "it with evolution.gather(ensemble)")
     if not measured.sizes["point"]:
-        raise ValueError(f"{call}(measured): expected at least one point, got none")
-    for name in needed:
-        finite(call, "measured", measured, name)
-    if not all((measured[name].values > 0).all() for name in ("t_rho", "t_omega", "time", "depth")):
-        raise ValueError(f"{call}(measured): expected rates, times and depths above 0")
+        raise ValueError(f"{call}({argument}): expected at least one point, got none")
+    for variable in needed:
+        finite(call, argument, measured, variable)
+    if not all((measured[variable].values > 0).all() for variable in ("t_rho", "t_omega", "time", "depth")):
+        raise ValueError(f"{call}({argument}): expected rates, times and depths above 0")
 
 
 def _norm(matrix: torch.Tensor) -> float:

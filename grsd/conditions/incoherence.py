@@ -22,13 +22,19 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from grsd.conditions.contract import Estimate, Verdict, conclude, first_snapshot
 from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import Rule
+from grsd.flow import Flow, Snapshot
 from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.shells import LogShells, energy_budget
 from grsd.support.arguments import attribute, dataset, described, listed
 from grsd.support.values import SEEDS, instance, said, seed_of, whole
+
+name = "incoherence"
+paper = "weak functional incoherence at initialization"
+reads = "start"
 
 NEAR = 1e-6
 LEAST_PAIRS = 10
@@ -48,13 +54,10 @@ RULE = Rule(
 
 
 @dataclass(frozen=True)
-class IncoherenceVerdict:
-    """Condition 2 over seeds.
+class Incoherence:
+    """Condition 2 over seeds; the verdict's estimate is the excess coherence, mean over seeds.
 
     Attributes:
-        verdict: of the excess coherence: "holds", "fails" or "inconclusive" (also where a seed has no boundary with ten
-            effective pairs).
-        excess, excess_interval: mean over seeds and its 95 % interval.
         by_boundary: the stricter verdict: "holds" where the coherence is at most the threshold at every boundary,
             "fails" where it is above at one; "inconclusive" also where a boundary has fewer than ten effective pairs in
             the median. Over many boundaries and few seeds it is often inconclusive for independent signs.
@@ -63,12 +66,8 @@ class IncoherenceVerdict:
         pairs: effective number of pairs, median over seeds.
         rejected: share of seeds whose max |z| the sign flips reject at 5 %.
         decay, decay_interval: slope of log R^_ab on |s_a - s_b|, mean over seeds and its 95 % interval.
-        seeds: how many.
     """
 
-    verdict: str
-    excess: float
-    excess_interval: tuple[float, float]
     by_boundary: str
     boundaries: np.ndarray
     coherence: np.ndarray
@@ -78,15 +77,14 @@ class IncoherenceVerdict:
     rejected: float
     decay: float
     decay_interval: tuple[float, float]
-    seeds: int
 
 
 def measure(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    shells: LogShells | None = None,
+    history: Flow | Snapshot | nn.Module,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
     *,
+    shells: LogShells | None = None,
     flips: int = FLIPS,
     recomputed: int = 0,
     seed: int = 0,
@@ -96,7 +94,8 @@ def measure(
     """Coherence of one network's flux at every boundary, against flips of the signs of the error's components.
 
     Args:
-        model, inputs, targets, device: as in ``grsd.tangent_kernel_and_rate``.
+        history: a flow, of which the first snapshot is read; or, with its batch, a snapshot or any module.
+        inputs, targets, device: as in ``grsd.tangent_kernel_and_rate``.
         shells: default width log 2.
         flips: sign flips with M' held. ``seed``: of the flips.
         recomputed: flips for which M' is computed anew from the flipped error, one kernel rate each. M' is linear in
@@ -115,6 +114,7 @@ def measure(
     described(call, parameters)
     shells = LogShells() if shells is None else shells
     instance(call, "shells", shells, LogShells, "LogShells")
+    model, inputs, targets = first_snapshot(call, history, inputs, targets)
     kernel, rate = tangent_kernel_and_rate(model, inputs, targets, device=device)
     modes = spectrum(kernel, rate)
     private = private_copy(model, kernel.dtype, kernel.device)
@@ -211,32 +211,33 @@ TEXTS = {
 }
 
 
-def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> IncoherenceVerdict:
+def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
     """Condition 2 over seeds: holds where the upper 95 % of the mean excess coherence is at most .25.
 
     The excess is that of the worst boundary, measured against what independent signs give at theirs. ``by_boundary``
-    takes the boundaries that every seed keeps (mask zero) one by one.
+    takes the boundaries that every seed keeps (mask zero) one by one. Inconclusive also where a seed has no boundary
+    with ten effective pairs. Returns: a verdict whose ``details`` are an ``Incoherence``.
 
     Errors: ``ValueError`` for fewer datasets than the rule wants, other shells, or no boundary kept.
     """
     call = "incoherence.judge"
     instance(call, "rule", rule, Rule, "a Rule")
     needed = dict.fromkeys(("boundary_mask", "coherence", "pairs"), ("boundary",)) | {"excess": (), "decay": ()}
-    datasets = listed(call, "datasets", datasets, "datasets from incoherence.measure", 0)
-    for item in datasets:
-        dataset(call, "datasets", item, needed | {"p_max": ()}, "it with incoherence.measure")
-        attribute(call, "datasets", item, "shell_width")
+    ensemble = listed(call, "ensemble", ensemble, "datasets from incoherence.measure", 0)
+    for item in ensemble:
+        dataset(call, "ensemble", item, needed | {"p_max": ()}, "it with incoherence.measure")
+        attribute(call, "ensemble", item, "shell_width")
         if "boundary" not in item.indexes or not item.indexes["boundary"].is_unique:
-            raise ValueError(f"{call}(datasets): expected different log eigenvalues in the coordinate 'boundary'")
-    if len(datasets) < rule.seeds or len({item.attrs["shell_width"] for item in datasets}) != 1:
+            raise ValueError(f"{call}(ensemble): expected different log eigenvalues in the coordinate 'boundary'")
+    if len(ensemble) < rule.seeds or len({item.attrs["shell_width"] for item in ensemble}) != 1:
         raise ValueError(
-            f"incoherence.judge(datasets): expected at least {rule.seeds} networks on the same shells, got "
-            f"{len(datasets)}"
+            f"incoherence.judge(ensemble): expected at least {rule.seeds} networks on the same shells, got "
+            f"{len(ensemble)}"
         )
-    kept = [item.isel(boundary=item.boundary_mask.values == 0) for item in datasets]
+    kept = [item.isel(boundary=item.boundary_mask.values == 0) for item in ensemble]
     common = xr.concat([item[["coherence", "pairs"]] for item in kept], "seed", join="inner")
     if not common.sizes["boundary"]:
-        raise ValueError("incoherence.judge(datasets): no boundary is kept by every seed; use wider shells or a span")
+        raise ValueError("incoherence.judge(ensemble): no boundary is kept by every seed; use wider shells or a span")
     pairs = common.pairs.median("seed").values
     intervals = [rule.interval(column) for column in common.coherence.values.T]
     verdicts = [
@@ -244,14 +245,11 @@ def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> IncoherenceVerdi
         for (_, low, high), enough in zip(intervals, pairs, strict=True)
     ]
     by_boundary = next(word for word in ("fails", "inconclusive", "holds") if word in verdicts)
-    excess, *around = rule.interval([float(item.excess) for item in datasets])
-    decay, *interval = rule.interval([float(item.decay) for item in datasets])
-    rejected = float(np.mean([float(item.p_max) <= 0.05 for item in datasets]))
+    excess, *around = rule.interval([float(item.excess) for item in ensemble])
+    decay, *interval = rule.interval([float(item.decay) for item in ensemble])
+    rejected = float(np.mean([float(item.p_max) <= 0.05 for item in ensemble]))
     mean, low, high = np.array(intervals).T
-    return IncoherenceVerdict(
-        rule.verdict(*around),
-        excess,
-        tuple(around),
+    details = Incoherence(
         by_boundary,
         common.boundary.values,
         mean,
@@ -261,7 +259,11 @@ def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> IncoherenceVerdi
         rejected,
         decay,
         tuple(interval),
-        len(datasets),
+    )
+    decided = Estimate("the excess coherence", excess, tuple(around), rule.threshold)
+    verdict, also = rule.verdict(*around), f"boundary by boundary: {by_boundary}"
+    return conclude(
+        name, verdict, decided, len(ensemble), details, least=rule.seeds, confidence=rule.confidence, also=also
     )
 
 

@@ -10,24 +10,44 @@ so that no small flux is divided by; sums of |T| would count noise. This project
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from grsd.conditions.contract import Estimate, Verdict, conclude
+from grsd.conditions.matched import budget_at_loss
+from grsd.evidence import Rule
+from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
+from grsd.shells import LogShells
 from grsd.shells.blocks import blocks, check_factors
+from grsd.support.arguments import required_window
 from grsd.support.values import level_of
+
+name = "locality"
+paper = "locality of the exchange between shells"
+reads = "history"
+
+SHELLS = LogShells(math.log(2), 0.1)
+RULE = Rule(
+    statistic="Delta_90, from which on the share of the flux stays within .1 of one",
+    direction="at most",
+    threshold=2.773,
+    reason="four shells of width log 2, the coarsest block: within it the flux is an affair of neighbours once the "
+    "shells are merged twice",
+)
 
 
 @dataclass(frozen=True)
-class Reach:
+class LocalityRange:
     """Locality of R runs.
 
     Attributes:
         distance: Delta (n,), in s. share, share_interval: phi (n,), (n, 2), 95 % jackknife.
-        reach_90, interval: Delta_90, from which on the share stays within .1 of one, in s (interpolated).
+        distance_90, interval: Delta_90, from which on the share stays within .1 of one, in s (interpolated).
         without: (R,) Delta_90 without each run.
         widths: (K,) block widths. neighbours, neighbours_interval: (K,), (K, 2) share of the flux that the two blocks
             beside the boundary exchange: one at the nearest-neighbour fixed point.
@@ -36,7 +56,7 @@ class Reach:
     distance: np.ndarray
     share: np.ndarray
     share_interval: np.ndarray
-    reach_90: float
+    distance_90: float
     interval: tuple[float, float]
     without: np.ndarray
     widths: np.ndarray
@@ -44,34 +64,74 @@ class Reach:
     neighbours_interval: np.ndarray
 
 
-def reach(
+def measure(
+    history: Flow | xr.Dataset,
+    *,
+    shells: LogShells | Sequence[LogShells] = SHELLS,
+    log_loss: float = -2.0,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    return budget_at_loss("locality.measure", history, shells, log_loss, parameters)
+
+
+def judge(
+    ensemble: Sequence[xr.Dataset],
+    *,
+    factors: tuple[int, ...] = (1, 2, 4),
+    window: tuple[float, float] | None = None,
+) -> Verdict:
+    """Whether the flux is local: nine tenths of it come from shells at most four log 2 apart.
+
+    Args and errors: as in ``closure.judge``. Returns: a verdict on Delta_90 [``RULE``, ours; inconclusive with fewer
+    than 8 runs], whose ``details`` are a ``LocalityRange``.
+    """
+    window = required_window("locality.judge", window)
+    found = _ranged("locality.judge", "ensemble", ensemble, factors, window, RULE.confidence)
+    verdict = RULE.verdict(*found.interval) if len(ensemble) >= RULE.seeds else "inconclusive"
+    decided = Estimate("Delta_90", found.distance_90, found.interval, RULE.threshold)
+    return conclude(name, verdict, decided, len(ensemble), found, least=RULE.seeds, confidence=RULE.confidence)
+
+
+def locality_range(
     budgets: Sequence[xr.Dataset],
     *,
     factors: tuple[int, ...] = (1, 2, 4),
     window: tuple[float, float] | None = None,
     level: float = 0.95,
-) -> Reach:
-    """How far the exchange reaches, over R >= 4 runs. Arguments and errors as in ``closure``."""
-    factors, level = check_factors("reach", factors), level_of("reach", level)
-    found = blocks("reach", budgets, window)
+) -> LocalityRange:
+    """How far the exchange reaches, over R >= 4 runs; without a window, everywhere. Else as in ``closure.judge``."""
+    return _ranged("locality_range", "budgets", budgets, factors, window, level)
+
+
+def _ranged(
+    call: str,
+    argument: str,
+    budgets: Sequence[xr.Dataset],
+    factors: tuple[int, ...],
+    window: tuple[float, float] | None,
+    level: float,
+) -> LocalityRange:
+    factors, level = check_factors(call, factors), level_of(call, level)
+    found = blocks(call, budgets, window, argument)
     at = found.boundaries(max(factors))
     if not at.size:
         raise ValueError(
-            f"reach(budgets): no unmasked boundary has {max(factors)} shells on either side; widen the window"
+            f"{call}({argument}): no unmasked boundary has {max(factors)} shells on either side; widen the window"
         )
     if not (np.square(found.flux[:, at - 1]).sum() > 0).any():
-        raise ValueError("reach(budgets): nothing flows through any boundary in the window")
+        raise ValueError(f"{call}({argument}): nothing flows through any boundary in the window")
     steps = range(1, len(found.index))
     flux = found.flux[:, at - 1]
     shares = _slopes(flux, np.stack([found.reached(step, at) for step in steps]))
     blocked = _slopes(flux, np.stack([found.neighbours(factor, at) for factor in factors]))
     distance = np.array(steps) * found.width
-    settled = np.array([_settled(distance, row) for row in shares])
-    return Reach(
+    settled = np.array([_settled(call, argument, distance, row) for row in shares])
+    return LocalityRange(
         distance=distance,
         share=shares[0],
         share_interval=np.array([jackknife_interval(column, level) for column in shares.T]),
-        reach_90=float(settled[0]),
+        distance_90=float(settled[0]),
         interval=jackknife_interval(settled, level),
         without=settled[1:],
         widths=found.width * np.array(factors),
@@ -87,13 +147,15 @@ def _slopes(flux: np.ndarray, parts: np.ndarray) -> np.ndarray:
     return np.concatenate([(along.sum(1) / size.sum())[None], alone])
 
 
-def _settled(distance: np.ndarray, share: np.ndarray) -> float:
+def _settled(call: str, argument: str, distance: np.ndarray, share: np.ndarray) -> float:
     """Where the share enters the band .9 to 1.1 for good, linear between the distances."""
     far = np.flatnonzero(np.abs(share - 1) > 0.1)
     if not far.size:
         return float(distance[0])
     if far[-1] + 1 == len(share):
-        raise ValueError("reach(budgets): the couplings do not add up to the flux; expected budgets of energy_budget")
+        raise ValueError(
+            f"{call}({argument}): the couplings do not add up to the flux; expected budgets of energy_budget"
+        )
     last = far[-1]
     edge = 0.9 if share[last] < 1 else 1.1
     part = (edge - share[last]) / (share[last + 1] - share[last])

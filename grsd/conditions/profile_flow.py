@@ -12,7 +12,8 @@ range flows to nearest neighbours alone; a power of k, over much of its range, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +21,22 @@ import xarray as xr
 from jaxtyping import Float
 from scipy import stats
 
+from grsd.conditions.contract import Estimate, Verdict, conclude
+from grsd.conditions.matched import budget_at_loss
 from grsd.evidence import Rule
+from grsd.flow import Flow
 from grsd.laws import coupling_law
+from grsd.shells import LogShells
 from grsd.shells.blocks import Blocks, blocks, check_factors
 from grsd.shells.windows import MOST_SHELLS
 from grsd.support.arguments import listed, required_window, vector
 from grsd.support.values import number, positive, said, whole
 
+name = "profile_flow"
+paper = "the flow of the couplings under coarse-graining"
+reads = "history"
+
+SHELLS = LogShells(math.log(2), 0.1)
 LEAST_RUNS = 5
 LARGEST_LOG = 200.0
 RULE = Rule(
@@ -69,9 +79,10 @@ def coarser_profile(
 class ProfileFlow:
     """The measured flow of kappa(k)/kappa(1) beside the map's.
 
+    The verdict's estimate is the largest |measured - mapped|, with a simultaneous 95 % interval (Bonferroni over the
+    entries).
+
     Attributes:
-        verdict: "holds", "fails" or "inconclusive", of the largest difference.
-        distance, interval: largest |measured - mapped|, and a simultaneous 95 % interval (Bonferroni over the entries).
         studentized, critical: the largest |difference| in standard errors, and the value it exceeds by chance in 5 %.
         factors: block sizes beyond 1 (F,). separations: k = 2, 3, ... (S,).
         finest: kappa(k)/kappa(1) at h for k = 2, 3, ... (S,), with ``finest_error``.
@@ -79,9 +90,6 @@ class ProfileFlow:
         exponent, growth: b and gamma.
     """
 
-    verdict: str
-    distance: float
-    interval: tuple[float, float]
     studentized: float
     critical: float
     factors: tuple[int, ...]
@@ -95,33 +103,46 @@ class ProfileFlow:
     growth: float
 
 
-def profile_flow(
-    budgets: Sequence[xr.Dataset],
+def measure(
+    history: Flow | xr.Dataset,
+    *,
+    shells: LogShells | Sequence[LogShells] = SHELLS,
+    log_loss: float = -2.0,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    return budget_at_loss("profile_flow.measure", history, shells, log_loss, parameters)
+
+
+def judge(
+    ensemble: Sequence[xr.Dataset],
     *,
     factors: tuple[int, ...] = (1, 2, 4),
     separations: int = 2,
     window: tuple[float, float] | None = None,
-) -> ProfileFlow:
+) -> Verdict:
     """Compare kappa(k)/kappa(1), k = 2 .. ``separations``, of blocks with the map of the profile at the finest width.
 
     b is that of ``coupling_law`` (k_max 2), gamma the slope of the log of the mean energies; kappa at each width is the
     least-squares amplitude under that b. All of it is done again without each run (jackknife). ``window``, required as
-    in ``closure``, must hold the blocks whole. Verdict [ours]: ``RULE`` on the simultaneous interval; inconclusive with
-    fewer than 8 runs.
+    in ``closure``, must hold the blocks whole. Returns: a verdict [ours] by ``RULE`` on the simultaneous interval,
+    inconclusive with fewer than 8 runs, whose ``details`` are a ``ProfileFlow``.
     Errors: ``ValueError`` for fewer than 5 runs, or no block pair at any coarser width.
     """
-    budgets = listed("profile_flow", "budgets", budgets, "runs", LEAST_RUNS)
-    factors = check_factors("profile_flow", factors)
-    if whole("profile_flow", "separations", separations, 2) > MOST_SHELLS:
-        raise ValueError(f"profile_flow(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}")
-    window = required_window("profile_flow", window)
-    found = blocks("profile_flow", budgets, window)
+    ensemble = listed("profile_flow.judge", "ensemble", ensemble, "runs", LEAST_RUNS)
+    factors = check_factors("profile_flow.judge", factors)
+    if whole("profile_flow.judge", "separations", separations, 2) > MOST_SHELLS:
+        raise ValueError(
+            f"profile_flow.judge(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}"
+        )
+    window = required_window("profile_flow.judge", window)
+    found = blocks("profile_flow.judge", ensemble, window, "ensemble")
     if not (found.energy[:, found.whole] > 0).all():
-        raise ValueError("profile_flow(budgets): expected energies above 0 in every shell of the window")
-    runs = np.arange(len(budgets))
+        raise ValueError("profile_flow.judge(ensemble): expected energies above 0 in every shell of the window")
+    runs = np.arange(len(ensemble))
     ratios = []
     for keep in [runs, *(np.delete(runs, run) for run in runs)]:
-        law = coupling_law([budgets[run] for run in keep], window=window)
+        law = coupling_law([ensemble[run] for run in keep], window=window)
         ratios.append(_ratios(found.only(keep), law.exponent, factors, separations))
     measured, mapped = (np.stack(part) for part in zip(*((m, p) for m, p, _ in ratios), strict=True))
     growth = ratios[0][2]
@@ -129,7 +150,7 @@ def profile_flow(
     known = np.isfinite(difference[0])
     if not known.any():
         raise ValueError(
-            "profile_flow(budgets): no two blocks fit into the window at a coarser width; widen the window"
+            "profile_flow.judge(ensemble): no two blocks fit into the window at a coarser width; widen the window"
         )
     critical = float(stats.t.ppf(1 - 0.025 / known.sum(), len(runs) - 1))
     error = _jackknife_error(difference)
@@ -137,10 +158,7 @@ def profile_flow(
     interval = float(np.nanmax(np.maximum(size - critical * error, 0))), float(np.nanmax(size + critical * error))
     exact = np.nanmax(error) < 1e-9
     verdict = RULE.verdict(*interval) if len(runs) >= RULE.seeds else "inconclusive"
-    return ProfileFlow(
-        verdict=verdict,
-        distance=float(np.nanmax(size)),
-        interval=interval,
+    details = ProfileFlow(
         studentized=0.0 if exact else float(np.nanmax(size / error)),
         critical=critical,
         factors=factors[1:],
@@ -150,9 +168,12 @@ def profile_flow(
         measured=measured[0, 1:],
         mapped=mapped[0, 1:],
         error=error,
-        exponent=float(coupling_law(budgets, window=window).exponent),
+        exponent=float(coupling_law(ensemble, window=window).exponent),
         growth=growth,
     )
+    what = "the largest |kappa(k)/kappa(1) less that of the map|"
+    decided = Estimate(what, float(np.nanmax(size)), interval, RULE.threshold)
+    return conclude(name, verdict, decided, len(runs), details, least=RULE.seeds, confidence=RULE.confidence)
 
 
 def _ratios(

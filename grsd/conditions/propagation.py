@@ -21,13 +21,18 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, first_snapshot
 from grsd.evidence import Rule
+from grsd.flow import Flow, Snapshot
 from grsd.jacobian import Composed, exact_derivatives, private_copy
-from grsd.networks import Perceptron
 from grsd.support.arguments import dataset, described, listed
 from grsd.support.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
 from grsd.support.provenance import provenance
 from grsd.support.values import choice, flag, instance, said
+
+name = "propagation"
+paper = "bounded gradient propagation in the computation graph"
+reads = "start"
 
 Nodes = str | Sequence[str] | Callable[[str, nn.Module], bool]
 SIDES = ("input", "output")
@@ -44,18 +49,16 @@ RULE = Rule(
 
 
 @dataclass(frozen=True)
-class PropagationVerdict:
-    """Condition 1 over depths and seeds.
+class Propagation:
+    """Condition 1 over depths and seeds; the verdict's estimate is the slope that decides.
 
     Attributes:
-        verdict: "holds" (both slopes' intervals at most the threshold), "fails" (one above it) or "inconclusive".
         slope, slope_interval: of max |1/2 log G| on log depth, mean over seeds and its 95 % interval; nats per e-fold.
         rate_slope, rate_slope_interval: the same of |Lyapunov rate x depth|.
         per_seed: (seeds, 2), both slopes of each seed.
         depths, seeds: what was judged.
     """
 
-    verdict: str
     slope: float
     slope_interval: tuple[float, float]
     rate_slope: float
@@ -66,8 +69,9 @@ class PropagationVerdict:
 
 
 def measure(
-    model: nn.Module,
-    inputs: Tensor,
+    history: Flow | Snapshot | nn.Module,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
     *,
     node: Nodes | None = None,
     side: str = "input",
@@ -79,10 +83,12 @@ def measure(
     """Gains between the nodes of one network, exactly, averaged over the samples.
 
     Args:
-        model: any module that maps each sample of a batch on its own; left untouched.
-        inputs: the batch, shape (N, ...).
+        history: a flow, of which the first snapshot is read; or, with its batch, a snapshot or any module that maps
+            each sample on its own; left untouched.
+        inputs: the batch, shape (N, ...). ``targets`` are not read.
         node: submodules, each called once: a regular expression that matches their whole names, a list of names, or a
-            function of (name, module). ``None``, for a ``grsd.Perceptron`` only: its nodes h_1 to h_L.
+            function of (name, module). ``None``: the layers (submodules with parameters of their own) but the first to
+            be called; of a ``grsd.Perceptron`` these are h_1 to h_L. In networks with branches name whole blocks.
         side: whether a node is the tensor that enters the submodule or the one that leaves it.
         norms: whether the operator norms are wanted; they cost as much again.
         device: as in ``grsd.tangent_kernel``.
@@ -99,12 +105,13 @@ def measure(
     choice(CALL, "side", side, SIDES)
     flag(CALL, "norms", norms)
     described(CALL, parameters)
+    model, inputs, _ = first_snapshot(CALL, history, inputs, targets)
     check_inputs(CALL, model, inputs)
     check_module(CALL, model, device)
     place = resolve_device(CALL, device, model)
     private = private_copy(model, dtype, place)
     batch = inputs.to(device=place, dtype=dtype if inputs.is_floating_point() else inputs.dtype)
-    names = _chosen(model, node)
+    names = _layers(private, batch[:1]) if node is None else _chosen(model, node)
     with exact_derivatives(), Composed(dtype):
         graph = _Graph(private, names, side)
         values = repeatable(CALL, lambda: graph(batch)[-1].detach(), private.state_dict())
@@ -132,70 +139,98 @@ def measure(
     return data.assign_coords(coords).assign_attrs(provenance(settings))
 
 
-def slopes(datasets: Sequence[xr.Dataset]) -> np.ndarray:
+def slopes(ensemble: Sequence[xr.Dataset]) -> np.ndarray:
     """The slopes on log depth of ``worst`` and of |``lyapunov`` x depth|, one network a depth; nats per e-fold."""
-    datasets = listed("propagation.slopes", "datasets", datasets, "datasets from propagation.measure")
-    depth = np.array([_depth("propagation.slopes", item) for item in datasets])
+    ensemble = listed("propagation.slopes", "ensemble", ensemble, "datasets from propagation.measure")
+    depth = np.array([_depth("propagation.slopes", item) for item in ensemble])
     if len(set(depth)) < max(2, len(depth)):
-        raise ValueError(f"propagation.slopes(datasets): expected networks of different depths, got {depth.tolist()}")
-    values = np.array([[float(item.worst), abs(float(item.lyapunov)) * item.attrs["depth"]] for item in datasets])
+        raise ValueError(f"propagation.slopes(ensemble): expected networks of different depths, got {depth.tolist()}")
+    values = np.array([[float(item.worst), abs(float(item.lyapunov)) * item.attrs["depth"]] for item in ensemble])
     centred = np.log(depth) - np.log(depth).mean()
     return centred @ values / np.square(centred).sum()
 
 
 def _depth(call: str, item: object) -> float:
     """The depth of one network; refuse what ``measure`` did not give."""
-    dataset(call, "datasets", item, {"worst": (), "lyapunov": ()}, "it with propagation.measure")
+    dataset(call, "ensemble", item, {"worst": (), "lyapunov": ()}, "it with propagation.measure")
     depth = item.attrs.get("depth")
     if isinstance(depth, bool) or not isinstance(depth, Real) or not 0 < depth < np.inf:
-        raise ValueError(f"{call}(datasets): expected a positive number in the attribute 'depth', got {said(depth)}")
+        raise ValueError(f"{call}(ensemble): expected a positive number in the attribute 'depth', got {said(depth)}")
     if not np.isfinite([float(item.worst), float(item.lyapunov)]).all():
-        raise ValueError(f"{call}(datasets): found NaN or infinity in 'worst' or 'lyapunov'")
+        raise ValueError(f"{call}(ensemble): found NaN or infinity in 'worst' or 'lyapunov'")
     return float(depth)
 
 
-def judge(datasets: Sequence[xr.Dataset], rule: Rule = RULE) -> PropagationVerdict:
+def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
     """Condition 1 over depth and seeds: holds where the upper 95 % of both slopes on log depth is at most .1.
 
-    Args: ``datasets`` from ``measure`` with the attributes ``depth`` and ``seed``, the same depths for every seed.
+    Args: ``ensemble`` from ``measure`` with the attributes ``depth`` and ``seed``, the same depths for every seed.
+    Returns: a verdict whose ``details`` are a ``Propagation``.
     Errors: ``ValueError`` for fewer than three depths, fewer seeds than the rule wants, or an incomplete set.
     """
     groups: dict[int, list[xr.Dataset]] = {}
     instance("propagation.judge", "rule", rule, Rule, "a Rule")
-    for item in listed("propagation.judge", "datasets", datasets, "datasets from propagation.measure", 0):
+    for item in listed("propagation.judge", "ensemble", ensemble, "datasets from propagation.measure", 0):
         _depth("propagation.judge", item)
         if not isinstance(item.attrs.get("seed"), Integral):
             raise ValueError(
-                "propagation.judge(datasets): expected measure(..., parameters={'seed': ...}); one has none"
+                "propagation.judge(ensemble): expected measure(..., parameters={'seed': ...}); one has none"
             )
         groups.setdefault(int(item.attrs["seed"]), []).append(item)
     if not groups:
-        raise ValueError("propagation.judge(datasets): expected at least 3 depths and some seeds, got none")
+        raise ValueError("propagation.judge(ensemble): expected at least 3 depths and some seeds, got none")
     depths = {tuple(sorted(int(item.attrs["depth"]) for item in group)) for group in groups.values()}
     if len(depths) != 1 or len(set(next(iter(depths)))) < 3 or len(groups) < rule.seeds:
         raise ValueError(
-            f"propagation.judge(datasets): expected at least 3 depths, the same for each of at least {rule.seeds} "
+            f"propagation.judge(ensemble): expected at least 3 depths, the same for each of at least {rule.seeds} "
             f"seeds, got depths {sorted(depths)} over {len(groups)} seeds"
         )
     per_seed = np.array([slopes(group) for group in groups.values()])
     (slope, *first), (rate, *second) = (rule.interval(column) for column in per_seed.T)
     verdicts = {rule.verdict(*first), rule.verdict(*second)}
     verdict = next(word for word in ("fails", "inconclusive", "holds") if word in verdicts)
-    return PropagationVerdict(
-        verdict, slope, tuple(first), rate, tuple(second), per_seed, next(iter(depths)), tuple(groups)
+    details = Propagation(slope, tuple(first), rate, tuple(second), per_seed, next(iter(depths)), tuple(groups))
+    estimates = [
+        Estimate("the slope of the largest |1/2 log G| on log depth", slope, tuple(first), rule.threshold),
+        Estimate("the slope of |Lyapunov rate x depth| on log depth", rate, tuple(second), rule.threshold),
+    ]
+    decided = deciding(verdict, estimates)
+    return conclude(
+        name,
+        verdict,
+        decided,
+        len(ensemble),
+        details,
+        least=rule.seeds,
+        seeds=len(groups),
+        confidence=rule.confidence,
     )
 
 
-def _chosen(model: nn.Module, node: Nodes | None) -> list[str]:
+def _layers(model: nn.Module, inputs: Tensor) -> list[str]:
+    """The submodules with parameters of their own, in the order of the calls, without the first."""
+    called: dict[str, None] = {}
+    own = {name: part for name, part in model.named_modules() if name and [*part.parameters(recurse=False)]}
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given, name=name: called.setdefault(name))
+        for name, part in own.items()
+    ]
+    with torch.no_grad():
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    names = [*called][1:]
+    if len(names) < 2:
+        raise ValueError(
+            f"{CALL}(node=None): expected at least 2 layers after the first, {type(model).__name__} calls {names}; "
+            r"name the submodules, as in node=r'blocks\.\d+'"
+        )
+    return names
+
+
+def _chosen(model: nn.Module, node: Nodes) -> list[str]:
     modules = dict(model.named_modules())
-    if node is None:
-        if not isinstance(model, Perceptron):
-            raise ValueError(
-                f"{CALL}(node=None): only a grsd.Perceptron has nodes of its own; name the submodules of "
-                f"{type(model).__name__}, as in node=r'blocks\\.\\d+'"
-            )
-        names = [*(f"hidden.{i}" for i in range(1, len(model.hidden))), "readout"]
-    elif isinstance(node, str):
+    if isinstance(node, str):
         try:
             names = [name for name in modules if re.fullmatch(node, name)]
         except re.error as error:

@@ -14,13 +14,13 @@ BIN = 1.5
 def profile(measured: xr.Dataset, of: str, rate: str = "rho") -> xr.Dataset:
     """The geometric mean of t rho (or t omega) over ``of``, "time" or "shell", for each depth.
 
-    Args: ``measured`` from ``evolution.measure``. Times are grouped by their value to two digits, shells in bins 1.5
+    Args: ``measured`` from ``evolution.gather``. Times are grouped by their value to two digits, shells in bins 1.5
     wide in log eigenvalue.
     Returns: ``centre(depth, of)`` and ``factor(depth, of)``, e to the standard error over seeds of the logarithm:
     centre / factor to centre * factor is one standard error. NaN where fewer than two seeds have a value.
     """
     needed = dict.fromkeys(("t_rho", "t_omega", "time", "shell", "depth", "seed"), ("point",))
-    dataset("profile", "measured", measured, needed, "it with evolution.measure(specs)")
+    dataset("profile", "measured", measured, needed, "it with evolution.gather(ensemble)")
     if not isinstance(of, str) or of not in ("time", "shell"):
         raise ValueError(f'profile(of=...): expected "time" or "shell", got {said(of)}')
     choice("profile", "rate", rate, ("rho", "omega"))

@@ -16,7 +16,7 @@ from grsd.runs.fingerprint import fingerprint
 from grsd.runs.leftovers import WORK, tidy
 from grsd.runs.netcdf import from_bytes, to_bytes
 from grsd.runs.plain import key, text
-from grsd.runs.spec import Spec
+from grsd.runs.spec import Spec, sources_of
 from grsd.runs.store import Scratch, load, locked, runs_folder, save, say
 from grsd.runs.training import train
 from grsd.runs.values import Unstorable
@@ -104,7 +104,7 @@ def identity(spec: object, function: Callable[..., xr.Dataset], threads: int = 1
     """(stem of the file's name, what the file says it is) of the experiment; the refusals of ``run``."""
     if function is train and not isinstance(spec, Spec):
         raise TypeError(f"run(spec): expected a grsd.Spec, got {type(spec).__name__}; a mapping needs its function")
-    code = fingerprint(function, *(spec.sources if isinstance(spec, Spec) else ()))
+    code = fingerprint(function, *sources_of(spec))
     marks = {"function": function.__qualname__, "spec": text(spec), "code": code}
     digest = key(spec)
     if whole("run", "threads", threads, 1) > 1:

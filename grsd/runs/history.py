@@ -85,7 +85,7 @@ def join_budgets(
 
 
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The histories of one flow at several shell widths as one dataset, which ``at_width`` takes apart again.
+    """Histories or budgets of one flow at several shell widths as one dataset, which ``at_width`` takes apart again.
 
     The first keeps its names; variables and dimensions of the k-th end in ``_k``: ``energy_2(time, shell_2)``.
     """
@@ -93,7 +93,7 @@ def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
     joined = first.copy()
     for place, other in enumerate(others, 2):
         own = [name for name in other.variables if set(other[name].dims) - {"time"}]
-        part = other[own].drop_vars("time")
+        part = other[own].drop_vars("time", errors="ignore")
         joined = joined.assign(part.rename({name: f"{name}_{place}" for name in {*own, *part.dims} - {"time"}}))
     widths = [history.attrs["shell_width"] for history in histories]
     return joined.assign_attrs({**first.attrs, "shell_widths": widths})

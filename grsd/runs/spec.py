@@ -154,11 +154,6 @@ class Spec:
         with usual_numbers():
             return architecture[self.architecture].load()(data.inputs.shape[1], data.targets.shape[1], **settings)
 
-    @property
-    def sources(self) -> tuple[Callable, ...]:
-        """The registered functions that make its data and its network: their code is part of what a run is."""
-        return dataset[self.data].load(), architecture[self.architecture].load()
-
     def to_dict(self) -> dict[str, object]:
         """Plain values by field name, tuples as lists: what JSON and YAML can hold."""
         return plain(self)
@@ -189,6 +184,18 @@ class Spec:
     def __str__(self) -> str:
         changed = [f for f in fields(self) if f.name == "seed" or getattr(self, f.name) != f.default]
         return f"Spec({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+
+
+def sources_of(experiment: object) -> tuple[Callable, ...]:
+    """The registered functions that make the data and the network of a ``Spec``, or of a mapping with its fields.
+
+    Their code is part of what a run is.
+    """
+    if isinstance(experiment, Spec):
+        experiment = vars(experiment)
+    if not isinstance(experiment, Mapping) or not experiment.keys() >= {"data", "architecture"}:
+        return ()
+    return dataset[experiment["data"]].load(), architecture[experiment["architecture"]].load()
 
 
 def choices() -> dict[str, tuple[str, ...]]:

@@ -79,9 +79,11 @@ class Blocks:
         return Blocks(self.index, self.width, *parts, self.usable, self.whole)
 
 
-def blocks(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None) -> Blocks:
+def blocks(
+    call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None, name: str = "budgets"
+) -> Blocks:
     """What all runs share, as arrays. Errors: as ``common_shells``."""
-    common: CommonShells = common_shells(call, budgets, window)
+    common: CommonShells = common_shells(call, budgets, window, name)
     index, width, places = common.index, common.width, common.places()
     budgets = common.budgets
     coupling = np.stack([b.coupling.values[np.ix_(at, at)] for b, at in zip(budgets, places, strict=True)])

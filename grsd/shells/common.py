@@ -37,21 +37,26 @@ class CommonShells:
         return [np.searchsorted(budget.shell_index.values, self.index) for budget in self.budgets]
 
 
-def common_shells(call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None) -> CommonShells:
-    """What all runs share. Errors: ``ValueError`` for under 4 runs, other shells in some run, an empty window."""
+def common_shells(
+    call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None, name: str = "budgets"
+) -> CommonShells:
+    """What all runs share; ``name``: the argument of ``call`` that they came in.
+
+    Errors: ``ValueError`` for under 4 runs, other shells in some run, an empty window.
+    """
     low, high = optional_window(call, window)
-    budgets = listed(call, "budgets", budgets, "runs", LEAST_RUNS)
+    budgets = listed(call, name, budgets, "runs", LEAST_RUNS)
     if not all(isinstance(budget, xr.Dataset) and "coupling" in budget for budget in budgets):
-        raise ValueError(f"{call}(budgets): expected energy budgets of one snapshot each, with a rate")
-    budgets = budgets_of(call, "budgets", budgets, READ)
+        raise ValueError(f"{call}({name}): expected energy budgets of one snapshot each, with a rate")
+    budgets = budgets_of(call, name, budgets, READ)
     first = budgets[0]
     for budget in budgets:
-        if any(budget.attrs[name] != first.attrs[name] for name in ("shell_width", "smoothing")):
-            raise ValueError(f"{call}(budgets): expected one shell width and one smoothing in all runs")
+        if any(budget.attrs[which] != first.attrs[which] for which in ("shell_width", "smoothing")):
+            raise ValueError(f"{call}({name}): expected one shell width and one smoothing in all runs")
     ends = [(budget.shell_index.values[0], budget.shell_index.values[-1]) for budget in budgets]
     index = np.arange(max(item[0] for item in ends), min(item[1] for item in ends) + 1)
     if not len(index):
-        raise ValueError(f"{call}(budgets): expected shells that all runs have, got none; give them one span")
+        raise ValueError(f"{call}({name}): expected shells that all runs have, got none; give them one span")
     return CommonShells(budgets, index, first.attrs["shell_width"], low, high)
 
 

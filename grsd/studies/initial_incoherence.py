@@ -54,7 +54,7 @@ def at_depth(protocol: Protocol, depth: int, seed: int, *, device: str | None = 
         network,
         data.inputs,
         data.targets,
-        protocol.shells,
+        shells=protocol.shells,
         flips=protocol.flips,
         recomputed=protocol.recomputed,
         seed=seed,

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import evolution
+from grsd.conditions import evolution, of_specs
 from grsd.decomposition import spectrum
 from grsd.networks import architecture
 from grsd.runs import Spec
@@ -64,14 +64,14 @@ def sudden(seed: int, modes: int = 120) -> xr.Dataset:
 def exact_control(protocol: Exact, seed: int) -> float:
     """``evolution.control_ratio`` of one draw."""
     run = {"controlled": controlled, "sudden": sudden}[protocol.case](seed)
-    return evolution.control_ratio(evolution.gather([run], [1], [seed]))
+    return evolution.control_ratio(evolution.gather([run]))
 
 
 @cache
 def over_depth(network: Spec, depths: tuple[int, ...], seed: int) -> xr.Dataset:
-    """The rates of one seed of a network at all depths, as ``evolution.measure`` gives them."""
+    """The rates of one seed of a network at all depths, as ``evolution.gather`` gives them."""
     specs = [replace(network, depth=depth, seed=seed) for depth in depths]
-    return evolution.measure(specs, workers=1, progress=False)
+    return evolution.gather(of_specs(evolution, specs, workers=1, progress=False))
 
 
 def of_network(protocol: Protocol, seed: int) -> float:
@@ -93,8 +93,8 @@ def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.D
     supremum, verdicts = np.full((len(names), 2), np.nan), {}
     for i, name in enumerate(names):
         specs = [s for d in depths for s in replace(spec, architecture=name, depth=d).with_seeds(seeds)]
-        found = evolution.judge(evolution.measure(specs))
-        verdicts[f"verdict_{name}"] = found.verdict
+        judged = evolution.judge(of_specs(evolution, specs))
+        verdicts[f"verdict_{name}"], found = judged.verdict, judged.details
         for (rate, of), value in found.slopes.items():
             place = i, axes["rate"].index(rate), axes["of"].index(of)
             for array, number in zip(numbers.values(), (value, *found.slope_intervals[rate, of]), strict=True):

@@ -11,14 +11,27 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import invariance
+from grsd.conditions import Verdict, invariance
+from grsd.conditions.matched import frontier_window
 from grsd.runs import ensemble
+from grsd.runs.history import join_widths
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
 from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.independent import contrast_of
 from grsd.studies.measurement import Measurement
-from grsd.studies.stages import EARLY, LATE, LATE_LARGE, REACH, RUNS, Block, Stage, measured, pseudo_value
+from grsd.studies.stages import (
+    EARLY,
+    LATE,
+    LATE_LARGE,
+    REACH,
+    RUNS,
+    Block,
+    Stage,
+    common_attributes,
+    measured,
+    pseudo_value,
+)
 from grsd.support.provenance import provenance
 
 INVARIANT = replace(LAW, noise=0.1)
@@ -46,23 +59,29 @@ class Contrast:
     other: Block
 
 
+def planted_runs(
+    planted: PlantedShells, number: int, runs: int = RUNS, shells: Sequence[LogShells] = WIDTHS
+) -> list[xr.Dataset]:
+    """The runs of ensemble n of a plant, each measured at all ``shells``, as ``invariance.judge`` takes them."""
+    return [join_widths(run) for run in zip(*ensemble_budgets(planted, shells, number, runs), strict=True)]
+
+
 def planted_verdict(protocol: Planted, number: int) -> float:
     """One or zero, for the ensemble of that number."""
     found = (
-        invariance.judge(ensemble_budgets(system, protocol.shells, number, protocol.runs), window=protocol.window)
+        invariance.judge(planted_runs(system, number, protocol.runs, protocol.shells), window=protocol.window)
         for system in protocol.systems
     )
     return float(all(one.verdict == protocol.verdict for one in found))
 
 
 @cache
-def judged(block: Block) -> tuple[invariance.Invariance, tuple[float, ...]]:
+def judged(block: Block) -> tuple[Verdict, tuple[float, ...]]:
     """Condition 4 of a block, and D^2 without each of its runs."""
     found = block.measure(progress=False)
-    window = invariance.frontier_window(found, block.reach)
-    runs = range(block.runs)
-    rest = (found.isel(run=[other for other in runs if other != run]) for run in runs)
-    without = tuple(invariance.judge(part, window=window).defect for part in rest)
+    window = frontier_window(found, block.reach)
+    rest = (found[:run] + found[run + 1 :] for run in range(block.runs))
+    without = tuple(invariance.judge(part, window=window).estimate for part in rest)
     return invariance.judge(found, window=window), without
 
 
@@ -70,7 +89,7 @@ def defect(protocol: Block, seed: int) -> float:
     """The jackknife pseudo-value of a seed in its block of R runs: R D^2 - (R - 1) D^2 without it."""
     block, place = protocol.of(seed)
     found, without = judged(block)
-    return pseudo_value(found.defect, without, place)
+    return pseudo_value(found.estimate, without, place)
 
 
 def contrast(protocol: Contrast, seed: int) -> float:
@@ -78,15 +97,15 @@ def contrast(protocol: Contrast, seed: int) -> float:
     return defect(protocol.one, seed) - defect(protocol.other, seed)
 
 
-def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+def defect_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
     """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
 
-    Args: ``measured`` by (architecture, depth), each from ``invariance.measure``.
+    Args: ``cells`` by (architecture, depth), each a list of runs from ``invariance.measure``.
     NaN and "inconclusive" where the window has too few shells for the fit.
     """
     axes = {
-        "architecture": list(dict.fromkeys(architecture for architecture, _ in measured)),
-        "depth": list(dict.fromkeys(depth for _, depth in measured)),
+        "architecture": list(dict.fromkeys(architecture for architecture, _ in cells)),
+        "depth": list(dict.fromkeys(depth for _, depth in cells)),
         "observable": ["coupling", "velocity"],
         "scale_removed": [0, 1],
     }
@@ -95,55 +114,57 @@ def defect_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = 
     verdicts = np.full(shape, "inconclusive", dtype=object)
     for at in np.ndindex(*shape):
         architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
-        runs = measured[architecture, depth]
-        window = invariance.frontier_window(runs, reach)
+        runs = cells[architecture, depth]
+        window = frontier_window(runs, reach)
         with contextlib.suppress(ValueError):
             found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
-            values = (found.defect, *found.interval, found.p)
+            values = (found.estimate, *found.interval, found.details.p)
             for array, value in zip(numbers.values(), values, strict=True):
                 array[at] = value
             verdicts[at] = found.verdict
     data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
-    return xr.Dataset(data, axes, attrs=_common(measured, reach))
+    return xr.Dataset(data, axes, attrs=_common(cells, reach))
 
 
-def coupling_table(measured: Mapping[tuple[str, int], xr.Dataset], reach: float = REACH) -> xr.Dataset:
+def coupling_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
     """K_ab t and the fitted law over (architecture, depth, pair), at the first width; t the geometric mean over runs.
 
     ``position`` in log(lambda t), ``separation``, ``value``, ``error`` (standard), ``fitted``; NaN past a cell's last.
     """
     rows = []
-    for (architecture, depth), runs in measured.items():
-        fit = invariance.judge(runs, window=invariance.frontier_window(runs, reach)).test.fits[0]
-        time = float(np.exp(np.log(runs.time).mean()))
+    for (architecture, depth), runs in cells.items():
+        fit = invariance.judge(runs, window=frontier_window(runs, reach)).details.test.fits[0]
+        time = float(np.exp(np.mean([np.log(run.time) for run in runs])))
         scaled = {"value": fit.values * time, "error": fit.standard_errors * time, "fitted": fit.fitted * time}
         columns = {"position": fit.positions + math.log(time), "separation": fit.separations.astype(float)} | scaled
         row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
         labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
         rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
-    return xr.combine_by_coords(rows).assign_attrs(_common(measured, reach))
+    return xr.combine_by_coords(rows).assign_attrs(_common(cells, reach))
 
 
 def power_table(
-    measured: Mapping[tuple[str, int], xr.Dataset], runs: Sequence[int], *, lawful: bool = True, draws: int = 40
+    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]],
+    runs: Sequence[int],
+    *,
+    lawful: bool = True,
+    draws: int = 40,
 ) -> xr.Dataset:
     """``invariance.power`` of the couplings over (architecture, depth, runs, verdict).
 
     ``lawful``: if the fitted law is true; otherwise if what was measured is.
     """
     rows = []
-    for (architecture, depth), cell in measured.items():
-        window = invariance.frontier_window(cell, REACH)
+    for (architecture, depth), cell in cells.items():
+        window = frontier_window(cell, REACH)
         found = invariance.power(cell, runs, window=window, lawful=lawful, draws=draws)
         rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
     settings = {"draws": draws, "lawful": int(lawful)}
-    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(measured, REACH) | settings)
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(cells, REACH) | settings)
 
 
-def _common(measured: Mapping[tuple[str, int], xr.Dataset], reach: float) -> dict[str, object]:
-    first = next(iter(measured.values()))
-    kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
-    return kept | {"seeds": str(first.seed.values.tolist()), "reach": reach}
+def _common(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float) -> dict[str, object]:
+    return common_attributes(next(iter(cells.values()))) | {"reach": reach}
 
 
 def road_table() -> xr.Dataset:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import invariance
-from grsd.conditions.closure import Closure, closure
-from grsd.conditions.locality import Reach, reach
-from grsd.conditions.profile_flow import ProfileFlow, profile_flow
+from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
+from grsd.conditions.matched import frontier_window, widths_of
+from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
+from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, ShellLattice
 from grsd.studies.calibration import MOST_RUNS
 from grsd.studies.measurement import Measurement
-from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, measured, pseudo_value
+from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
 
 FACTORS = (1, 2, 4)
 CLOSED = ShellLattice(noise=0.1)
@@ -76,8 +76,8 @@ class Diagonals:
     runs: int = RUNS
 
 
-def diagonal_budgets(ensemble: int, protocol: Diagonals = Diagonals()) -> list[list[xr.Dataset]]:
-    """One list of budgets for each of ``DIAGONAL_SHELLS``.
+def diagonal_budgets(ensemble: int, protocol: Diagonals = Diagonals()) -> list[xr.Dataset]:
+    """The budgets of each run, at the widths of ``DIAGONAL_SHELLS``.
 
     All runs share the velocity v = t^-2 Psi(lambda t) of the exact solution, which is no power law; their energies
     differ smoothly in s.
@@ -87,92 +87,90 @@ def diagonal_budgets(ensemble: int, protocol: Diagonals = Diagonals()) -> list[l
         a = np.random.default_rng(MOST_RUNS * ensemble + run).uniform(1.05, 1.25)
         net = DiagonalNet(protocol.depth, a=a, start=protocol.start, modes=protocol.modes)
         kernel, rate, error = net.matrices(protocol.time)
-        members.append(energy_budget(spectrum(kernel, rate), error, DIAGONAL_SHELLS))
-    return [list(item) for item in zip(*members, strict=True)]
+        members.append(join_widths(energy_budget(spectrum(kernel, rate), error, DIAGONAL_SHELLS)))
+    return members
 
 
-def closed_without_a_law(ensemble: int, protocol: Diagonals = Diagonals()) -> tuple[Closure, invariance.Invariance]:
+def closed_without_a_law(ensemble: int, protocol: Diagonals = Diagonals()) -> tuple[Verdict, Verdict]:
     """Closure of the diagonal networks, and the verdict on a power law of their velocity."""
     budgets = diagonal_budgets(ensemble, protocol)
     law = invariance.judge(budgets, observable="velocity", window=EVERYTHING)
-    return closure(budgets[0], window=EVERYTHING), law
+    return closure.judge(budgets, window=EVERYTHING), law
 
 
 @cache
-def network(block: Block, factors: tuple[int, ...]) -> tuple[Closure, Reach]:
+def network(block: Block, factors: tuple[int, ...]) -> tuple[Verdict, Verdict]:
     """Closure and locality of a block at its loss."""
     found = block.measure(progress=False)
-    budgets, window = invariance.budgets_of(found)[0], invariance.frontier_window(found, block.reach)
-    return closure(budgets, factors=factors, window=window), reach(budgets, factors=factors, window=window)
+    options = {"factors": factors, "window": frontier_window(found, block.reach)}
+    return closure.judge(found, **options), locality.judge(found, **options)
 
 
 def closure_ratio(protocol: Networks, seed: int) -> float:
     """The pseudo-value of r / r_perm."""
-    return _pseudo(protocol, seed, lambda closed, _: (closed.ratio, closed.without))
+    return _pseudo(protocol, seed, 0)
 
 
 def locality_range(protocol: Networks, seed: int) -> float:
     """The pseudo-value of Delta_90, in s."""
-    return _pseudo(protocol, seed, lambda _, local: (local.reach_90, local.without))
+    return _pseudo(protocol, seed, 1)
 
 
-def _pseudo(
-    protocol: Networks, seed: int, read: Callable[[Closure, Reach], tuple[float, Sequence[float] | np.ndarray]]
-) -> float:
+def _pseudo(protocol: Networks, seed: int, which: int) -> float:
     values = []
     for block in protocol.blocks:
         own, place = block.of(seed)
-        values.append(pseudo_value(*read(*network(own, protocol.factors)), place))
+        found = network(own, protocol.factors)[which]
+        values.append(pseudo_value(found.estimate, found.details.without, place))
     return values[0] - sum(values[1:])
 
 
 def closes(protocol: Lattices, ensemble: int) -> float:
     """One or zero: whether ``closure`` gives the verdicts."""
-    found = (closure(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices)
+    found = (closure.judge(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices)
     return float([one.verdict for one in found] == list(protocol.verdicts))
 
 
 def flows(protocol: Lattices, ensemble: int) -> float:
     """One or zero: whether ``profile_flow`` gives the verdicts."""
-    found = (profile_flow(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices)
+    found = (
+        profile_flow.judge(lattice_budgets(lattice, ensemble), window=protocol.window) for lattice in protocol.lattices
+    )
     return float([one.verdict for one in found] == list(protocol.verdicts))
 
 
 def rejects_unrelated(protocol: Lattices, ensemble: int) -> float:
     """One or zero: whether the permutation test rejects at 5 % where states and fluxes are unrelated."""
     (lattice,) = protocol.lattices
-    return float(closure(unrelated_budgets(lattice, ensemble), window=protocol.window).p <= 0.05)
+    return float(closure.judge(unrelated_budgets(lattice, ensemble), window=protocol.window).details.p <= 0.05)
 
 
 def closes_without_a_law(protocol: Diagonals, ensemble: int) -> float:
     """One or zero: closed, and no power law."""
     closed, law = closed_without_a_law(ensemble, protocol)
-    return float(closed.verdict == "closed" and law.verdict == "fails")
+    return float(closed.verdict == "holds" and law.verdict == "fails")
 
 
 def summary(
-    cells: Mapping[tuple[str, int], xr.Dataset], within: float = REACH, factors: tuple[int, ...] = FACTORS
+    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], within: float = REACH, factors: tuple[int, ...] = FACTORS
 ) -> xr.Dataset:
     """Closure, locality and profile flow of networks over (architecture, depth, factor).
 
-    Args: ``cells`` by (architecture, depth), each from ``invariance.measure``; the shells of its first width, from
-    the frontier ``within`` e-folds down. What does not depend on ``factor`` is repeated. NaN and "inconclusive" where
-    the window has too few shells or the ensemble too few runs.
+    Args: ``cells`` by (architecture, depth), each a list of runs from ``invariance.measure``; the shells of their
+    first width, from the frontier ``within`` e-folds down. What does not depend on ``factor`` is repeated. NaN and
+    "inconclusive" if the window has too few shells or the ensemble too few runs.
     Returns: ``ratio``, ``ratio_low``, ``ratio_high``, ``p``, ``verdict``; ``defect``, ``permuted`` by factor;
     ``reach_90``, ``reach_low``, ``reach_high``; ``neighbours``, ``neighbours_low``, ``neighbours_high`` by factor;
     ``flow``, ``flow_low``, ``flow_high``, ``flow_verdict``; ``second``, ``second_mapped``, kappa(2)/kappa(1) by factor.
     """
     rows = []
     for (architecture, depth), runs in cells.items():
-        budgets, window = invariance.budgets_of(runs)[0], invariance.frontier_window(runs, within)
-        row = _row(budgets, window, factors)
+        row = _row(widths_of("summary", runs)[0], frontier_window(runs, within), factors)
         data = {name: ("factor", np.broadcast_to(value, len(factors))) for name, value in row.items()}
         place = {"architecture": [architecture], "depth": [depth]}
         rows.append(xr.Dataset(data, {"factor": list(factors)}).expand_dims(place))
-    first = next(iter(cells.values()))
-    kept = {name: v for name, v in first.attrs.items() if name not in {"architecture", "depth", "seed"}}
     table = xr.combine_by_coords(rows, combine_attrs="drop")
-    return table.assign_attrs(kept | {"seeds": str(first.seed.values.tolist()), "within": within})
+    return table.assign_attrs(common_attributes(next(iter(cells.values()))) | {"within": within})
 
 
 def _row(
@@ -183,20 +181,22 @@ def _row(
     row: dict[str, float | str | np.ndarray] = dict.fromkeys(numbers.split(), np.nan)
     row |= {"verdict": "inconclusive", "flow_verdict": "inconclusive"}
     with contextlib.suppress(ValueError):
-        found = closure(budgets, factors=factors, window=window)
-        row |= {"ratio": found.ratio, "ratio_low": found.interval[0], "ratio_high": found.interval[1], "p": found.p}
-        row |= {"defect": found.defect, "permuted": found.permuted, "verdict": found.verdict}
+        judged = closure.judge(budgets, factors=factors, window=window)
+        found, (low, high) = judged.details, judged.interval
+        row |= {"ratio": judged.estimate, "ratio_low": low, "ratio_high": high, "p": found.p}
+        row |= {"defect": found.defect, "permuted": found.permuted, "verdict": judged.verdict}
     with contextlib.suppress(ValueError):
-        local = reach(budgets, factors=factors, window=window)
-        row |= {"reach_90": local.reach_90, "reach_low": local.interval[0], "reach_high": local.interval[1]}
+        local = locality.locality_range(budgets, factors=factors, window=window)
+        row |= {"reach_90": local.distance_90, "reach_low": local.interval[0], "reach_high": local.interval[1]}
         low, high = local.neighbours_interval.T
         row |= {"neighbours": local.neighbours, "neighbours_low": low, "neighbours_high": high}
     with contextlib.suppress(ValueError):
-        flow: ProfileFlow = profile_flow(budgets, factors=factors, window=window)
-        row |= {"flow": flow.distance, "flow_low": flow.interval[0], "flow_high": flow.interval[1]}
+        judged = profile_flow.judge(budgets, factors=factors, window=window)
+        flow: ProfileFlow = judged.details
+        row |= {"flow": judged.estimate, "flow_low": judged.interval[0], "flow_high": judged.interval[1]}
         second = np.concatenate([flow.finest[:1], flow.measured[:, 0]])
         mapped = np.concatenate([flow.finest[:1], flow.mapped[:, 0]])
-        row |= {"second": second, "second_mapped": mapped, "flow_verdict": flow.verdict}
+        row |= {"second": second, "second_mapped": mapped, "flow_verdict": judged.verdict}
     return row
 
 
@@ -216,8 +216,8 @@ MEASUREMENTS = {
     "locality-plain": Measurement(Networks((PLAIN,)), locality_range),
     "locality-contrast": Measurement(Networks((PLAIN, RESIDUAL)), locality_range),
     "renormalizable-is-not-enough": Measurement(Diagonals(), closes_without_a_law),
-    "closure-constructed": Measurement(Lattices((CLOSED,), ("closed",)), closes),
-    "closure-broken": Measurement(Lattices((HIDDEN, LONG_RANGE), ("not closed", "not closed")), closes),
+    "closure-constructed": Measurement(Lattices((CLOSED,), ("holds",)), closes),
+    "closure-broken": Measurement(Lattices((HIDDEN, LONG_RANGE), ("fails", "fails")), closes),
     "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
     "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
 }

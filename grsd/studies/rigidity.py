@@ -10,10 +10,9 @@ from functools import cache
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import invariance
 from grsd.conditions.covariance import Collapse, along_runs, between_problems
+from grsd.conditions.matched import frontier_window, widths_of
 from grsd.decomposition import spectrum
-from grsd.evidence import Rule
 from grsd.laws import compare_laws
 from grsd.laws.velocity import pooled_velocities
 from grsd.runs import Spec, ensemble
@@ -35,13 +34,6 @@ PLANTED = {
     "log-periodic": replace(LAW, wiggle=LOG_PERIODIC.wiggle, period=LOG_PERIODIC.period),
     "broken power law": replace(LAW, exponent=2.5, bend=(-6.0, 0.5)),
 }
-COLLAPSE_RULE = Rule(
-    statistic="D^2 of t u as a function of lambda t",
-    direction="at most",
-    threshold=0.01,
-    reason="t u is then one function of lambda t within 10 % in root mean square; exact models that keep the "
-    "covariance give 1e-5 or less, one that breaks it .014 to .04",
-)
 
 
 @dataclass(frozen=True)
@@ -221,11 +213,11 @@ def distance_table(cells: Mapping[tuple[str, int], Block]) -> xr.Dataset:
         for array, value in zip(collapse.values(), (found.defect, *found.interval), strict=True):
             array[place] = value
         measured = block.measure()
-        low, high = invariance.frontier_window(measured, REACH)
+        low, high = frontier_window(measured, REACH)
         middle = (low + high) / 2
         for number, window in enumerate([(low, high), (middle, high), (low, middle)]):
             try:
-                band = velocity_band(invariance.budgets_of(measured), window=window)
+                band = velocity_band(widths_of("distance_table", measured), window=window)
             except ValueError:
                 continue
             certificate = band.certificate()

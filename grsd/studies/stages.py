@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-from grsd.conditions import invariance
+from grsd.conditions import invariance, of_specs
 from grsd.networks import architecture
 from grsd.runs import Spec, ensemble
 
@@ -50,8 +50,8 @@ class Block:
         place = (seed - self.first) % self.runs
         return replace(self, first=seed - place), place
 
-    def measure(self, **options: object) -> xr.Dataset:
-        """``invariance.measure`` of the block; ``options``: workers and progress.
+    def measure(self, **options: object) -> list[xr.Dataset]:
+        """``invariance.measure`` of each run of the block; ``options``: workers and progress.
 
         A run whose first snapshot is already below the loss is repeated with its first time divided by four.
         """
@@ -62,7 +62,7 @@ class Block:
             replace(spec, times=(spec.times[0] / 4, *spec.times[1:])) if passed else spec
             for spec, passed in zip(specs, early, strict=True)
         ]
-        return invariance.measure(specs, log_loss=self.log_loss, **options)
+        return of_specs(invariance, specs, log_loss=self.log_loss, **options)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,14 @@ def pseudo_value(estimate: float, without: Sequence[float] | np.ndarray, place: 
     return len(without) * estimate - (len(without) - 1) * float(without[place])
 
 
-def measured(cells: Mapping[tuple[str, int], Block]) -> dict[tuple[str, int], xr.Dataset]:
-    """``invariance.measure`` of every cell; all networks are trained in one ensemble, since processes start slowly."""
+def measured(cells: Mapping[tuple[str, int], Block]) -> dict[tuple[str, int], list[xr.Dataset]]:
+    """``invariance.measure`` of every run of every cell; all are trained at once, since processes start slowly."""
     ensemble([spec for block in cells.values() for spec in block.specs], threads=1)
     return {cell: block.measure() for cell, block in cells.items()}
+
+
+def common_attributes(runs: Sequence[xr.Dataset]) -> dict[str, object]:
+    """What describes runs that differ in their seed: versions, settings and ``seeds``, without what tells one apart."""
+    own = {"architecture", "depth", "seed", "spec", "function", "code", "threads"}
+    kept = {name: value for name, value in runs[0].attrs.items() if name not in own}
+    return kept | {"seeds": str([int(run.attrs["seed"]) for run in runs])}

@@ -103,7 +103,7 @@ def required_window(call: str, value: object) -> tuple[float, float]:
     if value is None:
         raise ValueError(
             f"{call}(window=...): expected (low, high) in log lambda, got None; what is judged depends on it: "
-            "conditions.invariance.frontier_window(measured) reaches up to the frontier, (-math.inf, math.inf) is all"
+            "conditions.matched.frontier_window(ensemble) reaches up to the frontier, (-math.inf, math.inf) is all"
         )
     return span_of(call, "window", value)
 

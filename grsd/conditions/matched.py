@@ -1,0 +1,140 @@
+"""Runs at a matched loss: the energy budget of one network where its loss is a given share of that at the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+from grsd.conditions.contract import flow_from_start
+from grsd.flow import Flow
+from grsd.kernel import tangent_kernel
+from grsd.runs import at_width
+from grsd.runs.history import join_budgets, join_widths, snapshot_budgets
+from grsd.shells import LogShells
+from grsd.support.arguments import dataset, described, listed
+from grsd.support.values import instance, number, positive, real
+
+MADE = "it with the condition's measure"
+LINEAR = ("energy", "dissipation", "modes", "density", "coupling", "scale_coupling", "drift", "flux", "flux_crossing")
+MASKS = ("mask", "boundary_mask")
+START = {
+    "start_loss": {"long_name": "loss at time 0", "units": "1"},
+    "start_largest_eigenvalue": {"long_name": "largest eigenvalue of M at time 0", "units": "1/time"},
+}
+
+
+def history_of(
+    call: str,
+    history: Flow | xr.Dataset,
+    shells: LogShells | Sequence[LogShells],
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The budgets of a flow at its times after 0, as ``grsd.run`` gives them; a dataset is returned as it is.
+
+    Errors: ``TypeError`` or ``ValueError`` for a flow without its start, or shells that are none.
+    """
+    described(call, parameters)
+    if isinstance(history, xr.Dataset):
+        return history.assign_attrs(parameters or {})
+    flow = flow_from_start(call, history)
+    several = listed(call, "shells", [shells] if isinstance(shells, LogShells) else shells, "LogShells")
+    for item in several:
+        instance(call, "shells", item, LogShells, "LogShells")
+    start, *later = flow.snapshots
+    budgets = [snapshot_budgets(snapshot, flow.inputs, flow.targets, several) for snapshot in later]
+    rows = flow.history.isel(time=slice(1, None))
+    parts = [
+        join_budgets(own, rows, item, parameters=parameters)
+        for own, item in zip(zip(*budgets, strict=True), several, strict=True)
+    ]
+    kernel = tangent_kernel(start.model, flow.inputs, dtype=start.error.dtype)
+    values = float(flow.history.loss[0]), float(torch.linalg.eigvalsh(kernel)[-1])
+    return join_widths(parts).assign(
+        {name: ((), value, text) for (name, text), value in zip(START.items(), values, strict=True)}
+    )
+
+
+def budget_at_loss(
+    call: str,
+    history: Flow | xr.Dataset,
+    shells: LogShells | Sequence[LogShells],
+    log_loss: float,
+    parameters: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """The budget where the loss is e^``log_loss`` of that at time 0; ``time`` says when.
+
+    Between the two snapshots around it everything is interpolated linearly in the log of the loss, the time in its log.
+    Errors: ``ValueError`` where the snapshots do not bracket that loss; as ``history_of``.
+    """
+    log_loss = number(call, "log_loss", log_loss)
+    run = history_of(call, history, shells, parameters)
+    needed = {"loss": ("time",), "start_loss": (), "time": ("time",)}
+    dataset(call, "history", run, needed, "it with grsd.run(spec)")
+    losses = np.append(run.loss.values, run.start_loss.values)
+    if not run.sizes["time"] or not ((losses > 0) & (losses < math.inf)).all():
+        raise ValueError(f"{call}(history): expected finite losses above 0 at some times")
+    for name in run.data_vars:
+        if run[name].dtype.kind not in "biuf":
+            raise TypeError(f"{call}(history): expected real numbers in {str(name)!r}, got {run[name].dtype}")
+    passed = np.log(run.loss.values / float(run.start_loss))
+    after = int(np.argmax(passed <= log_loss))
+    if not passed[after] <= log_loss or after == 0:
+        labels = {name: run.attrs[name] for name in ("architecture", "depth", "seed") if name in run.attrs}
+        which = ", ".join(f"{name} {value}" for name, value in labels.items()) or "the run"
+        raise ValueError(
+            f"{call}(log_loss={log_loss:g}): {which} has snapshots from {passed[0]:.2f} to "
+            f"{passed[-1]:.2f} of it; choose one between, or other times"
+        )
+    share = (log_loss - passed[after - 1]) / (passed[after] - passed[after - 1])
+    before, behind = run.isel(time=after - 1, drop=True), run.isel(time=after, drop=True)
+    budget = xr.Dataset(attrs=run.attrs | {"log_loss": log_loss})
+    for name in run.data_vars:
+        stem = str(name).rstrip("_0123456789")
+        if stem in LINEAR:
+            budget[name] = (1 - share) * before[name] + share * behind[name]
+        elif stem in MASKS:
+            budget[name] = before[name] | behind[name]
+        if name in budget:
+            budget[name].attrs = run[name].attrs
+    times = np.log(run.time.values[after - 1 : after + 1])
+    time = math.exp((1 - share) * times[0] + share * times[1])
+    return budget.assign(time=((), time, {"long_name": "time at which the loss is passed", "units": "time"}))
+
+
+def widths_of(call: str, ensemble: Sequence[xr.Dataset]) -> list[list[xr.Dataset]]:
+    """What ``grsd.laws`` takes: for each shell width the budgets of all runs.
+
+    Errors: ``ValueError`` for runs measured at different widths.
+    """
+    runs = listed(call, "ensemble", ensemble, "budgets of runs")
+    for run in runs:
+        dataset(call, "ensemble", run, dict.fromkeys(("energy", "coupling")), MADE)
+    found = [
+        np.atleast_1d(run.attrs.get("shell_widths", run.attrs.get("shell_width", np.nan))).tolist() for run in runs
+    ]
+    if any(widths != found[0] for widths in found):
+        raise ValueError(f"{call}(ensemble): expected the same shell widths in all runs, got {found!s:.80}")
+    parts = [run.drop_vars("time", errors="ignore") if run.get("time", run.energy).ndim == 0 else run for run in runs]
+    return [[at_width(run, width) for run in parts] for width in found[0]]
+
+
+def frontier_window(ensemble: Sequence[xr.Dataset], reach: float = math.inf) -> tuple[float, float]:
+    """(low, high) in log eigenvalue: up to the frontier lambda t = 1 (geometric mean over runs), ``reach`` down.
+
+    Args: ``ensemble``: what ``measure`` of invariance, closure, locality or profile_flow gave for each run.
+    """
+    call = "frontier_window"
+    runs = listed(call, "ensemble", ensemble, "budgets of runs")
+    for run in runs:
+        dataset(call, "ensemble", run, {"time": ()}, MADE)
+    times = np.array([float(run.time) for run in runs])
+    if not ((times > 0) & (times < math.inf)).all():
+        raise ValueError(f"{call}(ensemble): expected finite times after 0")
+    if real(reach) != math.inf:
+        positive(call, "reach", reach)
+    frontier = -float(np.log(times).mean())
+    return frontier - reach, frontier

@@ -1,0 +1,20 @@
+"""All conditions by name, in the order of the argument: the paper's four, then what they are to bring about."""
+
+from __future__ import annotations
+
+from grsd.conditions import (
+    closure,
+    covariance,
+    evolution,
+    incoherence,
+    invariance,
+    locality,
+    profile_flow,
+    propagation,
+)
+from grsd.conditions.contract import Condition
+
+CONDITIONS: dict[str, Condition] = {
+    condition.name: condition
+    for condition in (propagation, incoherence, evolution, invariance, closure, locality, covariance, profile_flow)
+}

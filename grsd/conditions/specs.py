@@ -1,0 +1,77 @@
+"""A condition measured on specs: the networks are trained once, whichever conditions ask, and results are kept."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+
+import torch
+import xarray as xr
+
+from grsd.conditions.contract import Condition
+from grsd.conditions.registry import CONDITIONS
+from grsd.flow import gradient_flow, log_times
+from grsd.kernel import tangent_kernel
+from grsd.runs import Spec, ensemble
+from grsd.support.arguments import listed
+from grsd.support.values import instance
+
+OPTION = "measure_"
+
+
+def of_specs(
+    condition: Condition,
+    specs: Spec | Sequence[Spec],
+    *,
+    workers: int | None = None,
+    progress: bool | None = None,
+    **options: object,
+) -> list[xr.Dataset]:
+    """``condition.measure`` of the network of each spec, in their order, kept as ``grsd.ensemble`` keeps runs.
+
+    Args:
+        condition: of ``grsd.conditions.CONDITIONS``.
+        specs: one, or several (``Spec.with_seeds``). Shells, times, device and precision are the spec's.
+        workers, progress: as in ``grsd.ensemble``.
+        options: of ``condition.measure``; plain values where the condition reads a start or a flow.
+
+    Returns: datasets with the spec's ``seed`` and ``depth`` among their attributes, ready for ``condition.judge``.
+    Errors: ``ValueError`` for no specs; as ``grsd.ensemble`` and ``condition.measure``.
+    """
+    instance("of_specs", "condition", condition, Condition, "a condition of grsd.conditions.CONDITIONS")
+    specs = listed("of_specs", "specs", [specs] if isinstance(specs, Spec) else specs, "grsd.Spec")
+    for spec in specs:
+        instance("of_specs", "specs", spec, Spec, "a grsd.Spec")
+    how = {"workers": workers, "threads": 1, "progress": progress}
+    if condition.reads == "history":
+        return [condition.measure(run, **options) for run in ensemble(specs, **how)]
+    asked = {"condition": condition.name} | {OPTION + name: value for name, value in options.items()}
+    return ensemble([asked | spec.to_dict() for spec in specs], measured, **how)
+
+
+def measured(experiment: Mapping[str, object]) -> xr.Dataset:
+    """One experiment of ``of_specs``: a spec's fields, ``condition``, and options of its ``measure``."""
+    own = {name: value for name, value in experiment.items() if name == "condition" or name.startswith(OPTION)}
+    spec = Spec.from_dict({name: value for name, value in experiment.items() if name not in own})
+    condition = CONDITIONS[own.pop("condition")]
+    options = {name.removeprefix(OPTION): value for name, value in own.items()}
+    taken = inspect.signature(condition.measure).parameters
+    shells = {"shells": spec.shells[0]} if "shells" in taken else {}
+    labels = {name: value for name, value in spec.to_dict().items() if not isinstance(value, list)}
+    data = spec.batch()
+    network, dtype = spec.network(data), getattr(torch, spec.dtype)
+    times = [0.0]
+    if condition.reads == "flow":
+        top = float(torch.linalg.eigvalsh(tangent_kernel(network, data.inputs, device=spec.device, dtype=dtype))[-1])
+        times += log_times(spec.times[0] / top, spec.times[1] / top, spec.times[2]).tolist()
+    flow = gradient_flow(
+        network,
+        data.inputs,
+        data.targets,
+        times,
+        tolerance=spec.tolerance,
+        dtype=dtype,
+        device=spec.device,
+        progress=False,
+    )
+    return condition.measure(flow, parameters=labels, **shells, **options)
