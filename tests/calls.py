@@ -295,7 +295,7 @@ CONDITION_CALLS = {
         for condition in (invariance, closure, locality, profile_flow)
     },
     "invariance.measure of a flow": _call(
-        invariance.measure, lambda: {"history": whole_flow(), "shells": [SHELLS], "log_loss": -0.2, "parameters": None},
+        invariance.measure, lambda: {"history": whole_flow(), "shells": [SHELLS], "log_loss": -2.0, "parameters": None},
         "invariance.measure", "LogShells", "energy_budget",
     ),
     "covariance.measure": _call(

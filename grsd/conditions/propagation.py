@@ -215,8 +215,7 @@ def _layers(model: nn.Module, inputs: Tensor) -> list[str]:
         part.register_forward_pre_hook(lambda _, given, name=name: called.setdefault(name))
         for name, part in own.items()
     ]
-    with torch.no_grad():
-        model(inputs)
+    repeatable(CALL, lambda: model(inputs), model.state_dict())
     for hook in hooks:
         hook.remove()
     names = [*called][1:]
