@@ -67,15 +67,15 @@ def test_runs_are_compared_at_one_loss(measured):
         around = run.time.values[[int((passed > -0.3).sum()) - 1, int((passed > -0.3).sum())]]
         assert around[0] <= float(found[number].time) <= around[1]
     exact = invariance.measure(runs[0], log_loss=float(np.log(runs[0].loss[2] / runs[0].start_loss)))
-    assert np.allclose(exact.energy, runs[0].energy[2])
-    assert np.allclose(exact.coupling_2, runs[0].coupling_2[2])
+    assert np.allclose(exact.energy, runs[0].energy[:, 2])
+    assert np.allclose(exact.coupling, runs[0].coupling[:, 2])
     assert np.isclose(exact.time, runs[0].time[2])
 
 
 def test_what_is_measured_is_labelled_and_read_back_by_width(measured):
     found, _ = measured
     assert [run.attrs["seed"] for run in found] == [0, 1, 2, 3]
-    assert found[0].coupling.dims == ("shell", "shell_from")
+    assert found[0].coupling.dims == ("shell_width", "shell", "shell_from")
     assert found[0].attrs["log_loss"] == -0.3
     assert "versions" in found[0].attrs
     for budgets, shells in zip(widths_of("test", found), SPEC.shells, strict=True):

@@ -21,7 +21,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import budget_at_loss
+from grsd.conditions.matched import at_first_width, budget_at_loss
 from grsd.evidence import Rule
 from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
@@ -105,6 +105,7 @@ def judge(
     if whole("closure.judge", "permutations", permutations, 19) > MOST_PERMUTATIONS:
         raise ValueError(f"closure.judge(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
     window = required_window("closure.judge", window)
+    ensemble = at_first_width(ensemble)
     found = blocks("closure.judge", ensemble, window, "ensemble")
     at = found.boundaries(max(factors))
     phi = np.stack([found.states(factor, at) for factor in factors])

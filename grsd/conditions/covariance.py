@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import history_of
+from grsd.conditions.matched import at_first_width, history_of
 from grsd.decomposition import spectrum
 from grsd.evidence import Rule
 from grsd.flow import Flow, gradient_flow
@@ -139,9 +139,9 @@ def measure(
 ) -> xr.Dataset:
     """The shells of one network at its times: ``flux``, ``density``, ``boundary_mask`` over (time, boundary), and more.
 
-    Args: as in ``invariance.measure``; ``judge`` reads the first width.
+    Args: as in ``invariance.measure``; of several widths the first is kept.
     """
-    run = history_of("covariance.measure", history, shells, parameters)
+    (run,) = at_first_width([history_of("covariance.measure", history, shells, parameters)])
     dataset("covariance.measure", "history", run, dict.fromkeys(NEEDED), "it with grsd.run or grsd.shell_history")
     return run
 
@@ -177,7 +177,7 @@ def _collapse(
     call: str, argument: str, histories: Sequence[xr.Dataset], reach: float, above: float, level: float
 ) -> Collapse:
     level = level_of(call, level)
-    histories = listed(call, argument, histories, "histories of runs", 0)
+    histories = at_first_width(listed(call, argument, histories, "histories of runs", 0))
     needed = {"flux": None, "density": None, "boundary_mask": None, "time": ("time",), "boundary": ("boundary",)}
     for item in histories:
         dataset(call, argument, item, needed, "it with grsd.run or grsd.shell_history")

@@ -77,7 +77,7 @@ def measure(
             interpolated linearly in this log; networks pass it at different ``time``.
         parameters: what to write into the attributes (seed, depth, ...).
 
-    Returns: the variables of ``energy_budget``, the second width's with names that end in ``_2`` as in ``at_width``,
+    Returns: the variables of ``energy_budget``, with several widths along a dimension as in ``at_width``,
     and ``time``. Errors: ``ValueError`` where the snapshots do not bracket that loss.
     """
     return budget_at_loss("invariance.measure", history, shells, log_loss, parameters)

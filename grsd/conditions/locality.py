@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import budget_at_loss
+from grsd.conditions.matched import at_first_width, budget_at_loss
 from grsd.evidence import Rule
 from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
@@ -113,6 +113,7 @@ def _ranged(
     level: float,
 ) -> LocalityRange:
     factors, level = check_factors(call, factors), level_of(call, level)
+    budgets = at_first_width(budgets)
     found = blocks(call, budgets, window, argument)
     at = found.boundaries(max(factors))
     if not at.size:

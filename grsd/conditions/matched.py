@@ -93,10 +93,9 @@ def budget_at_loss(
     before, behind = run.isel(time=after - 1, drop=True), run.isel(time=after, drop=True)
     budget = xr.Dataset(attrs=run.attrs | {"log_loss": log_loss})
     for name in run.data_vars:
-        stem = str(name).rstrip("_0123456789")
-        if stem in LINEAR:
+        if name in LINEAR:
             budget[name] = (1 - share) * before[name] + share * behind[name]
-        elif stem in MASKS:
+        elif name in MASKS:
             budget[name] = before[name] | behind[name]
         if name in budget:
             budget[name].attrs = run[name].attrs
@@ -120,6 +119,15 @@ def widths_of(call: str, ensemble: Sequence[xr.Dataset]) -> list[list[xr.Dataset
         raise ValueError(f"{call}(ensemble): expected the same shell widths in all runs, got {found!s:.80}")
     parts = [run.drop_vars("time", errors="ignore") if run.get("time", run.energy).ndim == 0 else run for run in runs]
     return [[at_width(run, width) for run in parts] for width in found[0]]
+
+
+def at_first_width(ensemble: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
+    """Runs measured at several shell widths as they are at the first; all others as they come, unchecked."""
+    if not isinstance(ensemble, Sequence):
+        return ensemble
+    several = [isinstance(run, xr.Dataset) and "shell_width" in run.dims for run in ensemble]
+    pairs = zip(ensemble, several, strict=True)
+    return [at_width(run, float(run.shell_width[0])) if joined else run for run, joined in pairs]
 
 
 def frontier_window(ensemble: Sequence[xr.Dataset], reach: float = math.inf) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import budget_at_loss
+from grsd.conditions.matched import at_first_width, budget_at_loss
 from grsd.evidence import Rule
 from grsd.flow import Flow
 from grsd.laws import coupling_law
@@ -136,6 +136,7 @@ def judge(
             f"profile_flow.judge(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}"
         )
     window = required_window("profile_flow.judge", window)
+    ensemble = at_first_width(ensemble)
     found = blocks("profile_flow.judge", ensemble, window, "ensemble")
     if not (found.energy[:, found.whole] > 0).all():
         raise ValueError("profile_flow.judge(ensemble): expected energies above 0 in every shell of the window")

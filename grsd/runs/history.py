@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from grsd.support.values import instance, number, optional_flag, positive, said,
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)
+SHELL_DIMENSIONS = {"shell", "shell_from", "boundary"}
 STEPS = (1e-6, 1.0)  # rounding and the order of the differences spoil what is outside
 EMPTY |= {"mask": UNREACHED, "boundary_mask": UNREACHED}
 
@@ -87,16 +87,26 @@ def join_budgets(
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
     """Histories or budgets of one flow at several shell widths as one dataset, which ``at_width`` takes apart again.
 
-    The first keeps its names; variables and dimensions of the k-th end in ``_k``: ``energy_2(time, shell_2)``.
+    A single one is returned as it is. Several stand along a dimension ``shell_width``, their shells counted from the
+    lowest: ``shells(shell_width)`` says how many there are, and what lies past them is filled with zeros.
     """
-    first, *others = histories
-    joined = first.copy()
-    for place, other in enumerate(others, 2):
-        own = [name for name in other.variables if set(other[name].dims) - {"time"}]
-        part = other[own].drop_vars("time", errors="ignore")
-        joined = joined.assign(part.rename({name: f"{name}_{place}" for name in {*own, *part.dims} - {"time"}}))
     widths = [history.attrs["shell_width"] for history in histories]
-    return joined.assign_attrs({**first.attrs, "shell_widths": widths})
+    if len(histories) == 1:
+        return histories[0].assign_attrs(shell_widths=widths)
+    most = max(history.sizes["shell"] for history in histories)
+    parts = []
+    for history in histories:
+        count = history.sizes["shell"]
+        edges = "boundary", history.boundary.values, history.boundary.attrs
+        kept = {"shell_index": history.shell_index.variable, "boundary_position": edges, "shells": count}
+        bare = history.drop_vars([name for name in history.coords if name != "time"]).assign(kept)
+        missing = dict.fromkeys(SHELL_DIMENSIONS & bare.sizes.keys(), (0, most - count))
+        parts.append(bare.pad(missing, constant_values=0))
+    own = [name for name in parts[0].data_vars if SHELL_DIMENSIONS & set(parts[0][name].dims)] + ["shells"]
+    along = xr.DataArray(widths, dims="shell_width", name="shell_width", attrs={"units": "log(1/time)"})
+    options = {"coords": "minimal", "compat": "override", "combine_attrs": "override"}
+    joined = xr.concat(parts, along, data_vars=own, **options).set_coords(list(kept))
+    return joined.assign_attrs({**histories[0].attrs, "shell_widths": widths})
 
 
 def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
@@ -109,15 +119,14 @@ def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
     widths = np.atleast_1d(run.attrs.get("shell_widths", run.attrs["shell_width"])).tolist()
     if positive("at_width", "width", width) not in widths:
         raise ValueError(f"at_width(width=...): expected one of {', '.join(map(repr, widths))}, got {said(width)}")
-    place = widths.index(width) + 1
-    of_shells = {name for name in run.variables if set(run[name].dims) - {"time"}}
-    other = re.compile(r".*_\d+")
-    own = {n for n in of_shells if (n.endswith(f"_{place}") if place > 1 else not other.fullmatch(str(n)))}
-    part = run.drop_vars(of_shells - own)
-    if place > 1:
-        names = {*own, *part.dims} - {"time"}
-        part = part.rename({name: str(name).removesuffix(f"_{place}") for name in names})
-    return part.assign_attrs(shell_width=width, shell_widths=width)
+    if "shell_width" in run.dims:
+        run = run.isel(shell_width=widths.index(width))
+        count, edges = int(run.shells), run.boundary_position
+        span = {name: slice(count - (name == "boundary")) for name in SHELL_DIMENSIONS & run.sizes.keys()}
+        run = run.isel(span).drop_vars(["shell_width", "shells", "boundary_position"])
+        coords = shell_coords(run.shell_index.values, width)
+        run = run.assign_coords(coords | {"boundary": ("boundary", edges.values[: count - 1], edges.attrs)})
+    return run.assign_attrs(shell_width=width, shell_widths=width)
 
 
 def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: float = 0.01) -> xr.Dataset:

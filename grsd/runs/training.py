@@ -34,7 +34,7 @@ def train(spec: Spec, *, scratch: Scratch | None = None, progress: bool | None =
         progress: show a bar over the snapshots; ``None``: on a terminal and in Jupyter.
 
     Returns: ``shell_history``'s dataset at the spec's times, with ``start_loss`` and ``start_largest_eigenvalue``; with
-    several shell widths those after the first stand beside it, see ``at_width``.
+    several shell widths along a dimension ``shell_width``, see ``at_width``.
 
     Errors: ``RuntimeError`` where the flow cannot be continued; ``ValueError`` for CUDA where there is none.
     """
