@@ -22,7 +22,7 @@ ORDER = [
     "arguments", "pinned",
     "networks", "datasets",
     "tangents", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "rigidity", "solvable",
-    "evidence", "tables", "runs",
+    "runs", "evidence",
     "conditions", "renormalization", "scaling", "confirm", "plotting", "bench", "plan", "reproduce", "lab", "cli",
 ]  # fmt: skip
 

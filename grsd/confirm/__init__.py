@@ -1,6 +1,6 @@
 """What each judged claim measures for one seed, and the command that turns it into a stored result."""
 
-from grsd.confirm.command import MEASUREMENTS, confirm_claims, forecast_claims
+from grsd.confirm.command import MEASUREMENTS, check_claims, confirm_claims, forecast_claims
 from grsd.confirm.measurement import Measurement
 
-__all__ = ["MEASUREMENTS", "Measurement", "confirm_claims", "forecast_claims"]
+__all__ = ["MEASUREMENTS", "Measurement", "check_claims", "confirm_claims", "forecast_claims"]

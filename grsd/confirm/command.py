@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from grsd.confirm import conditions, instruments, renormalization, rigidity, scaling
-from grsd.evidence import Result, claims, confirm, results, write_result
+from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, recheck, results, write_result
+from grsd.evidence.tables import path_of
+from grsd.folders import one_line
 from grsd.progress import bar
 from grsd.scaling import bottlenecks, networks
-from grsd.tables import path_of
 
 MEASUREMENTS = {
     name: measurement
     for part in (instruments, conditions, renormalization, rigidity, scaling)
     for name, measurement in part.MEASUREMENTS.items()
 }
-
-REPEATED = {
-    "initial-incoherence-64": "initial-incoherence",
-    "initial-incoherence-one-output-plain-64": "initial-incoherence-one-output-plain",
-    "evolution-depth-residual-32": "evolution-depth-residual",
-    "invariance-constructed-300": "invariance-constructed",
-}
-MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()}
 
 
 def forecast_claims() -> None:
@@ -40,19 +33,43 @@ def forecast_claims() -> None:
         writers[file]()
 
 
-def confirm_claims(names: Sequence[str] = ()) -> list[Result]:
-    """Measure the claims that have a rule and no result yet (or ``names``) on confirmatory seeds; store the results.
+def confirm_claims(names: Sequence[str] = (), among: Collection[str] | None = None) -> list[Result]:
+    """Measure ``names`` on confirmatory seeds and store the results.
+
+    Without names: the claims, of all or ``among`` these, that have a rule and no result yet.
 
     Errors: ``ValueError`` for a claim that has no measurement; before anything is measured.
     """
     known = claims()
+    if not names:
+        stored = results(measurements=MEASUREMENTS)
+        missing = [name for name, claim in known.items() if claim.rule and name not in stored]
+        names = [name for name in missing if among is None or name in among]
     for name in names:
-        if name not in known or name not in MEASUREMENTS:
-            raise ValueError(f"no measurement for claim {name!r}; there are {', '.join(MEASUREMENTS)}")
-    wanted = names or sorted(MEASUREMENTS.keys() - results().keys())
+        _measurement(known, name)
     found = []
-    for name in bar(wanted, desc="claims", unit="claim"):
-        measurement = MEASUREMENTS[name]
-        found.append(confirm(known[name], measurement.measure, measurement.parameters))
+    for name in bar(names, desc="claims", unit="claim"):
+        found.append(confirm(known[name], _measurement(known, name)))
         write_result(found[-1])
     return found
+
+
+def check_claims(names: Sequence[str]) -> Iterator[Recheck]:
+    """Measure one seed of each stored result of ``names`` with today's code, one after the other.
+
+    Errors: ``ValueError`` for a claim without a measurement or a result, and for results that do not stand
+    (``grsd.evidence.results``); before anything is measured.
+    """
+    known = claims()
+    stored = results(measurements=MEASUREMENTS)
+    for name in names:
+        _measurement(known, name)
+        if name not in stored:
+            raise ValueError(f"--check: claim {name} has no result yet; grsd claims --confirm {name}")
+    return (recheck(known[name], stored[name], _measurement(known, name)) for name in names)
+
+
+def _measurement(known: Mapping[str, Claim], name: str) -> Measurement:
+    if name not in known or known[name].measurement not in MEASUREMENTS:
+        raise ValueError(f"no measurement for claim {one_line(repr(name), 80)}; there are {', '.join(MEASUREMENTS)}")
+    return MEASUREMENTS[known[name].measurement]

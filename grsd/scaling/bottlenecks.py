@@ -16,6 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from grsd.datasets import Data, power_law
+from grsd.evidence.tables import read_table, refuse_to_replace, save_table
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
@@ -23,7 +24,6 @@ from grsd.provenance import provenance
 from grsd.runs import ensemble, run
 from grsd.scaling.axes import slope
 from grsd.scaling.regression import after_features, after_samples
-from grsd.tables import read_table, refuse_to_replace, save_table
 
 SIZES = (8, 16, 32, 64, 128, 256)
 WIDTHS = (4, 8, 16, 32, 64, 128)

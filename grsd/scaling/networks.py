@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from grsd.datasets import Data, digits, patches
+from grsd.evidence.tables import read_table, refuse_to_replace, save_table
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
@@ -20,7 +21,6 @@ from grsd.runs import ensemble, run
 from grsd.runs.history import join_budgets, snapshot_budgets
 from grsd.scaling.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 from grsd.shells import LogShells
-from grsd.tables import read_table, refuse_to_replace, save_table
 
 ARCHITECTURES = ("residual", "plain")
 METHODS = ("covariant", "power law", "lazy", "straight line")
