@@ -1,29 +1,55 @@
 import pytest
 
-from grsd import confirm, tables
+from grsd import confirm
 from grsd.confirm import command
-from grsd.evidence import claims, results
+from grsd.evidence import claims, results, tables
 
 
 def test_every_rule_has_its_measurement():
-    ruled = {name for name, claim in claims().items() if claim.rule}
-    assert set(confirm.MEASUREMENTS) == ruled
+    assert set(confirm.MEASUREMENTS) == {claim.measurement for claim in claims().values() if claim.rule}
 
 
 def test_repetitions_measure_the_same():
     for name, claim in claims().items():
         if claim.repeats:
-            again, before = (dict(confirm.MEASUREMENTS[item].parameters) for item in (name, claim.repeats))
-            assert again | {"runs": before.get("runs")} == before | {"runs": before.get("runs")}, name
-            assert claim.judged.first_seed > claims()[claim.repeats].judged.first_seed
-            assert claim.judged.threshold == claims()[claim.repeats].judged.threshold
+            before = claims()[claim.repeats]
+            settings = [confirm.MEASUREMENTS[item.measurement].settings for item in (claim, before)]
+            runs = {"runs": settings[1].get("runs")}
+            assert settings[0] | runs == settings[1] | runs, name
+            assert claim.judged.first_seed > before.judged.first_seed
+            assert claim.judged.threshold == before.judged.threshold
 
 
-def test_stored_results_were_measured_as_they_are_now():
-    for name, result in results().items():
-        for parameter, value in confirm.MEASUREMENTS[name].parameters.items():
-            stored = result.provenance[parameter]
-            assert stored == value or stored == str(value), f"{name}: {parameter} has changed since the result"
+def test_stored_results_were_measured_as_they_are_now(monkeypatch):
+    """Every stored protocol is that of today's measurement; one other setting is refused, by whoever reads them all."""
+    assert results(measurements=confirm.MEASUREMENTS).keys() == results().keys()
+    measured = confirm.MEASUREMENTS["network-width-slope"]
+    deeper = confirm.Measurement(measured.measure, measured.parameters | {"depth": 7})
+    monkeypatch.setitem(command.MEASUREMENTS, "network-width-slope", deeper)
+    line = "network-width-slope.json: its protocol has changed since it was measured: depth was "
+    for call in (confirm.confirm_claims, lambda: confirm.check_claims(["budget-closes"])):
+        with pytest.raises(ValueError, match=f"^{line}.* and is 7 now; grsd claims --confirm network-width-slope$"):
+            call()
+
+
+def test_the_older_way_to_write_a_measurement():
+    """Settings as provenance holds them, and a function of the seed alone."""
+    measured = confirm.Measurement(lambda seed: seed / 2, {"depth": 8, "residual": True, "limit": None, "rate": 0.5})
+    assert measured.value(3) == measured.measure(3) == 1.5
+    assert measured.settings == measured.parameters
+    assert measured.settings == {"depth": 8, "residual": "True", "limit": "None", "rate": 0.5}
+
+
+def test_a_result_is_checked_by_one_seed():
+    """The planted ensembles come out as ones and zeros, whatever the machine; code that nobody recorded is other code."""
+    (found,) = confirm.check_claims(["second-width"])
+    stored = results()["second-width"]
+    assert (found.seed, found.stored) == (stored.seeds[0], stored.values[0])
+    assert found.agrees
+    assert not found.same_code
+    for name, line in (("guess", "no measurement for claim 'guess'; there are budget-closes"), ("a\nb", r"'a\\nb'")):
+        with pytest.raises(ValueError, match=line):
+            confirm.check_claims([name])
 
 
 def test_only_what_is_not_written_is_forecast(monkeypatch, tmp_path):
@@ -55,13 +81,13 @@ def test_unknown_claims_are_refused_before_measuring():
 def test_one_stored_value_comes_out_again():
     """The first confirmatory seed, measured anew: the same size, rounding being what it measures."""
     stored = results()["coupling-antisymmetric"]
-    again = confirm.MEASUREMENTS["coupling-antisymmetric"].measure(stored.seeds[0])
+    again = confirm.MEASUREMENTS["coupling-antisymmetric"].value(stored.seeds[0])
     assert stored.values[0] / 10 < again < stored.values[0] * 10
 
 
 def test_planted_ensembles_give_ones_and_zeros():
     for name in ("coverage-b", "second-width"):
         measurement = confirm.MEASUREMENTS[name]
-        assert measurement.measure(0) in {0.0, 1.0}
-        assert measurement.parameters["runs"] == 8
+        assert measurement.value(0) in {0.0, 1.0}
+        assert measurement.settings["runs"] == 8
         assert claims()[name].judged.summary == "proportion"

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd import tables
-from grsd.evidence import results
+from grsd.evidence import results, tables
 from grsd.scaling import early, networks
 from grsd.scaling.prediction import NEEDED
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from grsd import evidence
+from grsd.evidence.measurement import Measurement as OfProtocol
 
 RUNS = 8  # of an ensemble
 
 
 @dataclass(frozen=True, init=False)
-class Measurement(evidence.Measurement):
+class Measurement(OfProtocol):
     """``measure(seed)`` gives the claim's statistic; ``parameters`` are stored as its protocol."""
 
     def __init__(self, measure: Callable[[int], float], parameters: Mapping[str, object]) -> None:

@@ -31,7 +31,8 @@ def fingerprint(function: Callable) -> str:
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` if the code of
     a file has changed since it was imported, so that nobody can say which code would compute.
     """
-    return _fingerprint("run(spec)", function.__qualname__, _file(function))
+    start = _file(function)
+    return _fingerprint("run(spec)", function.__qualname__, start)
 
 
 def code_of(measure: Callable) -> str:
