@@ -209,17 +209,17 @@ def test_checked_claims(capsys, monkeypatch):
     """One line each, and exit 1 if today's code gives another value."""
 
     def checked(names):
-        return (Recheck(name, 1000, 0.5, 0.5 if name != "rigidity" else 0.6, 1e-9, False) for name in names)
+        return (Recheck(name, 1000, 0.5, 0.5 if name != "rigidity" else 0.6, 1e-9, True, False) for name in names)
 
     monkeypatch.setattr("grsd.confirm.check_claims", checked)
     assert cli.main(["claims", "--check", "budget-closes"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "budget-closes, seed 1000: stored 0.5, today 0.5: agrees within 1e-09 of it, other code",
+        "budget-closes, seed 1000: agrees: stored 0.5, today 0.5, allowed 1e-09 apart; other code",
         "1 checked: 1 agree, 0 differ",
     ]
     assert cli.main(["claims", "--check", "--notebook", "08"]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert "rigidity, seed 1000: stored 0.5, today 0.6: differs by more than 1e-09 of it, other code" in said
+    assert "rigidity, seed 1000: differs: stored 0.5, today 0.6, allowed 1e-09 apart; other code" in said
     assert said[-1] == "6 checked: 5 agree, 1 differ"
 
 

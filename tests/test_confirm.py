@@ -10,9 +10,10 @@ def test_every_rule_has_its_measurement():
 
 
 def test_repetitions_measure_the_same():
-    for name, claim in claims().items():
+    known = claims()
+    for name, claim in known.items():
         if claim.repeats:
-            before = claims()[claim.repeats]
+            before = known[claim.repeats]
             settings = [confirm.MEASUREMENTS[item.measurement].settings for item in (claim, before)]
             runs = {"runs": settings[1].get("runs")}
             assert settings[0] | runs == settings[1] | runs, name
@@ -41,7 +42,7 @@ def test_the_older_way_to_write_a_measurement():
 
 
 def test_a_result_is_checked_by_one_seed():
-    """The planted ensembles come out as ones and zeros, whatever the machine; code that nobody recorded is other code."""
+    """The planted ensembles come out as ones and zeros, on any machine; code that nobody recorded is other code."""
     (found,) = confirm.check_claims(["second-width"])
     stored = results()["second-width"]
     assert (found.seed, found.stored) == (stored.seeds[0], stored.values[0])

@@ -47,10 +47,11 @@ def constant(value):
 
 def test_committed_results_stand():
     """Verdicts recomputed from the stored values, under the committed rules, on confirmatory seeds."""
+    known = claims()
     judged = results()
     assert judged
     for name, result in judged.items():
-        claim = claims()[name]
+        claim = known[name]
         assert result.rule_hash == claim.hash
         assert min(result.seeds) >= 1000
         assert len(result.seeds) >= claim.judged.seeds
@@ -278,19 +279,33 @@ def test_a_protocol_that_could_change_is_refused(protocol, line):
         Measurement(protocol, Slope.measure)
 
 
-def test_one_seed_once_more():
-    """Identities to 1e-9 of the stored value, statistics to 1e-6; both numbers are said."""
-    result = judge(CLAIM, SEEDS, [0.5] * 8, {}, MEASURED.code)
-    for summary, error, agrees in (("mean", 0.9e-6, True), ("mean", 1.1e-6, False), ("max", 0.9e-6, False)):
-        claim = replace(CLAIM, rule=replace(RULE, summary=summary))
-        found = recheck(claim, result, constant(0.5 * (1 + error)))
-        assert found.agrees is agrees, (summary, error)
-        assert f"x, seed 1000: stored 0.5, today {found.today!r}: " in str(found)
-    assert "differs by more than 1e-09 of it, other code" in str(found)
-    assert str(recheck(CLAIM, result, constant(0.5))).endswith("agrees within 1e-06 of it, other code")
-    assert recheck(CLAIM, result, MEASURED).same_code
-    assert not recheck(CLAIM, result, constant(math.nan)).agrees
-    assert recheck(CLAIM, judge(CLAIM, SEEDS, [math.nan] * 8, {}), constant(math.nan)).agrees
+@pytest.mark.parametrize(
+    ("summary", "stored", "today", "agrees"),
+    [
+        ("mean", 0.5, 0.5 * (1 + 0.9e-6), True),
+        ("mean", 0.5, 0.5 * (1 + 1.1e-6), False),
+        ("mean", 1e-12, 1.1e-12, False),
+        ("max", 0.05, 0.05 + 0.9e-9, True),
+        ("max", 0.05, 0.05 + 1.1e-9, False),
+        ("max", 5.0, 5.0 + 4e-9, True),
+        ("max", 1e-12, 3e-12, True),
+        ("max", 0.1, 0.1 + 1e-12, False),
+        ("min", math.nan, math.nan, True),
+        ("mean", math.nan, 0.0, False),
+        ("mean", math.inf, math.inf, True),
+    ],
+)
+def test_one_seed_once_more(summary, stored, today, agrees):
+    """Statistics to 1e-6 of the stored value; identities, which may be rounding alone, to 1e-9 on the same side."""
+    claim = replace(CLAIM, rule=replace(RULE, summary=summary, threshold=0.1, fails_beyond=None))
+    found = recheck(claim, judge(claim, SEEDS, [stored] * 8, {}, MEASURED.code), constant(today))
+    assert found.agrees is agrees
+    assert str(found).startswith(
+        f"x, seed 1000: {'agrees' if agrees else 'differs'}: stored {stored!r}, today {today!r}, "
+    )
+    assert str(found).endswith("; other code")
+    assert ("on the other side of the threshold" in str(found)) is (stored == 0.1)
+    assert recheck(claim, judge(claim, SEEDS, [stored] * 8, {}, MEASURED.code), MEASURED).same_code
 
 
 def test_which_commit_measures(tmp_path):

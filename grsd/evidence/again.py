@@ -17,35 +17,47 @@ OF_IDENTITIES, OF_STATISTICS = 1e-9, 1e-6
 class Recheck:
     """The stored value of one seed beside the one that today's code gives.
 
-    ``tolerance``: relative to the stored value; 1e-9 for claims of identities (their rule takes the maximum or the
-    minimum over seeds), 1e-6 for statistics. ``same_code``: whether the fingerprint of the code is the stored one.
+    ``allowed``: the largest difference of values that agree. ``same_side``: whether both are on the same side of the
+    rule's threshold, if the claim is of an identity. ``same_code``: whether the fingerprint of the code is the stored
+    one.
     """
 
     claim: str
     seed: int
     stored: float
     today: float
-    tolerance: float
+    allowed: float
+    same_side: bool
     same_code: bool
 
     @property
     def agrees(self) -> bool:
         if math.isnan(self.stored) or math.isnan(self.today):
             return math.isnan(self.stored) and math.isnan(self.today)
-        return self.today == self.stored or abs(self.today - self.stored) <= self.tolerance * abs(self.stored)
+        return self.same_side and (self.today == self.stored or abs(self.today - self.stored) <= self.allowed)
 
     def __str__(self) -> str:
-        verdict = "agrees within" if self.agrees else "differs by more than"
+        verdict = "agrees" if self.agrees else "differs"
+        side = "" if self.same_side else ", on the other side of the threshold"
         code = "the same code" if self.same_code else "other code"
         return (
-            f"{self.claim}, seed {self.seed}: stored {self.stored!r}, today {self.today!r}: {verdict} "
-            f"{self.tolerance:g} of it, {code}"
+            f"{self.claim}, seed {self.seed}: {verdict}: stored {self.stored!r}, today {self.today!r}, allowed "
+            f"{self.allowed:.3g} apart{side}; {code}"
         )
 
 
 def recheck(claim: Claim, result: Result, measurement: Measurement) -> Recheck:
-    """Measure the first seed of ``result`` with today's code."""
-    same = measurement.code == result.provenance["code"]
-    tolerance = OF_IDENTITIES if claim.judged.summary in IDENTITIES else OF_STATISTICS
-    seed = result.seeds[0]
-    return Recheck(claim.id, seed, result.values[0], measurement.value(seed), tolerance, same)
+    """Measure the first seed of ``result`` with today's code.
+
+    Statistics agree to 1e-6 of the stored value. Claims of identities (their rule takes the maximum or minimum over
+    seeds) have values that are differences relative to what is compared, often rounding alone: they agree to 1e-9, or
+    1e-9 of values above one, if both stay on the same side of the threshold.
+    """
+    same_code = measurement.code == result.provenance["code"]
+    seed, stored = result.seeds[0], result.values[0]
+    today = measurement.value(seed)
+    rule = claim.judged
+    if rule.summary in IDENTITIES:
+        same_side = rule.verdict(stored) == rule.verdict(today)
+        return Recheck(claim.id, seed, stored, today, OF_IDENTITIES * max(1.0, abs(stored)), same_side, same_code)
+    return Recheck(claim.id, seed, stored, today, OF_STATISTICS * abs(stored), True, same_code)
