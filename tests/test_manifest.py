@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from functools import cache
 
 import pytest
 
@@ -25,16 +26,17 @@ def test_every_committed_file_has_one_entry():
     found = subprocess.run(["git", "ls-files", "data", "figures"], cwd=project(), capture_output=True, text=True)
     paths = found.stdout.split() or committed(project())
     assert set(paths) <= set(committed(project()))
-    entries, used = manifest(), set()
+    entries, known, used = manifest(), claims(), set()
+    planned = cache(lambda number, profile: plan(project(), only=[number], profile=profile))
     for path in paths:
         entry = entry_of(path, entries)
         used.add(entry)
         if entry.command is not None:
             options = cli._parser().parse_args(shlex.split(entry.command_for(path))[1:])
             if options.command == "claims":
-                assert all(claims()[name].rule for name in options.confirm or ())
+                assert all(known[name].rule for name in options.confirm or ())
             if options.command == "reproduce":
-                (job,) = plan(project(), only=options.only, profile=options.profile)
+                (job,) = planned(*options.only, options.profile)
                 assert path.split("/")[-1].startswith(job.notebook.stem)
         if entry.makes is not None:
             assert callable(entry.function())
@@ -89,12 +91,12 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path, content, line):
     with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
         manifest(tmp_path / "m.yaml")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="makes: there is no function grsd.nowhere:nothing"):
+    with pytest.raises(ValueError, match=r"makes: there is no function grsd.nowhere:nothing"):
         Entry("a", makes="grsd.nowhere:nothing").function()
 
 
 def test_one_door(monkeypatch, capsys):
-    """``grsd data FILE`` runs the command or calls the function; ``--show`` prints it; what no command makes is said."""
+    """``grsd data FILE`` runs the command or calls the function, ``--show`` prints it."""
     assert cli.main(["data", "--show", "data/tables/08_rigidity-distance.csv"]) == 0
     assert capsys.readouterr().out == "grsd reproduce --profile full --only 08\n"
     made = []
