@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,7 +18,7 @@ from grsd.runs.spec import CHOICES, Spec, parse
 from grsd.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
 if TYPE_CHECKING:
-    from grsd.evidence import Claim, Measurement
+    from grsd.evidence import Measurement
 
 # What takes torch, or seconds, is imported where it is needed: help and refusals do without.
 
@@ -197,7 +196,12 @@ def _claims(options: argparse.Namespace) -> int:
             writable_file("--readme", readme)
         say_swept(root, root / "data" / "results", root / "data" / "predictions")
         if options.forecast or options.confirm is not None:
-            _measure(options, chosen)
+            from grsd.confirm import confirm_claims, forecast_claims
+
+            if options.forecast:
+                forecast_claims()
+            if options.confirm is not None:
+                confirm_claims(options.confirm, among=chosen)
         judged = results(measurements=_measurements() if options.readme else None)
         if options.readme:
             write_headlines(readme, known, judged)
@@ -205,15 +209,6 @@ def _claims(options: argparse.Namespace) -> int:
             return _check(options.check or [name for name in chosen if name in judged])
         print("\n".join(terminal_lines(chosen, judged)))
     return 0
-
-
-def _measure(options: argparse.Namespace, chosen: Mapping[str, Claim]) -> None:
-    from grsd.confirm import confirm_claims, forecast_claims
-
-    if options.forecast:
-        forecast_claims()
-    if options.confirm is not None:
-        confirm_claims(options.confirm, among=chosen)
 
 
 def _measurements() -> Mapping[str, Measurement]:
@@ -225,17 +220,18 @@ def _measurements() -> Mapping[str, Measurement]:
 def _check(names: Sequence[str]) -> int:
     """1 if today's code gives another value than the stored one for any of ``names``."""
     from grsd.confirm import check_claims
+    from grsd.evidence import wrapped
 
     differ = 0
     for checked in check_claims(names):
         differ += not checked.agrees
-        print(checked, flush=True)
+        print("\n".join(wrapped(str(checked))), flush=True)
     print(f"{len(names)} checked: {len(names) - differ} agree, {differ} differ")
     return int(differ > 0)
 
 
 def _data(options: argparse.Namespace) -> int:
-    from grsd.evidence.manifest import entry_of, listing, manifest, named
+    from grsd.evidence.manifest import entry_of, listing, make, manifest, named
 
     if options.show and options.name is None:
         raise ValueError("--show: expected a file's name after it; grsd data lists them")
@@ -251,10 +247,8 @@ def _data(options: argparse.Namespace) -> int:
             print(entry.shown(path))
         elif entry.otherwise is not None:
             raise ValueError(f"{path}: no command makes it: {entry.otherwise}")
-        elif entry.command is not None:
-            return main(shlex.split(entry.command_for(path))[1:])
         else:
-            entry.function()()
+            return make(path, entry, root, main)
     return 0
 
 

@@ -11,7 +11,7 @@ from grsd import cli
 from grsd.evidence import claims
 from grsd.evidence.manifest import Entry, committed, entry_of, listing, manifest, named
 from grsd.folders import project
-from grsd.plan import plan
+from grsd.plan import Job, plan
 
 ENTRIES = (
     Entry("data/tables/*.csv", command="grsd reproduce --only {number}", seconds=12.0),
@@ -26,13 +26,14 @@ def test_every_committed_file_has_one_entry():
     found = subprocess.run(["git", "ls-files", "data", "figures"], cwd=project(), capture_output=True, text=True)
     paths = found.stdout.split() or committed(project())
     assert set(paths) <= set(committed(project()))
-    entries, known, used = manifest(), claims(), set()
+    entries, known, parser, used = manifest(), claims(), cli._parser(), set()
+    parsed = cache(lambda line: parser.parse_args(shlex.split(line)[1:]))
     planned = cache(lambda number, profile: plan(project(), only=[number], profile=profile))
     for path in paths:
         entry = entry_of(path, entries)
         used.add(entry)
         if entry.command is not None:
-            options = cli._parser().parse_args(shlex.split(entry.command_for(path))[1:])
+            options = parsed(entry.command_for(path))
             if options.command == "claims":
                 assert all(known[name].rule for name in options.confirm or ())
             if options.command == "reproduce":
@@ -106,6 +107,13 @@ def test_one_door(monkeypatch, capsys):
     monkeypatch.setattr("grsd.bench.krylov.main", lambda: made.append("krylov"))
     assert cli.main(["data", "krylov-against-flow"]) == 0
     assert made == [["08"], ["09"], "krylov"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "data/benchmarks/krylov-against-flow.csv: made in 0 s by grsd.bench.krylov:main()"
+    assert cli.main(["data", "data/tables/08_not-there.csv"]) == 1
+    line = "grsd data: data/tables/08_not-there.csv: grsd reproduce --profile full --only 08 did not make it"
+    assert capsys.readouterr().err == f"{line}\n"
+    monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [Job(project(), {}, failure="cell In [1]")])
+    assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 1
     assert cli.main(["data", "cuda.csv"]) == 2
     line = (
         "grsd data: data/cuda.csv: no command makes it: by pytest tests/test_cuda.py, on a machine with a CUDA device"

@@ -14,6 +14,7 @@ from grsd.evidence.words import (
     made_by,
     terminal_lines,
     verdict_lines,
+    wrapped,
     write_headlines,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "results",
     "terminal_lines",
     "verdict_lines",
+    "wrapped",
     "write_headlines",
     "write_result",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -119,6 +121,24 @@ def named(name: str, root: Path, entries: Sequence[Entry]) -> str:
     if len({entry_of(path, entries).shown(path) for path in found}) > 1:
         raise ValueError(f"{one_line(repr(name), 80)} may be {' or '.join(found)}; name one of them by its path")
     return found[0]
+
+
+def make(path: str, entry: Entry, root: Path, command: Callable[[Sequence[str]], int]) -> int:
+    """Make the file ``path`` again, and print how long that took; the exit code of what ``entry`` runs.
+
+    ``command``: takes the arguments of a ``grsd`` command and returns its exit code.
+
+    Errors: ``RuntimeError`` if all went well and the file is not there.
+    """
+    begun = time.perf_counter()
+    if entry.command is not None and (code := command(shlex.split(entry.command_for(path))[1:])):
+        return code
+    if entry.makes is not None:
+        entry.function()()
+    if not (root / path).is_file():
+        raise RuntimeError(f"{path}: {entry.shown(path)} did not make it")
+    print(f"{path}: made in {time.perf_counter() - begun:.0f} s by {entry.shown(path)}")
+    return 0
 
 
 def _entry(path: Path, number: int, item: object) -> Entry:

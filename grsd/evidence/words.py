@@ -70,9 +70,13 @@ def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
     for claim in chosen.values():
         said, sentence = verdict_lines({claim.id: claim}, judged)
         made = f"; {made_by(judged[claim.id])}" if claim.id in judged else ""
-        lines += textwrap.wrap(said + made, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
-        lines += textwrap.wrap(sentence, COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
+        lines += [*wrapped(said + made), *wrapped(sentence, "    ")]
     return [*lines, counted(chosen, judged)]
+
+
+def wrapped(text: str, indent: str = "  ") -> list[str]:
+    """Lines of at most 80 columns; all but the first are indented."""
+    return textwrap.wrap(text, COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def made_by(result: Result) -> str:
