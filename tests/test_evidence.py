@@ -20,6 +20,7 @@ from grsd.evidence import (
     write_result,
 )
 from grsd.evidence.source import commit
+from grsd.runs import Spec
 
 RULE = DecisionRule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
 CLAIM = Claim("x", "A sentence.", "ours", rule=RULE)
@@ -238,6 +239,7 @@ def test_what_ran_is_what_is_stored(tmp_path):
     assert result.protocol["depths"] == [4, 8]
     assert result.protocol["law"]["threshold"] == 0.1
     assert result.carried_over_from is None
+    assert Measurement(Spec(depth=3), Slope.measure).settings == Spec(depth=3).to_dict()
     made = result.provenance
     assert "torch" in made["versions"]
     assert made["command"] == "grsd claims --confirm x"

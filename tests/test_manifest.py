@@ -109,8 +109,8 @@ def test_one_door(monkeypatch, capsys):
     assert made == [["08"], ["09"], "krylov"]
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "data/benchmarks/krylov-against-flow.csv: made in 0 s by grsd.bench.krylov:main()"
-    assert cli.main(["data", "data/tables/08_not-there.csv"]) == 1
-    line = "grsd data: data/tables/08_not-there.csv: grsd reproduce --profile full --only 08 did not make it"
+    assert cli.main(["data", "figures/08_not-there.svg"]) == 1
+    line = "grsd data: figures/08_not-there.svg: grsd reproduce --only 08 did not make it"
     assert capsys.readouterr().err == f"{line}\n"
     monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [Job(project(), {}, failure="cell In [1]")])
     assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 1
