@@ -44,7 +44,7 @@ def code_of(measure: Callable) -> str:
         measure = measure.func
     file = getattr(sys.modules.get(getattr(measure, "__module__", None) or ""), "__file__", None)
     name = getattr(measure, "__qualname__", type(measure).__qualname__)
-    return UNKNOWN if file is None else _fingerprint("measure", name, Path(file).resolve())
+    return UNKNOWN if file is None else _fingerprint("Measurement(measure=...)", name, Path(file).resolve())
 
 
 def _fingerprint(call: str, name: str, start: Path) -> str:
