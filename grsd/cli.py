@@ -6,16 +6,19 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from grsd.runs.spec import Spec, choices, parse
 from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
+
+if TYPE_CHECKING:
+    from grsd.evidence import Measurement
 
 # What takes torch, or seconds, is imported where it is needed: help and refusals do without.
 
@@ -68,8 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--forecast", action="store_true", help="write the forecasts to be judged; before --confirm, and only once"
     )
+    table.add_argument(
+        "--check", nargs="*", metavar="CLAIM", help="measure one seed of each stored result, or of CLAIM, once more"
+    )
+    table.add_argument("--notebook", metavar="NOTEBOOK", help="number or name; only its claims")
     table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    files = commands.add_parser("data", help="the files in data/ and figures/ and what makes them; make one again")
+    files.add_argument("name", nargs="?", metavar="FILE", help="path or name; run what makes it")
+    files.add_argument("--show", action="store_true", help="only print what makes FILE")
+    files.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
     timings.add_argument("--large", action="store_true", help="ResNet-18, and shells without the kernel")
     timings.add_argument(
@@ -165,15 +176,19 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from grsd.evidence import claims, results, verdict_lines, write_headlines
+    from grsd.evidence import claims, of_notebook, results, terminal_lines, write_headlines
     from grsd.support.files import say_swept
 
     root = project(options.project)
     with environment({PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}):
         known, readme = claims(), root / "README.md"
-        for name in options.confirm or ():
-            if name not in known or known[name].rule is None:
-                raise ValueError(f"--confirm: no claim {one_line(repr(name), 80)} with a rule; grsd claims lists them")
+        chosen = known if options.notebook is None else of_notebook(known, options.notebook)
+        for option in ("confirm", "check"):
+            for name in getattr(options, option) or ():
+                if name not in chosen or chosen[name].rule is None:
+                    where = "" if options.notebook is None else f" in notebook {one_line(options.notebook, 80)}"
+                    shown = one_line(repr(name), 80)
+                    raise ValueError(f"--{option}: no claim {shown} with a rule{where}; grsd claims lists them")
         if options.forecast:
             writable("--forecast", root / "data" / "predictions")
         if options.confirm is not None:
@@ -182,21 +197,60 @@ def _claims(options: argparse.Namespace) -> int:
             writable_file("--readme", readme)
         say_swept(root, root / "data" / "results", root / "data" / "predictions")
         if options.forecast or options.confirm is not None:
-            _measure(options)
-        judged = results()
+            from grsd.studies.confirm import confirm_claims, forecast_claims
+
+            if options.forecast:
+                forecast_claims()
+            if options.confirm is not None:
+                confirm_claims(options.confirm, among=chosen)
+        judged = results(measurements=_measurements() if options.readme else None)
         if options.readme:
             write_headlines(readme, known, judged)
-        print("\n".join(verdict_lines(known, judged)))
+        if options.check is not None:
+            return _check(options.check or [name for name in chosen if name in judged])
+        print("\n".join(terminal_lines(chosen, judged)))
     return 0
 
 
-def _measure(options: argparse.Namespace) -> None:
-    from grsd.studies.confirm import confirm_claims, forecast_claims
+def _measurements() -> Mapping[str, Measurement]:
+    from grsd.studies.confirm import MEASUREMENTS
 
-    if options.forecast:
-        forecast_claims()
-    if options.confirm is not None:
-        confirm_claims(options.confirm)
+    return MEASUREMENTS
+
+
+def _check(names: Sequence[str]) -> int:
+    """1 if today's code gives another value than the stored one for any of ``names``."""
+    from grsd.evidence import wrapped
+    from grsd.studies.confirm import check_claims
+
+    differ = 0
+    for checked in check_claims(names):
+        differ += not checked.agrees
+        print("\n".join(wrapped(str(checked))), flush=True)
+    print(f"{len(names)} checked: {len(names) - differ} agree, {differ} differ")
+    return int(differ > 0)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from grsd.evidence.manifest import entry_of, listing, make, manifest, named
+
+    if options.show and options.name is None:
+        raise ValueError("--show: expected a file's name after it; grsd data lists them")
+    root = project(options.project)
+    with environment({PROJECT: str(root)}):
+        entries = manifest()
+        if options.name is None:
+            print("\n".join(listing(root, entries)))
+            return 0
+        path = named(options.name, root, entries)
+        entry = entry_of(path, entries)
+        if options.show:
+            print(entry.shown(path))
+        elif entry.otherwise is not None:
+            raise ValueError(f"{path}: no command makes it: {entry.otherwise}")
+        else:
+            return make(path, entry, root, main)
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -307,7 +361,15 @@ def _refuse_cuda_where_there_is_none() -> None:
         raise ValueError("--device cuda: there is no CUDA device here")
 
 
-COMMANDS = {"reproduce": _reproduce, "run": _run, "claims": _claims, "bench": _bench, "lab": _lab, "clean": _clean}
+COMMANDS = {
+    "reproduce": _reproduce,
+    "run": _run,
+    "claims": _claims,
+    "data": _data,
+    "bench": _bench,
+    "lab": _lab,
+    "clean": _clean,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 import grsd
 from grsd import cli
+from grsd.evidence import Recheck
 
 GRSD = Path(sys.executable).with_name("grsd")
 
@@ -120,6 +121,7 @@ def test_run_refuses_in_one_line(refused, arguments, message):
 TIMED = """
 import sys, time
 from grsd import cli
+from grsd.evidence import Recheck
 try:
     code = cli.main(sys.argv[1:])
 except SystemExit as stopped:
@@ -144,6 +146,10 @@ print("\\n", code, time.process_time(), ",".join(sorted(heavy)) or "-")
         (["run", "--table", "grsd"], 2, 1),
         (["claims", "--confirm", "nothing"], 2, 1),
         (["claims", "--project", "tests"], 2, 1),
+        (["claims", "--check", "nothing"], 2, 1),
+        (["claims", "--notebook", "77"], 2, 1),
+        (["data", "nothing"], 2, 1),
+        (["data", "--show"], 2, 1),
         (["lab", "--port", "0"], 2, 1),
     ],
 )
@@ -178,7 +184,50 @@ def test_a_run_that_cannot_write_fails_in_one_line(monkeypatch, capsys, tmp_path
         assert capsys.readouterr().err == f"grsd reproduce: {said}\n"
 
 
-@pytest.mark.parametrize("arguments", [["claims"], ["--help"]])
+def test_claims_of_a_notebook(capsys, monkeypatch):
+    assert cli.main(["claims", "--notebook", "3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("gradient-propagation (paper): holds: 0.033 [0.03, 0.0367], at most 0.1, 8 seeds;")
+    assert said[-1] == "4 claims: 4 hold"
+    for arguments, line in (
+        (
+            ["--notebook", "77"],
+            "grsd claims: --notebook: no claims of a notebook '77'; there are 01_shell_dynamics, 02",
+        ),
+        (["--check", "none"], "grsd claims: --check: no claim 'none' with a rule; grsd claims lists them"),
+        (
+            ["--notebook", "3", "--confirm", "rigidity"],
+            "grsd claims: --confirm: no claim 'rigidity' with a rule in note",
+        ),
+    ):
+        assert cli.main(["claims", *arguments]) == 2
+        assert capsys.readouterr().err.startswith(line)
+    asked = []
+    monkeypatch.setattr("grsd.studies.confirm.confirm_claims", lambda names, among: asked.append((names, list(among))))
+    assert cli.main(["claims", "--notebook", "01", "--confirm"]) == 0
+    assert asked == [([], ["budget-closes", "coupling-antisymmetric", "flow-is-accurate"])]
+
+
+def test_checked_claims(capsys, monkeypatch):
+    """One line each, and exit 1 if today's code gives another value."""
+
+    def checked(names):
+        return (Recheck(name, 1000, 0.5, 0.5 if name != "rigidity" else 0.6, 1e-9, True, False) for name in names)
+
+    monkeypatch.setattr("grsd.studies.confirm.check_claims", checked)
+    assert cli.main(["claims", "--check", "budget-closes"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "budget-closes, seed 1000: agrees: stored 0.5, today 0.5, allowed 1e-09 apart;",
+        "  other code",
+        "1 checked: 1 agree, 0 differ",
+    ]
+    assert cli.main(["claims", "--check", "--notebook", "08"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert "rigidity, seed 1000: differs: stored 0.5, today 0.6, allowed 1e-09 apart; other" in said
+    assert said[-1] == "6 checked: 5 agree, 1 differ"
+
+
+@pytest.mark.parametrize("arguments", [["claims"], ["--help"], ["data"]])
 def test_nobody_reads(arguments):
     """As in ``grsd claims | true``."""
     reading, writing = os.pipe()

@@ -1,29 +1,61 @@
+from dataclasses import replace
+
 import pytest
 
-from grsd import tables
-from grsd.evidence import claims, results
+from grsd.evidence import claims, results, tables
 from grsd.studies import confirm
+from grsd.support.folders import project
 
 
 def test_every_rule_has_its_measurement():
-    ruled = {name for name, claim in claims().items() if claim.rule}
-    assert set(confirm.MEASUREMENTS) == ruled
+    assert set(confirm.MEASUREMENTS) == {claim.measurement for claim in claims().values() if claim.rule}
 
 
 def test_repetitions_measure_the_same():
-    for name, claim in claims().items():
+    known = claims()
+    for name, claim in known.items():
         if claim.repeats:
-            again, before = (confirm.MEASUREMENTS[item].settings for item in (name, claim.repeats))
-            assert again | {"runs": before.get("runs")} == before | {"runs": before.get("runs")}, name
-            assert claim.judged.first_seed > claims()[claim.repeats].judged.first_seed
-            assert claim.judged.threshold == claims()[claim.repeats].judged.threshold
+            before = known[claim.repeats]
+            settings = [confirm.MEASUREMENTS[item.measurement].settings for item in (claim, before)]
+            for block in ("runs", "first"):
+                settings[0].pop(block, None), settings[1].pop(block, None)
+            assert settings[0] == settings[1], name
+            assert claim.judged.first_seed > before.judged.first_seed
+            assert claim.judged.threshold == before.judged.threshold
 
 
-def test_stored_results_were_measured_as_they_are_now():
-    for name, result in results().items():
-        for parameter, value in confirm.MEASUREMENTS[name].parameters.items():
-            stored = result.provenance[parameter]
-            assert stored == value or stored == str(value), f"{name}: {parameter} has changed since the result"
+def test_stored_results_were_measured_as_they_are_now(monkeypatch):
+    """Every stored protocol is that of today's measurement; one other setting is refused, by whoever reads them all."""
+    assert results(measurements=confirm.MEASUREMENTS).keys() == results().keys()
+    measured = confirm.MEASUREMENTS["network-width-slope"]
+    networks = replace(measured.protocol.networks, depth=7)
+    deeper = replace(measured, protocol=replace(measured.protocol, networks=networks))
+    monkeypatch.setitem(confirm.MEASUREMENTS, "network-width-slope", deeper)
+    line = "network-width-slope.json: its protocol has changed since it was measured: "
+    for call in (confirm.confirm_claims, lambda: confirm.check_claims(["budget-closes"])):
+        with pytest.raises(ValueError, match=f"^{line}networks.depth was 4 and is 7 now; grsd claims"):
+            call()
+
+
+def test_every_table_is_made_by_a_study():
+    stored = {path.stem for path in (project() / "data" / "tables").glob("*.csv")}
+    assert stored == set(confirm.TABLES)
+    with pytest.raises(
+        ValueError, match=r"^write_table\(name\): expected one of 02_calibration-coverage, .* got 'guess'"
+    ):
+        confirm.write_table("guess")
+
+
+def test_a_result_is_checked_by_one_seed():
+    """The planted ensembles come out as ones and zeros, on any machine; code that nobody recorded is other code."""
+    (found,) = confirm.check_claims(["second-width"])
+    stored = results()["second-width"]
+    assert (found.seed, found.stored) == (stored.seeds[0], stored.values[0])
+    assert found.agrees
+    assert not found.same_code
+    for name, line in (("guess", "no measurement for claim 'guess'; there are budget-closes"), ("a\nb", r"'a\\nb'")):
+        with pytest.raises(ValueError, match=line):
+            confirm.check_claims([name])
 
 
 def test_only_what_is_not_written_is_forecast(monkeypatch, tmp_path):
@@ -55,13 +87,13 @@ def test_unknown_claims_are_refused_before_measuring():
 def test_one_stored_value_comes_out_again():
     """The first confirmatory seed, measured anew: the same size, rounding being what it measures."""
     stored = results()["coupling-antisymmetric"]
-    again = confirm.MEASUREMENTS["coupling-antisymmetric"](stored.seeds[0])
+    again = confirm.MEASUREMENTS["coupling-antisymmetric"].value(stored.seeds[0])
     assert stored.values[0] / 10 < again < stored.values[0] * 10
 
 
 def test_planted_ensembles_give_ones_and_zeros():
     for name in ("coverage-b", "second-width"):
         measurement = confirm.MEASUREMENTS[name]
-        assert measurement.measure(0) in {0.0, 1.0}
-        assert measurement.parameters["runs"] == 8
+        assert measurement.value(0) in {0.0, 1.0}
+        assert measurement.settings["runs"] == 8
         assert claims()[name].judged.summary == "proportion"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd import Spec, tables
-from grsd.evidence import results
+from grsd import Spec
+from grsd.evidence import results, tables
 from grsd.studies.power_law_scaling import forecasts
 from grsd.theory import early
 from grsd.theory.prediction import NEEDED

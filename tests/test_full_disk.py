@@ -18,9 +18,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from test_runs_kept import OPTIONS, SMALL
 
 import grsd
-from grsd import cli, tables
+from grsd import cli
 from grsd.bench.figure import draw
-from grsd.evidence import MARKS, Claim, Rule, judge, write_headlines, write_result
+from grsd.evidence import MARKS, Claim, DecisionRule, judge, tables, write_headlines, write_result
 from grsd.plotting import savefig
 from grsd.reproduce import reproduce
 from grsd.support.files import UNFINISHED
@@ -65,7 +65,7 @@ def full(request, tmp_path, monkeypatch):
 
 
 def claim(folder):
-    rule = Rule("s", "at most", 1.0, "r")
+    rule = DecisionRule("s", "at most", 1.0, "r")
     found = Claim("c", "a claim", "ours", "00_a", None, rule, "c")
     return found, judge(found, range(1000, 1008), [0.5] * 8, {})
 

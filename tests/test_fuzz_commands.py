@@ -11,7 +11,7 @@ import grsd.reproduce
 import grsd.studies.confirm
 from grsd import cli
 from grsd.bench import measure
-from grsd.evidence import claims, confirm, write_result
+from grsd.evidence import claims, judge, write_result
 from grsd.runs import parallel
 
 GOOD = {
@@ -22,11 +22,12 @@ GOOD = {
     "--activation": ["relu"], "--weight-scale": ["0.5"], "--branch-scale": ["none", "0.1"], "--data": ["digits"],
     "--task": ["parity"], "--samples": ["9"], "--data-seed": ["1"], "--times": ["0.1,10,3"], "--tolerance": ["1e-3"],
     "--shell-widths": ["0.5", "1,2"], "--smoothing": ["0.1"], "--seed": ["3"], "--dtype": ["float32"],
-    "--seeds": ["0-7", "0,3,5-6"], "--table": ["t.csv"],
+    "--seeds": ["0-7", "0,3,5-6"], "--table": ["t.csv"], "--check": ["a"], "--notebook": ["0", "00_first"],
 }  # fmt: skip
 COMMANDS = {
     "reproduce": ["--only", "--profile", "--set", "--device", "--output", "--project", "--refresh"],
-    "claims": ["--confirm", "--forecast", "--readme", "--project"],
+    "claims": ["--confirm", "--forecast", "--readme", "--project", "--check", "--notebook"],
+    "data": ["--show", "--project"],
     "bench": ["--large", "--device", "--threads", "--folder", "--neural-tangents"],
     "lab": ["--port", "--no-browser", "--project"],
     "run": [
@@ -35,7 +36,7 @@ COMMANDS = {
         "--dtype", "--seeds", "--workers", "--threads", "--folder", "--table",
     ],
 }  # fmt: skip
-FLAGS = {"--help", "--refresh", "--forecast", "--readme", "--large", "--no-browser"}
+FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--no-browser"}
 ODD = [
     "", " ", "-", "--", "-1", "-0", "1e999", "nan", "inf", "-inf", "1e-320", "0x10", "1_000", "\u00b2", "\u0663",
     "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 5000, "0-" + "9" * 18, "1-0", "1,1", ",", "0,", "1;2", "=", "=3",
@@ -44,13 +45,23 @@ ODD = [
     "/dev/full", "/proc/self/mem", "file", "file/below", "loop", "loop/below", "nowhere", "~", "*", "$HOME",
     "'", '"', "%s", "--help", "--version", "--colour", "--widht", "--no-such=3", "@file", "cuda", "cuda:99", "77",
 ]  # fmt: skip
-FILES = ["data/claims.yaml", "data/results/a.json", "notebooks/profiles.yaml", "notebooks/00_first.ipynb", "README.md"]
+FILES = [
+    "data/claims/00_first.yaml", "data/results/a.json", "data/manifest.yaml", "notebooks/profiles.yaml",
+    "notebooks/00_first.ipynb", "README.md",
+]  # fmt: skip
 DAMAGE = [
     b"", b"\xff\xfe\x00", b"[", b"[" * 3000, b"{}", b"[]", b"null", b"3", b'"text"', b"claims: {a: 1}", b"claims: [3]",
     b"claims:\n- {id: [a], claim: 1, whose: ours}", b"default: 3", b"a: &a [*a]", b'{"cells": [null]}', b"\0", b"\t- x",
     b'{"cells": [{"metadata": {"tags": ["parameters"]}, "source": ["a: int = = 1"]}]}', b"claims: !!python/object:x {}",
     b'{"claim": "a", "seeds": "abc", "values": null}', b"a: b: c", b"2" * 5000, b"1e400", b"? [a]\n: b", b"<<: 3",
+    b"entries: 3", b"entries: [3]", b"entries: [{files: a, makes: os:system}]", b"entries: [{files: [], command: 3}]",
 ]  # fmt: skip
+MANIFEST = """entries:
+- {files: data/manifest.yaml, otherwise: by hand, seconds: 3}
+- {files: data/claims/*, otherwise: by hand}
+- {files: data/results/*.json, command: "grsd claims --confirm {stem}"}
+- {files: data/tables/*.csv, makes: "grsd.support.folders:project"}
+"""
 RULE = "{statistic: s, direction: at most, threshold: 1.0, reason: because, seeds: 2}"
 
 
@@ -62,13 +73,17 @@ def small_project(root):
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source}
     for name in ("00_first", "01_second"):
         (root / "notebooks" / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
-    (root / "data" / "claims.yaml").write_text(f"claims:\n- {{id: a, claim: text, whose: ours, rule: {RULE}}}\n")
+    (root / "data" / "claims").mkdir()
+    (root / "data" / "claims" / "00_first.yaml").write_text(
+        f"claims:\n- {{id: a, claim: text, whose: ours, rule: {RULE}}}\n"
+    )
+    (root / "data" / "manifest.yaml").write_text(MANIFEST)
     (root / "README.md").write_text("<!-- verdicts: written by grsd claims --readme -->\n<!-- end of verdicts -->\n")
 
 
 def with_a_result(root):
-    known = claims(root / "data" / "claims.yaml")
-    write_result(confirm(known["a"], lambda seed: seed / 1e4, {}), root / "data" / "results")
+    known = claims(root / "data" / "claims")
+    write_result(judge(known["a"], (1000, 1001), (0.1, 0.1001), {}), root / "data" / "results")
 
 
 def places(folder):
@@ -98,6 +113,8 @@ def damaged(root, chance):
 def command(chance):
     name = chance.choice(list(COMMANDS)) if chance.random() < 0.95 else chance.choice(ODD)
     words = [name] if chance.random() < 0.98 else []
+    if name == "data" and chance.random() < 0.7:
+        words.append(chance.choice(["a.json", "manifest", "data/tables/00_a-b.csv", "a/b", *ODD]))
     for _ in range(chance.randrange(4)):
         option = chance.choice(COMMANDS.get(name, ["--help"]))
         words.append(option)
@@ -120,7 +137,8 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(grsd.reproduce, "_refresh", lambda job: None)
     monkeypatch.setattr(parallel, "members", lambda *_, **__: (item for item in ()))
     monkeypatch.setattr("grsd.runs.compute.run", ended)
-    monkeypatch.setattr(grsd.studies.confirm, "confirm_claims", lambda names: [])
+    monkeypatch.setattr(grsd.studies.confirm, "confirm_claims", lambda names, among: [])
+    monkeypatch.setattr(grsd.studies.confirm, "check_claims", lambda names: iter(()))
     monkeypatch.setattr(grsd.studies.confirm, "forecast_claims", lambda: None)
     monkeypatch.setattr(measure, "_rows", lambda *_: [])
     monkeypatch.setattr(measure, "draw", lambda *_: None)

@@ -21,8 +21,7 @@ ORDER = [
     "support",
     "networks", "datasets",
     "jacobian", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "theory", "solvable",
-    "evidence", "tables", "runs", "conditions", "studies", "plotting", "bench", "plan", "reproduce", "lab",
-    "cli",
+    "runs", "evidence", "conditions", "studies", "plotting", "bench", "plan", "reproduce", "lab", "cli",
 ]  # fmt: skip
 
 

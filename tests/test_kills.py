@@ -26,7 +26,7 @@ SOURCE = """
 import time
 import matplotlib.pyplot as plt
 from grsd.plotting import savefig
-from grsd.tables import save_table
+from grsd.evidence.tables import save_table
 import xarray as xr
 for number in range(6):
     figure, axes = plt.subplots()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd import tables
+from grsd.evidence import tables
 from grsd.support.provenance import provenance
 
 
@@ -48,5 +48,7 @@ def test_refusals(here):
     for name in ("power", "../02_a-b", "02_Power-x"):
         with pytest.raises(ValueError, match="expected NOTEBOOK-WHAT"):
             tables.save_table(example(), name)
-    with pytest.raises(FileNotFoundError, match="no table 02_a-b; `grsd reproduce --profile full --only 02`"):
+    with pytest.raises(FileNotFoundError, match=r"no table 02_a-b; `grsd data data/tables/02_a-b.csv` makes it"):
         tables.read_table("02_a-b")
+    with pytest.raises(FileNotFoundError, match=r"`grsd data data/predictions/09_a-b.csv` makes it"):
+        tables.read_table("09_a-b", "predictions")

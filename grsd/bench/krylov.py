@@ -144,7 +144,9 @@ def _below(at: Snapshot, inputs: Tensor, targets: Tensor, steps: int, shells: Lo
     return np.cumsum(energy_budget(found, operator.error, shells).energy.values)[:-1]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path | None = None) -> None:
+    """Print both tables and write them to ``folder`` (default: data/benchmarks in the project)."""
+    folder = folder or project() / "data" / "benchmarks"
     found, boundaries = against_flow()
     print(pd.Series(found).to_string(), boundaries.to_string(), sep="\n\n")
     table = against_dense()
@@ -157,4 +159,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(project() / "data" / "benchmarks")
+    main()

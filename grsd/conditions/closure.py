@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
 from grsd.conditions.matched import at_first_width, budget_at_loss
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
 from grsd.shells import LogShells
@@ -37,7 +37,7 @@ reads = "history"
 SHELLS = LogShells(math.log(2), 0.1)
 LEAST_VARIATION = 0.05
 MOST_PERMUTATIONS = 100_000
-RULE = Rule(
+RULE = DecisionRule(
     statistic="r / r_perm, the largest over widths",
     direction="at most",
     threshold=0.5,

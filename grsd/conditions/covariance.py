@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from grsd.conditions.contract import Estimate, Verdict, conclude
 from grsd.conditions.matched import at_first_width, history_of
 from grsd.decomposition import spectrum
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow, gradient_flow
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.laws.signflip import crossed_share
@@ -37,7 +37,7 @@ SHELLS = LogShells(math.log(2), 0.1)
 NEEDED = ("flux", "density", "boundary_mask", "time", "boundary")
 LEAST_RUNS = 3
 MOST_EFOLDS = 100.0
-RULE = Rule(
+RULE = DecisionRule(
     statistic="D^2 of t u as a function of lambda t",
     direction="at most",
     threshold=0.01,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from grsd.conditions.contract import Estimate, Verdict, conclude, first_snapshot
 from grsd.decomposition import Spectrum, spectrum
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
 from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
@@ -42,7 +42,7 @@ FLIPS = 999
 MOST_FLIPS = 1_000_000
 UNITS = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
 
-RULE = Rule(
+RULE = DecisionRule(
     statistic="excess coherence: largest log+(z^2 / typical) / log n_pair over boundaries with at least 10 effective "
     "pairs, typical the median over sign flips of the largest z^2",
     direction="at most",
@@ -211,7 +211,7 @@ TEXTS = {
 }
 
 
-def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
+def judge(ensemble: Sequence[xr.Dataset], *, rule: DecisionRule = RULE) -> Verdict:
     """Condition 2 over seeds: holds where the upper 95 % of the mean excess coherence is at most .25.
 
     The excess is that of the worst boundary, measured against what independent signs give at theirs. ``by_boundary``
@@ -221,7 +221,7 @@ def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
     Errors: ``ValueError`` for fewer datasets than the rule wants, other shells, or no boundary kept.
     """
     call = "incoherence.judge"
-    instance(call, "rule", rule, Rule, "a Rule")
+    instance(call, "rule", rule, DecisionRule, "a DecisionRule")
     needed = dict.fromkeys(("boundary_mask", "coherence", "pairs"), ("boundary",)) | {"excess": (), "decay": ()}
     ensemble = listed(call, "ensemble", ensemble, "datasets from incoherence.measure", 0)
     for item in ensemble:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
 from grsd.conditions.matched import budget_at_loss, widths_of
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow
 from grsd.laws import LawTest, judge_observed, observe, resampled
 from grsd.laws.ensemble import Ensemble
@@ -36,7 +36,7 @@ SMOOTHING = 0.1
 SHELLS = tuple(LogShells(width, SMOOTHING) for width in WIDTHS)
 LEAST_RUNS = 8
 LEAST_OBSERVED, MOST_DRAWN = 4, 1_000_000
-RULE = Rule(
+RULE = DecisionRule(
     statistic="D^2 of the couplings",
     direction="at most",
     threshold=0.04,

@@ -19,7 +19,7 @@ import xarray as xr
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
 from grsd.conditions.matched import at_first_width, budget_at_loss
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
 from grsd.shells import LogShells
@@ -32,7 +32,7 @@ paper = "locality of the exchange between shells"
 reads = "history"
 
 SHELLS = LogShells(math.log(2), 0.1)
-RULE = Rule(
+RULE = DecisionRule(
     statistic="Delta_90, from which on the share of the flux stays within .1 of one",
     direction="at most",
     threshold=2.773,

@@ -23,7 +23,7 @@ from scipy import stats
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
 from grsd.conditions.matched import at_first_width, budget_at_loss
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow
 from grsd.laws import coupling_law
 from grsd.shells import LogShells
@@ -39,7 +39,7 @@ reads = "history"
 SHELLS = LogShells(math.log(2), 0.1)
 LEAST_RUNS = 5
 LARGEST_LOG = 200.0
-RULE = Rule(
+RULE = DecisionRule(
     statistic="largest |kappa(k)/kappa(1) at mh less what the map makes of the profile at h|",
     direction="at most",
     threshold=0.02,

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, first_snapshot
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
 from grsd.jacobian import Composed, exact_derivatives, private_copy
 from grsd.support.arguments import dataset, described, listed
@@ -39,7 +39,7 @@ SIDES = ("input", "output")
 CHUNK = 2**23
 CALL = "propagation.measure"
 
-RULE = Rule(
+RULE = DecisionRule(
     statistic="slope of the largest |1/2 log G| over pairs of nodes, and of |Lyapunov rate x depth|, on log depth",
     direction="at most",
     threshold=0.1,
@@ -161,7 +161,7 @@ def _depth(call: str, item: object) -> float:
     return float(depth)
 
 
-def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
+def judge(ensemble: Sequence[xr.Dataset], *, rule: DecisionRule = RULE) -> Verdict:
     """Condition 1 over depth and seeds: holds where the upper 95 % of both slopes on log depth is at most .1.
 
     Args: ``ensemble`` from ``measure`` with the attributes ``depth`` and ``seed``, the same depths for every seed.
@@ -169,7 +169,7 @@ def judge(ensemble: Sequence[xr.Dataset], *, rule: Rule = RULE) -> Verdict:
     Errors: ``ValueError`` for fewer than three depths, fewer seeds than the rule wants, or an incomplete set.
     """
     groups: dict[int, list[xr.Dataset]] = {}
-    instance("propagation.judge", "rule", rule, Rule, "a Rule")
+    instance("propagation.judge", "rule", rule, DecisionRule, "a DecisionRule")
     for item in listed("propagation.judge", "ensemble", ensemble, "datasets from propagation.measure", 0):
         _depth("propagation.judge", item)
         if not isinstance(item.attrs.get("seed"), Integral):

@@ -1,4 +1,10 @@
-"""Which code computes: a run made by other code is never reused in silence."""
+"""Which code computes: a run made by other code is never reused in silence.
+
+Code counts as its syntax tree, so that docstrings, comments and layout can be put better without any run being computed
+again; names, defaults and every statement count. The tree is written down without what Python's minor versions write
+differently (empty fields). What remains is their parsers: if one reads the same text as another tree, as 3.12 did with
+some f-strings, the code counts as other code there.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,14 @@ import ast
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "numpy", "scipy", "xarray", "scikit-learn")
+UNKNOWN = "unknown"
+WITHOUT_MEANING = {"ctx", "kind", "type_comment", "type_ignores"}
 
 
 def fingerprint(*functions: Callable) -> str:
@@ -20,20 +28,38 @@ def fingerprint(*functions: Callable) -> str:
     What pins the numbers of a run (``grsd.support.pinned``) counts for every function. Its own file may be anywhere; of
     what it imports, only grsd counts, directly or not.
 
-    Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` where a file
-    has changed since it was imported, so that nobody can say which code would compute.
+    Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` if the code of
+    a file has changed since it was imported, so that nobody can say which code would compute.
     """
-    paths = [path for function in functions for path in sources(_file(function))]
     names = "".join(f"{function.__qualname__}\n" for function in functions)
+    return _fingerprint("run(spec)", names, *(_file(function) for function in functions))
+
+
+def code_of(measure: Callable) -> str:
+    """The same for a function that need not be importable by its name: a lambda, a closure, a ``functools.partial``.
+
+    ``"unknown"`` for one that no file defines. Errors: ``RuntimeError`` as for ``fingerprint``.
+    """
+    while isinstance(measure, partial):
+        measure = measure.func
+    file = getattr(sys.modules.get(getattr(measure, "__module__", None) or ""), "__file__", None)
+    name = getattr(measure, "__qualname__", type(measure).__qualname__)
+    return UNKNOWN if file is None else _fingerprint("Measurement(measure=...)", f"{name}\n", Path(file).resolve())
+
+
+def _fingerprint(call: str, names: str, *starts: Path) -> str:
     digest = hashlib.sha256(names.encode())
-    for name in LIBRARIES:
-        digest.update(f"{name} {_version(name)}\n".encode())
+    for library in LIBRARIES:
+        digest.update(f"{library} {_version(library)}\n".encode())
+    paths = [path for start in starts for path in sources(start)]
     for path in dict.fromkeys([*paths, PACKAGE / "support" / "pinned.py"]):
-        found = _digest(path)
-        if _imported.setdefault(path, found) != found:
-            raise RuntimeError(f"run(spec): {path} has changed since it was imported; restart Python")
-        name = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
-        digest.update(f"{name} {found}\n".encode())
+        content = path.read_bytes()
+        imported = _imported.setdefault(path, content)
+        found = _tree(content)[0]
+        if content != imported and found != _tree(imported)[0]:
+            raise RuntimeError(f"{call}: {path} has changed since it was imported; restart Python")
+        shown = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
+        digest.update(f"{shown} {found}\n".encode())
     return digest.hexdigest()
 
 
@@ -46,13 +72,56 @@ def sources(start: Path, package: Path = PACKAGE) -> tuple[Path, ...]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += (file for name in _imports(path) if (file := _source(name, package)))
+            waiting += (file for name in _tree(path.read_bytes())[1] if (file := _source(name, package)))
     return (start, *sorted(found - {start}))
 
 
-def _imports(path: Path) -> Iterator[str]:
+@lru_cache(maxsize=1024)
+def _tree(content: bytes) -> tuple[str, tuple[str, ...]]:
+    """(sha256 of the syntax tree, imported names) of a file; sha256 of its bytes if they are no Python."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(content).hexdigest(), ()
+    return hashlib.sha256(_written(tree).encode("utf-8", "surrogatepass")).hexdigest(), tuple(_imports(tree))
+
+
+def _written(tree: ast.AST) -> str:
+    """The tree as text, without positions, empty fields and statements that are only a text, as docstrings are."""
+    written: list[str] = []
+    waiting: list[ast.AST | list | str] = [tree]  # a stack of its own: long sums are trees a thousand levels deep
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            written.append(node)
+            continue
+        parts: list[ast.AST | list | str] = []
+        if isinstance(node, list):
+            for item in node:
+                if not _is_text_alone(item):
+                    parts += (_part(item), ",")
+            waiting += ("]", *reversed(parts), "[")
+            continue
+        for name in node._fields:
+            value = getattr(node, name, None)
+            absent = (value is None and not isinstance(node, ast.Constant)) or value == []
+            if not absent and name not in WITHOUT_MEANING:
+                parts += (f"{name}=", _part(value))
+        waiting += (")", *reversed(parts), f"{type(node).__name__}(")
+    return "".join(written)
+
+
+def _part(value: object) -> ast.AST | list | str:
+    return value if isinstance(value, ast.AST | list) else repr(value)
+
+
+def _is_text_alone(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
     """Dotted names that may be modules: ``from a import b`` gives a and a.b."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -80,13 +149,10 @@ def _file(function: Callable) -> Path:
     return Path(file).resolve()
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @cache
 def _version(library: str) -> str:
     return version(library)
 
 
-_imported = {path: _digest(path) for path in PACKAGE.rglob("*.py")}
+# Kept as bytes: reading takes some milliseconds, parsing half a second, and only the files that a run needs are parsed.
+_imported = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}

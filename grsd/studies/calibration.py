@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from grsd.evidence import Measurement
 from grsd.laws import OBSERVABLES, coupling_law, law_test, velocity_law
 from grsd.shells import LogShells, energy_budget
 from grsd.shells.common import LEAST_RUNS
 from grsd.solvable.planted import PlantedShells
-from grsd.studies.measurement import Measurement
 from grsd.support.arguments import integers, listed, span_of, vector
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance

@@ -1,11 +1,13 @@
-"""What each judged claim measures, and the commands that write forecasts and results."""
+"""What each judged claim measures, and the commands that write tables, forecasts and results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
-from grsd.evidence import Result, claims, confirm, results, write_result
+from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, recheck, results, write_result
+from grsd.evidence.source import commit
+from grsd.evidence.tables import path_of, save_table
 from grsd.studies import (
     calibration,
     gradient_propagation,
@@ -18,8 +20,8 @@ from grsd.studies import (
     shell_dynamics,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
+from grsd.support.folders import one_line
 from grsd.support.progress import bar
-from grsd.tables import path_of
 
 STUDIES = (
     shell_dynamics,
@@ -35,13 +37,16 @@ STUDIES = (
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
 
-REPEATED = {
-    "initial-incoherence-64": "initial-incoherence",
-    "initial-incoherence-one-output-plain-64": "initial-incoherence-one-output-plain",
-    "evolution-depth-residual-32": "evolution-depth-residual",
-    "invariance-constructed-300": "invariance-constructed",
-}
-MEASUREMENTS |= {again: MEASUREMENTS[first] for again, first in REPEATED.items()}
+
+def write_table(name: str) -> None:
+    """Compute one of ``TABLES`` and write it to data/tables, with the commit and the command that made it.
+
+    Errors: ``ValueError`` for a table that no study makes; before anything is computed.
+    """
+    if name not in TABLES:
+        raise ValueError(f"write_table(name): expected one of {', '.join(TABLES)}, got {one_line(repr(name), 80)}")
+    made_by = {"command": f"grsd data {name}", "commit": commit()}
+    save_table(TABLES[name]().assign_attrs(made_by), name)
 
 
 def forecast_claims() -> None:
@@ -58,19 +63,43 @@ def forecast_claims() -> None:
         writers[file]()
 
 
-def confirm_claims(names: Sequence[str] = ()) -> list[Result]:
-    """Measure the claims that have a rule and no result yet (or ``names``) on confirmatory seeds; store the results.
+def confirm_claims(names: Sequence[str] = (), among: Collection[str] | None = None) -> list[Result]:
+    """Measure ``names`` on confirmatory seeds and store the results.
+
+    Without names: the claims, of all or ``among`` these, that have a rule and no result yet.
 
     Errors: ``ValueError`` for a claim that has no measurement; before anything is measured.
     """
     known = claims()
+    if not names:
+        stored = results(measurements=MEASUREMENTS)
+        missing = [name for name, claim in known.items() if claim.rule and name not in stored]
+        names = [name for name in missing if among is None or name in among]
     for name in names:
-        if name not in known or name not in MEASUREMENTS:
-            raise ValueError(f"no measurement for claim {name!r}; there are {', '.join(MEASUREMENTS)}")
-    wanted = names or sorted(MEASUREMENTS.keys() - results().keys())
+        _measurement(known, name)
     found = []
-    for name in bar(wanted, desc="claims", unit="claim"):
-        measurement = MEASUREMENTS[name]
-        found.append(confirm(known[name], measurement, measurement.settings))
+    for name in bar(names, desc="claims", unit="claim"):
+        found.append(confirm(known[name], _measurement(known, name)))
         write_result(found[-1])
     return found
+
+
+def check_claims(names: Sequence[str]) -> Iterator[Recheck]:
+    """Measure one seed of each stored result of ``names`` with today's code, one after the other.
+
+    Errors: ``ValueError`` for a claim without a measurement or a result, and for results that do not stand
+    (``grsd.evidence.results``); before anything is measured.
+    """
+    known = claims()
+    stored = results(measurements=MEASUREMENTS)
+    for name in names:
+        _measurement(known, name)
+        if name not in stored:
+            raise ValueError(f"--check: claim {name} has no result yet; grsd claims --confirm {name}")
+    return (recheck(known[name], stored[name], _measurement(known, name)) for name in names)
+
+
+def _measurement(known: Mapping[str, Claim], name: str) -> Measurement:
+    if name not in known or known[name].measurement not in MEASUREMENTS:
+        raise ValueError(f"no measurement for claim {one_line(repr(name), 80)}; there are {', '.join(MEASUREMENTS)}")
+    return MEASUREMENTS[known[name].measurement]

@@ -10,8 +10,8 @@ from torch import nn
 
 from grsd.conditions import propagation
 from grsd.datasets import Data
+from grsd.evidence import Measurement
 from grsd.runs import Spec
-from grsd.studies.measurement import Measurement
 
 LINEAR = {"activation": "identity"}
 KINDS = {

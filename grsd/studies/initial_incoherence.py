@@ -11,10 +11,10 @@ import xarray as xr
 
 from grsd.conditions import incoherence
 from grsd.decomposition import Spectrum
+from grsd.evidence import Measurement
 from grsd.runs import Spec
 from grsd.shells import LogShells
 from grsd.studies.gradient_propagation import DEPTHS, drawn, labelled
-from grsd.studies.measurement import Measurement
 from grsd.support.values import fits_memory, real, said, seed_of, whole
 
 SHELLS = LogShells(1.0, 0.2)

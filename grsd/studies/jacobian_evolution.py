@@ -11,11 +11,11 @@ import xarray as xr
 
 from grsd.conditions import evolution, of_specs
 from grsd.decomposition import spectrum
+from grsd.evidence import Measurement
 from grsd.networks import architecture
 from grsd.runs import Spec
 from grsd.shells import LogShells
 from grsd.solvable import DiagonalNet, ProjectedTwoLayer
-from grsd.studies.measurement import Measurement
 from grsd.support.provenance import provenance
 
 DEPTHS = (4, 16, 32)

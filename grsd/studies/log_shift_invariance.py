@@ -13,13 +13,13 @@ import xarray as xr
 
 from grsd.conditions import Verdict, invariance
 from grsd.conditions.matched import frontier_window
+from grsd.evidence import Measurement
 from grsd.runs import ensemble
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
 from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.independent import contrast_of
-from grsd.studies.measurement import Measurement
 from grsd.studies.stages import (
     EARLY,
     LATE,

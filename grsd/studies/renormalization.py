@@ -15,11 +15,11 @@ from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
+from grsd.evidence import Measurement
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, ShellLattice
 from grsd.studies.calibration import MOST_RUNS
-from grsd.studies.measurement import Measurement
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
 
 FACTORS = (1, 2, 4)

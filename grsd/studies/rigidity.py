@@ -13,6 +13,7 @@ import xarray as xr
 from grsd.conditions.covariance import Collapse, along_runs, between_problems
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.decomposition import spectrum
+from grsd.evidence import Measurement
 from grsd.laws import compare_laws
 from grsd.laws.velocity import pooled_velocities
 from grsd.runs import Spec, ensemble
@@ -20,7 +21,6 @@ from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, PlantedShells, ProjectedTwoLayer
 from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.log_shift_invariance import LOG_PERIODIC
-from grsd.studies.measurement import Measurement
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, pseudo_value
 from grsd.support.provenance import provenance
 from grsd.theory import nearest_affine, nearest_law, shift_defect, velocity_band

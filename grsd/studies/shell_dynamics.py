@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 
 from grsd.decomposition import spectrum
+from grsd.evidence import Measurement
 from grsd.flow import Flow, gradient_flow
 from grsd.kernel import tangent_kernel
 from grsd.runs import Spec, measured_energy_change, shell_history
 from grsd.shells import LogShells
-from grsd.studies.measurement import Measurement
 
 NETWORK = Spec(width=48, depth=8, samples=48)
 SHELLS = LogShells(0.5, 0.1)

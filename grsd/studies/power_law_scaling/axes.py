@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 import xarray as xr
 
+from grsd.evidence import Measurement
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.runs import Spec, ensemble, run
 from grsd.solvable.regression import PowerLawRegression
-from grsd.studies.measurement import Measurement
 from grsd.support.provenance import provenance
 
 AXES = ("model", "data", "time", "compute")
@@ -70,7 +70,9 @@ def losses(spec: Regression) -> xr.Dataset:
     )
 
 
-def along(run: xr.Dataset, axis: str, kind: str = "") -> xr.DataArray:
+def along(
+    run: xr.Dataset, axis: str, kind: str = "", fitted: Mapping[str, tuple[float, float]] = FITTED
+) -> xr.DataArray:
     """The loss along "model", "data", "time" or "compute" where its slope is fitted; ``kind`` "_theory" for the theory.
 
     Model: P random features after infinite time. Data: N samples likewise. Time: the most features. Compute: the
@@ -81,10 +83,10 @@ def along(run: xr.Dataset, axis: str, kind: str = "") -> xr.DataArray:
         return features.isel(time=-1, drop=True)
     if axis == "data":
         return run[f"samples{kind}"]
-    if axis not in FITTED:
+    if axis not in fitted:
         raise ValueError(f"along(axis=...): expected one of {', '.join(AXES)}, got {axis!r}")
     log_t, log_loss = np.log(features.time.values[:-1]), np.log(features.values[:, :-1])
-    grid = np.geomspace(*FITTED[axis], POINTS)
+    grid = np.geomspace(*fitted[axis], POINTS)
     if axis == "time":
         found = np.interp(np.log(grid), log_t, log_loss[-1])
     else:
@@ -98,16 +100,18 @@ def slope(curve: xr.DataArray) -> float:
     return float(np.polyfit(np.log(curve[curve.dims[0]].values), np.log(curve.values), 1)[0])
 
 
-def slope_error(run: xr.Dataset, axis: str) -> float:
+def slope_error(run: xr.Dataset, axis: str, fitted: Mapping[str, tuple[float, float]] = FITTED) -> float:
     """|slope - predicted|, predicted the exponent that the theory forces in the limit."""
     predicted = PowerLawRegression(run.attrs["a"], run.attrs["r"], run.attrs["modes"]).exponents[axis]
-    return abs(slope(along(run, axis)) - predicted)
+    return abs(slope(along(run, axis, fitted=fitted)) - predicted)
 
 
-def theory_gap(run: xr.Dataset, axes: Sequence[str] = AXES) -> float:
+def theory_gap(
+    run: xr.Dataset, axes: Sequence[str] = AXES, fitted: Mapping[str, tuple[float, float]] = FITTED
+) -> float:
     """Mean over the axes of the mean |log(drawn / theory)| along them."""
-    gaps = [np.abs(np.log(along(run, axis).values / along(run, axis, "_theory").values)).mean() for axis in axes]
-    return float(np.mean(gaps))
+    pairs = [[along(run, axis, kind, fitted).values for kind in ("", "_theory")] for axis in axes]
+    return float(np.mean([np.abs(np.log(drawn / theory)).mean() for drawn, theory in pairs]))
 
 
 def of_seed(protocol: Axis, seed: int) -> xr.Dataset:
@@ -118,12 +122,12 @@ def of_seed(protocol: Axis, seed: int) -> xr.Dataset:
 def slope_off(protocol: Axis, seed: int) -> float:
     """``slope_error`` along the only axis."""
     (axis,) = protocol.axes
-    return slope_error(of_seed(protocol, seed), axis)
+    return slope_error(of_seed(protocol, seed), axis, dict(protocol.fitted))
 
 
 def theory_off(protocol: Axis, seed: int) -> float:
     """``theory_gap`` over the axes."""
-    return theory_gap(of_seed(protocol, seed), protocol.axes)
+    return theory_gap(of_seed(protocol, seed), protocol.axes, dict(protocol.fitted))
 
 
 @dataclass(frozen=True)

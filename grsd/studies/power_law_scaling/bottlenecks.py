@@ -17,15 +17,15 @@ import xarray as xr
 from torch import Tensor
 
 from grsd.datasets import Data, power_law
+from grsd.evidence import Measurement
+from grsd.evidence.tables import read_table, refuse_to_replace, save_table
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import Perceptron
 from grsd.runs import ensemble, run
 from grsd.solvable.regression import after_features, after_samples
-from grsd.studies.measurement import Measurement
 from grsd.studies.power_law_scaling.axes import slope
 from grsd.support.provenance import provenance
-from grsd.tables import read_table, refuse_to_replace, save_table
 
 SIZES = (8, 16, 32, 64, 128, 256)
 WIDTHS = (4, 8, 16, 32, 64, 128)
@@ -199,9 +199,9 @@ def _joined(runs: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     )
 
 
-def read_losses(folder: str = "tables") -> xr.Dataset:
+def read_losses(folder: str = "tables", file: str = FILE) -> xr.Dataset:
     """``measured_table`` as it was stored, or with "predictions" the theories: each loss over (seed, its own axis)."""
-    stored = read_table(FILE, folder)  # a table has every variable at every combination of the coordinates
+    stored = read_table(file, folder)  # a table has every variable at every combination of the coordinates
     for name, values in stored.items():
         other = {"size": "width", "width": "size"}[_axis(name)]
         stored[name] = values.isel({other: 0}, drop=True).transpose("seed", _axis(name))
@@ -209,8 +209,8 @@ def read_losses(folder: str = "tables") -> xr.Dataset:
 
 
 @cache
-def _written() -> xr.Dataset:
-    return read_losses(FOLDER)
+def _written(file: str = FILE) -> xr.Dataset:
+    return read_losses(FOLDER, file)
 
 
 def _of_seed(seed: int, networks: Bottleneck = Bottleneck()) -> xr.Dataset:
@@ -220,12 +220,15 @@ def _of_seed(seed: int, networks: Bottleneck = Bottleneck()) -> xr.Dataset:
 def slope_gap(protocol: Comparison, seed: int) -> float:
     """|slope of the measured losses - slope of the written theory|."""
     found = slope(_of_seed(seed, protocol.networks)[protocol.name])
-    return abs(found - slope(_written()[protocol.other].sel(seed=seed, drop=True)))
+    return abs(found - slope(_written(protocol.predictions)[protocol.other].sel(seed=seed, drop=True)))
 
 
 def distance(protocol: Comparison, seed: int) -> float:
     """Mean |log(measured / written theory)|."""
-    found, theory = _of_seed(seed, protocol.networks)[protocol.name], _written()[protocol.other].sel(seed=seed)
+    found, theory = (
+        _of_seed(seed, protocol.networks)[protocol.name],
+        _written(protocol.predictions)[protocol.other].sel(seed=seed),
+    )
     return float(np.abs(np.log(found.values / theory.values)).mean())
 
 

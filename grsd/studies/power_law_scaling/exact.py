@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 
 from grsd.decomposition import spectrum
+from grsd.evidence import Measurement
 from grsd.runs.history import join_budgets
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import DiagonalNet, LazyPowerLaw, ProjectedTwoLayer
-from grsd.studies.measurement import Measurement
 from grsd.theory.characteristics import PowerLawVelocity
 from grsd.theory.exponents import extrapolated_exponent, loss_exponent
 from grsd.theory.finite_volume import transport

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 import xarray as xr
 
+from grsd.evidence import Measurement
+from grsd.evidence.tables import read_table, refuse_to_replace, save_table
 from grsd.flow import Descent
 from grsd.kernel import tangent_kernel
 from grsd.networks import architecture
 from grsd.runs import Spec, ensemble, run
 from grsd.runs.history import join_budgets, snapshot_budgets
 from grsd.shells import LogShells
-from grsd.studies.measurement import Measurement
 from grsd.support.provenance import provenance
-from grsd.tables import read_table, refuse_to_replace, save_table
 from grsd.theory.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 
 METHODS = ("covariant", "power law", "lazy", "straight line")

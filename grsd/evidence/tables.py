@@ -53,8 +53,7 @@ def read_table(name: str, folder: str = "tables") -> xr.Dataset:
     """The dataset that ``save_table`` wrote. Errors: ``FileNotFoundError`` naming the command that makes it."""
     source = path_of(name, folder)
     if not source.exists():
-        notebook = name.split("-")[0][:2]
-        raise FileNotFoundError(f"no table {name}; `grsd reproduce --profile full --only {notebook}` makes it")
+        raise FileNotFoundError(f"no table {name}; `grsd data data/{folder}/{name}.csv` makes it")
     lines = source.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("# ") for line in lines if line.startswith("#")]
     head = json.loads("\n".join(comments))

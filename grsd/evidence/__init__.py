@@ -1,0 +1,44 @@
+"""Claims, rules and verdicts that cannot be bent: the rule is written first, and every result carries its hash."""
+
+from grsd.evidence.again import Recheck, recheck
+from grsd.evidence.claim import Claim, claims, of_notebook
+from grsd.evidence.measurement import Measurement
+from grsd.evidence.result import Result, confirm, judge, results, write_result
+from grsd.evidence.rules import DecisionRule
+from grsd.evidence.words import (
+    MARKS,
+    claims_table,
+    counted,
+    headline_table,
+    headlines,
+    made_by,
+    terminal_lines,
+    verdict_lines,
+    wrapped,
+    write_headlines,
+)
+
+__all__ = [
+    "MARKS",
+    "Claim",
+    "DecisionRule",
+    "Measurement",
+    "Recheck",
+    "Result",
+    "claims",
+    "claims_table",
+    "confirm",
+    "counted",
+    "headline_table",
+    "headlines",
+    "judge",
+    "made_by",
+    "of_notebook",
+    "recheck",
+    "results",
+    "terminal_lines",
+    "verdict_lines",
+    "wrapped",
+    "write_headlines",
+    "write_result",
+]

@@ -1,0 +1,98 @@
+"""How a claim is judged: the interval over seeds, and the verdict that it gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grsd.support.records import check_record
+
+DIRECTIONS = ("at most", "at least", "contains")
+SUMMARIES = {"mean": np.mean, "median": np.median, "max": np.max, "min": np.min, "proportion": np.mean}
+IDENTITIES = ("max", "min")
+FIRST_CONFIRMATORY_SEED = 1000
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How a claim is judged.
+
+    Attributes:
+        statistic: what is measured for each seed, in words.
+        summary: how seeds are put together: mean or median (bootstrap interval over seeds), proportion (of zeros and
+            ones; exact binomial interval), max or min (of an identity; no sampling interval).
+        direction: ``"at most"``: holds where the whole interval is at most ``threshold``; ``"at least"`` likewise;
+            ``"contains"``: holds where the interval contains it, and is inconclusive where it is wider than ``widest``.
+        threshold, reason: the number, and why it is that number.
+        fails_beyond, fails_reason: the whole interval beyond this fails (default: the threshold); between the two lies
+            ``inconclusive``.
+        confidence: of the interval. ``seeds``: how many confirmatory seeds a verdict needs.
+        first_seed: the first of them. A claim measured again on more seeds starts where no earlier one has looked.
+    """
+
+    statistic: str
+    direction: str
+    threshold: float
+    reason: str
+    summary: str = "mean"
+    fails_beyond: float | None = None
+    fails_reason: str | None = None
+    confidence: float = 0.95
+    seeds: int = 8
+    widest: float = math.inf
+    first_seed: int = FIRST_CONFIRMATORY_SEED
+
+    def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+        """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
+        sample = np.asarray(values, dtype=float)
+        function = SUMMARIES[self.summary]
+        estimate = float(function(sample))
+        if self.summary in IDENTITIES or not np.isfinite(sample).all():
+            return estimate, estimate, estimate
+        from scipy.stats import binomtest, bootstrap  # a second; to read claims and to refuse takes none of it
+
+        if self.summary == "proportion":
+            exact = binomtest(int(sample.sum()), sample.size).proportion_ci(self.confidence, "exact")
+            return estimate, float(exact.low), float(exact.high)
+        if sample.size < 2 or np.ptp(sample) == 0:
+            return estimate, (estimate if sample.size > 1 else -math.inf), (estimate if sample.size > 1 else math.inf)
+        generator = np.random.default_rng(0)
+        options = {"confidence_level": self.confidence, "rng": generator, "vectorized": True}
+        found = bootstrap((sample,), function, **options).confidence_interval
+        return estimate, float(found.low), float(found.high)
+
+    def verdict(self, low: float, high: float | None = None) -> str:
+        """``"holds"``, ``"fails"`` or ``"inconclusive"`` for the interval [low, high] (one number: no interval)."""
+        high = low if high is None else high
+        if math.isnan(low) or math.isnan(high):
+            return "inconclusive"
+        if self.direction == "contains":
+            if high - low > self.widest:
+                return "inconclusive"
+            return "holds" if low <= self.threshold <= high else "fails"
+        beyond = self.threshold if self.fails_beyond is None else self.fails_beyond
+        if self.direction == "at most":
+            holds, fails = high <= self.threshold, low > beyond
+        else:
+            holds, fails = low >= self.threshold, high < beyond
+        return "holds" if holds else "fails" if fails else "inconclusive"
+
+
+def read_rule(where: str, entry: Mapping[str, object]) -> DecisionRule:
+    """The rule that a claim's entry in a file gives. Errors: ``ValueError`` in one line that starts with ``where``."""
+    check_record(f"{where}: rule", entry, DecisionRule, {"statistic", "direction", "threshold", "reason"})
+    rule = DecisionRule(**entry)
+    if rule.direction not in DIRECTIONS or rule.summary not in SUMMARIES:
+        raise ValueError(f"{where}: rule: direction is one of {DIRECTIONS}, summary one of {tuple(SUMMARIES)}")
+    if rule.direction == "contains" and not math.isfinite(rule.widest):
+        raise ValueError(f"{where}: rule: 'contains' needs the widest interval that still says something")
+    if not math.isfinite(rule.threshold) or not 0 < rule.confidence < 1 or rule.seeds < 1:
+        raise ValueError(f"{where}: rule: expected a finite threshold, a confidence between 0 and 1, and seeds")
+    if rule.first_seed < FIRST_CONFIRMATORY_SEED:
+        raise ValueError(f"{where}: rule: first_seed is {rule.first_seed}, expected {FIRST_CONFIRMATORY_SEED} or more")
+    if not rule.reason or (rule.fails_beyond is not None and not rule.fails_reason):
+        raise ValueError(f"{where}: rule: every threshold needs its reason")
+    return rule

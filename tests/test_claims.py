@@ -1,0 +1,163 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from grsd.evidence import (
+    Claim,
+    DecisionRule,
+    claims,
+    claims_table,
+    counted,
+    headline_table,
+    headlines,
+    judge,
+    made_by,
+    of_notebook,
+    results,
+    terminal_lines,
+    verdict_lines,
+    write_headlines,
+)
+from grsd.support.folders import project
+
+RULE = DecisionRule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
+CLAIM = Claim("x", "A sentence.", "ours", rule=RULE)
+
+
+def test_committed_claims():
+    found = claims()
+    assert {claim.whose for claim in found.values()} == {"paper", "ours"}
+    for claim in found.values():
+        if claim.notebook:
+            assert (project() / "notebooks" / f"{claim.notebook}.ipynb").is_file()
+            assert len(claim.judged.reason.split()) > 8
+        if claim.figure:
+            assert claim.figure.startswith(f"{claim.notebook}-")
+            assert (project() / "figures" / f"{claim.figure}.svg").is_file()
+
+
+def test_tables():
+    judged = {"x": judge(CLAIM, range(1000, 1008), [0.01 * number for number in range(8)], {})}
+    known = {"x": CLAIM, "y": Claim("y", "Unknown.", "paper")}
+    table = claims_table(known, judged)
+    assert "holds: 0.035 [0.0188, 0.05" in table
+    assert "| Unknown. | paper |  | not examined yet |  |" in table
+    lines = verdict_lines(known, judged)
+    assert lines[0].startswith("x (ours): holds: 0.035 [")
+    assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
+    assert verdict_lines(known, {})[0] == "x (ours): a rule, and no result yet"
+    assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): a rule, and no result yet"
+
+
+def test_lines_of_a_terminal():
+    """Within 80 columns, with the commit that measured and the count of verdicts."""
+    known = claims()
+    judged = results()
+    lines = terminal_lines(known, judged)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for claim in known.values():
+        assert claim.claim in text
+        assert f"{claim.id} ({claim.whose}): {judged[claim.id].verdict}: " in text
+    found = [result.verdict for result in judged.values()]
+    holds, open_, fails = (found.count(word) for word in ("holds", "inconclusive", "fails"))
+    assert lines[-1] == f"{len(known)} claims: {holds} hold, {open_} inconclusive, {fails} fail"
+    assert counted({"x": CLAIM}, {}) == "1 claim: 1 without a result"
+    result = judge(CLAIM, range(1000, 1008), [0.0] * 8, {})
+    for commit, said in (("a" * 40, "made by aaaaaaa"), ("b" * 40 + "-modified", "made by bbbbbbb-modified")):
+        assert made_by(replace(result, provenance={"commit": commit})) == said
+    assert made_by(replace(result, provenance={"commit": "unknown"})) == "made by an unknown commit"
+    assert made_by(replace(result, provenance={"commit": "unknown", "stored_in": "c" * 40})) == "stored in ccccccc"
+
+
+def test_a_file_for_each_notebook(tmp_path):
+    """In the notebooks' order, what is open last; an id stands once in all files."""
+    entry = "claims:\n- {{id: {0}, claim: sentence, whose: ours}}\n"
+    for number, name in enumerate(["open", "10_b", "02_a"]):
+        (tmp_path / f"{name}.yaml").write_text(entry.format(f"c{number}"))
+    found = claims(tmp_path)
+    assert [(claim.id, claim.notebook) for claim in found.values()] == [("c2", "02_a"), ("c1", "10_b"), ("c0", None)]
+    assert list(of_notebook(found, "2")) == list(of_notebook(found, "02_a")) == ["c2"]
+    with pytest.raises(ValueError, match=r"^--notebook: no claims of a notebook '03'; there are 02_a, 10_b$"):
+        of_notebook(found, "03")
+    (tmp_path / "10_b.yaml").write_text(entry.format("c2"))
+    with pytest.raises(ValueError, match=r"^10_b.yaml: claim c2 stands twice: also in 02_a.yaml$"):
+        claims(tmp_path)
+    (tmp_path / "10_b.yaml").rename(tmp_path / "notes.yaml")
+    with pytest.raises(ValueError, match=r"^notes.yaml: expected the name of a notebook, or open.yaml$"):
+        claims(tmp_path)
+    (tmp_path / "notes.yaml").unlink()
+    (tmp_path / "open.yaml").write_text(f"claims:\n- {{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r}}}}\n")
+    with pytest.raises(ValueError, match=r"^open.yaml: claim a: rule: a claim that is judged belongs in the file"):
+        claims(tmp_path)
+    with pytest.raises(ValueError, match=r"expected files of claims such as 03_gradient_propagation.yaml, got none"):
+        claims(tmp_path / "nowhere")
+
+
+def test_headlines_in_the_readme(tmp_path):
+    """The committed table is what the committed results give; an edited one is put right; no marks, no table."""
+    committed = project() / "README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(committed.read_text(encoding="utf-8").replace("**holds**", "**certain**"), encoding="utf-8")
+    write_headlines(copy, claims(), results())
+    assert copy.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+    shown = headlines(claims(), results())
+    assert len(headline_table(claims(), results()).splitlines()) == 2 + len(shown) > 4
+    copy.write_text("nothing here")
+    with pytest.raises(ValueError, match="expected the marks"):
+        write_headlines(copy, claims(), results())
+
+
+GOOD = "statistic: s, direction: at most, threshold: 1.0"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{id: a, claim: b}", "claim a: expected claim, id, whose"),
+        ("{id: a, claim: b, whose: ours, verdict: holds}", "claim a: expected claim, id, whose and fields of"),
+        ("{id: a, claim: b, whose: ours, notebook: 01_a}", "claim a: notebook: the file's name says it already"),
+        ("{id: a, claim: b, whose: ours, measures: A}", "claim a: measures: expected small letters"),
+        ("{id: a, claim: b, whose: ours, repeats: c}", "claim a repeats 'c', which does not stand before it"),
+        ("{id: a, claim: b, whose: theirs}", "claim a: whose is 'theirs'"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}}}}}", "claim a: rule: expected direction, reason"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: ''}}}}", "every threshold needs its reason"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, fails_beyond: 2}}}}", "every threshold needs"),
+        (f"{{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, summary: mode}}}}", "summary one of"),
+        ("{id: a, claim: b, whose: ours}\n- {id: a, claim: b, whose: ours}", "claim a stands twice"),
+    ],
+)
+def test_malformed_claims_are_named(tmp_path, entry, message):
+    (tmp_path / "01_a.yaml").write_text(f"claims:\n- {entry}\n")
+    with pytest.raises(ValueError, match=message):
+        claims(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "01_a.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims: {a: b}", "01_a.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims: [3]", "01_a.yaml: expected a list of claims under 'claims:', each with id, claim and whose"),
+        ("claims:\n- {id: 3, claim: b, whose: ours}", "01_a.yaml: claim 3: id: expected text, got 3"),
+        ("claims:\n- {id: ../a, claim: b, whose: ours}", "01_a.yaml: claim ../a: id: expected small letters"),
+        ("claims:\n- {id: a, claim: [b], whose: ours}", "01_a.yaml: claim a: claim: expected text, got ['b']"),
+        ("claims:\n- {id: a, claim: b, whose: ours, rule: 3}", "01_a.yaml: claim a: rule: expected a mapping or"),
+        (
+            f"claims:\n- {{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, seeds: few}}}}",
+            "01_a.yaml: claim a: rule: seeds: expected a whole number, got 'few'",
+        ),
+        (
+            f"claims:\n- {{id: a, claim: b, whose: ours, rule: {{{GOOD}, reason: r, confidence: 95}}}}",
+            "01_a.yaml: claim a: rule: expected a finite threshold, a confidence between 0 and 1, and seeds",
+        ),
+        ("claims: [", "01_a.yaml: cannot be read as YAML: while parsing a flow node"),
+        ("claims: !!python/object:os.system {}", "01_a.yaml: cannot be read as YAML: could not determine a constr"),
+    ],
+)
+def test_a_file_that_holds_no_claims_is_one_line(tmp_path, content, line):
+    (tmp_path / "01_a.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
+        claims(tmp_path)
+    assert "\n" not in str(caught.value)

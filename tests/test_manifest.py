@@ -1,0 +1,123 @@
+"""Where committed files come from: one entry for each, and commands that can be given."""
+
+import re
+import shlex
+import subprocess
+from functools import cache
+
+import pytest
+
+from grsd import cli
+from grsd.evidence import claims
+from grsd.evidence.manifest import Entry, committed, entry_of, listing, manifest, named
+from grsd.plan import Job, plan
+from grsd.support.folders import project
+
+ENTRIES = (
+    Entry("data/tables/*.csv", command="grsd reproduce --only {number}", seconds=12.0),
+    Entry("data/cuda.csv", otherwise="by hand"),
+    Entry("data/made.txt", makes="grsd.evidence.manifest:manifest"),
+    Entry("figures/*.svg", command="grsd claims --confirm {stem}"),
+)
+
+
+def test_every_committed_file_has_one_entry():
+    """And its command is one that the parser takes, of claims and notebooks that there are."""
+    found = subprocess.run(["git", "ls-files", "data", "figures"], cwd=project(), capture_output=True, text=True)
+    paths = found.stdout.split() or committed(project())
+    assert set(paths) <= set(committed(project()))
+    entries, known, parser, used = manifest(), claims(), cli._parser(), set()
+    parsed = cache(lambda line: parser.parse_args(shlex.split(line)[1:]))
+    planned = cache(lambda number, profile: plan(project(), only=[number], profile=profile))
+    for path in paths:
+        entry = entry_of(path, entries)
+        used.add(entry)
+        if entry.command is not None:
+            options = parsed(entry.command_for(path))
+            if options.command == "claims":
+                assert all(known[name].rule for name in options.confirm or ())
+            if options.command == "reproduce":
+                (job,) = planned(*options.only, options.profile)
+                assert path.split("/")[-1].startswith(job.notebook.stem)
+        if entry.makes is not None:
+            assert callable(entry.function(path))
+    assert used == set(entries), "an entry that matches nothing"
+
+
+@pytest.fixture
+def here(tmp_path):
+    for path in ("data/tables/02_a-b.csv", "data/cuda.csv", "data/runs/x.nc", "figures/02_a-b.svg", "data/.x.part"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    return tmp_path
+
+
+def test_files_and_what_makes_them(here):
+    assert listing(here, ENTRIES) == [
+        "data/cuda.csv: by hand",
+        "data/tables/02_a-b.csv: grsd reproduce --only 02 (12 s)",
+        "figures/02_a-b.svg: grsd claims --confirm 02_a-b",
+    ]
+    assert listing(here, ENTRIES[:1])[0] == "data/manifest.yaml: no pattern matches data/cuda.csv; expected exactly one"
+    assert named("cuda.csv", here, ENTRIES) == named("cuda", here, ENTRIES) == "data/cuda.csv"
+    assert named("data/tables/03_not-there.csv", here, ENTRIES) == "data/tables/03_not-there.csv"
+    assert ENTRIES[2].shown("data/made.txt") == "grsd.evidence.manifest:manifest()"
+    for name, line in (
+        ("02_a-b", "'02_a-b' may be data/tables/02_a-b.csv or figures/02_a-b.svg; name one of them by its path"),
+        ("nothing", "no file 'nothing' under data/ or figures/; grsd data lists them"),
+        ("data/other/x.csv", "data/manifest.yaml: no pattern matches data/other/x.csv; expected exactly one"),
+        ("data/tables/deeper/x.csv", "data/manifest.yaml: no pattern matches data/tables/deeper/x.csv"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}"):
+            named(name, here, ENTRIES)
+    with pytest.raises(ValueError, match=r"patterns data/cuda.csv, data/\*.csv all match data/cuda.csv"):
+        entry_of("data/cuda.csv", (*ENTRIES, Entry("data/*.csv", otherwise="x")))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "m.yaml: expected a list under 'entries:'"),
+        ("entries: [3]", "m.yaml: entry 1: expected a mapping, got 3"),
+        ("entries: [{files: a}]", "m.yaml: entry 1 (a): expected one of command, makes, otherwise, and only one"),
+        ("entries: [{files: a, command: grsd data, otherwise: b}]", "m.yaml: entry 1 (a): expected one of command"),
+        ("entries: [{files: a, command: rm -r}]", "m.yaml: entry 1 (a): command: expected a grsd command, got 'rm -r'"),
+        ("entries: [{files: a, makes: 'os:system'}]", "m.yaml: entry 1 (a): makes: expected grsd.MODULE:FUNCTION, got"),
+        ("entries: [{files: a, otherwise: b, seconds: long}]", "m.yaml: entry 1 (a): seconds: expected a number or"),
+        ("entries: [", "m.yaml: cannot be read as YAML: "),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_line(tmp_path, content, line):
+    (tmp_path / "m.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
+        manifest(tmp_path / "m.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"makes: there is no function grsd.nowhere:nothing"):
+        Entry("a", makes="grsd.nowhere:nothing").function("a")
+
+
+def test_one_door(monkeypatch, capsys):
+    """``grsd data FILE`` runs the command or calls the function, ``--show`` prints it."""
+    assert cli.main(["data", "--show", "data/tables/08_rigidity-distance.csv"]) == 0
+    assert capsys.readouterr().out == "grsd.studies.confirm:write_table('08_rigidity-distance')\n"
+    made = []
+    monkeypatch.setattr("grsd.reproduce.reproduce", lambda **options: made.append(options["only"]) or [])
+    assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 0
+    assert cli.main(["data", "09_power_law_scaling-axes.svg"]) == 0
+    monkeypatch.setattr("grsd.bench.krylov.main", lambda: made.append("krylov"))
+    assert cli.main(["data", "krylov-against-flow"]) == 0
+    assert made == [["08"], ["09"], "krylov"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "data/benchmarks/krylov-against-flow.csv: made in 0 s by grsd.bench.krylov:main()"
+    assert cli.main(["data", "figures/08_not-there.svg"]) == 1
+    line = "grsd data: figures/08_not-there.svg: grsd reproduce --only 08 did not make it"
+    assert capsys.readouterr().err == f"{line}\n"
+    monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [Job(project(), {}, failure="cell In [1]")])
+    assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 1
+    assert cli.main(["data", "cuda.csv"]) == 2
+    line = (
+        "grsd data: data/cuda.csv: no command makes it: by pytest tests/test_cuda.py, on a machine with a CUDA device"
+    )
+    assert capsys.readouterr().err == f"{line}\n"
+    assert cli.main(["data"]) == 0
+    assert "data/results/rigidity.json: grsd claims --confirm rigidity\n" in capsys.readouterr().out
