@@ -102,18 +102,19 @@ def test_one_door(monkeypatch, capsys):
     assert capsys.readouterr().out == "grsd.studies.confirm:write_table('08_rigidity-distance')\n"
     made = []
     monkeypatch.setattr("grsd.reproduce.reproduce", lambda **options: made.append(options["only"]) or [])
+    monkeypatch.setattr("grsd.studies.confirm.write_table", made.append)
     assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 0
     assert cli.main(["data", "09_power_law_scaling-axes.svg"]) == 0
     monkeypatch.setattr("grsd.bench.krylov.main", lambda: made.append("krylov"))
     assert cli.main(["data", "krylov-against-flow"]) == 0
-    assert made == [["08"], ["09"], "krylov"]
+    assert made == ["08_rigidity-distance", ["09"], "krylov"]
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "data/benchmarks/krylov-against-flow.csv: made in 0 s by grsd.bench.krylov:main()"
     assert cli.main(["data", "figures/08_not-there.svg"]) == 1
     line = "grsd data: figures/08_not-there.svg: grsd reproduce --only 08 did not make it"
     assert capsys.readouterr().err == f"{line}\n"
     monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [Job(project(), {}, failure="cell In [1]")])
-    assert cli.main(["data", "data/tables/08_rigidity-distance.csv"]) == 1
+    assert cli.main(["data", "figures/08_rigidity-collapse.svg"]) == 1
     assert cli.main(["data", "cuda.csv"]) == 2
     line = (
         "grsd data: data/cuda.csv: no command makes it: by pytest tests/test_cuda.py, on a machine with a CUDA device"
