@@ -103,42 +103,6 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
                 )
 
 
-def check_coupling(
-    call: str,
-    function: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    outputs: Tensor,
-    of_few: Tensor | None = None,
-) -> None:
-    """Refuse a model in which samples see each other: a few in a batch of their own must give the same outputs.
-
-    Where the model does not take fewer samples, the others are replaced instead. ``of_few``: what the first ``FEW``
-    give, where that is known.
-    """
-    samples = len(inputs)
-    if samples == 1:
-        return
-    few = min(FEW, samples // 2)
-    with torch.no_grad():
-        try:
-            alone = function(inputs[:few]) if of_few is None or few < FEW else of_few
-            changed = (alone - outputs[:few]).abs().max()
-        except RuntimeError:
-            index = torch.arange(samples, device=inputs.device)
-            changed = torch.stack(
-                [
-                    (function(inputs[torch.where(kept, index, index.roll(1))]) - outputs)[kept].abs().max()
-                    for kept in (index % 2 == 0, index % 2 == 1)
-                ]
-            ).max()
-    if not bool(changed <= 1e4 * torch.finfo(outputs.dtype).eps * outputs.abs().max()):
-        raise ValueError(
-            f"{call}(model, ...): the output of a sample changes with the other samples of its batch (batch norm "
-            "without running statistics, or attention over the batch?); M = J J^T / N is then not a sum over samples: "
-            "call model.eval(), or replace that layer"
-        )
-
-
 def check_outputs(call: str, outputs: object, samples: int) -> None:
     """Refuse a model whose output is not a finite real tensor of shape (N, C) or (N,)."""
     if not isinstance(outputs, Tensor):

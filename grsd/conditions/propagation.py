@@ -22,11 +22,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.arguments import dataset, described, listed
-from grsd.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
+from grsd.checks import check_inputs, check_module, floating_dtype, repeatable, resolve_device
 from grsd.evidence import Rule
 from grsd.networks import Perceptron
 from grsd.provenance import provenance
 from grsd.tangents import Composed, exact_derivatives, private_copy
+from grsd.tangents.coupling import check_coupling
 from grsd.values import choice, flag, instance, said
 
 Nodes = str | Sequence[str] | Callable[[str, nn.Module], bool]
