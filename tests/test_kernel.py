@@ -19,8 +19,8 @@ differentiation, tracing = sys.modules["grsd.tangents.jacobian"], sys.modules["g
 @pytest.fixture
 def as_large(monkeypatch):
     """The routes of problems that are large, on the small ones of the table."""
-    monkeypatch.setattr("grsd.tangents.units.CHEAP", 0)
-    monkeypatch.setattr("grsd.kernel.job.AT_ONCE", 0)
+    monkeypatch.setattr("grsd.tangents.size.FEW_CALLS", 0)
+    monkeypatch.setattr("grsd.tangents.size.AT_ONCE", 0)
     monkeypatch.setattr("grsd.kernel.job.ROWS_AT_MOST", 0)
 
 

@@ -16,7 +16,7 @@ from grsd.checks import FEW, check_targets, memory_bytes
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined
 from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
-from grsd.kernel.products import AT_ONCE, Blocks, Square, Tile
+from grsd.kernel.products import Blocks, Square, Tile
 from grsd.tangents import (
     ALONE,
     CAREFUL,
@@ -40,12 +40,11 @@ from grsd.tangents import (
     read,
     trace,
 )
-from grsd.tangents.admit import COUPLED_GRADIENT, DIRECT, admit
+from grsd.tangents.admit import COUPLED_GRADIENT, admit
+from grsd.tangents.size import evaluated_at_once, rows_are_cheap
 from grsd.tangents.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 
 SMALL = 2**30  # under it nothing is metered
-PER_OPERATION = 2**20  # products that take as long as calling one function, forward and backward
-ROWS_AT_MOST = 2**24  # numbers in the rows of a small problem
 T = TypeVar("T")
 
 
@@ -261,8 +260,9 @@ class Job:
 
     def _blocks(self) -> Blocks:
         device = torch.device("cpu") if self.plan.host else self.outputs.device
-        numbers = self.plan.workspace, AT_ONCE if self.small else 0
-        return Blocks(self.samples, self.classes, self.rate, *numbers, self.outputs.dtype, device)
+        return Blocks(
+            self.samples, self.classes, self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
+        )
 
     def _plan_units(self) -> None:
         """Units and plan for ``way``."""
@@ -272,7 +272,7 @@ class Job:
             self.expected.gradient,
             self._small_trace() if self.way.factored else None,
             apart=self.apart,
-            backprops=self.small and self.samples <= DIRECT and not self.rate,
+            backprops=self._is_direct() and not self.rate,
         )
         self.plan = whole(self.units, self.samples) if self.small else self._plan()
 
@@ -284,8 +284,11 @@ class Job:
         self.way, self.deviation = Way(True, TOGETHER, FORWARD), self.outputs.new_zeros(())
         if self.network.functional and self.small and self.samples > 1:
             generic = set(self.network.parameters) - factorable(self.reading)
-            cheap = bool(generic) and self._rows_are_cheap(generic) and not self._ends_elsewhere()
-            self.way = Way(not cheap, ALONE, FORWARD)
+            cheap = bool(generic) and self._rows_are_cheap(generic)
+            if cheap and not self.reading.alone:
+                self.way = Way(True, TOGETHER, FORWARD)
+            else:
+                self.way = Way(not (cheap and not self._ends_elsewhere()), ALONE, FORWARD)
         if self.way.factored:
             self.admitted.check_samples()
         if not self.network.functional:
@@ -304,13 +307,15 @@ class Job:
     def _rows_are_cheap(self, generic: set[str]) -> bool:
         """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
         factored = [p.numel() for name, p in self.network.parameters.items() if name not in generic]
-        numbers = self.outputs.numel() * sum(factored)
-        return numbers < ROWS_AT_MOST and numbers * self.outputs.numel() < PER_OPERATION * self.reading.operations
+        return rows_are_cheap(self.outputs.numel(), sum(factored), self.reading.operations)
+
+    def _is_direct(self) -> bool:
+        return self.small and evaluated_at_once(self.inputs)
 
     def _small_trace(self) -> Trace:
         """A trace with its graph that makes the calls of the whole batch, of as few samples as may be."""
         few = self.admitted.few
-        if self.small and self.samples <= DIRECT:
+        if self._is_direct():
             return self.reading
         if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.reading):
             return few

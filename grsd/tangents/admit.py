@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grsd.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 from grsd.tangents.coupling import COUPLED, is_coupled, parts_of, same_values, the_others
 from grsd.tangents.network import Network, Parameters
+from grsd.tangents.size import evaluated_at_once
 from grsd.tangents.trace import Trace, foreign_leaves, pull, read, trace, unwatched
 from grsd.tangents.units import random_like
 
@@ -97,7 +98,6 @@ class Admitted:
 
 
 Small = Callable[[Network, Trace, int], bool]
-DIRECT = 32  # samples that are evaluated with their graph before anything is known of the model
 
 
 def admit(
@@ -120,7 +120,7 @@ def admit(
     inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
     kept = network.fixed | network.parameters | {"inputs": inputs}
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    direct = small is not None and len(inputs) <= DIRECT
+    direct = small is not None and evaluated_at_once(inputs)
     chosen = parts_of(len(inputs), device)[0] if direct else _chosen(inputs)
     network.forget(inputs[chosen])
     few, fit = None, False

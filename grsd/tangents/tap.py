@@ -16,8 +16,9 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from grsd.tangents.composed import OPENED, Composed, still_batch_norm
-from grsd.tangents.layers import RECOGNISED, Call
+from grsd.tangents.layers import OPERATORS, RECOGNISED, Call, elementwise
 from grsd.tangents.network import Parameters
+from grsd.tangents.recurrent import LAYERS
 
 METADATA = {
     getattr(Tensor, name).__get__
@@ -25,11 +26,16 @@ METADATA = {
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
 
 
+READS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
+NOT_ALONE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
+
+
 class Tap(Composed):
     """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called. ``tangents``: as ``Composed``.
+    tangent) and keep their inputs. ``operations``: how many functions were called; ``alone``: whether there was none
+    for which ``torch.vmap`` has no rule, or a wrong one. ``tangents``: as ``Composed``.
     """
 
     def __init__(
@@ -49,17 +55,19 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations = 0
+        self.operations, self.alone = 0, True
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
+        if func in NOT_ALONE:
+            self.alone = False
         used = self._used(args)
         if kwargs:
             used |= self._used(kwargs.values())
         if not used or func in METADATA or func in self.opened:
             return self.called(func, args, kwargs)
-        call = RECOGNISED[func](*args, **kwargs) if func in RECOGNISED else None
+        call = self._call(func, args, kwargs)
         if call is not None and func is F.batch_norm:
             out = still_batch_norm(*args, **kwargs)
         else:
@@ -69,6 +77,17 @@ class Tap(Composed):
         if mine:
             self._note(call, out)
         return out
+
+    def _call(self, func: Callable, args: tuple, kwargs: dict) -> Call | None:
+        """The call, where it is recognised."""
+        if func in RECOGNISED:
+            return RECOGNISED[func](*args, **kwargs)
+        if func not in OPERATORS or len(args) != 2 or kwargs:
+            return None
+        own, other = args if id(args[0]) in self.names else args[::-1]
+        if not isinstance(other, Tensor) or id(other) in self.names:
+            return None
+        return elementwise(other, own, product=OPERATORS[func])
 
     def _note(self, call: Call, out: Tensor) -> None:
         self.calls.append(call if self.graph else replace(call, input=None))

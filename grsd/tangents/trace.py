@@ -29,9 +29,9 @@ class Trace:
     """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph where there is one.
 
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
-    parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
-    replaced. ``leaves``: the parameters that
-    the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
+    parameters used in any other way; ``operations``: how many functions were called; ``alone``: whether samples can be
+    taken one by one under ``torch.vmap``, as far as these tell; ``composed``: whether any was replaced. ``leaves``: the
+    parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
     ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
     """
 
@@ -41,6 +41,7 @@ class Trace:
     names: tuple[tuple[str | None, str | None], ...]
     elsewhere: frozenset[str]
     operations: int
+    alone: bool
     composed: bool
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
@@ -111,7 +112,7 @@ def unwatched(network: Network, inputs: Tensor) -> Trace:
     leaves = leaves_of(network.parameters)
     with torch.enable_grad():
         outputs = network(leaves, inputs.detach())
-    return Trace(outputs, (), (), (), frozenset(), 0, network.composed, leaves=leaves)
+    return Trace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
 
 
 def outputs_and_gradient(
@@ -152,6 +153,7 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -
         names,
         frozenset(tap.elsewhere),
         tap.operations,
+        tap.alone,
         tap.intervened,
         edges=tuple(tap.edges),
         leaves=parameters if tap.graph else None,
