@@ -95,8 +95,10 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
     if device is None and len(places) > 1:
         raise ValueError(f"{call}(model, ...): the model is spread over {', '.join(places)}; name one device")
     for name, part in model.named_modules():
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
         for option in ("sparse", "scale_grad_by_freq", "max_norm"):
-            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and getattr(part, option):
+            if getattr(part, option):
                 raise ValueError(
                     f"{call}(model, ...): {name or 'the model'} has {option}={getattr(part, option)!r}, under which "
                     "its gradient is not the derivative of its output, or sparse; switch it off"

@@ -57,8 +57,8 @@ class Way:
     by: str
 
 
-LAST = Way(False, CAREFUL, TWICE)
-SLOWER = (Way(True, TOGETHER, FORWARD), Way(True, CAREFUL, FORWARD), Way(False, TOGETHER, TWICE), LAST)
+LAST, OWN = Way(False, CAREFUL, TWICE), Way(False, TOGETHER, TWICE)
+SLOWER = (Way(True, TOGETHER, FORWARD), Way(True, CAREFUL, FORWARD), OWN, LAST)
 
 
 class Job:
@@ -146,7 +146,12 @@ class Job:
             if problem:
                 self.admitted.check_samples()
             self._take(way)
-            if problem and way.route == CAREFUL and not all(unit.uses for unit in self.units):
+            if (
+                problem
+                and way.route == CAREFUL
+                and self.network.functional
+                and not all(unit.uses for unit in self.units)
+            ):
                 self._say_the_cost(problem)
             try:
                 result, matrices = compute()
@@ -166,7 +171,7 @@ class Job:
 
     def _ways(self) -> list[Way]:
         if not self.network.functional:
-            return [LAST]
+            return [OWN, LAST] if self.way == OWN else [LAST]
         return [self.way, *(way for way in SLOWER if way != self.way)]
 
     def _take(self, way: Way) -> None:
@@ -292,11 +297,11 @@ class Job:
         if self.way.factored:
             self.admitted.check_samples()
         if not self.network.functional:
-            self.way = LAST
+            self.way = OWN if self.small else LAST
         self._plan_units()
         if self.way.factored and self.way.route == ALONE and all(unit.uses for unit in self.units):
             self.way = replace(self.way, route=TOGETHER)
-        if not self.small and self.way != LAST:
+        if not self.small and self.network.functional:
             self.way = replace(self.way, route=self._route())
             self.plan = self._plan()
 

@@ -151,7 +151,7 @@ def admit(
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Also where both are NaN."""
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:

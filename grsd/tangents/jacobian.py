@@ -19,7 +19,17 @@ from torch.func import vjp, vmap
 
 from grsd.tangents.layers import LINEAR, OUTER, Call
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import FORWARD, TWICE, Trace, gradients, one_per_class, pulled_by_backward, pulled_twice, trace
+from grsd.tangents.trace import (
+    FORWARD,
+    TWICE,
+    Trace,
+    gradients,
+    one_per_class,
+    own_graph,
+    pulled_by_backward,
+    pulled_twice,
+    trace,
+)
 from grsd.tangents.units import GRAM, ROWS, SLICES, Unit
 
 Parts = tuple[Tensor, ...]
@@ -53,7 +63,7 @@ def jacobian(
     (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
     is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
     are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
-    whole batch after another; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
+    whole batch after another, for a network that is not functional by its own parameters; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
     very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
@@ -62,6 +72,9 @@ def jacobian(
     outputs, backprops = None, {}
     if generic and route == ALONE:
         rows, outputs = _alone(network, generic, inputs, direction)
+    elif generic and route == TOGETHER and not network.functional:
+        with own_graph(network, inputs, None if direction is None else direction.along) as own:
+            rows, outputs = _together(own, generic, at_once, batched=True), own.outputs.detach()
     elif generic and route == CAREFUL and (direction is None or direction.by == TWICE):
         rows, outputs = _one_by_one(network, generic, inputs, direction)
     given = graph is not None

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
-from grsd.tangents.anatomy import Anatomy
 from grsd.tangents.composed import Composed
 from grsd.tangents.copies import copy_and_attributes
 from grsd.tangents.kept import Attributes, forget
@@ -103,10 +102,10 @@ class Network:
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         module, self.prefix = unwrapped(module)
-        self.module, anatomy, self.attributes = copy_and_attributes(module, dtype, device)
+        self.module, anatomy, self.attributes, before = copy_and_attributes(module, dtype, device)
         self.dtype, self.device, self.anatomy = dtype, device, anatomy
         self.functional = not any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts)
-        theirs = Anatomy(module).parameters if self.functional else dict(module.named_parameters())
+        theirs = before.parameters if self.functional else dict(module.named_parameters())
         own = anatomy.parameters if self.functional else dict(self.module.named_parameters())
         self.theirs = {id(p): name for name, p in theirs.items()}
         self._trainable = {name: own[name] for name, p in theirs.items() if p.requires_grad}

@@ -60,7 +60,7 @@ class Tap(Composed):
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
-        if func in NOT_ALONE:
+        if func in NOT_ALONE or (func is torch.where and len(args) == 1):
             self.alone = False
         used = self._used(args)
         if kwargs:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge
+from torch.func import vmap
 
 from grsd.tangents.composed import Composed
 from grsd.tangents.layers import Call
@@ -22,6 +23,7 @@ from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
 
 FORWARD, TWICE = "forward", "twice"
+MANY = 16  # cotangents
 
 
 @dataclass
@@ -31,8 +33,8 @@ class Trace:
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
     parameters used in any other way; ``operations``: how many functions were called; ``alone``: whether samples can be
     taken one by one under ``torch.vmap``, as far as these tell; ``composed``: whether any was replaced. ``leaves``: the
-    parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
-    ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
+    parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by
+    index. ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
     """
 
     outputs: Tensor
@@ -166,12 +168,29 @@ def gradients(
     of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, *, batched: bool = True, retain: bool = True
 ) -> list[Tensor | None]:
     """For a stack of cotangents, the stacked derivatives in each of ``at``; None where ``of`` does not depend on it."""
+    if batched and len(cotangents) >= MANY:
+        return _gradients_of_many(of, at, cotangents, retain)
     if batched:
         return list(
             torch.autograd.grad(of, at, cotangents, retain_graph=retain, is_grads_batched=True, allow_unused=True)
         )
     results = [torch.autograd.grad(of, at, one, retain_graph=True, allow_unused=True) for one in cotangents]
     return [None if same[0] is None else torch.stack(same) for same in zip(*results, strict=True)]
+
+
+def _gradients_of_many(
+    of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, retain: bool
+) -> list[Tensor | None]:
+    """By ``torch.vmap``, which has rules for more functions than ``is_grads_batched``, and takes longer to begin."""
+    there: list[bool] = []
+
+    def one(cotangent: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(of, at, cotangent, retain_graph=retain, allow_unused=True)
+        there[:] = [part is not None for part in found]
+        return tuple(part for part in found if part is not None)
+
+    stacked = iter(vmap(one)(cotangents))
+    return [next(stacked) if part else None for part in there]
 
 
 def one_per_class(outputs: Tensor) -> Tensor:
@@ -233,6 +252,17 @@ def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Paramete
             network.restore()
 
 
+@contextmanager
+def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[Trace]:
+    """A trace without its calls that ends in the module's own parameters; slopes by two backward passes."""
+    with own_leaves(network, tangents=direction is not None) as own:
+        outputs, slopes, directions = network.module(inputs), None, None
+        if direction is not None:
+            slopes, directions = slopes_by_two_passes(outputs, own, direction)
+        unseen = Trace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
+        yield replace(unseen, leaves=own, slopes=slopes, directions=directions)
+
+
 def pulled_by_backward(network: Network, inputs: Tensor, cotangents: Iterable[Tensor]) -> Iterator[Parameters]:
     """J^T u for each cotangent u, by ``Tensor.backward`` on the module's own parameters."""
     with own_leaves(network) as own:
@@ -262,10 +292,13 @@ def foreign_leaves(outputs: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
     seen, found = set(waiting), []
     while waiting:
         node = waiting.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and id(variable) not in known:
-            found.append(variable)
-        following = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= following
-        waiting += following
+        following = node.next_functions
+        if not following:  # only where the graph ends may there be a leaf
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, Tensor) and id(variable) not in known:
+                found.append(variable)
+        for other, _ in following:
+            if other is not None and other not in seen:
+                seen.add(other)
+                waiting.append(other)
     return found
