@@ -146,12 +146,7 @@ class Job:
             if problem:
                 self.admitted.check_samples()
             self._take(way)
-            if (
-                problem
-                and way.route == CAREFUL
-                and self.network.functional
-                and not all(unit.uses for unit in self.units)
-            ):
+            if problem and way.route == CAREFUL and self.network.functional:
                 self._say_the_cost(problem)
             try:
                 result, matrices = compute()
@@ -181,6 +176,8 @@ class Job:
             self._plan_units()
 
     def _say_the_cost(self, problem: str) -> None:
+        if all(unit.uses for unit in self.units):
+            return
         warnings.warn(
             f"{self.call}(model, ...): {problem}; what is left is one backward pass per output, "
             f"{self.outputs.numel()} of them",

@@ -65,7 +65,7 @@ def _copied(
     for part in parts:
         new, own = memo[id(part)], getattr(type(part), "__getstate__", None)
         state = vars(part) if own is getattr(object, "__getstate__", None) else part.__getstate__()
-        state = {name: _value(value, name, memo) for name, value in state.items()}
+        state = {n: value if type(value) in ATOMS else _value(value, n, memo) for n, value in state.items()}
         if type(part).__setstate__ is not nn.Module.__setstate__:
             new.__setstate__(state)
         else:
@@ -83,7 +83,7 @@ def _copied(
 
 
 def _value(value: object, name: str, memo: dict[int, object]) -> object:
-    if type(value) in ATOMS or (type(value) is tuple and all(type(one) in ATOMS for one in value)):
+    if type(value) is tuple and all(type(one) in ATOMS for one in value):
         return value
     if name in HOOKS and not value:
         return type(value)()

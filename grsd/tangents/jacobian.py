@@ -63,8 +63,8 @@ def jacobian(
     (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
     is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
     are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
-    whole batch after another, for a network that is not functional by its own parameters; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
-    very inputs, where there is one already.
+    whole batch after another, for a network that is not functional by its own parameters; CAREFUL: one output after
+    another, without ``torch.vmap``. ``graph``: a trace of these very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Mutabl
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType, ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,7 @@ OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryvi
 SIMPLE = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """Something mutable that attributes of a module lead to; ``of``: the object whose attributes it is, by its path."""
 
     path: str
@@ -93,7 +93,8 @@ def _containers(anatomy: Anatomy) -> Iterator[Container]:
             seen.add(id(container.values))
             yield container
             for key, value in container.items:
-                if type(value) in SIMPLE or (type(value) is tuple and all(type(one) in SIMPLE for one in value)):
+                kind = type(value)
+                if kind in SIMPLE or kind is Tensor or (kind is tuple and all(type(one) in SIMPLE for one in value)):
                     continue
                 if isinstance(value, OPAQUE) or callable(value):
                     continue

@@ -102,8 +102,10 @@ class Tap(Composed):
         """The parameters among the values, and in lists and tuples of them."""
         found, names = set(), self.names
         for value in values:
-            if id(value) in names:
-                found.add(names[id(value)])
+            if type(value) is Tensor or id(value) in names:
+                name = names.get(id(value))
+                if name is not None:
+                    found.add(name)
             elif isinstance(value, (list, tuple)) and type(value) is not torch.Size:
                 found |= self._used(value)
         return found
