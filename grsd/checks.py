@@ -14,7 +14,6 @@ from grsd.values import said
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
-MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
 UNINITIALIZED = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
@@ -128,7 +127,7 @@ def repeatable(
     ``again``: the same a second time, where that is not ``function`` itself.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    with torch.no_grad(), _in_one_line(call):
+    with torch.no_grad(), in_one_line(call, _not_called):
         outputs, second = function(), (again or function)()
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
@@ -142,17 +141,24 @@ def repeatable(
 
 
 @contextmanager
-def _in_one_line(call: str) -> Iterator[None]:
-    """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
+def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
+    """What a model raises, or torch for it, as ``RuntimeError`` in one line: ``text`` of it after the call's name.
+
+    Refusals of the call itself, and what the system raises, pass.
+    """
     try:
         yield
-    except MODEL_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(call):
+    except (torch.OutOfMemoryError, MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever a model of somebody else's raises
+        if isinstance(error, (ValueError, TypeError, RuntimeError)) and str(error).startswith(call):
             raise
-        said_by = (str(error).splitlines() or [""])[0]
-        raise RuntimeError(
-            f"{call}(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
-        ) from error
+        raise RuntimeError(f"{call}{text(error)}") from error
+
+
+def _not_called(error: Exception) -> str:
+    said_by = (str(error).splitlines() or [""])[0]
+    return f"(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
 
 
 def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ def as_large(monkeypatch):
     """The routes of problems that are large, on the small ones of the table."""
     monkeypatch.setattr("grsd.tangents.size.FEW_CALLS", 0)
     monkeypatch.setattr("grsd.tangents.size.AT_ONCE", 0)
-    monkeypatch.setattr("grsd.kernel.job.ROWS_AT_MOST", 0)
+    monkeypatch.setattr("grsd.tangents.size.ROWS", 0)
 
 
 def relative(found, expected):

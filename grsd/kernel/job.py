@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from grsd.checks import FEW, check_targets, memory_bytes
+from grsd.checks import FEW, check_targets, in_one_line, memory_bytes
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined
 from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
@@ -78,7 +78,7 @@ class Job:
         apart: bool = False,
         refuse: bool = True,
     ) -> None:
-        self.call, self.rate, self.apart = call, rate, apart
+        self.call, self.rate, self.apart, self.refuse = call, rate, apart, refuse
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
 
         def small(network: Network, few: Trace, samples: int) -> bool:
@@ -92,7 +92,7 @@ class Job:
         if rate and refuse:
             check_targets(call, targets, tuple(self.outputs.shape))
         error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
-        with _in_one_line(call):
+        with in_one_line(call, partial(_not_differentiated, call)):
             self.limit = free_memory(self.inputs.device) if limit is None else limit
             self.batch, self.checking = (self.samples, 0) if self.small else self._check_batch()
             probe = random_like(self.outputs)
@@ -281,17 +281,14 @@ class Job:
     def _first_way(self) -> None:
         """Units, way and plan to begin with: known layers factored; all others by the fastest way.
 
-        Rows of everything, each sample alone, where that spares a second pass and products are cheap.
+        Rows of everything, each sample alone, where that spares passes and products are cheap.
         """
         self.way, self.deviation = Way(True, TOGETHER, FORWARD), self.outputs.new_zeros(())
         if self.network.functional and self.small and self.samples > 1:
-            generic = set(self.network.parameters) - factorable(self.reading)
-            cheap = bool(generic) and self._rows_are_cheap(generic)
-            if cheap and not self.reading.alone:
-                self.way = Way(True, TOGETHER, FORWARD)
-            else:
-                self.way = Way(not (cheap and not self._ends_elsewhere()), ALONE, FORWARD)
-        if self.way.factored:
+            cheap = self._rows_are_cheap()
+            if self.reading.alone or not cheap:
+                self.way = Way(not cheap or self.network.keeps or self._ends_elsewhere(), ALONE, FORWARD)
+        if self.way.factored or not self.refuse:  # else the comparison with all samples at once tells
             self.admitted.check_samples()
         if not self.network.functional:
             self.way = OWN if self.small else LAST
@@ -306,10 +303,14 @@ class Job:
         """Whether the graph ends in tensors that are no parameters, which only a second graph can tell apart."""
         return bool(foreign_leaves(self.reading.outputs, self.reading.leaves.values()))
 
-    def _rows_are_cheap(self, generic: set[str]) -> bool:
-        """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
-        factored = [p.numel() for name, p in self.network.parameters.items() if name not in generic]
-        return rows_are_cheap(self.outputs.numel(), sum(factored), self.reading.operations)
+    def _rows_are_cheap(self) -> bool:
+        """Whether rows of what could be factored cost less than doing so, by counts alone."""
+        known = factorable(self.reading)
+        whole = len(known) == len(self.network.parameters)
+        if whole and self.rate:
+            return False
+        numbers = sum(self.network.parameters[name].numel() for name in known)
+        return rows_are_cheap(self.outputs.numel(), numbers, self.reading.operations, whole)
 
     def _is_direct(self) -> bool:
         return self.small and evaluated_at_once(self.inputs)
@@ -392,20 +393,11 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.3f} MiB"
 
 
+def _not_differentiated(call: str, error: Exception) -> str:
+    return f"(model, ...): {_said(call, error)}"
+
+
 def _said(call: str, error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     own = f"{call}(model, ...): "
     return text.removeprefix(own) if text.startswith(own) else f"torch cannot differentiate it here: {text}"
-
-
-@contextmanager
-def _in_one_line(call: str) -> Iterator[None]:
-    """What torch cannot do with a model that runs, said in one line."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(call):
-            raise
-        raise RuntimeError(f"{call}(model, ...): {_said(call, error)}") from error

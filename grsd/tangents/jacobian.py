@@ -81,7 +81,7 @@ def jacobian(
     if not given and (tapped or not rows):
         graph = trace(network, inputs, *(() if direction is None else (direction.along, direction.by)))
     if graph is not None:
-        outputs = graph.outputs.detach()
+        outputs = graph.outputs.detach() if outputs is None or not given else outputs
         if generic and not rows:
             rows = _together(graph, generic, at_once, batched=route != CAREFUL)
         if tapped:
