@@ -217,7 +217,7 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
         grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
 
 
-def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(monkeypatch):
+def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(as_large, monkeypatch):
     class Depends(torch.nn.Module):
         def __init__(self):
             super().__init__()
