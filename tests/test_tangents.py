@@ -161,7 +161,7 @@ def test_grouped_products_have_a_kernel_and_a_rate_in_float64():
 
 
 def test_parameters_added_or_multiplied_are_known():
-    """Where a raw parameter meets the samples, broadcast over any of their axes; not where no sample is in the product."""
+    """Where a raw parameter meets the samples, broadcast over any of their axes; not where there are no samples."""
 
     class Raw(torch.nn.Module):
         def __init__(self):
