@@ -17,15 +17,28 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp, vmap
 
+from grsd.tangents.duals import dual
 from grsd.tangents.layers import LINEAR, OUTER, Call
 from grsd.tangents.network import Network, Parameters
-from grsd.tangents.trace import FORWARD, TWICE, Trace, gradients, one_per_class, pulled_by_backward, pulled_twice, trace
+from grsd.tangents.trace import (
+    FORWARD,
+    TWICE,
+    Trace,
+    gradients,
+    leaves_of,
+    one_per_class,
+    pulled_by_backward,
+    pulled_twice,
+    slopes_by_two_passes,
+    trace,
+)
 from grsd.tangents.units import GRAM, ROWS, SLICES, Unit
 
 Parts = tuple[Tensor, ...]
 Differentiated = list[tuple[Parts, Parts | None]]
 
 ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
+OWN_COPIES = 2**16  # parameters of which each sample may have its own
 COTANGENTS = 128  # at most so many are pulled back at once
 
 
@@ -185,7 +198,7 @@ def _one_position(unit: Unit, a: Tensor, delta: Tensor) -> Parts:
 
 
 def _dual(value: Tensor, tangent: Tensor | None) -> Tensor:
-    return value if tangent is None else forward_ad.make_dual(value.contiguous(), tangent.contiguous())
+    return value if tangent is None else dual(value.contiguous(), tangent.contiguous())
 
 
 def outer_product(delta: Tensor, a: Tensor) -> Tensor:
@@ -210,38 +223,37 @@ Rows = dict[str, tuple[Tensor, Tensor | None]]
 
 
 def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None) -> tuple[Rows, Tensor]:
-    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own."""
-    samples = len(inputs)
+    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own.
+
+    Backward passes are plain ones, of the batch that ``torch.vmap`` makes of the samples; along a direction always two,
+    since forward mode under ``torch.vmap`` imports for a second.
+    """
+    selected = {name: network.parameters[name] for name in names}
+    if direction is None and (network.convolves or sum(p.numel() for p in selected.values()) > OWN_COPIES):
+        return _alone_with_shared_parameters(network, selected, inputs)
 
     def of_each(parameters: Parameters) -> Parameters:
-        return {n: parameters[n].detach().expand(samples, *parameters[n].shape).requires_grad_() for n in names}
+        return {n: parameters[n].detach().expand(len(inputs), *parameters[n].shape).requires_grad_() for n in names}
 
-    def outputs_of(own: Parameters, rest: Parameters) -> Tensor:
-        def one(chosen: Parameters, sample: Tensor) -> Tensor:
-            return network(rest | chosen, sample[None], tangents=direction is not None)[0]
+    def one(own: Parameters, sample: Tensor) -> Tensor:
+        return network(rest | own, sample[None], tangents=direction is not None)[0]
 
-        return vmap(one)(own, inputs)
-
+    leaves, rest = of_each(network.parameters), {n: p for n, p in network.parameters.items() if n not in selected}
     if direction is None:
-        return _alone_without_rate(network, names, inputs)
-    leaves = of_each(network.parameters)
-    if direction.by == TWICE:
-        raise NotImplementedError("two backward passes under torch.vmap")
-    directions = of_each(direction.along)
-    with forward_ad.dual_level():
-        duals = {n: forward_ad.make_dual(leaves[n], directions[n]) for n in names}
-        rest = {n: forward_ad.make_dual(p, direction.along[n]) for n, p in network.parameters.items() if n not in duals}
-        outputs, slopes = forward_ad.unpack_dual(outputs_of(duals, rest))
-    if slopes is None or not slopes.requires_grad:
+        outputs = vmap(one)(leaves, inputs)
         found = gradients(outputs, list(leaves.values()), one_per_class(outputs), retain=False)
         return _rows(leaves, found, [None] * len(names), outputs), outputs.detach()
-    at = [*directions.values(), *leaves.values()]
+    rest = leaves_of(rest)
+    outputs = vmap(one)(leaves, inputs)
+    along = of_each(direction.along) | {n: direction.along[n] for n in rest}
+    slopes, directions = slopes_by_two_passes(outputs, leaves | rest, along)
+    at = [*(directions[n] for n in names), *leaves.values()]
     found = gradients(slopes, at, one_per_class(outputs), retain=False)
     return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
 
 
-def _alone_without_rate(network: Network, names: Sequence[str], inputs: Tensor) -> tuple[Rows, Tensor]:
-    selected = {name: network.parameters[name] for name in names}
+def _alone_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
+    """The same: faster where parameters are many or those of convolutions, but ``torch.func.vjp`` imports for long."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)

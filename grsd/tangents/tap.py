@@ -24,12 +24,15 @@ METADATA = {
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_nested", "is_leaf", "layout")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
 
+CONVOLUTIONS = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose") for d in (1, 2, 3))
+
 
 class Tap(Composed):
     """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called. ``tangents``: as ``Composed``.
+    tangent) and keep their inputs. ``operations``: how many functions were called; ``convolves``: whether any was a
+    convolution. ``tangents``: as ``Composed``.
     """
 
     def __init__(
@@ -49,11 +52,12 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations = 0
+        self.operations, self.convolves = 0, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
+        self.convolves |= func in CONVOLUTIONS
         used = self._used(args)
         if kwargs:
             used |= self._used(kwargs.values())

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge
 
 from grsd.tangents.composed import Composed
+from grsd.tangents.duals import dual, in_forward_mode
 from grsd.tangents.layers import Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
@@ -30,9 +31,9 @@ class Trace:
 
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
     parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
-    replaced. ``leaves``: the parameters that
-    the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
-    ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
+    replaced; ``convolves``: whether any was a convolution. ``leaves``: the parameters that the graph ends in;
+    ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index. ``backprops``: (C, *shape) of
+    the calls, by index, where they have been found already.
     """
 
     outputs: Tensor
@@ -42,6 +43,7 @@ class Trace:
     elsewhere: frozenset[str]
     operations: int
     composed: bool
+    convolves: bool = False
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
     slopes: Tensor | None = None
@@ -87,21 +89,23 @@ def trace(network: Network, inputs: Tensor, direction: Parameters | None = None,
         found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
         slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
         return replace(found, slopes=slopes, directions=directions)
-    directions = leaves_of(direction)
-    with forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
-        found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
-        pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
-        primal, tangent = forward_ad.unpack_dual(found.outputs)
-        return replace(
-            found,
-            outputs=primal,
-            slopes=tangent,
-            leaves=leaves,
-            directions=directions,
-            inputs=tuple(pair.primal.detach() for pair in pairs),
-            input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
-        )
+    return in_forward_mode(lambda: _forward_trace(network, inputs, leaves, leaves_of(direction)))
+
+
+def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> Trace:
+    duals = {name: dual(leaf, directions[name]) for name, leaf in leaves.items()}
+    found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+    pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
+    primal, tangent = forward_ad.unpack_dual(found.outputs)
+    return replace(
+        found,
+        outputs=primal,
+        slopes=tangent,
+        leaves=leaves,
+        directions=directions,
+        inputs=tuple(pair.primal.detach() for pair in pairs),
+        input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
+    )
 
 
 def unwatched(network: Network, inputs: Tensor) -> Trace:
@@ -153,6 +157,7 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -
         frozenset(tap.elsewhere),
         tap.operations,
         tap.intervened,
+        tap.convolves,
         edges=tuple(tap.edges),
         leaves=parameters if tap.graph else None,
         inputs=seen,
