@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp, vmap
 
-from grsd.tangents.duals import dual
+from grsd.tangents.duals import dual, in_forward_mode
 from grsd.tangents.layers import LINEAR, OUTER, Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.trace import (
@@ -142,14 +142,14 @@ class _Assembly:
         with torch.no_grad():
             if not self.rate:
                 return self._parts(unit, {index: a for index, (a, _) in self.inputs.items()}, self._deltas(unit)), None
-            with forward_ad.dual_level():
-                inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
-                deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
-                pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
-                parts = tuple(pair.primal for pair in pairs)
-                return parts, tuple(
-                    torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs
-                )
+            return in_forward_mode(lambda: self._parts_and_rates(unit))
+
+    def _parts_and_rates(self, unit: Unit) -> tuple[Parts, Parts]:
+        inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
+        deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
+        pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
+        parts = tuple(pair.primal for pair in pairs)
+        return parts, tuple(torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs)
 
     def let_go(self, indices: set[int]) -> None:
         for index in indices:
@@ -183,7 +183,7 @@ class _Assembly:
                 return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
             delta = delta.permute(1, 2, 0, 4, 3).contiguous()
             return (a, delta) if unit.route == SLICES else (outer_product(delta, a),)
-        rows = [torch.einsum("cntw,ntw->ncw", delta, a)] if unit.weight else []
+        rows = [(delta * a).sum(2).transpose(0, 1)] if unit.weight else []
         rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
         return (torch.cat(rows, -1),)
 
