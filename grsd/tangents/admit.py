@@ -133,7 +133,7 @@ def admit(
         few = _few(call, model, network, inputs, chosen)
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
         reading = evaluated(call, model, network, inputs, trace if fit else read)
-    network.composed, network.convolves = reading.composed, reading.convolves
+    network.composed = reading.composed
     check_outputs(call, reading.outputs, len(inputs))
     if reading.outputs.dtype != dtype:
         raise TypeError(

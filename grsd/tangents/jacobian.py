@@ -229,7 +229,7 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
     since forward mode under ``torch.vmap`` imports for a second.
     """
     selected = {name: network.parameters[name] for name in names}
-    if direction is None and (network.convolves or sum(p.numel() for p in selected.values()) > OWN_COPIES):
+    if direction is None and (network.shares or sum(p.numel() for p in selected.values()) > OWN_COPIES):
         return _alone_with_shared_parameters(network, selected, inputs)
 
     def of_each(parameters: Parameters) -> Parameters:
@@ -253,7 +253,7 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
 
 
 def _alone_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
-    """The same: faster where parameters are many or those of convolutions, but ``torch.func.vjp`` imports for long."""
+    """The same by ``torch.func.vjp``, which imports for a second: faster where parameters are many."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)

@@ -18,21 +18,22 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from grsd.tangents.composed import OPENED, Composed, still_batch_norm
 from grsd.tangents.layers import RECOGNISED, Call
 from grsd.tangents.network import Parameters
+from grsd.tangents.recurrent import CELLS
 
 METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_nested", "is_leaf", "layout")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
 
-CONVOLUTIONS = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose") for d in (1, 2, 3))
+SHARING = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose") for d in (1, 2, 3)) | set(CELLS)
 
 
 class Tap(Composed):
     """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called; ``convolves``: whether any was a
-    convolution. ``tangents``: as ``Composed``.
+    tangent) and keep their inputs. ``operations``: how many functions were called; ``shares``: whether any is
+    slow or wrong under ``torch.vmap`` with weights of each sample's own. ``tangents``: as ``Composed``.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations, self.convolves = 0, False
+        self.operations, self.shares = 0, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
-        self.convolves |= func in CONVOLUTIONS
+        self.shares |= func in SHARING or (func is F.embedding and _has_padding(*args, **kwargs))
         used = self._used(args)
         if kwargs:
             used |= self._used(kwargs.values())
@@ -95,3 +96,7 @@ class Tap(Composed):
 
     def name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))
+
+
+def _has_padding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: object, **__: object) -> bool:
+    return padding_idx is not None

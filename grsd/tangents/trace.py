@@ -31,9 +31,9 @@ class Trace:
 
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
     parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
-    replaced; ``convolves``: whether any was a convolution. ``leaves``: the parameters that the graph ends in;
-    ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index. ``backprops``: (C, *shape) of
-    the calls, by index, where they have been found already.
+    replaced. ``leaves``: the parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``,
+    ``input_rates``: of the calls, by index. ``backprops``: (C, *shape) of the calls, by index, where they have been
+    found already.
     """
 
     outputs: Tensor
@@ -43,7 +43,6 @@ class Trace:
     elsewhere: frozenset[str]
     operations: int
     composed: bool
-    convolves: bool = False
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
     slopes: Tensor | None = None
@@ -146,6 +145,7 @@ def _plain(outputs: object) -> object:
 def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
     with network.precision(), torch.set_grad_enabled(tap.graph), tap:
         outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
+    network.shares |= tap.shares
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
     calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
     seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
@@ -157,7 +157,6 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -
         frozenset(tap.elsewhere),
         tap.operations,
         tap.intervened,
-        tap.convolves,
         edges=tuple(tap.edges),
         leaves=parameters if tap.graph else None,
         inputs=seen,
