@@ -24,8 +24,8 @@ NAMES |= {name.replace("torch.", "torch.cuda.") for name in NAMES if name.starts
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    norm = v.norm() if dim == -1 else torch.norm_except_dim(v, 2, dim)
-    return v * (g / norm)
+    others = [axis for axis in range(v.ndim) if axis != dim]
+    return v * (g / (v.norm() if dim == -1 else torch.linalg.vector_norm(v, 2, others, keepdim=True)))
 
 
 def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

@@ -18,12 +18,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from grsd.tangents.composed import OPENED, Composed, still_batch_norm
 from grsd.tangents.layers import OPERATORS, RECOGNISED, Call, elementwise
 from grsd.tangents.network import Parameters
-from grsd.tangents.recurrent import LAYERS
+from grsd.tangents.recurrent import CELLS, LAYERS
 
 METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_nested", "is_leaf", "layout")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
+
+SHARING = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose") for d in (1, 2, 3)) | set(CELLS)
 
 
 READS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
@@ -35,7 +37,8 @@ class Tap(Composed):
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
     tangent) and keep their inputs. ``operations``: how many functions were called; ``alone``: whether there was none
-    for which ``torch.vmap`` has no rule, or a wrong one. ``tangents``: as ``Composed``.
+    for which ``torch.vmap`` has no rule, or a wrong one; ``shares``: whether any is slow or wrong under ``torch.vmap``
+    with weights of each sample's own. ``tangents``: as ``Composed``.
     """
 
     def __init__(
@@ -55,13 +58,14 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations, self.alone = 0, True
+        self.operations, self.alone, self.shares = 0, True, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
         if func in NOT_ALONE or (func is torch.where and len(args) == 1):
             self.alone = False
+        self.shares |= func in SHARING or (func is F.embedding and _has_padding(*args, **kwargs))
         used = self._used(args)
         if kwargs:
             used |= self._used(kwargs.values())
@@ -112,3 +116,7 @@ class Tap(Composed):
 
     def name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))
+
+
+def _has_padding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: object, **__: object) -> bool:
+    return padding_idx is not None

@@ -18,6 +18,7 @@ from torch.autograd.graph import GradientEdge
 from torch.func import vmap
 
 from grsd.tangents.composed import Composed
+from grsd.tangents.duals import dual, in_forward_mode
 from grsd.tangents.layers import Call
 from grsd.tangents.network import Network, Parameters
 from grsd.tangents.tap import Tap
@@ -90,21 +91,23 @@ def trace(network: Network, inputs: Tensor, direction: Parameters | None = None,
         found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
         slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
         return replace(found, slopes=slopes, directions=directions)
-    directions = leaves_of(direction)
-    with forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
-        found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
-        pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
-        primal, tangent = forward_ad.unpack_dual(found.outputs)
-        return replace(
-            found,
-            outputs=primal,
-            slopes=tangent,
-            leaves=leaves,
-            directions=directions,
-            inputs=tuple(pair.primal.detach() for pair in pairs),
-            input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
-        )
+    return in_forward_mode(lambda: _forward_trace(network, inputs, leaves, leaves_of(direction)))
+
+
+def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> Trace:
+    duals = {name: dual(leaf, directions[name]) for name, leaf in leaves.items()}
+    found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+    pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
+    primal, tangent = forward_ad.unpack_dual(found.outputs)
+    return replace(
+        found,
+        outputs=primal,
+        slopes=tangent,
+        leaves=leaves,
+        directions=directions,
+        inputs=tuple(pair.primal.detach() for pair in pairs),
+        input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
+    )
 
 
 def unwatched(network: Network, inputs: Tensor) -> Trace:
@@ -145,6 +148,7 @@ def _plain(outputs: object) -> object:
 def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
     with network.precision(), torch.set_grad_enabled(tap.graph), tap:
         outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
+    network.shares |= tap.shares
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
     calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
     seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
