@@ -83,9 +83,9 @@ class Job:
 
         def small(network: Network, few: Trace, samples: int) -> bool:
             room = min(SMALL, free_memory(network.device) // 2)
-            return limit is None and crude_bytes(network, few, samples, rate, apart) < room
+            return crude_bytes(network, few, samples, rate, apart) < room
 
-        self.admitted = admitted = admit(call, model, inputs, dtype, device, small)
+        self.admitted = admitted = admit(call, model, inputs, dtype, device, small if limit is None else None)
         self.network, self.inputs, self.reading = admitted.network, admitted.inputs, admitted.reading
         self.samples, self.classes, self.small = admitted.samples, admitted.classes, admitted.small
         self.outputs = admitted.outputs.detach()
