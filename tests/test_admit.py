@@ -123,6 +123,21 @@ def by_distance():
     return Graph()
 
 
+def less_the_detached_mean():
+    """Each sample alone has the gradient that it has in the batch, and another output."""
+
+    class Less(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 6), nn.Parameter(torch.randn(6, 3))
+
+        def forward(self, x):
+            y = torch.einsum("nf,fg->ng", torch.tanh(self.first(x)), self.last)
+            return y - y.mean(0).detach()
+
+    return Less()
+
+
 REFUSED = [
     ("hook on a parameter", hooked, X, r"weight has a hook on its gradient"),
     (
@@ -144,6 +159,12 @@ REFUSED = [
         r"the output of a sample changes with the other samples of its batch \(batch norm without running statistics",
     ),
     ("attention over the batch", attention_over_the_batch, X, r"the output of a sample changes with the other samples"),
+    (
+        "less the detached mean, with a parameter of no known layer",
+        less_the_detached_mean,
+        X,
+        r"the output of a sample changes",
+    ),
     ("two coupled samples", lambda: Does(lambda y, x: y - y.mean(0)), X[:2], r"the output of a sample changes"),
     ("active dropout", lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), X, r"gives another output each time"),
     ("in place on the inputs", lambda: Does(lambda y, x: y + x.mul_(2).sum()), X, r"the model changes 'inputs'"),
@@ -289,7 +310,7 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.rand(5))
 
     def forward(self, x):
-        return Square.apply(self.scale * x)
+        return Square.apply(torch.einsum("f,nf->nf", self.scale, x))
 
 
 class NoWayBack(Square):

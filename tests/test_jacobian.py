@@ -90,7 +90,6 @@ def test_recognised_layers_need_no_generic_route():
         "weight norm by a hook",
         "orthogonal convolution",
         "raw parameters",
-        "prelu",
         "recurrent cell",
         "looks at values",
         "transformer, tied output",
@@ -159,3 +158,31 @@ def test_grouped_products_have_a_kernel_and_a_rate_in_float64():
         strict=True,
     ):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12 * float(other.abs().max()))
+
+
+def test_parameters_added_or_multiplied_are_known():
+    """Where a raw parameter meets the samples, broadcast over any of their axes; not where there are no samples."""
+
+    class Raw(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
+            shapes = {"scale": (6,), "column": (3, 1), "gate": (), "shift": (3, 6), "table": (6, 5)}
+            for name, shape in shapes.items():
+                self.register_parameter(name, torch.nn.Parameter(torch.rand(shape, dtype=torch.float64)))
+            self.row = torch.nn.Parameter(torch.rand(5, dtype=torch.float64))
+
+        def forward(self, x):
+            h = torch.tanh(self.layer(x)) * self.scale * self.column + self.shift
+            return self.last(torch.tanh(self.gate * h).sum(1)) + (torch.tanh(self.table) + self.row).sum()
+
+    model, inputs = Raw().double(), torch.randn(6, 3, 4, dtype=torch.float64)
+    with exact_derivatives():
+        units, _ = units_of(network(model), inputs)
+    assert {unit.names[0] for unit in units if not unit.uses} == {"table", "row"}
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(out, list(model.parameters()), retain_graph=True)])
+        for out in model(inputs).flatten()
+    ]
+    expected = torch.stack(rows) @ torch.stack(rows).T / len(inputs)
+    assert torch.allclose(grsd.tangent_kernel(model, inputs), expected, rtol=1e-12, atol=1e-14)

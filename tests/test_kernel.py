@@ -19,9 +19,9 @@ differentiation, tracing = sys.modules["grsd.jacobian.rows"], sys.modules["grsd.
 @pytest.fixture
 def as_large(monkeypatch):
     """The routes of problems that are large, on the small ones of the table."""
-    monkeypatch.setattr("grsd.jacobian.units.CHEAP", 0)
-    monkeypatch.setattr("grsd.kernel.job.AT_ONCE", 0)
-    monkeypatch.setattr("grsd.kernel.job.ROWS_AT_MOST", 0)
+    monkeypatch.setattr("grsd.jacobian.size.FEW_CALLS", 0)
+    monkeypatch.setattr("grsd.jacobian.size.AT_ONCE", 0)
+    monkeypatch.setattr("grsd.jacobian.size.ROWS", 0)
 
 
 def relative(found, expected):
@@ -217,7 +217,7 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
         grsd.tangent_kernel_and_rate(model, x, torch.zeros(6, 3))
 
 
-def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(monkeypatch):
+def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(as_large, monkeypatch):
     class Depends(torch.nn.Module):
         def __init__(self):
             super().__init__()

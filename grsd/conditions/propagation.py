@@ -25,8 +25,9 @@ from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, firs
 from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
 from grsd.jacobian import Composed, exact_derivatives, private_copy
+from grsd.jacobian.coupling import check_coupling
 from grsd.support.arguments import dataset, described, listed
-from grsd.support.checks import check_coupling, check_inputs, check_module, floating_dtype, repeatable, resolve_device
+from grsd.support.checks import check_inputs, check_module, floating_dtype, repeatable, resolve_device
 from grsd.support.provenance import provenance
 from grsd.support.values import choice, flag, instance, said
 

@@ -24,8 +24,8 @@ NAMES |= {name.replace("torch.", "torch.cuda.") for name in NAMES if name.starts
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    norm = v.norm() if dim == -1 else torch.norm_except_dim(v, 2, dim)
-    return v * (g / norm)
+    others = [axis for axis in range(v.ndim) if axis != dim]
+    return v * (g / (v.norm() if dim == -1 else torch.linalg.vector_norm(v, 2, others, keepdim=True)))
 
 
 def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -331,7 +331,7 @@ class Composed(TorchFunctionMode):
             self.intervened = True
             return self.replaced[func](*args, **kwargs)
         if func in self.opened or (self.tangents and _is_written_in_python(func)):
-            self.intervened = True
+            self.intervened |= func is F.embedding_bag  # the others are opened only to be seen
             with self:
                 return (self.opened.get(func) or _seen_through(func))(*args, **kwargs)
         return func(*args, **kwargs)

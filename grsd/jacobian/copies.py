@@ -23,12 +23,13 @@ def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) ->
 
 def copy_and_attributes(
     module: nn.Module, dtype: torch.dtype, device: torch.device
-) -> tuple[nn.Module, Anatomy, Attributes]:
+) -> tuple[nn.Module, Anatomy, Attributes, Anatomy]:
     """A deep copy in ``dtype`` on ``device``, tensors that the module keeps as attributes included; nothing trainable.
+    Then its anatomy and attributes, and the anatomy of the module itself.
 
     Kept tensors with a graph are copied as leaves, so that a graph that ends in them can be told.
     """
-    anatomy = Anatomy(module)
+    theirs = anatomy = Anatomy(module)
     memo = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors_with_graph(anatomy)}
     with torch.no_grad():
         if any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts):
@@ -44,7 +45,7 @@ def copy_and_attributes(
             kept.tensor.data = kept.tensor.data.to(device, dtype if kept.tensor.is_floating_point() else None)
     for hidden in attributes.modules.values():
         hidden.to(device=device, dtype=dtype)
-    return private, anatomy, Attributes(anatomy) if attributes.tensors else attributes
+    return private, anatomy, Attributes(anatomy) if attributes.tensors else attributes, theirs
 
 
 def _copied(
@@ -64,7 +65,7 @@ def _copied(
     for part in parts:
         new, own = memo[id(part)], getattr(type(part), "__getstate__", None)
         state = vars(part) if own is getattr(object, "__getstate__", None) else part.__getstate__()
-        state = {name: _value(value, name, memo) for name, value in state.items()}
+        state = {n: value if type(value) in ATOMS else _value(value, n, memo) for n, value in state.items()}
         if type(part).__setstate__ is not nn.Module.__setstate__:
             new.__setstate__(state)
         else:
@@ -82,7 +83,7 @@ def _copied(
 
 
 def _value(value: object, name: str, memo: dict[int, object]) -> object:
-    if type(value) in ATOMS:
+    if type(value) is tuple and all(type(one) in ATOMS for one in value):
         return value
     if name in HOOKS and not value:
         return type(value)()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Mutabl
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType, ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,7 @@ OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryvi
 SIMPLE = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """Something mutable that attributes of a module lead to; ``of``: the object whose attributes it is, by its path."""
 
     path: str
@@ -49,6 +49,12 @@ class Container:
         if self.attributes or isinstance(self.values, MutableMapping):
             return len(self.values), dict(self.items)
         return len(self.values), list(self.values)
+
+    def marks(self) -> list[int] | None:
+        """What is in it by identity: where these are as they were, ``same`` need not be asked."""
+        if isinstance(self.values, dict):
+            return [*map(id, self.values), *map(id, self.values.values())]
+        return list(map(id, self.values)) if isinstance(self.values, list) else None
 
     def same(self, saved: tuple[int, object]) -> bool:
         size, values = saved
@@ -87,7 +93,10 @@ def _containers(anatomy: Anatomy) -> Iterator[Container]:
             seen.add(id(container.values))
             yield container
             for key, value in container.items:
-                if type(value) in SIMPLE or isinstance(value, OPAQUE) or callable(value):
+                kind = type(value)
+                if kind in SIMPLE or kind is Tensor or (kind is tuple and all(type(one) in SIMPLE for one in value)):
+                    continue
+                if isinstance(value, OPAQUE) or callable(value):
                     continue
                 if isinstance(value, (MutableMapping, MutableSequence, MutableSet, deque, tuple)):
                     waiting.append(Container(container.name(key), value, False))
@@ -122,6 +131,13 @@ class KeptTensor:
         return dict(self.container.items).get(self.key)
 
 
+def _pairs(values: object) -> Iterable[tuple[object, object]]:
+    """What ``Container.items`` gave when these values were saved."""
+    if isinstance(values, dict):
+        return values.items()
+    return () if isinstance(values, set) else enumerate(values)
+
+
 def tensors_with_graph(anatomy: Anatomy) -> list[Tensor]:
     """Tensors that a module keeps of an earlier call with gradients."""
     values = (value for container in _containers(anatomy) for _, value in container.items)
@@ -133,7 +149,7 @@ class Attributes:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
-        self._saved = [(container, container.copy()) for container in _containers(anatomy)]
+        self._saved = [(container, container.copy(), container.marks()) for container in _containers(anatomy)]
         self._versions = [(tensor, tensor._version, tensor.detach().clone()) for tensor in self._each_tensor()]
 
     @cached_property
@@ -141,8 +157,8 @@ class Attributes:
         """Those that are neither parameters nor buffers."""
         found = [
             KeptTensor(container, key, value)
-            for container, _ in self._saved
-            for key, value in container.items
+            for container, (_, values), _ in self._saved
+            for key, value in _pairs(values)
             if isinstance(value, Tensor)
         ]
         known = {id(t) for held in (self._anatomy.parameters, self._anatomy.buffers) for t in held.values()}
@@ -153,8 +169,8 @@ class Attributes:
         """Those in lists, dictionaries or objects, where torch does not look for them, by name."""
         found = {
             container.name(key): value
-            for container, _ in self._saved
-            for key, value in container.items
+            for container, (_, values), _ in self._saved
+            for key, value in _pairs(values)
             if isinstance(value, nn.Module)
         }
         known = {id(part) for _, part in self._anatomy.parts}
@@ -174,8 +190,8 @@ class Attributes:
     def restore(self) -> bool:
         """Put all back as it was; whether anything had changed."""
         changed = False
-        for container, saved in self._saved:
-            if not container.same(saved):
+        for container, saved, marks in self._saved:
+            if (marks is None or container.marks() != marks) and not container.same(saved):
                 container.fill(saved)
                 changed = True
         for number, (tensor, version, values) in enumerate(self._versions):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OUTER, SCALE = "outer", "scale"
-LINEAR = ("linear",)
+LINEAR, ELEMENTWISE = ("linear",), ("elementwise",)
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,47 @@ def _embedding(
     )
 
 
+def _prelu(input: Tensor, weight: Tensor) -> Call:
+    def negative(x: Tensor) -> Tensor:
+        return torch.where(x > 0, 0, x)
+
+    if weight.numel() > 1:
+        return _channels(input, weight, None, negative)
+    return Call(
+        SCALE,
+        weight,
+        None,
+        1,
+        input,
+        lambda x: negative(x).reshape(len(x), -1, 1),
+        lambda delta: delta.reshape(len(delta), -1, 1),
+        ("scale",),
+    )
+
+
+def elementwise(input: Tensor, parameter: Tensor, *, product: bool) -> Call | None:
+    """``input + parameter`` or ``input * parameter``, the parameter broadcast over the samples."""
+    size, shape = parameter.ndim, input.shape
+    lead = input.ndim - size
+    fits = lead > 0 and all(own in (1, whole) for own, whole in zip(parameter.shape, shape[lead:], strict=True))
+    if not fits or input.dtype != parameter.dtype:
+        return None
+    repeated = [axis for axis in range(size) if parameter.shape[axis] == 1 and shape[lead + axis] > 1]
+
+    def arrange(x: Tensor) -> Tensor:
+        x = x.movedim([lead + axis for axis in repeated], list(range(lead, lead + len(repeated))))
+        return x.reshape(*x.shape[:lead], -1, parameter.numel())
+
+    if product:
+        return Call(SCALE, parameter, None, lead, input, arrange, arrange, ELEMENTWISE)
+    return Call(SCALE, None, parameter, lead, parameter, arrange, arrange, ELEMENTWISE)
+
+
+OPERATORS = {
+    function: name == "mul"
+    for name in ("add", "mul")
+    for function in (getattr(torch, name), *(getattr(Tensor, n) for n in (name, f"__{name}__", f"__r{name}__")))
+}
 RECOGNISED: dict[Callable, Callable[..., Call | None]] = {
     F.linear: _linear,
     F.conv1d: _convolution(1),
@@ -198,4 +239,5 @@ RECOGNISED: dict[Callable, Callable[..., Call | None]] = {
     F.group_norm: _group_norm,
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
+    F.prelu: _prelu,
 }

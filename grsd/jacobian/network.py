@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
-from grsd.jacobian.anatomy import Anatomy
 from grsd.jacobian.composed import Composed
 from grsd.jacobian.copies import copy_and_attributes
 from grsd.jacobian.kept import Attributes, forget
@@ -98,15 +97,16 @@ class Network:
     Each call starts from the attributes that the module had at first: what it keeps of one call does not reach the
     next, so that a tensor computed from parameters and kept is a function of them in every call. ``functional``:
     whether other tensors can stand in for the module's parameters while it is differentiated. ``composed``: whether
-    its calls are watched for functions that others must stand in for. ``keeps``: whether a call has changed attributes.
+    its calls are watched for functions that others must stand in for; ``shares``: as in ``Tap``, of any call.
+    ``keeps``: whether a call has changed attributes.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         module, self.prefix = unwrapped(module)
-        self.module, anatomy, self.attributes = copy_and_attributes(module, dtype, device)
+        self.module, anatomy, self.attributes, before = copy_and_attributes(module, dtype, device)
         self.dtype, self.device, self.anatomy = dtype, device, anatomy
         self.functional = not any(isinstance(part, torch.jit.ScriptModule) for _, part in anatomy.parts)
-        theirs = Anatomy(module).parameters if self.functional else dict(module.named_parameters())
+        theirs = before.parameters if self.functional else dict(module.named_parameters())
         own = anatomy.parameters if self.functional else dict(self.module.named_parameters())
         self.theirs = {id(p): name for name, p in theirs.items()}
         self._trainable = {name: own[name] for name, p in theirs.items() if p.requires_grad}
@@ -114,7 +114,7 @@ class Network:
         buffers = anatomy.buffers if self.functional else dict(self.module.named_buffers())
         self.fixed = {name: p.detach() for name, p in own.items() if name not in self.parameters}
         self.fixed |= {name: buffer.detach() for name, buffer in buffers.items()}
-        self.composed, self.keeps = True, False
+        self.composed, self.shares, self.keeps = True, False, False
         names = {id(p): name for name, p in self._trainable.items()}
         self._places = [(held, key, names[id(p)]) for held, key, p in anatomy.places if id(p) in names]
         self._marked = {name: dict(vars(p)) for name, p in self._trainable.items() if vars(p)}

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from grsd.jacobian.coupling import COUPLED, is_coupled, parts_of, same_values, the_others
 from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.size import evaluated_at_once
 from grsd.jacobian.trace import Trace, foreign_leaves, pull, read, trace, unwatched
 from grsd.jacobian.units import random_like
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 
-COUPLED = (
-    "the output of a sample changes with the other samples of its batch (batch norm without running statistics, or "
-    "attention over the batch?); M = J J^T / N is then not a sum over samples: call model.eval(), or replace that layer"
-)
 COUPLED_GRADIENT = (
     "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
     "detached mean?); M of a part of the batch is then no part of M: replace that layer"
@@ -62,11 +61,14 @@ class Admitted:
             return
         self.checked = True
         call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
+        parts = parts_of(self.samples, inputs.device)
         if self.few is None:
             self.few = _few(call, self.model, network, inputs, chosen, unwatched)
+            parts = parts[1:] if self.few is not None else parts
+        if self.few is None:
+            parts.append(the_others(parts[0], self.samples))
         few = self.few
-        _check_values(call, network, inputs, self.reading, few, chosen)
-        self._check_replaced()
+        self._check_values(few, parts)
         if few is None:
             return
         if network.keeps and not network.repeats(inputs[chosen]):
@@ -79,20 +81,16 @@ class Admitted:
         elif len(chosen) < len(inputs):
             _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
 
-    def _check_replaced(self) -> None:
-        """Outputs of some samples, while copies of them stand in the place of all others: each pair is parted in most
-        of the halves, for few samples in one at least."""
-        samples, outputs = self.samples, self.outputs.detach()
-        index = torch.arange(samples, device=self.inputs.device)
-        bits = [(index >> bit) & 1 for bit in range((samples - 1).bit_length())]
-        halves = bits if samples <= FEW else [sum(bits) % 2, sum(bits[::2]) % 2]
-        for half in halves:
-            kept = half == 0
-            others = index[kept].repeat(samples)[:samples]
-            with torch.no_grad():
-                found = self.network(self.network.parameters, self.inputs[torch.where(kept, index, others)])
-            if not _close(found[kept], outputs[kept], outputs):
-                raise ValueError(f"{self.call}(model, ...): {COUPLED}")
+    def _check_values(self, few: Trace | None, parts: list[Tensor]) -> None:
+        """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
+        network, inputs, outputs = self.network, self.inputs, self.outputs.detach()
+        apart = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
+        if apart and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
+            return
+        again = read(network, inputs).outputs
+        if not torch.equal(again, outputs) and not same_values(again, outputs, outputs):
+            raise ValueError(f"{self.call}(model, ...): {changes('gives another output each time')}")
+        raise ValueError(f"{self.call}(model, ...): {COUPLED}")
 
     def let_go(self) -> None:
         """Of the graphs."""
@@ -100,7 +98,6 @@ class Admitted:
 
 
 Small = Callable[[Network, Trace, int], bool]
-DIRECT = 32  # samples that are evaluated with their graph before anything is known of the model
 
 
 def admit(
@@ -123,10 +120,11 @@ def admit(
     inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
     kept = network.fixed | network.parameters | {"inputs": inputs}
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    chosen = _chosen(inputs)
+    direct = small is not None and evaluated_at_once(inputs)
+    chosen = parts_of(len(inputs), device)[0] if direct else _chosen(inputs)
     network.forget(inputs[chosen])
     few, fit = None, False
-    if small is not None and len(inputs) <= DIRECT:
+    if direct:
         reading = evaluated(call, model, network, inputs, trace)
         fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
     else:
@@ -153,7 +151,7 @@ def admit(
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Also where both are NaN."""
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:
@@ -231,31 +229,6 @@ def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool
     except Exception:  # whatever it says there, it is no way out
         return False
     return True
-
-
-def _check_values(
-    call: str, network: Network, inputs: Tensor, reading: Trace, few: Trace | None, chosen: Tensor
-) -> None:
-    """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
-    outputs = reading.outputs.detach()
-    samples = len(inputs)
-    if few is None:
-        index = torch.arange(samples, device=inputs.device)
-        halves = (index % 2 == 0, index % 2 == 1)
-        changed = [(read(network, inputs[torch.where(kept, index, index.roll(1))]).outputs, kept) for kept in halves]
-        pairs = [(found[kept], outputs[kept]) for found, kept in changed]
-    else:
-        pairs = [(few.outputs.detach(), outputs[chosen])]
-    if all(one.shape == other.shape and _close(one, other, outputs) for one, other in pairs):
-        return
-    again = read(network, inputs).outputs
-    if not torch.equal(again, outputs) and not _close(again, outputs, outputs):
-        raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
-    raise ValueError(f"{call}(model, ...): {COUPLED}")
-
-
-def _close(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    return bool((one - other).abs().max() <= 1e4 * torch.finfo(scale.dtype).eps * scale.abs().max())
 
 
 def check_leaves(

@@ -7,16 +7,21 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jvp
 
+from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.trace import FORWARD, filled, slopes_by_two_passes, trace
 
 
 def push(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
     """J vector, of the output's shape, by forward mode."""
-    with torch.no_grad(), forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(p, vector[name]) for name, p in network.parameters.items()}
+
+    def pushed() -> Tensor:
+        duals = {name: dual(p, vector[name]) for name, p in network.parameters.items()}
         primal, tangent = forward_ad.unpack_dual(network(duals, inputs, tangents=True))
         return torch.zeros_like(primal) if tangent is None else tangent
+
+    with torch.no_grad():
+        return in_forward_mode(pushed)
 
 
 def push_back_and_forth(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:

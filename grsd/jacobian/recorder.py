@@ -16,20 +16,29 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from grsd.jacobian.composed import OPENED, Composed, still_batch_norm
-from grsd.jacobian.layers import RECOGNISED, Call
+from grsd.jacobian.layers import OPERATORS, RECOGNISED, Call, elementwise
 from grsd.jacobian.network import Parameters
+from grsd.jacobian.recurrent import CELLS, LAYERS
 
 METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_nested", "is_leaf", "layout")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.stride}
 
+SHARING = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose") for d in (1, 2, 3)) | set(CELLS)
+
+
+READS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
+NOT_ALONE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
+
 
 class Tap(Composed):
     """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called. ``tangents``: as ``Composed``.
+    tangent) and keep their inputs. ``operations``: how many functions were called; ``alone``: whether there was none
+    for which ``torch.vmap`` has no rule, or a wrong one; ``shares``: whether any is slow or wrong under ``torch.vmap``
+    with weights of each sample's own. ``tangents``: as ``Composed``.
     """
 
     def __init__(
@@ -49,17 +58,20 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations = 0
+        self.operations, self.alone, self.shares = 0, True, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
+        if func in NOT_ALONE or (func is torch.where and len(args) == 1):
+            self.alone = False
+        self.shares |= func in SHARING or (func is F.embedding and _has_padding(*args, **kwargs))
         used = self._used(args)
         if kwargs:
             used |= self._used(kwargs.values())
         if not used or func in METADATA or func in self.opened:
             return self.called(func, args, kwargs)
-        call = RECOGNISED[func](*args, **kwargs) if func in RECOGNISED else None
+        call = self._call(func, args, kwargs)
         if call is not None and func is F.batch_norm:
             out = still_batch_norm(*args, **kwargs)
         else:
@@ -69,6 +81,17 @@ class Tap(Composed):
         if mine:
             self._note(call, out)
         return out
+
+    def _call(self, func: Callable, args: tuple, kwargs: dict) -> Call | None:
+        """The call, where it is recognised."""
+        if func in RECOGNISED:
+            return RECOGNISED[func](*args, **kwargs)
+        if func not in OPERATORS or len(args) != 2 or kwargs:
+            return None
+        own, other = args if id(args[0]) in self.names else args[::-1]
+        if not isinstance(other, Tensor) or id(other) in self.names:
+            return None
+        return elementwise(other, own, product=OPERATORS[func])
 
     def _note(self, call: Call, out: Tensor) -> None:
         self.calls.append(call if self.graph else replace(call, input=None))
@@ -83,11 +106,17 @@ class Tap(Composed):
         """The parameters among the values, and in lists and tuples of them."""
         found, names = set(), self.names
         for value in values:
-            if id(value) in names:
-                found.add(names[id(value)])
+            if type(value) is Tensor or id(value) in names:
+                name = names.get(id(value))
+                if name is not None:
+                    found.add(name)
             elif isinstance(value, (list, tuple)) and type(value) is not torch.Size:
                 found |= self._used(value)
         return found
 
     def name(self, tensor: Tensor | None) -> str | None:
         return self.names.get(id(tensor))
+
+
+def _has_padding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: object, **__: object) -> bool:
+    return padding_idx is not None

@@ -17,15 +17,29 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp, vmap
 
+from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.layers import LINEAR, OUTER, Call
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.trace import FORWARD, TWICE, Trace, gradients, one_per_class, pulled_by_backward, pulled_twice, trace
+from grsd.jacobian.trace import (
+    FORWARD,
+    TWICE,
+    Trace,
+    gradients,
+    leaves_of,
+    one_per_class,
+    own_graph,
+    pulled_by_backward,
+    pulled_twice,
+    slopes_by_two_passes,
+    trace,
+)
 from grsd.jacobian.units import GRAM, ROWS, SLICES, Unit
 
 Parts = tuple[Tensor, ...]
 Differentiated = list[tuple[Parts, Parts | None]]
 
 ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
+OWN_COPIES = 2**16  # parameters of which each sample may have its own
 COTANGENTS = 128  # at most so many are pulled back at once
 
 
@@ -53,8 +67,8 @@ def jacobian(
     (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
     is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
     are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
-    whole batch after another; CAREFUL: one output after another, without ``torch.vmap``. ``graph``: a trace of these
-    very inputs, where there is one already.
+    whole batch after another, for a network that is not functional by its own parameters; CAREFUL: one output after
+    another, without ``torch.vmap``. ``graph``: a trace of these very inputs, where there is one already.
     """
     tapped = [unit for unit in units if unit.uses]
     generic = [unit.names[0] for unit in units if not unit.uses]
@@ -62,13 +76,16 @@ def jacobian(
     outputs, backprops = None, {}
     if generic and route == ALONE:
         rows, outputs = _alone(network, generic, inputs, direction)
+    elif generic and route == TOGETHER and not network.functional:
+        with own_graph(network, inputs, None if direction is None else direction.along) as own:
+            rows, outputs = _together(own, generic, at_once, batched=True), own.outputs.detach()
     elif generic and route == CAREFUL and (direction is None or direction.by == TWICE):
         rows, outputs = _one_by_one(network, generic, inputs, direction)
     given = graph is not None
     if not given and (tapped or not rows):
         graph = trace(network, inputs, *(() if direction is None else (direction.along, direction.by)))
     if graph is not None:
-        outputs = graph.outputs.detach()
+        outputs = graph.outputs.detach() if outputs is None or not given else outputs
         if generic and not rows:
             rows = _together(graph, generic, at_once, batched=route != CAREFUL)
         if tapped:
@@ -129,14 +146,14 @@ class _Assembly:
         with torch.no_grad():
             if not self.rate:
                 return self._parts(unit, {index: a for index, (a, _) in self.inputs.items()}, self._deltas(unit)), None
-            with forward_ad.dual_level():
-                inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
-                deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
-                pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
-                parts = tuple(pair.primal for pair in pairs)
-                return parts, tuple(
-                    torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs
-                )
+            return in_forward_mode(lambda: self._parts_and_rates(unit))
+
+    def _parts_and_rates(self, unit: Unit) -> tuple[Parts, Parts]:
+        inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
+        deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
+        pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
+        parts = tuple(pair.primal for pair in pairs)
+        return parts, tuple(torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs)
 
     def let_go(self, indices: set[int]) -> None:
         for index in indices:
@@ -170,7 +187,7 @@ class _Assembly:
                 return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
             delta = delta.permute(1, 2, 0, 4, 3).contiguous()
             return (a, delta) if unit.route == SLICES else (outer_product(delta, a),)
-        rows = [torch.einsum("cntw,ntw->ncw", delta, a)] if unit.weight else []
+        rows = [(delta * a).sum(2).transpose(0, 1)] if unit.weight else []
         rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
         return (torch.cat(rows, -1),)
 
@@ -185,7 +202,7 @@ def _one_position(unit: Unit, a: Tensor, delta: Tensor) -> Parts:
 
 
 def _dual(value: Tensor, tangent: Tensor | None) -> Tensor:
-    return value if tangent is None else forward_ad.make_dual(value.contiguous(), tangent.contiguous())
+    return value if tangent is None else dual(value.contiguous(), tangent.contiguous())
 
 
 def outer_product(delta: Tensor, a: Tensor) -> Tensor:
@@ -210,38 +227,37 @@ Rows = dict[str, tuple[Tensor, Tensor | None]]
 
 
 def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None) -> tuple[Rows, Tensor]:
-    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own."""
-    samples = len(inputs)
+    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own.
+
+    Backward passes are plain ones, of the batch that ``torch.vmap`` makes of the samples; along a direction always two,
+    since forward mode under ``torch.vmap`` imports for a second.
+    """
+    selected = {name: network.parameters[name] for name in names}
+    if direction is None and (network.shares or sum(p.numel() for p in selected.values()) > OWN_COPIES):
+        return _alone_with_shared_parameters(network, selected, inputs)
 
     def of_each(parameters: Parameters) -> Parameters:
-        return {n: parameters[n].detach().expand(samples, *parameters[n].shape).requires_grad_() for n in names}
+        return {n: parameters[n].detach().expand(len(inputs), *parameters[n].shape).requires_grad_() for n in names}
 
-    def outputs_of(own: Parameters, rest: Parameters) -> Tensor:
-        def one(chosen: Parameters, sample: Tensor) -> Tensor:
-            return network(rest | chosen, sample[None], tangents=direction is not None)[0]
+    def one(own: Parameters, sample: Tensor) -> Tensor:
+        return network(rest | own, sample[None], tangents=direction is not None)[0]
 
-        return vmap(one)(own, inputs)
-
+    leaves, rest = of_each(network.parameters), {n: p for n, p in network.parameters.items() if n not in selected}
     if direction is None:
-        return _alone_without_rate(network, names, inputs)
-    leaves = of_each(network.parameters)
-    if direction.by == TWICE:
-        raise NotImplementedError("two backward passes under torch.vmap")
-    directions = of_each(direction.along)
-    with forward_ad.dual_level():
-        duals = {n: forward_ad.make_dual(leaves[n], directions[n]) for n in names}
-        rest = {n: forward_ad.make_dual(p, direction.along[n]) for n, p in network.parameters.items() if n not in duals}
-        outputs, slopes = forward_ad.unpack_dual(outputs_of(duals, rest))
-    if slopes is None or not slopes.requires_grad:
+        outputs = vmap(one)(leaves, inputs)
         found = gradients(outputs, list(leaves.values()), one_per_class(outputs), retain=False)
         return _rows(leaves, found, [None] * len(names), outputs), outputs.detach()
-    at = [*directions.values(), *leaves.values()]
+    rest = leaves_of(rest)
+    outputs = vmap(one)(leaves, inputs)
+    along = of_each(direction.along) | {n: direction.along[n] for n in rest}
+    slopes, directions = slopes_by_two_passes(outputs, leaves | rest, along)
+    at = [*(directions[n] for n in names), *leaves.values()]
     found = gradients(slopes, at, one_per_class(outputs), retain=False)
     return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
 
 
-def _alone_without_rate(network: Network, names: Sequence[str], inputs: Tensor) -> tuple[Rows, Tensor]:
-    selected = {name: network.parameters[name] for name in names}
+def _alone_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
+    """The same by ``torch.func.vjp``, which imports for a second: faster where parameters are many."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)

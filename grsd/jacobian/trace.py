@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge
+from torch.func import vmap
 
 from grsd.jacobian.composed import Composed
+from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.layers import Call
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.recorder import Tap
 
 FORWARD, TWICE = "forward", "twice"
+MANY = 16  # cotangents
 
 
 @dataclass
@@ -29,10 +32,10 @@ class Trace:
     """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph where there is one.
 
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
-    parameters used in any other way; ``operations``: how many functions were called; ``composed``: whether any was
-    replaced. ``leaves``: the parameters that
-    the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by index.
-    ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
+    parameters used in any other way; ``operations``: how many functions were called; ``alone``: whether samples can be
+    taken one by one under ``torch.vmap``, as far as these tell; ``composed``: whether any was replaced. ``leaves``: the
+    parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by
+    index. ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
     """
 
     outputs: Tensor
@@ -41,6 +44,7 @@ class Trace:
     names: tuple[tuple[str | None, str | None], ...]
     elsewhere: frozenset[str]
     operations: int
+    alone: bool
     composed: bool
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
@@ -87,21 +91,23 @@ def trace(network: Network, inputs: Tensor, direction: Parameters | None = None,
         found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
         slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
         return replace(found, slopes=slopes, directions=directions)
-    directions = leaves_of(direction)
-    with forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
-        found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
-        pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
-        primal, tangent = forward_ad.unpack_dual(found.outputs)
-        return replace(
-            found,
-            outputs=primal,
-            slopes=tangent,
-            leaves=leaves,
-            directions=directions,
-            inputs=tuple(pair.primal.detach() for pair in pairs),
-            input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
-        )
+    return in_forward_mode(lambda: _forward_trace(network, inputs, leaves, leaves_of(direction)))
+
+
+def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> Trace:
+    duals = {name: dual(leaf, directions[name]) for name, leaf in leaves.items()}
+    found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+    pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
+    primal, tangent = forward_ad.unpack_dual(found.outputs)
+    return replace(
+        found,
+        outputs=primal,
+        slopes=tangent,
+        leaves=leaves,
+        directions=directions,
+        inputs=tuple(pair.primal.detach() for pair in pairs),
+        input_rates=tuple(None if pair.tangent is None else pair.tangent.detach() for pair in pairs),
+    )
 
 
 def unwatched(network: Network, inputs: Tensor) -> Trace:
@@ -111,7 +117,7 @@ def unwatched(network: Network, inputs: Tensor) -> Trace:
     leaves = leaves_of(network.parameters)
     with torch.enable_grad():
         outputs = network(leaves, inputs.detach())
-    return Trace(outputs, (), (), (), frozenset(), 0, network.composed, leaves=leaves)
+    return Trace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
 
 
 def outputs_and_gradient(
@@ -142,6 +148,7 @@ def _plain(outputs: object) -> object:
 def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
     with network.precision(), torch.set_grad_enabled(tap.graph), tap:
         outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
+    network.shares |= tap.shares
     names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
     calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
     seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
@@ -152,6 +159,7 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -
         names,
         frozenset(tap.elsewhere),
         tap.operations,
+        tap.alone,
         tap.intervened,
         edges=tuple(tap.edges),
         leaves=parameters if tap.graph else None,
@@ -164,12 +172,29 @@ def gradients(
     of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, *, batched: bool = True, retain: bool = True
 ) -> list[Tensor | None]:
     """For a stack of cotangents, the stacked derivatives in each of ``at``; None where ``of`` does not depend on it."""
+    if batched and len(cotangents) >= MANY:
+        return _gradients_of_many(of, at, cotangents, retain)
     if batched:
         return list(
             torch.autograd.grad(of, at, cotangents, retain_graph=retain, is_grads_batched=True, allow_unused=True)
         )
     results = [torch.autograd.grad(of, at, one, retain_graph=True, allow_unused=True) for one in cotangents]
     return [None if same[0] is None else torch.stack(same) for same in zip(*results, strict=True)]
+
+
+def _gradients_of_many(
+    of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, retain: bool
+) -> list[Tensor | None]:
+    """By ``torch.vmap``, which has rules for more functions than ``is_grads_batched``, and takes longer to begin."""
+    there: list[bool] = []
+
+    def one(cotangent: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(of, at, cotangent, retain_graph=retain, allow_unused=True)
+        there[:] = [part is not None for part in found]
+        return tuple(part for part in found if part is not None)
+
+    stacked = iter(vmap(one)(cotangents))
+    return [next(stacked) if part else None for part in there]
 
 
 def one_per_class(outputs: Tensor) -> Tensor:
@@ -231,6 +256,17 @@ def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Paramete
             network.restore()
 
 
+@contextmanager
+def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[Trace]:
+    """A trace without its calls that ends in the module's own parameters; slopes by two backward passes."""
+    with own_leaves(network, tangents=direction is not None) as own:
+        outputs, slopes, directions = network.module(inputs), None, None
+        if direction is not None:
+            slopes, directions = slopes_by_two_passes(outputs, own, direction)
+        unseen = Trace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
+        yield replace(unseen, leaves=own, slopes=slopes, directions=directions)
+
+
 def pulled_by_backward(network: Network, inputs: Tensor, cotangents: Iterable[Tensor]) -> Iterator[Parameters]:
     """J^T u for each cotangent u, by ``Tensor.backward`` on the module's own parameters."""
     with own_leaves(network) as own:
@@ -260,10 +296,13 @@ def foreign_leaves(outputs: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
     seen, found = set(waiting), []
     while waiting:
         node = waiting.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and id(variable) not in known:
-            found.append(variable)
-        following = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= following
-        waiting += following
+        following = node.next_functions
+        if not following:  # only where the graph ends may there be a leaf
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, Tensor) and id(variable) not in known:
+                found.append(variable)
+        for other, _ in following:
+            if other is not None and other not in seen:
+                seen.add(other)
+                waiting.append(other)
     return found

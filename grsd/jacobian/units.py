@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grsd.jacobian.layers import OUTER
+from grsd.jacobian.layers import ELEMENTWISE, OUTER
 from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.size import rows_avoid_calls
 from grsd.jacobian.trace import Trace, gradients, one_per_class
 
 GRAM, SLICES, ROWS = "gram", "slices", "rows"
-CHEAP = 2**22  # multiplications of rows that take no longer than calling what avoids them
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,19 @@ def _uses(reading: Trace) -> dict[str, list[int]]:
 
 
 def factorable(reading: Trace) -> set[str]:
-    """Parameters that only recognised calls use, always as the same of their arguments, and once each."""
+    """Parameters that only recognised calls of all samples use, always as the same of their arguments, once each."""
     roles: dict[str, set[tuple]] = {}
-    for call, pair in zip(reading.calls, reading.names, strict=True):
+    partly: set[str | None] = set()
+    for call, shape, pair in zip(reading.calls, reading.shapes, reading.names, strict=True):
+        if not _candidates(call.lead, shape, len(reading.outputs)):
+            partly |= set(pair)
         for role, name in zip(("weight", "bias"), pair, strict=True):
             if name is not None:
                 roles.setdefault(name, set()).add((role, *call.form))
     return {
         name
         for name, used in _uses(reading).items()
-        if name not in reading.elsewhere and len(roles[name]) == 1 and len(set(used)) == len(used)
+        if name not in reading.elsewhere | partly and len(roles[name]) == 1 and len(set(used)) == len(used)
     }
 
 
@@ -133,7 +136,7 @@ def _route(
     outputs = sum(reading.shapes[index].numel() for index, _ in uses)
     positions = max(1, outputs // (samples * groups * q))
     classes = reading.outputs.numel() // samples
-    if positions > 1 and (samples * classes) ** 2 * p * q * groups < CHEAP:
+    if positions > 1 and rows_avoid_calls((samples * classes) ** 2 * p * q * groups):
         return ROWS, vocabulary
     if positions**2 * (q + p / classes**2 + 1) < p * q or positions == 1:
         return GRAM, vocabulary
@@ -148,6 +151,7 @@ def _layouts(small: Trace, backprops: bool) -> list[Layout | None]:
     samples, shapes = len(small.outputs), small.shapes
     candidates = [_candidates(call.lead, shape, samples) for call, shape in zip(small.calls, shapes, strict=True)]
     unsure = any(len(layouts) > 1 for layouts in candidates)
+    unsure |= any(call.form == ELEMENTWISE for call in small.calls)  # of which one may have no samples in it
     masks, deltas = _deltas(small, unsure, backprops)
     if backprops:
         small.backprops = {index: delta[len(masks) :] for index, delta in deltas.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -35,17 +35,16 @@ from grsd.jacobian import (
     read,
     trace,
 )
-from grsd.jacobian.prepare import COUPLED_GRADIENT, DIRECT, admit
+from grsd.jacobian.prepare import COUPLED_GRADIENT, admit
+from grsd.jacobian.size import evaluated_at_once, rows_are_cheap
 from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined
 from grsd.kernel.plan import Group, Plan, Problem, crude_bytes, free_memory, make_plan, measured_samples, whole
-from grsd.kernel.products import AT_ONCE, Blocks, Square, Tile
-from grsd.support.checks import FEW, check_targets, memory_bytes
+from grsd.kernel.products import Blocks, Square, Tile
+from grsd.support.checks import FEW, check_targets, in_one_line, memory_bytes
 
 SMALL = 2**30  # under it nothing is metered
-PER_OPERATION = 2**20  # products that take as long as calling one function, forward and backward
-ROWS_AT_MOST = 2**24  # numbers in the rows of a small problem
 T = TypeVar("T")
 
 
@@ -58,8 +57,8 @@ class Way:
     by: str
 
 
-LAST = Way(False, CAREFUL, TWICE)
-SLOWER = (Way(True, TOGETHER, FORWARD), Way(True, CAREFUL, FORWARD), Way(False, TOGETHER, TWICE), LAST)
+LAST, OWN = Way(False, CAREFUL, TWICE), Way(False, TOGETHER, TWICE)
+SLOWER = (Way(True, TOGETHER, FORWARD), Way(True, CAREFUL, FORWARD), OWN, LAST)
 
 
 class Job:
@@ -79,21 +78,21 @@ class Job:
         apart: bool = False,
         refuse: bool = True,
     ) -> None:
-        self.call, self.rate, self.apart = call, rate, apart
+        self.call, self.rate, self.apart, self.refuse = call, rate, apart, refuse
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
 
         def small(network: Network, few: Trace, samples: int) -> bool:
             room = min(SMALL, free_memory(network.device) // 2)
-            return limit is None and crude_bytes(network, few, samples, rate, apart) < room
+            return crude_bytes(network, few, samples, rate, apart) < room
 
-        self.admitted = admitted = admit(call, model, inputs, dtype, device, small)
+        self.admitted = admitted = admit(call, model, inputs, dtype, device, small if limit is None else None)
         self.network, self.inputs, self.reading = admitted.network, admitted.inputs, admitted.reading
         self.samples, self.classes, self.small = admitted.samples, admitted.classes, admitted.small
         self.outputs = admitted.outputs.detach()
         if rate and refuse:
             check_targets(call, targets, tuple(self.outputs.shape))
         error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
-        with _in_one_line(call):
+        with in_one_line(call, partial(_not_differentiated, call)):
             self.limit = free_memory(self.inputs.device) if limit is None else limit
             self.batch, self.checking = (self.samples, 0) if self.small else self._check_batch()
             probe = random_like(self.outputs)
@@ -147,7 +146,7 @@ class Job:
             if problem:
                 self.admitted.check_samples()
             self._take(way)
-            if problem and way.route == CAREFUL and not all(unit.uses for unit in self.units):
+            if problem and way.route == CAREFUL and self.network.functional:
                 self._say_the_cost(problem)
             try:
                 result, matrices = compute()
@@ -167,7 +166,7 @@ class Job:
 
     def _ways(self) -> list[Way]:
         if not self.network.functional:
-            return [LAST]
+            return [OWN, LAST] if self.way == OWN else [LAST]
         return [self.way, *(way for way in SLOWER if way != self.way)]
 
     def _take(self, way: Way) -> None:
@@ -177,6 +176,8 @@ class Job:
             self._plan_units()
 
     def _say_the_cost(self, problem: str) -> None:
+        if all(unit.uses for unit in self.units):
+            return
         warnings.warn(
             f"{self.call}(model, ...): {problem}; what is left is one backward pass per output, "
             f"{self.outputs.numel()} of them",
@@ -261,8 +262,9 @@ class Job:
 
     def _blocks(self) -> Blocks:
         device = torch.device("cpu") if self.plan.host else self.outputs.device
-        numbers = self.plan.workspace, AT_ONCE if self.small else 0
-        return Blocks(self.samples, self.classes, self.rate, *numbers, self.outputs.dtype, device)
+        return Blocks(
+            self.samples, self.classes, self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
+        )
 
     def _plan_units(self) -> None:
         """Units and plan for ``way``."""
@@ -272,28 +274,28 @@ class Job:
             self.expected.gradient,
             self._small_trace() if self.way.factored else None,
             apart=self.apart,
-            backprops=self.small and self.samples <= DIRECT and not self.rate,
+            backprops=self._is_direct() and not self.rate,
         )
         self.plan = whole(self.units, self.samples) if self.small else self._plan()
 
     def _first_way(self) -> None:
         """Units, way and plan to begin with: known layers factored; all others by the fastest way.
 
-        Rows of everything, each sample alone, where that spares a second pass and products are cheap.
+        Rows of everything, each sample alone, where that spares passes and products are cheap.
         """
         self.way, self.deviation = Way(True, TOGETHER, FORWARD), self.outputs.new_zeros(())
         if self.network.functional and self.small and self.samples > 1:
-            generic = set(self.network.parameters) - factorable(self.reading)
-            cheap = bool(generic) and self._rows_are_cheap(generic) and not self._ends_elsewhere()
-            self.way = Way(not cheap, ALONE, FORWARD)
-        if self.way.factored:
+            cheap = self._rows_are_cheap()
+            if self.reading.alone or not cheap:
+                self.way = Way(not cheap or self.network.keeps or self._ends_elsewhere(), ALONE, FORWARD)
+        if self.way.factored or not self.refuse:  # else the comparison with all samples at once tells
             self.admitted.check_samples()
         if not self.network.functional:
-            self.way = LAST
+            self.way = OWN if self.small else LAST
         self._plan_units()
         if self.way.factored and self.way.route == ALONE and all(unit.uses for unit in self.units):
             self.way = replace(self.way, route=TOGETHER)
-        if not self.small and self.way != LAST:
+        if not self.small and self.network.functional:
             self.way = replace(self.way, route=self._route())
             self.plan = self._plan()
 
@@ -301,16 +303,22 @@ class Job:
         """Whether the graph ends in tensors that are no parameters, which only a second graph can tell apart."""
         return bool(foreign_leaves(self.reading.outputs, self.reading.leaves.values()))
 
-    def _rows_are_cheap(self, generic: set[str]) -> bool:
-        """Whether rows of what could be factored cost less than a pass of its own, by counts alone."""
-        factored = [p.numel() for name, p in self.network.parameters.items() if name not in generic]
-        numbers = self.outputs.numel() * sum(factored)
-        return numbers < ROWS_AT_MOST and numbers * self.outputs.numel() < PER_OPERATION * self.reading.operations
+    def _rows_are_cheap(self) -> bool:
+        """Whether rows of what could be factored cost less than doing so, by counts alone."""
+        known = factorable(self.reading)
+        whole = len(known) == len(self.network.parameters)
+        if whole and self.rate:
+            return False
+        numbers = sum(self.network.parameters[name].numel() for name in known)
+        return rows_are_cheap(self.outputs.numel(), numbers, self.reading.operations, whole)
+
+    def _is_direct(self) -> bool:
+        return self.small and evaluated_at_once(self.inputs)
 
     def _small_trace(self) -> Trace:
         """A trace with its graph that makes the calls of the whole batch, of as few samples as may be."""
         few = self.admitted.few
-        if self.small and self.samples <= DIRECT:
+        if self._is_direct():
             return self.reading
         if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.reading):
             return few
@@ -385,20 +393,11 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.3f} MiB"
 
 
+def _not_differentiated(call: str, error: Exception) -> str:
+    return f"(model, ...): {_said(call, error)}"
+
+
 def _said(call: str, error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     own = f"{call}(model, ...): "
     return text.removeprefix(own) if text.startswith(own) else f"torch cannot differentiate it here: {text}"
-
-
-@contextmanager
-def _in_one_line(call: str) -> Iterator[None]:
-    """What torch cannot do with a model that runs, said in one line."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(call):
-            raise
-        raise RuntimeError(f"{call}(model, ...): {_said(call, error)}") from error

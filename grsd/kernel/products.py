@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.jacobian import GRAM, ROWS, Parts, Unit, outer_product
+from grsd.jacobian.size import grams_fit
 from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
-
-AT_ONCE = 2**20  # numbers in the Gram matrices of a small tile
 
 Square = Float[Tensor, "D D"]
 
@@ -56,7 +55,7 @@ class Blocks:
     """M, and M' where ``rate``, from the diagonal on: each pair of tiles once, of a tile with itself one triangle.
 
     ``matrices`` (D, D), made when they are first needed, may lie on another device than the parts. ``workspace`` bounds
-    the numbers in one slice of rows, ``at_once`` those in Gram matrices that are made without slices.
+    the numbers in one slice of rows; Gram matrices of a ``small`` problem are made without slices.
     """
 
     def __init__(
@@ -65,12 +64,12 @@ class Blocks:
         classes: int,
         rate: bool,
         workspace: int,
-        at_once: int,
+        small: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.samples, self.classes, self.rate, self.workspace = samples, classes, rate, workspace
-        self.at_once = at_once
+        self.small = small
         self.dtype, self.device = dtype, device
         self._asked: object = None
         self._strips_of: list[Strip] = []  # of the last tiles: the next unit's are often the same
@@ -114,7 +113,8 @@ class Blocks:
         """Whether all Gram matrices of a tile with one position per sample are made at once."""
         _, groups, positions, _ = tile.parts[0].shape
         size = len(tile) * self.classes
-        return positions == 1 and groups * size**2 <= self.at_once and tile.parts[0].device == self.device
+        fits = self.small and grams_fit(groups * size**2)
+        return positions == 1 and fits and tile.parts[0].device == self.device
 
     def _add_all_groups(self, tile: Tile) -> None:
         gram, *gram_rate = _pairs(*(a[:, :, 0].transpose(0, 1) for a, _ in tile.both))

@@ -14,7 +14,6 @@ from grsd.support.values import said
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
-MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)  # of wrong inputs
 UNINITIALIZED = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
@@ -95,48 +94,14 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
     if device is None and len(places) > 1:
         raise ValueError(f"{call}(model, ...): the model is spread over {', '.join(places)}; name one device")
     for name, part in model.named_modules():
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
         for option in ("sparse", "scale_grad_by_freq", "max_norm"):
-            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and getattr(part, option):
+            if getattr(part, option):
                 raise ValueError(
                     f"{call}(model, ...): {name or 'the model'} has {option}={getattr(part, option)!r}, under which "
                     "its gradient is not the derivative of its output, or sparse; switch it off"
                 )
-
-
-def check_coupling(
-    call: str,
-    function: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    outputs: Tensor,
-    of_few: Tensor | None = None,
-) -> None:
-    """Refuse a model in which samples see each other: a few in a batch of their own must give the same outputs.
-
-    Where the model does not take fewer samples, the others are replaced instead. ``of_few``: what the first ``FEW``
-    give, where that is known.
-    """
-    samples = len(inputs)
-    if samples == 1:
-        return
-    few = min(FEW, samples // 2)
-    with torch.no_grad():
-        try:
-            alone = function(inputs[:few]) if of_few is None or few < FEW else of_few
-            changed = (alone - outputs[:few]).abs().max()
-        except RuntimeError:
-            index = torch.arange(samples, device=inputs.device)
-            changed = torch.stack(
-                [
-                    (function(inputs[torch.where(kept, index, index.roll(1))]) - outputs)[kept].abs().max()
-                    for kept in (index % 2 == 0, index % 2 == 1)
-                ]
-            ).max()
-    if not bool(changed <= 1e4 * torch.finfo(outputs.dtype).eps * outputs.abs().max()):
-        raise ValueError(
-            f"{call}(model, ...): the output of a sample changes with the other samples of its batch (batch norm "
-            "without running statistics, or attention over the batch?); M = J J^T / N is then not a sum over samples: "
-            "call model.eval(), or replace that layer"
-        )
 
 
 def check_outputs(call: str, outputs: object, samples: int) -> None:
@@ -162,7 +127,7 @@ def repeatable(
     ``again``: the same a second time, where that is not ``function`` itself.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
-    with torch.no_grad(), _in_one_line(call):
+    with torch.no_grad(), in_one_line(call, _not_called):
         outputs, second = function(), (again or function)()
     written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
     random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
@@ -176,17 +141,24 @@ def repeatable(
 
 
 @contextmanager
-def _in_one_line(call: str) -> Iterator[None]:
-    """What a model raises on inputs that it does not take, said in one line; refusals of the call itself pass."""
+def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
+    """What a model raises, or torch for it, as ``RuntimeError`` in one line: ``text`` of it after the call's name.
+
+    Refusals of the call itself, and what the system raises, pass.
+    """
     try:
         yield
-    except MODEL_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(call):
+    except (torch.OutOfMemoryError, MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever a model of somebody else's raises
+        if isinstance(error, (ValueError, TypeError, RuntimeError)) and str(error).startswith(call):
             raise
-        said_by = (str(error).splitlines() or [""])[0]
-        raise RuntimeError(
-            f"{call}(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
-        ) from error
+        raise RuntimeError(f"{call}{text(error)}") from error
+
+
+def _not_called(error: Exception) -> str:
+    said_by = (str(error).splitlines() or [""])[0]
+    return f"(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
 
 
 def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
