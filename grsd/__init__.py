@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grsd.shells import (
         LogShells,
         energy_budget,
+        energy_budgets,
         flux_from_differences,
         locality,
         merge_shells,
@@ -38,6 +39,7 @@ __all__ = [
     "claims",
     "digits",
     "energy_budget",
+    "energy_budgets",
     "ensemble",
     "flux_from_differences",
     "gradient_flow",
@@ -58,4 +60,6 @@ __all__ = [
     "velocity_over_runs",
 ]
 
-__getattr__, __dir__ = face(__name__)
+__getattr__, __dir__ = face(
+    __name__, "conditions", "datasets", "krylov", "laws", "networks", "plotting", "solvable", "theory", "__version__"
+)

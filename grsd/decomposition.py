@@ -33,6 +33,12 @@ class Spectrum:
     rate: Float[Tensor, "D D"] | None
     floor: float
 
+    def __repr__(self) -> str:
+        values = self.eigenvalues
+        rate = "with" if self.rate is not None else "without"
+        span = f"eigenvalues {float(values[0]):.3g} to {float(values[-1]):.3g}"
+        return f"Spectrum(D={len(values)}, {span}, precision floor {self.floor:.3g}, {rate} rate)"
+
     def __post_init__(self) -> None:
         values = tensor("Spectrum", "eigenvalues", self.eigenvalues)
         if values.ndim != 1 or not values.numel():

@@ -193,7 +193,7 @@ def test_stated_errors_hold_on_a_network(learned):
     error = snapshot.error.reshape(-1)
     assert float(budget.energy.sum()) == pytest.approx(float(error @ error) / 2, rel=1e-12)
     assert float(budget.dissipation.sum()) == pytest.approx(float(error @ kernel @ error), rel=1e-10)
-    one, two = grsd.energy_budget(found, error, [SHELLS, grsd.LogShells()])
+    one, two = grsd.energy_budgets(found, error, [SHELLS, grsd.LogShells()])
     xr.testing.assert_identical(one, budget)
     assert two.shell_width == math.log(2)
 

@@ -4,6 +4,7 @@ import pickle
 import pkgutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -16,7 +17,9 @@ FACES = (grsd, grsd.runs)
 
 @pytest.mark.parametrize("package", FACES, ids=lambda package: package.__name__)
 def test_a_face_has_its_names_and_no_other(package):
-    assert dir(package) == sorted(package.__all__)
+    more = set(dir(package)) - set(package.__all__)
+    assert set(package.__all__) < set(dir(package)) if package is grsd else not more
+    assert all(getattr(package, name) is not None for name in more)
     assert all(getattr(package, name).__module__.startswith("grsd.") for name in package.__all__ if name != "CHOICES")
     modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
     assert not modules & set(package.__all__), "importing the submodule would put it in the name's place"
@@ -69,3 +72,18 @@ from grsd import *
 assert "torch" in sys.modules and tangent_kernel is grsd.tangent_kernel and LogShells.__name__ == "LogShells"
 """
     in_a_new_process(code)
+
+
+def test_dir_is_what_a_user_types():
+    assert grsd.__version__ == version("grsd")
+    listed = set(dir(grsd)) - set(grsd.__all__)
+    assert listed == {
+        "__version__", "conditions", "datasets", "krylov", "laws", "networks", "plotting", "solvable", "theory",
+    }  # fmt: skip
+    assert grsd.conditions.CONDITIONS
+    data = grsd.digits(6)
+    flow = grsd.gradient_flow(grsd.Perceptron(64, 10, width=4, depth=2), data.inputs, data.targets, [0.0, 1.0])
+    modes = grsd.spectrum(grsd.tangent_kernel(flow.snapshots[1].model, data.inputs))
+    for value in (flow, flow.snapshots[1], modes):
+        assert repr(value).startswith(f"{type(value).__name__}(")
+        assert len(repr(value)) < 120

@@ -127,7 +127,7 @@ def test_a_mode_that_crosses_carries_its_energy():
 def test_several_widths_share_one_decomposition(snapshot):
     spectrum, error = snapshot
     widths = [LogShells(math.log(2), 0.1), LogShells(math.log(3), 0.1)]
-    for together, shells in zip(grsd.energy_budget(spectrum, error, widths), widths, strict=True):
+    for together, shells in zip(grsd.energy_budgets(spectrum, error, widths), widths, strict=True):
         alone = grsd.energy_budget(spectrum, error, shells)
         assert together.identical(alone)
         assert together.attrs["shell_width"] == shells.width
@@ -238,8 +238,8 @@ def test_refusals(snapshot):
         (lambda: grsd.energy_budget(spectrum, error.float(), LogShells()), r"use error.to\(spectrum.eigenvalues\)"),
         (lambda: grsd.energy_budget(spectrum, error.numpy(), LogShells()), r"expected a torch.Tensor, got ndarray"),
         (lambda: grsd.energy_budget(spectrum, error / 0, LogShells()), r"error=...\): found NaN or infinity"),
-        (lambda: grsd.energy_budget(spectrum, error, 0.5), r"shells=...\): expected LogShells or a sequence"),
-        (lambda: grsd.energy_budget(spectrum, error, []), r"shells=...\): expected LogShells or a sequence"),
+        (lambda: grsd.energy_budget(spectrum, error, 0.5), r"shells=...\): expected LogShells, got 0.5"),
+        (lambda: grsd.energy_budgets(spectrum, error, []), r"shells=...\): expected a sequence of LogShells"),
         (lambda: grsd.merge_shells(grsd.energy_budget(spectrum, error, LogShells()), 0), r"merge_shells\(factor=...\)"),
     ]
     for call, message in cases:
@@ -400,7 +400,7 @@ def test_only_shell_sized_results_leave_the_device(snapshot):
     spectrum, error = snapshot
     shells = LogShells(0.9, 0.2)
     with _Transfers() as seen:
-        budget = grsd.energy_budget(spectrum, error, [shells, LogShells(1.3, 0.2)])[0]
+        budget = grsd.energy_budgets(spectrum, error, [shells, LogShells(1.3, 0.2)])[0]
     assert seen.sizes, "the test sees transfers"
     assert max(seen.sizes) <= budget.sizes["shell"] ** 2 < spectrum.dimension
 

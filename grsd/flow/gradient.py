@@ -48,6 +48,9 @@ class Snapshot:
     model: nn.Module
     error: Tensor
 
+    def __repr__(self) -> str:
+        return f"Snapshot(time={self.time:.4g}, model={type(self.model).__name__}, error={tuple(self.error.shape)})"
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -61,6 +64,11 @@ class Flow:
     @property
     def times(self) -> np.ndarray:
         return self.history.time.values
+
+    def __repr__(self) -> str:
+        span = f"times {self.times[0]:.4g} to {self.times[-1]:.4g}" if self.times.size else "no times"
+        loss = f"loss {float(self.history.loss[-1]):.4g} at the end" if self.times.size else "no loss"
+        return f"Flow({len(self.snapshots)} snapshots, {span}, {len(self.inputs)} samples, {loss})"
 
 
 class FlowError(RuntimeError):

@@ -12,7 +12,7 @@ from torch import Tensor
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
-from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
+from grsd.shells import MASK_FLAGS, LogShells, energy_budget, energy_budgets, log_range
 from grsd.shells.windows import shell_coords
 from grsd.support.arguments import attribute, described
 from grsd.support.progress import bar
@@ -56,7 +56,7 @@ def snapshot_budgets(
 ) -> tuple[xr.Dataset, ...]:
     """The energy budget of one snapshot for each of ``shells``, in its own dtype, with its ``largest_eigenvalue``."""
     decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, inputs, targets, dtype=snapshot.error.dtype))
-    budgets = energy_budget(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
+    budgets = energy_budgets(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
 
 

@@ -1,6 +1,6 @@
 """Shells of the tangent kernel's spectrum: windows, the energy budget, and what is made of budgets."""
 
-from grsd.shells.budget import energy_budget, log_range
+from grsd.shells.budget import energy_budget, energy_budgets, log_range
 from grsd.shells.combine import flux_from_differences, locality, merge_shells, remove_scale, velocity_over_runs
 from grsd.shells.windows import MASK_FLAGS, LogShells
 
@@ -8,6 +8,7 @@ __all__ = [
     "MASK_FLAGS",
     "LogShells",
     "energy_budget",
+    "energy_budgets",
     "flux_from_differences",
     "locality",
     "log_range",

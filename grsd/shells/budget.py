@@ -73,20 +73,20 @@ class Approximate(Protocol):
 def energy_budget(
     spectrum: Spectrum | Approximate,
     error: Tensor,
-    shells: LogShells | Sequence[LogShells],
+    shells: LogShells,
     *,
     parameters: Mapping[str, object] | None = None,
-) -> xr.Dataset | tuple[xr.Dataset, ...]:
+) -> xr.Dataset:
     r"""The energy budget of the error over shells: dE_a/dt = sum_b T_ab - D_a, exactly.
 
     Args:
         spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate only energies, dissipation and counts are given.
             From ``grsd.krylov_spectrum``: energies, dissipation and fluxes, each with its error; see there.
         error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum.
-        shells: one ``LogShells``, or several: they share the decomposition and all D x D work.
+        shells: their width and smoothing; ``energy_budgets`` takes several.
         parameters: what to write into the attributes besides versions and settings (seed, depth, time, ...).
 
-    Returns: a dataset (a tuple of them for several shells) with
+    Returns: a dataset with
 
         * ``energy(shell)`` E_a = 1/2 sum_u w_a g_u^2 and ``dissipation(shell)`` D_a = <e, M w_a e>;
         * ``coupling(shell, shell_from)`` T_ab: energy that ``shell`` gains from ``shell_from`` per time, antisymmetric;
@@ -108,19 +108,28 @@ def energy_budget(
     Errors: ``ValueError`` for an error of another size, NaN, dtype or device mismatch, or energies that leave the range
     of the dtype.
     """
-    several = isinstance(shells, Sequence)
-    chosen = tuple(shells) if several else (shells,)
-    if not chosen or not all(isinstance(item, LogShells) for item in chosen):
-        raise TypeError(f"energy_budget(shells=...): expected LogShells or a sequence of them, got {said(shells)}")
+    instance("energy_budget", "shells", shells, LogShells, "LogShells")
+    (budget,) = energy_budgets(spectrum, error, [shells], parameters=parameters)
+    return budget
+
+
+def energy_budgets(
+    spectrum: Spectrum | Approximate,
+    error: Tensor,
+    shells: Sequence[LogShells],
+    *,
+    parameters: Mapping[str, object] | None = None,
+) -> tuple[xr.Dataset, ...]:
+    """``energy_budget`` for each of several ``LogShells``, which share the decomposition and all D x D work."""
+    if not isinstance(shells, Sequence) or not shells or not all(isinstance(item, LogShells) for item in shells):
+        raise TypeError(f"energy_budgets(shells=...): expected a sequence of LogShells, got {said(shells)}")
     described("energy_budget", parameters)
     error = _check_error(spectrum, error)
     if not isinstance(spectrum, Spectrum):
-        budgets = tuple(spectrum.budget(error, item, parameters) for item in chosen)
-        return budgets if several else budgets[0]
+        return tuple(spectrum.budget(error, item, parameters) for item in shells)
     unit = _unit(error)
-    modes = _modes(spectrum, error / unit, NEAR * min(item.smoothing for item in chosen))
-    budgets = tuple(_budget(spectrum, modes, unit, item, parameters) for item in chosen)
-    return budgets if several else budgets[0]
+    modes = _modes(spectrum, error / unit, NEAR * min(item.smoothing for item in shells))
+    return tuple(_budget(spectrum, modes, unit, item, parameters) for item in shells)
 
 
 def log_range(spectrum: Spectrum) -> tuple[float, float]:

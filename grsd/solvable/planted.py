@@ -29,7 +29,7 @@ from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
 from grsd.decomposition import Spectrum
-from grsd.shells import LogShells, energy_budget
+from grsd.shells import LogShells, energy_budget, energy_budgets
 from grsd.support.arguments import listed, span_of, vector
 from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole
 
@@ -138,14 +138,15 @@ class PlantedShells:
         velocity, omega = self._rates(s, g, density, None)
         return self._member(s, g, np.eye(self.modes), velocity, omega)
 
-    def budgets(
-        self, seeds: Sequence[int], shells: LogShells | Sequence[LogShells]
-    ) -> list[xr.Dataset] | list[list[xr.Dataset]]:
-        """Energy budgets of these runs; for several shells one list for each of them."""
+    def budgets(self, seeds: Sequence[int], shells: LogShells) -> list[xr.Dataset]:
+        """Energy budgets of these runs."""
         seeds = listed("PlantedShells.budgets", "seeds", seeds, "seeds")
-        members = [energy_budget(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
-        if isinstance(shells, LogShells):
-            return members
+        return [energy_budget(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
+
+    def budgets_at_widths(self, seeds: Sequence[int], shells: Sequence[LogShells]) -> list[list[xr.Dataset]]:
+        """Energy budgets of these runs for several shells: one list of runs for each of them."""
+        seeds = listed("PlantedShells.budgets_at_widths", "seeds", seeds, "seeds")
+        members = [energy_budgets(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
         return [list(item) for item in zip(*members, strict=True)]
 
     def trajectory(

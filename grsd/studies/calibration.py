@@ -40,7 +40,7 @@ def ensemble_budgets(
 ) -> list[list[xr.Dataset]]:
     """Budgets of ensemble n, one list for each of the shells: run r has the seed 100 n + r."""
     check_runs("ensemble_budgets", runs)
-    return planted.budgets([MOST_RUNS * ensemble + run for run in range(runs)], list(shells))
+    return planted.budgets_at_widths([MOST_RUNS * ensemble + run for run in range(runs)], list(shells))
 
 
 def outcomes(

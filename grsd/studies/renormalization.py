@@ -17,7 +17,7 @@ from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
 from grsd.evidence import Measurement
 from grsd.runs.history import join_widths
-from grsd.shells import LogShells, energy_budget
+from grsd.shells import LogShells, energy_budgets
 from grsd.solvable import DiagonalNet, ShellLattice
 from grsd.studies.calibration import MOST_RUNS
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
@@ -87,7 +87,7 @@ def diagonal_budgets(ensemble: int, protocol: Diagonals = Diagonals()) -> list[x
         a = np.random.default_rng(MOST_RUNS * ensemble + run).uniform(1.05, 1.25)
         net = DiagonalNet(protocol.depth, a=a, start=protocol.start, modes=protocol.modes)
         kernel, rate, error = net.matrices(protocol.time)
-        members.append(join_widths(energy_budget(spectrum(kernel, rate), error, DIAGONAL_SHELLS)))
+        members.append(join_widths(energy_budgets(spectrum(kernel, rate), error, DIAGONAL_SHELLS)))
     return members
 
 
