@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from grsd.networks import architecture
 from grsd.support.files import write_atomically
 from grsd.support.folders import figures
 from grsd.support.session import begin
@@ -37,6 +39,29 @@ STYLE = {
     "lines.markersize": 4,
     "svg.hashsalt": "grsd",
 }
+
+
+class Look(NamedTuple):
+    """How one architecture is drawn in every figure."""
+
+    colour: str
+    marker: str
+    line: str
+    label: str
+
+
+DRAWN = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
+FURTHER = (("green", "^", "-."), ("purple", "D", ":"), ("orange", "v", "-"), ("sky", "P", "--"), ("black", "X", "-."))
+
+
+def look(name: str) -> Look:
+    """Colour, marker, line and label of a registered architecture; those without a look of their own share the rest.
+
+    Errors: ``ValueError`` for a name that is not registered.
+    """
+    others = [other for other in architecture.names() if other not in DRAWN]
+    drawn = DRAWN.get(architecture[name].name) or FURTHER[others.index(name) % len(FURTHER)]
+    return Look(COLOURS[drawn[0]], drawn[1], drawn[2], name)
 
 
 def use_style() -> None:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from grsd.evidence import Claim, Result
+from grsd.evidence import Claim, Result, claims, results, verdict_lines
 from grsd.plotting.style import COLOURS
 
 VERDICTS = {
@@ -41,3 +41,9 @@ def verdict_rows(judged: Mapping[str, tuple[Claim, Result]]) -> Figure:
         axes.text(-0.02, 0.5, claim.headline, transform=axes.transAxes, ha="right", va="center")
         axes.text(1.02, 0.5, result.verdict, transform=axes.transAxes, ha="left", va="center", color=colour)
     return figure
+
+
+def show_verdicts(notebook: str) -> None:
+    """Print the verdict of every claim of a notebook, named as "06_log_shift_invariance", two lines a claim."""
+    own = {name: claim for name, claim in claims().items() if claim.notebook == notebook}
+    print("\n".join(verdict_lines(own, results())))
