@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from grsd.conditions import Verdict
 from grsd.evidence import Result, Rule
+from grsd.plotting.style import look
+
+Cells = Mapping[tuple[str, int], tuple[float, float, float]]
+SERIES = (
+    {"mfc": "white"},
+    {},
+    {"mec": "black", "markersize": 6},
+    {"mec": "black", "markersize": 9, "fillstyle": "bottom", "markerfacecoloralt": "white"},
+)
 
 
 def bar(
@@ -54,3 +67,41 @@ def threshold(axes: Axes, rule: Rule, *, along: str = "y", **style: object) -> N
     """The threshold of a rule as a line across the axis ``along`` that carries the values."""
     draw = axes.axhline if along == "y" else axes.axvline
     draw(rule.threshold, **{"color": "black", "ls": "--", "lw": 1} | style)
+
+
+def of_table(table: xr.Dataset, estimate: str, low: str, high: str) -> Cells:
+    """(estimate, low, high) by (architecture, depth) from these variables of a table; without cells that have none."""
+    cells = {}
+    for name in table.architecture.values:
+        for depth in table.depth.values:
+            one = table.sel(architecture=name, depth=depth)
+            if math.isfinite(float(one[estimate])):
+                cells[str(name), int(depth)] = tuple(float(one[part]) for part in (estimate, low, high))
+    return cells
+
+
+def of_claims(results: Mapping[str, Result], claimed: Mapping[tuple[str, int], str]) -> Cells:
+    """The same for the stored results of claims, given by (architecture, depth)."""
+    return {cell: ends(results[claim]) for cell, claim in claimed.items() if claim in results}
+
+
+def over_depth(axes: Axes, series: Mapping[str, Cells], rule: Rule) -> None:
+    """Intervals over depth against the threshold of ``rule``.
+
+    ``series``: by label, at most four, each with a filling of its own (hollow, filled, edged, half filled);
+    architectures have their colours and markers (``look``).
+    """
+    names = list(dict.fromkeys(name for cells in series.values() for name, _ in cells))
+    shifts = np.linspace(-0.09, 0.09, len(series) * len(names))
+    for number, (cells, style) in enumerate(zip(series.values(), SERIES, strict=False)):
+        for (name, depth), values in cells.items():
+            seen = look(name)
+            place = depth * math.exp(shifts[number * len(names) + names.index(name)])
+            bar(axes, place, *values, **{"fmt": seen.marker, "color": seen.colour} | style)
+    threshold(axes, rule)
+    depths = sorted({depth for cells in series.values() for _, depth in cells})
+    axes.set(xscale="log", xticks=depths, xticklabels=depths, xlabel="depth")
+    axes.minorticks_off()
+    drawn = {name: {"color": look(name).colour, "marker": look(name).marker} for name in names}
+    drawn |= {label: {"color": "grey", "marker": "o"} | style for label, style in zip(series, SERIES, strict=False)}
+    axes.legend(handles=[Line2D([], [], ls="none", label=label, **style) for label, style in drawn.items()], fontsize=8)

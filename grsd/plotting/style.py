@@ -64,6 +64,13 @@ def look(name: str) -> Look:
     return Look(COLOURS[drawn[0]], drawn[1], drawn[2], name)
 
 
+def shade(colour: str, step: int, steps: int) -> tuple[float, float, float]:
+    """A colour mixed with white: the last of ``steps`` is the colour itself; for one architecture at several depths."""
+    weight = 0.35 + 0.65 * (step + 1) / steps
+    red, green, blue = mpl.colors.to_rgb(colour)
+    return tuple(1 - weight * (1 - part) for part in (red, green, blue))
+
+
 def use_style() -> None:
     """The companion's look for the rest of this session; a notebook also begins here (``support.session``)."""
     begin()
