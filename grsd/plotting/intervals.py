@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from grsd.conditions import Verdict
 from grsd.evidence import Result, Rule
-from grsd.plotting.style import look
+from grsd.plotting.style import look, ordered
 
 Cells = Mapping[tuple[str, int], tuple[float, float, float]]
 SERIES = (
@@ -91,7 +91,7 @@ def over_depth(axes: Axes, series: Mapping[str, Cells], rule: Rule) -> None:
     ``series``: by label, at most four, each with a filling of its own (hollow, filled, edged, half filled);
     architectures have their colours and markers (``look``).
     """
-    names = list(dict.fromkeys(name for cells in series.values() for name, _ in cells))
+    names = ordered(name for cells in series.values() for name, _ in cells)
     shifts = np.linspace(-0.09, 0.09, len(series) * len(names))
     for number, (cells, style) in enumerate(zip(series.values(), SERIES, strict=False)):
         for (name, depth), values in cells.items():
@@ -104,4 +104,6 @@ def over_depth(axes: Axes, series: Mapping[str, Cells], rule: Rule) -> None:
     axes.minorticks_off()
     drawn = {name: {"color": look(name).colour, "marker": look(name).marker} for name in names}
     drawn |= {label: {"color": "grey", "marker": "o"} | style for label, style in zip(series, SERIES, strict=False)}
-    axes.legend(handles=[Line2D([], [], ls="none", label=label, **style) for label, style in drawn.items()], fontsize=8)
+    handles = [Line2D([], [], ls="none", label=label, **style) for label, style in drawn.items()]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "columnspacing": 1, "handletextpad": 0.2}
+    axes.legend(handles=handles, fontsize=8, **place)

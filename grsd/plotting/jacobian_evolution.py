@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import Result, Rule
 from grsd.laws.profile import profile
 from grsd.plotting.intervals import bar, ends, threshold
-from grsd.plotting.style import COLOURS, decades, look, shade
+from grsd.plotting.style import COLOURS, decades, look, ordered, shade
 
 SMALLEST = 1e-4  # rates that die out fall by dozens of decades
 SLOPES = {"time": r"$\beta_t$, time", "shell": r"$\beta_s$, spectrum", "depth": r"$\beta_L$, depth"}
@@ -69,7 +69,7 @@ def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str],
 
     ``tables``: two by label, from ``slope_table``; ``confirmed``: results by (architecture, regressor).
     """
-    names = list(dict.fromkeys(str(name) for table in tables.values() for name in table.architecture.values))
+    names = ordered(name for table in tables.values() for name in table.architecture.values)
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), sharey=True, sharex=True, squeeze=False)
     for panel, name in zip(axes[0], names, strict=True):
         colour = look(name).colour

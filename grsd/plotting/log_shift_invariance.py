@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from grsd.conditions import Verdict, invariance
 from grsd.evidence import Result
 from grsd.plotting.intervals import Cells, forest, over_depth
-from grsd.plotting.style import COLOURS, decades, look, shade
+from grsd.plotting.style import COLOURS, decades, look, ordered, shade
 
 RATE = r"$\log_{10}\lambda t$"
 DEFECT = "defect $D^2$, 95 % interval"
@@ -80,13 +80,13 @@ def decided(axes: Axes, table: xr.Dataset) -> None:
 
     Each label names the verdict that most of the largest ensembles get.
     """
-    for name in table.architecture.values:
-        seen = look(str(name))
+    for name in ordered(table.architecture.values):
+        seen = look(name)
         for step, depth in enumerate(table.depth.values):
             cell = table.share.sel(architecture=name, depth=depth)
             share = (1 - cell.sel(verdict="inconclusive")).clip(0, 1)
             error = np.sqrt(share * (1 - share) / table.attrs["draws"])
-            verdict = str(cell.verdict.values[int(cell.isel(runs=-1).argmax())])
+            verdict = str(cell.verdict.values[int(cell.isel(runs=-1).argmax("verdict"))])
             style = {"fmt": seen.marker, "ls": seen.line, "color": shade(seen.colour, step, table.sizes["depth"])}
             axes.errorbar(cell.runs, share, error, capsize=2, label=f"{name} {depth}: {verdict}", **style)
     axes.set(xscale="log", xticks=table.runs.values, xticklabels=table.runs.values, xlabel="runs")
@@ -100,8 +100,8 @@ def independent(road: xr.Dataset) -> Figure:
     moments = [(when, depth) for when in sorted(road.log_loss.values)[::-1] for depth in road.depth.values]
     figure, axes = plt.subplots(1, len(moments), figsize=(3.5 * len(moments), 3.6), sharey=True)
     for panel, (when, depth) in zip(axes, moments, strict=True):
-        for name in road.architecture.values:
-            seen = look(str(name))
+        for name in ordered(road.architecture.values):
+            seen = look(name)
             one = road.sel(architecture=name, depth=depth, log_loss=when)
             share, spread = float(one.defect.values[0]), float(one.defect_error.values[0])
             label = f"{name}: $D^2$ = {share:.2g} ± {spread:.1g}"
@@ -109,14 +109,14 @@ def independent(road: xr.Dataset) -> Figure:
             panel.errorbar(decades(one.edge), one.drift, 2 * one.error, **style)
         panel.axhline(0, color="black", lw=0.8)
         panel.set(xlabel=RATE, title=f"depth {depth}, loss $e^{{{when:g}}}$", ylim=(-3, 8))
-        panel.legend(loc="upper left", fontsize=8)
+        panel.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
     axes[0].set_ylabel("$t\\,u$, two standard errors")
     return figure
 
 
 def _grid(couplings: xr.Dataset) -> tuple[Figure, dict[Axes, str], tuple[Axes, Axes]]:
     """One panel an architecture above, by panel, and two panels below."""
-    names = [str(name) for name in couplings.architecture.values]
+    names = ordered(couplings.architecture.values)
     figure = plt.figure(figsize=(max(10, 4.5 * len(names)), 7))
     above, below = figure.subfigures(2, 1)
     tops = above.subplots(1, len(names), squeeze=False)[0]

@@ -14,7 +14,7 @@ from grsd.conditions import Verdict, closure, locality
 from grsd.conditions.locality import LocalityRange
 from grsd.laws.fit import LawFit
 from grsd.plotting.intervals import Cells, forest, over_depth
-from grsd.plotting.style import COLOURS, decades, look, shade
+from grsd.plotting.style import COLOURS, decades, look, ordered, shade
 
 FILLS = dict(zip(COLOURS.values(), "os^Dv", strict=False))
 
@@ -104,9 +104,9 @@ def networks(
     """
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
     over_depth(axes[0], closures, closure.RULE)
-    axes[0].set(ylim=(0, 2.4), ylabel=r"largest $r/r_{perm}$ over $h$, $2h$, $4h$, 95 % interval", title="closure")
+    axes[0].set(ylim=(0, 2.4), ylabel=r"largest $r/r_{perm}$ over $h$, $2h$, $4h$, 95 % interval")
     over_depth(axes[1], ranges, locality.RULE)
-    axes[1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval", title="reach of the flux")
+    axes[1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
     for (name, depth), found in shares.items():
         seen, near = look(name), found.distance < 6
         spread = np.abs(found.share_interval[near].T - found.share[near])
@@ -114,8 +114,8 @@ def networks(
         axes[2].errorbar(found.distance[near], found.share[near], spread, lw=1, capsize=2, **style)
     axes[2].axhspan(0.9, 1.1, color="black", alpha=0.1, lw=0)
     axes[2].set(xlabel=r"reach $\Delta$ [e-folds of $\lambda$]", ylabel=r"share of the flux $\varphi(\Delta)$")
-    axes[2].set(title="this run", ylim=(0, 1.6))
-    axes[2].legend(loc="lower right")
+    axes[2].set_ylim(0, 1.6)
+    axes[2].legend(loc="lower right", title="this run", fontsize=8)
     return figure
 
 
@@ -133,7 +133,7 @@ def _neighbours(axes: Axes, table: xr.Dataset) -> None:
     """The share of the flux between neighbouring blocks over their width, at the two largest depths."""
     places = np.arange(table.sizes["factor"])
     depths = table.depth.values[-2:]
-    names = [str(name) for name in table.architecture.values]
+    names = ordered(table.architecture.values)
     for name in names:
         seen = look(name)
         for step, depth in enumerate(depths):

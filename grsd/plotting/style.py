@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,12 @@ def look(name: str) -> Look:
     others = [other for other in architecture.names() if other not in DRAWN]
     drawn = DRAWN.get(architecture[name].name) or FURTHER[others.index(name) % len(FURTHER)]
     return Look(COLOURS[drawn[0]], drawn[1], drawn[2], name)
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Architectures, each once, in the order of their registration: tables on disk sort them by the alphabet."""
+    found = {str(name) for name in names}
+    return [name for name in architecture.names() if name in found]
 
 
 def shade(colour: str, step: int, steps: int) -> tuple[float, float, float]:

@@ -140,7 +140,7 @@ def coupling_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach:
         row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
         labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
         rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
-    return xr.combine_by_coords(rows).assign_attrs(_common(cells, reach))
+    return xr.combine_by_coords(rows, join="outer").assign_attrs(_common(cells, reach))
 
 
 def power_table(
