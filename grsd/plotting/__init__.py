@@ -1,25 +1,20 @@
 """Every figure's drawing: notebooks say what is shown, this says how."""
 
-from grsd.plotting.intervals import bar, forest, threshold
 from grsd.plotting.shells import energy_map
 from grsd.plotting.sliders import explore
-from grsd.plotting.style import COLOURS, STYLE, Look, decades, look, savefig, use_style
+from grsd.plotting.style import COLOURS, STYLE, decades, look, savefig, use_style
 from grsd.plotting.verdicts import VERDICTS, show_verdicts, verdict_rows
 
 __all__ = [
     "COLOURS",
     "STYLE",
     "VERDICTS",
-    "Look",
-    "bar",
     "decades",
     "energy_map",
     "explore",
-    "forest",
     "look",
     "savefig",
     "show_verdicts",
-    "threshold",
     "use_style",
     "verdict_rows",
 ]

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from grsd.evidence import Result, Rule
 from grsd.laws.profile import profile
-from grsd.plotting.intervals import bar, ends, threshold
-from grsd.plotting.style import COLOURS, decades, look, ordered, shade
+from grsd.plotting.cells import cell_look, ordered
+from grsd.plotting.intervals import bar, rows, threshold
+from grsd.plotting.style import COLOURS, decades, look
 
 SMALLEST = 1e-4  # rates that die out fall by dozens of decades
 SLOPES = {"time": r"$\beta_t$, time", "shell": r"$\beta_s$, spectrum", "depth": r"$\beta_L$, depth"}
@@ -45,15 +46,13 @@ def rates(measured: Mapping[str, xr.Dataset], bound: Rule) -> Figure:
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for name, found in measured.items():
-        seen = look(name)
         for panel, of, places in zip(axes, ("time", "shell"), (np.log10, decades), strict=True):
             means = profile(found, of)
             for step, depth in enumerate(means.depth.values):
                 one = means.sel(depth=depth).dropna(of)
                 spread = [one.centre - one.centre / one.factor**2, one.centre * one.factor**2 - one.centre]
-                style = {"fmt": seen.marker, "ls": seen.line, "color": shade(seen.colour, step, len(means.depth))}
-                label = f"{seen.label}, depth {depth}"
-                panel.errorbar(places(one[of]), one.centre, spread, lw=1, capsize=2, label=label, **style)
+                style = cell_look(name, step, len(means.depth)) | {"label": f"{name}, depth {depth}"}
+                panel.errorbar(places(one[of]), one.centre, spread, lw=1, capsize=2, **style)
     for panel in axes:
         threshold(panel, bound, ls=":")
     axes[0].set(yscale="log", xlabel=r"$\log_{10}\, t\,\lambda_{\max}(0)$", ylabel=r"$t\,\rho_a$, geometric mean")
@@ -72,20 +71,20 @@ def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str],
     names = ordered(name for table in tables.values() for name in table.architecture.values)
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), sharey=True, sharex=True, squeeze=False)
     for panel, name in zip(axes[0], names, strict=True):
-        colour = look(name).colour
-        styles = ({"color": "grey", "mfc": "white"}, {"color": colour})
+        styles = ({"color": "grey", "mfc": "white"}, {"color": look(name)["color"]})
         for (label, table), shift, style in zip(tables.items(), (-0.22, 0.0), styles, strict=True):
             for row, of in enumerate(SLOPES):
                 one = table.sel(architecture=name, rate="rho", of=of)
                 found = (float(one[part]) for part in ("slope", "low", "high"))
-                bar(panel, row + shift, *found, along="x", fmt="o", label=None if row else label, **style)
+                bar(panel, row + shift, *found, horizontal=True, fmt="o", label=None if row else label, **style)
         for (owner, of), result in confirmed.items():
             if owner == name:
                 style = {"fmt": "s", "color": "black", "label": f"{len(result.seeds)} confirmatory seeds"}
-                bar(panel, list(SLOPES).index(of) + 0.22, *ends(result), along="x", **style)
+                values = (result.estimate, result.low, result.high)
+                bar(panel, list(SLOPES).index(of) + 0.22, *values, horizontal=True, **style)
         panel.axvspan(-rule.threshold, rule.threshold, color="lightgrey", lw=0, alpha=0.6)
         panel.set(title=name, xlabel=r"slope of $\log(t\rho)$, 95 % interval", xlim=(-0.7, 2.5))
-    axes[0, 0].set(yticks=range(len(SLOPES)), yticklabels=list(SLOPES.values()), ylim=(2.6, -0.6))
+    rows(axes[0, 0], list(SLOPES.values()))
     handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
     axes[0, 0].legend(handles.values(), handles, fontsize=8, loc="lower right")
     return figure

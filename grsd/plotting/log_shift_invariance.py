@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 from grsd.conditions import Verdict, invariance
 from grsd.evidence import Result
-from grsd.plotting.intervals import Cells, forest, over_depth
-from grsd.plotting.style import COLOURS, decades, look, ordered, shade
+from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
+from grsd.plotting.ensembles import verdict_forest
+from grsd.plotting.intervals import bar, rows, threshold
+from grsd.plotting.style import decades, look
 
 RATE = r"$\log_{10}\lambda t$"
 DEFECT = "defect $D^2$, 95 % interval"
@@ -22,8 +24,7 @@ DEFECT = "defect $D^2$, 95 % interval"
 def planted(found: Mapping[str, Sequence[Verdict]]) -> Figure:
     """One row a plant: the defect of each of its ensembles, with its interval, and the threshold of the condition."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    styles = [{"fmt": marker, "color": colour} for marker, colour in zip("os^Dv", COLOURS.values(), strict=False)]
-    forest(axes, list(found.values()), list(found), styles=styles[: len(found)], rule=invariance.RULE)
+    verdict_forest(axes, found, invariance.RULE)
     axes.axvline(0, color="grey", lw=0.8)
     runs = next(iter(found.values()))[0].runs
     axes.set_xlabel(f"{DEFECT}, {runs} planted runs each; dashed: {invariance.RULE.threshold:g}")
@@ -50,9 +51,11 @@ def late(couplings: xr.Dataset, results: Mapping[tuple[str, int, str], Result], 
     figure, tops, (left, right) = _grid(couplings)
     for panel, name in tops.items():
         neighbours(panel, couplings, name)
-    styles = [{"fmt": look(name).marker, "color": look(name).colour} for name, _, _ in results]
-    labels = [f"{name} {depth}, {when}" for name, depth, when in results]
-    forest(left, list(results.values()), labels, styles=styles, rule=invariance.RULE)
+    for row, ((name, _, _), result) in enumerate(results.items()):
+        values = (result.estimate, result.low, result.high)
+        bar(left, row, *values, horizontal=True, **look(name) | {"linestyle": "none"})
+    threshold(left, invariance.RULE, horizontal=True)
+    rows(left, [f"{name} {depth}, {when}" for name, depth, when in results])
     _defect_scale(left, "x")
     left.tick_params("y", labelsize=8)
     left.set_xlabel(f"{DEFECT}; confirmatory seeds")
@@ -62,16 +65,14 @@ def late(couplings: xr.Dataset, results: Mapping[tuple[str, int, str], Result], 
 
 def neighbours(axes: Axes, table: xr.Dataset, architecture: str) -> None:
     """t K of neighbouring shells over the spectrum, two standard errors, with the fitted law; the deeper the darker."""
-    seen = look(architecture)
     for step, depth in enumerate(table.depth.values):
         cell = table.sel(architecture=architecture, depth=depth)
         cell = cell.where(cell.separation == 1).dropna("pair", how="all")
-        colour = shade(seen.colour, step, table.sizes["depth"])
-        style = {"fmt": seen.marker, "color": colour, "capsize": 2, "label": f"depth {depth}"}
-        axes.errorbar(decades(cell.position), cell.value, 2 * cell.error, **style)
-        axes.plot(decades(cell.position), cell.fitted, color=colour, lw=1)
+        style = cell_look(architecture, step, table.sizes["depth"]) | {"linestyle": "none"}
+        axes.errorbar(decades(cell.position), cell.value, 2 * cell.error, capsize=2, label=f"depth {depth}", **style)
+        axes.plot(decades(cell.position), cell.fitted, color=style["color"], lw=1)
     axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlabel=f"middle of the pair, {RATE}", title=seen.label)
+    axes.set(xlabel=f"middle of the pair, {RATE}", title=architecture)
     axes.legend(fontsize=8)
 
 
@@ -81,14 +82,13 @@ def decided(axes: Axes, table: xr.Dataset) -> None:
     Each label names the verdict that most of the largest ensembles get.
     """
     for name in ordered(table.architecture.values):
-        seen = look(name)
         for step, depth in enumerate(table.depth.values):
             cell = table.share.sel(architecture=name, depth=depth)
             share = (1 - cell.sel(verdict="inconclusive")).clip(0, 1)
             error = np.sqrt(share * (1 - share) / table.attrs["draws"])
             verdict = str(cell.verdict.values[int(cell.isel(runs=-1).argmax("verdict"))])
-            style = {"fmt": seen.marker, "ls": seen.line, "color": shade(seen.colour, step, table.sizes["depth"])}
-            axes.errorbar(cell.runs, share, error, capsize=2, label=f"{name} {depth}: {verdict}", **style)
+            style = cell_look(name, step, table.sizes["depth"]) | {"label": f"{name} {depth}: {verdict}"}
+            axes.errorbar(cell.runs, share, error, capsize=2, **style)
     axes.set(xscale="log", xticks=table.runs.values, xticklabels=table.runs.values, xlabel="runs")
     axes.minorticks_off()
     axes.set(ylabel="share of ensembles decided", ylim=(-0.05, 1.05))
@@ -101,12 +101,10 @@ def independent(road: xr.Dataset) -> Figure:
     figure, axes = plt.subplots(1, len(moments), figsize=(3.5 * len(moments), 3.6), sharey=True)
     for panel, (when, depth) in zip(axes, moments, strict=True):
         for name in ordered(road.architecture.values):
-            seen = look(name)
             one = road.sel(architecture=name, depth=depth, log_loss=when)
             share, spread = float(one.defect.values[0]), float(one.defect_error.values[0])
-            label = f"{name}: $D^2$ = {share:.2g} ± {spread:.1g}"
-            style = {"fmt": seen.marker, "color": seen.colour, "capsize": 2, "label": label}
-            panel.errorbar(decades(one.edge), one.drift, 2 * one.error, **style)
+            style = look(name) | {"linestyle": "none", "label": f"{name}: $D^2$ = {share:.2g} ± {spread:.1g}"}
+            panel.errorbar(decades(one.edge), one.drift, 2 * one.error, capsize=2, **style)
         panel.axhline(0, color="black", lw=0.8)
         panel.set(xlabel=RATE, title=f"depth {depth}, loss $e^{{{when:g}}}$", ylim=(-3, 8))
         panel.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from grsd.conditions import Verdict, closure, locality
 from grsd.conditions.locality import LocalityRange
+from grsd.conditions.profile_flow import ProfileFlow
 from grsd.laws.fit import LawFit
-from grsd.plotting.intervals import Cells, forest, over_depth
-from grsd.plotting.style import COLOURS, decades, look, ordered, shade
-
-FILLS = dict(zip(COLOURS.values(), "os^Dv", strict=False))
+from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
+from grsd.plotting.ensembles import FILLS, verdict_forest
+from grsd.plotting.style import COLOURS, decades, look
 
 
 def planted(
@@ -31,14 +31,13 @@ def planted(
     for panel, budget in zip(axes[0], merged, strict=True):
         mesh = _couplings(panel, budget)
     figure.colorbar(mesh, ax=axes[0], label=r"$|K_{ab}|$ over its largest")
-    for (name, one), (colour, marker) in zip(states.items(), FILLS.items(), strict=False):
+    for (name, one), fill in zip(states.items(), FILLS, strict=False):
         x, y = (np.log10(part / np.exp(np.log(part).mean("run"))).values.ravel() for part in (one.state, one.flux))
-        axes[1, 0].plot(x, y, marker, color=colour, ms=2.5, alpha=0.6, label=name)
+        axes[1, 0].plot(x, y, ls="none", ms=2.5, alpha=0.6, label=name, **fill)
     axes[1, 0].plot([-0.6, 0.6], [-0.6, 0.6], color="black", lw=0.8)
     axes[1, 0].set(xlabel=r"state, $\log_{10}\phi_{rc}/\bar\phi_c$ at $4h$", ylim=(-1.6, 1.6))
     axes[1, 0].set_ylabel(r"flux, $\log_{10}F_{rc}/\bar F_c$")
-    styles = [{"fmt": marker, "color": colour} for colour, marker in FILLS.items()]
-    forest(axes[1, 1], list(found.values()), list(found), styles=styles[: len(found)], rule=closure.RULE)
+    verdict_forest(axes[1, 1], found, closure.RULE)
     runs = next(iter(found.values()))[0].runs
     axes[1, 1].set(xlabel=rf"largest $r/r_{{perm}}$, 95 % interval, {runs} runs each", xlim=(-0.1, 1.6))
     axes[1, 1].set_title("closed left of the dashed line", fontsize=10)
@@ -52,10 +51,10 @@ def not_enough(states: xr.Dataset, closed: Verdict, law: Verdict, time: float) -
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     shown = states.isel(boundary=slice(2, None, 3))
-    for place, (colour, marker) in zip(shown.boundary.values, FILLS.items(), strict=False):
+    for place, fill in zip(shown.boundary.values, FILLS, strict=False):
         one = shown.sel(boundary=place)
         label = rf"$\log_{{10}}\lambda t = {decades(place) + np.log10(time):.1f}$"
-        axes[0].plot(one.state / one.state.mean(), one.flux / one.flux.mean(), marker, color=colour, label=label)
+        axes[0].plot(one.state / one.state.mean(), one.flux / one.flux.mean(), ls="none", label=label, **fill)
     axes[0].axline((1, 1), slope=1, color="black", lw=0.8)
     axes[0].set(xlabel=r"state $\phi_{rc}$ over its mean, at $4h$", ylabel=r"flux $F_{rc}$ over its mean")
     axes[0].set_title(rf"{closed.verdict}: $r/r_{{perm}}$ = {closed.estimate:.2f}, {closed.runs} networks")
@@ -79,14 +78,13 @@ def flow(flows: Mapping[str, Verdict], networks: xr.Dataset) -> Figure:
     ratios = [1] * len(flows) + [1.2]
     figure, axes = plt.subplots(1, len(ratios), figsize=(3.6 * len(ratios), 3.8), width_ratios=ratios)
     for panel, (name, judged) in zip(axes, flows.items(), strict=False):
-        found, fills = judged.details, iter(FILLS.items())
+        found: ProfileFlow = judged.details
         k = found.separations
-        colour, marker = next(fills)
-        panel.plot([1, *k], [1, *found.finest], marker, color=colour, label=r"$h$")
-        for row, (factor, (colour, marker)) in enumerate(zip(found.factors, fills, strict=False)):
-            style = {"fmt": marker, "color": colour, "label": f"${factor}h$", "capsize": 2}
+        panel.plot([1, *k], [1, *found.finest], ls="none", label=r"$h$", **FILLS[0])
+        for row, (factor, fill) in enumerate(zip(found.factors, FILLS[1:], strict=False)):
+            style = fill | {"ls": "none", "label": f"${factor}h$", "capsize": 2}
             panel.errorbar(k, found.measured[row], 2 * found.error[row], **style)
-            panel.plot([1, *k], [1, *found.mapped[row]], color=colour, lw=1)
+            panel.plot([1, *k], [1, *found.mapped[row]], color=fill["color"], lw=1)
         panel.set(xlabel="separation $k$", title=f"{name}: {judged.verdict}", xticks=[1, *k])
         panel.set(yscale="log", ylim=(5e-4, 1.4))
     axes[0].set_ylabel(r"$\kappa(k)/\kappa(1)$, lines: the map")
@@ -108,10 +106,10 @@ def networks(
     over_depth(axes[1], ranges, locality.RULE)
     axes[1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
     for (name, depth), found in shares.items():
-        seen, near = look(name), found.distance < 6
+        near = found.distance < 6
         spread = np.abs(found.share_interval[near].T - found.share[near])
-        style = {"fmt": seen.marker, "ls": seen.line, "color": seen.colour, "label": f"{name}, depth {depth}"}
-        axes[2].errorbar(found.distance[near], found.share[near], spread, lw=1, capsize=2, **style)
+        style = look(name) | {"label": f"{name}, depth {depth}", "lw": 1, "capsize": 2}
+        axes[2].errorbar(found.distance[near], found.share[near], spread, **style)
     axes[2].axhspan(0.9, 1.1, color="black", alpha=0.1, lw=0)
     axes[2].set(xlabel=r"reach $\Delta$ [e-folds of $\lambda$]", ylabel=r"share of the flux $\varphi(\Delta)$")
     axes[2].set_ylim(0, 1.6)
@@ -135,15 +133,12 @@ def _neighbours(axes: Axes, table: xr.Dataset) -> None:
     depths = table.depth.values[-2:]
     names = ordered(table.architecture.values)
     for name in names:
-        seen = look(name)
         for step, depth in enumerate(depths):
             part = table.sel(architecture=name, depth=depth)
             spread = [part.neighbours - part.neighbours_low, part.neighbours_high - part.neighbours]
-            style = {"fmt": seen.marker, "ls": seen.line, "color": shade(seen.colour, step, len(depths))}
+            style = cell_look(name, step, len(depths)) | {"label": f"{name}, depth {depth}", "lw": 1, "capsize": 2}
             shift = 0.06 * (step - 0.5) + 0.03 * (names.index(name) - (len(names) - 1) / 2)
-            axes.errorbar(
-                places + shift, part.neighbours, spread, lw=1, capsize=2, label=f"{name}, depth {depth}", **style
-            )
+            axes.errorbar(places + shift, part.neighbours, spread, **style)
     axes.axhline(1, color="black", lw=0.8)
     labels = [rf"${factor}\,h$" if factor > 1 else "$h$" for factor in table.factor.values]
     axes.set(xticks=places, xticklabels=labels, xlabel=r"width of the blocks, $h = \log 2$")

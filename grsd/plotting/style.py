@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -28,6 +26,9 @@ COLOURS = {
     "sky": "#56B4E9",
     "black": "#000000",
 }
+MARKERS = "os^vDPX"
+ARCHITECTURES = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
+FURTHER = [name for name in COLOURS if name not in {"blue", "red"}]
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
     "axes.spines.right": False,
@@ -42,46 +43,22 @@ STYLE = {
 }
 
 
-class Look(NamedTuple):
-    """How one architecture is drawn in every figure."""
-
-    colour: str
-    marker: str
-    line: str
-    label: str
-
-
-DRAWN = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
-FURTHER = (("green", "^", "-."), ("purple", "D", ":"), ("orange", "v", "-"), ("sky", "P", "--"), ("black", "X", "-."))
-
-
-def look(name: str) -> Look:
-    """Colour, marker, line and label of a registered architecture; those without a look of their own share the rest.
-
-    Errors: ``ValueError`` for a name that is not registered.
-    """
-    others = [other for other in architecture.names() if other not in DRAWN]
-    drawn = DRAWN.get(architecture[name].name) or FURTHER[others.index(name) % len(FURTHER)]
-    return Look(COLOURS[drawn[0]], drawn[1], drawn[2], name)
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Architectures, each once, in the order of their registration: tables on disk sort them by the alphabet."""
-    found = {str(name) for name in names}
-    return [name for name in architecture.names() if name in found]
-
-
-def shade(colour: str, step: int, steps: int) -> tuple[float, float, float]:
-    """A colour mixed with white: the last of ``steps`` is the colour itself; for one architecture at several depths."""
-    weight = 0.35 + 0.65 * (step + 1) / steps
-    red, green, blue = mpl.colors.to_rgb(colour)
-    return tuple(1 - weight * (1 - part) for part in (red, green, blue))
-
-
 def use_style() -> None:
     """The companion's look for the rest of this session; a notebook also begins here (``support.session``)."""
     begin()
     mpl.rcParams.update(STYLE)
+
+
+def look(name: str) -> dict[str, str]:
+    """How an architecture is drawn everywhere, as keywords of ``Axes.plot``: color, marker, linestyle and label.
+
+    An architecture that is not ``residual`` or ``plain`` takes the next colour and marker in the registry's order.
+    """
+    others = [other for other in architecture.names() if other not in ARCHITECTURES]
+    place = others.index(name) if name in others else len(others)
+    further = FURTHER[place % len(FURTHER)], MARKERS[(place + 2) % len(MARKERS)], "-."
+    colour, marker, line = ARCHITECTURES.get(name, further)
+    return {"color": COLOURS[colour], "marker": marker, "linestyle": line, "label": name}
 
 
 def savefig(figure: Figure, name: str) -> list[Path]:
