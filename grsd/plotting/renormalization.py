@@ -51,9 +51,9 @@ def not_enough(states: xr.Dataset, closed: Verdict, law: Verdict, time: float) -
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     shown = states.isel(boundary=slice(2, None, 3))
-    for place, fill in zip(shown.boundary.values, FILLS, strict=False):
-        one = shown.sel(boundary=place)
-        label = rf"$\log_{{10}}\lambda t = {decades(place) + np.log10(time):.1f}$"
+    for number, (place, fill) in enumerate(zip(decades(shown.boundary) + np.log10(time), FILLS, strict=False)):
+        one = shown.isel(boundary=number)
+        label = rf"$\log_{{10}}\lambda t = {place:.1f}$"
         axes[0].plot(one.state / one.state.mean(), one.flux / one.flux.mean(), ls="none", label=label, **fill)
     axes[0].axline((1, 1), slope=1, color="black", lw=0.8)
     axes[0].set(xlabel=r"state $\phi_{rc}$ over its mean, at $4h$", ylabel=r"flux $F_{rc}$ over its mean")
