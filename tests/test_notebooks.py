@@ -19,7 +19,7 @@ from grsd.reproduce import reproduce
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL, MOST_FIGURES = 15, 4
-DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_\w+)\("
+DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_[xyt]\w*)\("
 OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
 
 
