@@ -1,5 +1,6 @@
 """The real notebooks: their form, and their values at other parameters than their own."""
 
+import ast
 import re
 
 import matplotlib.image
@@ -17,7 +18,16 @@ from grsd.reproduce import reproduce
 
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST_CELL, MOST_FIGURES = 15, 4
+DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_[xyt]\w*)\("
 OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
+
+
+def only_imports(source):
+    body = ast.parse(source).body
+    return bool(body) and all(
+        isinstance(node, ast.Import | ast.ImportFrom) or ast.unparse(node) == "use_style()" for node in body
+    )
 
 
 def code(path):
@@ -33,6 +43,7 @@ def test_form(path):
     found = {name: details["inferred_type_name"] for name, details in papermill.inspect_notebook(str(path)).items()}
     assert found == dict(written), "papermill reads every parameter, with its type"
     assert "device" in found
+    assert "tables" not in found, "grsd data makes them"
     for cell in cells:
         assert cell.execution_count is not None, cell.source
         assert not [output for output in cell.outputs if output.output_type == "error"]
@@ -46,6 +57,17 @@ def test_form(path):
     committed = {f.stem for f in (ROOT / "figures").glob(f"{path.stem}-*")}
     assert set(figures) == committed
     assert all((ROOT / "figures" / f"{name}.{kind}").is_file() for name in figures for kind in ("svg", "png"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_are_read_at_a_glance(path):
+    """Short cells; drawing is the package's, and cells that only draw, or only import, are collapsed in Lab."""
+    cells = code(path)
+    assert [cell.source for cell in cells if len(cell.source.splitlines()) > LONGEST_CELL] == []
+    assert [cell.source for cell in cells if re.search(DRAWING, cell.source)] == []
+    collapsed = [cell.metadata.get("jupyter", {}).get("source_hidden", False) for cell in cells]
+    assert collapsed == ["savefig(" in cell.source or only_imports(cell.source) for cell in cells]
+    assert 1 <= sum("savefig(figure" in cell.source for cell in cells) <= MOST_FIGURES
 
 
 def test_every_profile_can_be_planned():

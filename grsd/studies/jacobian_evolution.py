@@ -125,3 +125,11 @@ MEASUREMENTS = {
     "evolution-constructed": Measurement(Exact("controlled"), exact_control),
     "evolution-broken": Measurement(Exact("sudden"), exact_control),
 }
+# The claims on slopes by (architecture, regressor), and on the bound by architecture.
+SLOPE_CLAIMS = {
+    ("residual", "time"): "jacobian-evolution",
+    ("plain", "time"): "evolution-time-plain",
+    ("residual", "depth"): "evolution-depth-residual",
+    ("plain", "depth"): "evolution-depth-plain",
+}
+BOUND_CLAIMS = {"residual": "evolution-bound-residual", "plain": "evolution-bound-plain"}

@@ -140,7 +140,7 @@ def coupling_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach:
         row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
         labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
         rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
-    return xr.combine_by_coords(rows).assign_attrs(_common(cells, reach))
+    return xr.combine_by_coords(rows, join="outer").assign_attrs(_common(cells, reach))
 
 
 def power_table(
@@ -212,25 +212,32 @@ TABLES = {
 }
 
 
-def _defects(stage: Stage, first: int, *cells: tuple[str, int]) -> list[Measurement]:
-    return [Measurement(stage.block(name, depth, first), defect) for name, depth in cells]
+def _defects(stage: Stage, first: int, claims: Mapping[tuple[str, int], str]) -> dict[str, Measurement]:
+    return {claim: Measurement(stage.block(*cell, first), defect) for cell, claim in claims.items()}
 
 
 def _contrast(stage: Stage, depth: int, first: int) -> Measurement:
     return Measurement(Contrast(*(stage.block(name, depth, first) for name in ("plain", "residual"))), contrast)
 
 
-CELLS = (("residual", 16), ("residual", 32), ("plain", 16), ("plain", 32))
-EARLY_NAMES = ("invariance-residual-16", "log-shift-invariance", "invariance-plain-16", "invariance-plain-32")
+# The claims on the defect of each cell (architecture, depth), by when it was read and on how many seeds.
+EARLY_CLAIMS = {
+    ("residual", 16): "invariance-residual-16",
+    ("residual", 32): "log-shift-invariance",
+    ("plain", 16): "invariance-plain-16",
+    ("plain", 32): "invariance-plain-32",
+}
+LATE_CLAIMS = {(name, depth): f"late-invariance-{name}-{depth}" for name, depth in EARLY_CLAIMS}
+LARGE_CLAIMS = {("residual", depth): f"late-invariance-residual-{depth}-96" for depth in (16, 32)}
+DEFECT_CLAIMS = {"early, 8 seeds": EARLY_CLAIMS, "late, 24 seeds": LATE_CLAIMS, "late, 96 seeds": LARGE_CLAIMS}
 MEASUREMENTS = {
-    **dict(zip(EARLY_NAMES, _defects(EARLY, 1000, *CELLS), strict=True)),
+    **_defects(EARLY, 1000, EARLY_CLAIMS),
     "residual-networks": _contrast(EARLY, 32, 1000),
     "invariance-contrast-16": _contrast(EARLY, 16, 1000),
-    **{f"late-invariance-{name}-{depth}": _defects(LATE, 2000, (name, depth))[0] for name, depth in CELLS},
+    **_defects(LATE, 2000, LATE_CLAIMS),
     "late-contrast-16": _contrast(LATE, 16, 2000),
     "late-contrast-32": _contrast(LATE, 32, 2000),
-    "late-invariance-residual-16-96": _defects(LATE_LARGE, 3000, ("residual", 16))[0],
-    "late-invariance-residual-32-96": _defects(LATE_LARGE, 3000, ("residual", 32))[0],
+    **_defects(LATE_LARGE, 3000, LARGE_CLAIMS),
     "invariance-constructed": Measurement(Planted((INVARIANT,), "holds"), planted_verdict),
     "invariance-broken": Measurement(Planted((LOG_PERIODIC, SCALED), "fails"), planted_verdict),
 }

@@ -12,12 +12,14 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
+from grsd.conditions.locality import LocalityRange
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
 from grsd.evidence import Measurement
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budgets
+from grsd.shells.blocks import blocks
 from grsd.solvable import DiagonalNet, ShellLattice
 from grsd.studies.calibration import MOST_RUNS
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
@@ -200,6 +202,28 @@ def _row(
     return row
 
 
+def states_and_fluxes(budgets: Sequence[xr.Dataset], factor: int = 4) -> xr.Dataset:
+    """``state(run, boundary)``, phi of the blocks of ``factor`` shells beside a boundary, and ``flux`` through it."""
+    found = blocks("states_and_fluxes", budgets, None)
+    at = found.boundaries(factor)
+    data = {"state": found.states(factor, at), "flux": found.flux[:, at - 1]}
+    data = {name: (("run", "boundary"), array) for name, array in data.items()}
+    return xr.Dataset(data, {"boundary": found.index[at] * found.width})
+
+
+def shares(
+    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], depth: int, factors: tuple[int, ...] = (1, 2)
+) -> dict[tuple[str, int], LocalityRange]:
+    """How far the flux comes in the cells of one depth, from the frontier ``REACH`` e-folds down."""
+    return {
+        cell: locality.locality_range(
+            widths_of("shares", runs)[0], factors=factors, window=frontier_window(runs, REACH)
+        )
+        for cell, runs in cells.items()
+        if cell[1] == depth
+    }
+
+
 def networks_table() -> xr.Dataset:
     """``summary`` of 8 pilot seeds per cell."""
     return summary(measured(EARLY.cells((4, 8, 16, 32), 0)))
@@ -221,3 +245,7 @@ MEASUREMENTS = {
     "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
     "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
 }
+# The claims of a cell (architecture, depth): closure early and late in training, and locality.
+CLOSURE_CLAIMS = {("residual", 32): "renormalizable", ("plain", 32): "closure-plain"}
+LATE_CLAIMS = {("residual", 16): "renormalizable-late"}
+LOCALITY_CLAIMS = {("residual", 32): "locality-residual", ("plain", 32): "locality-plain"}

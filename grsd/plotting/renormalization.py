@@ -1,0 +1,146 @@
+"""The figures of notebook 07: block spin, closure where it is known, the flow of the profile, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grsd.conditions import Verdict, closure, locality
+from grsd.conditions.locality import LocalityRange
+from grsd.conditions.profile_flow import ProfileFlow
+from grsd.laws.fit import LawFit
+from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
+from grsd.plotting.ensembles import FILLS, verdict_forest
+from grsd.plotting.style import COLOURS, decades, look
+
+
+def planted(
+    merged: Sequence[xr.Dataset], states: Mapping[str, xr.Dataset], found: Mapping[str, Sequence[Verdict]]
+) -> Figure:
+    """Above the couplings of one lattice at two widths; below states and fluxes of lattices, and their verdicts.
+
+    ``merged``: two budgets of one lattice; ``states``: from ``states_and_fluxes``, by name; ``found``: the verdicts of
+    closure of several ensembles each, by the same names.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), height_ratios=[1.1, 1])
+    for panel, budget in zip(axes[0], merged, strict=True):
+        mesh = _couplings(panel, budget)
+    figure.colorbar(mesh, ax=axes[0], label=r"$|K_{ab}|$ over its largest")
+    for (name, one), fill in zip(states.items(), FILLS, strict=False):
+        x, y = (np.log10(part / np.exp(np.log(part).mean("run"))).values.ravel() for part in (one.state, one.flux))
+        axes[1, 0].plot(x, y, ls="none", ms=2.5, alpha=0.6, label=name, **fill)
+    axes[1, 0].plot([-0.6, 0.6], [-0.6, 0.6], color="black", lw=0.8)
+    axes[1, 0].set(xlabel=r"state, $\log_{10}\phi_{rc}/\bar\phi_c$ at $4h$", ylim=(-1.6, 1.6))
+    axes[1, 0].set_ylabel(r"flux, $\log_{10}F_{rc}/\bar F_c$")
+    verdict_forest(axes[1, 1], found, closure.RULE)
+    runs = next(iter(found.values()))[0].runs
+    axes[1, 1].set(xlabel=rf"largest $r/r_{{perm}}$, 95 % interval, {runs} runs each", xlim=(-0.1, 1.6))
+    axes[1, 1].set_title("closed left of the dashed line", fontsize=10)
+    return figure
+
+
+def not_enough(states: xr.Dataset, closed: Verdict, law: Verdict, time: float) -> Figure:
+    """States and fluxes of networks that close, and their velocity, which follows no power law.
+
+    ``states`` from ``states_and_fluxes``; ``closed`` of closure; ``law`` of invariance, on the velocity; at ``time``.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    shown = states.isel(boundary=slice(2, None, 3))
+    for number, (place, fill) in enumerate(zip(decades(shown.boundary) + np.log10(time), FILLS, strict=False)):
+        one = shown.isel(boundary=number)
+        label = rf"$\log_{{10}}\lambda t = {place:.1f}$"
+        axes[0].plot(one.state / one.state.mean(), one.flux / one.flux.mean(), ls="none", label=label, **fill)
+    axes[0].axline((1, 1), slope=1, color="black", lw=0.8)
+    axes[0].set(xlabel=r"state $\phi_{rc}$ over its mean, at $4h$", ylabel=r"flux $F_{rc}$ over its mean")
+    axes[0].set_title(rf"{closed.verdict}: $r/r_{{perm}}$ = {closed.estimate:.2f}, {closed.runs} networks")
+    fit: LawFit = law.details.test.fits[0]
+    x = decades(fit.positions) + np.log10(time)
+    axes[1].plot(x, fit.values * time, "o-", color=COLOURS["blue"], label="diagonal networks")
+    axes[1].plot(x, fit.fitted * time, color=COLOURS["red"], ls="--", label="best power law")
+    axes[1].axvline(0, color="grey", lw=0.8)
+    axes[1].set(xlabel=r"$\log_{10}\lambda t$", ylabel=r"$t\,u$")
+    axes[1].set_title(f"power law {law.verdict}: $D^2$ = {law.estimate:.2f}")
+    for panel in axes:
+        panel.legend(fontsize=8)
+    return figure
+
+
+def flow(flows: Mapping[str, Verdict], networks: xr.Dataset) -> Figure:
+    """The profile at h, 2h, 4h beside what the map makes of it, and the share of neighbours in networks.
+
+    ``flows``: of ``profile_flow.judge``, by name; ``networks``: a table of ``summary``.
+    """
+    ratios = [1] * len(flows) + [1.2]
+    figure, axes = plt.subplots(1, len(ratios), figsize=(3.6 * len(ratios), 3.8), width_ratios=ratios)
+    for panel, (name, judged) in zip(axes, flows.items(), strict=False):
+        found: ProfileFlow = judged.details
+        k = found.separations
+        panel.plot([1, *k], [1, *found.finest], ls="none", label=r"$h$", **FILLS[0])
+        for row, (factor, fill) in enumerate(zip(found.factors, FILLS[1:], strict=False)):
+            style = fill | {"ls": "none", "label": f"${factor}h$", "capsize": 2}
+            panel.errorbar(k, found.measured[row], 2 * found.error[row], **style)
+            panel.plot([1, *k], [1, *found.mapped[row]], color=fill["color"], lw=1)
+        panel.set(xlabel="separation $k$", title=f"{name}: {judged.verdict}", xticks=[1, *k])
+        panel.set(yscale="log", ylim=(5e-4, 1.4))
+    axes[0].set_ylabel(r"$\kappa(k)/\kappa(1)$, lines: the map")
+    axes[0].legend(loc="lower left")
+    _neighbours(axes[-1], networks)
+    return figure
+
+
+def networks(
+    closures: Mapping[str, Cells], ranges: Mapping[str, Cells], shares: Mapping[tuple[str, int], LocalityRange]
+) -> Figure:
+    """Closure and the reach of the flux over depth, and the share of the flux over the reach.
+
+    ``closures``, ``ranges``: series of ``over_depth``; ``shares``: locality by (architecture, depth).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
+    over_depth(axes[0], closures, closure.RULE)
+    axes[0].set(ylim=(0, 2.4), ylabel=r"largest $r/r_{perm}$ over $h$, $2h$, $4h$, 95 % interval")
+    over_depth(axes[1], ranges, locality.RULE)
+    axes[1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
+    for (name, depth), found in shares.items():
+        near = found.distance < 6
+        spread = np.abs(found.share_interval[near].T - found.share[near])
+        style = look(name) | {"label": f"{name}, depth {depth}", "lw": 1, "capsize": 2}
+        axes[2].errorbar(found.distance[near], found.share[near], spread, **style)
+    axes[2].axhspan(0.9, 1.1, color="black", alpha=0.1, lw=0)
+    axes[2].set(xlabel=r"reach $\Delta$ [e-folds of $\lambda$]", ylabel=r"share of the flux $\varphi(\Delta)$")
+    axes[2].set_ylim(0, 1.6)
+    axes[2].legend(loc="lower right", title="this run", fontsize=8)
+    return figure
+
+
+def _couplings(axes: Axes, budget: xr.Dataset) -> plt.cm.ScalarMappable:
+    root, width = np.sqrt(budget.energy.values), budget.attrs["shell_width"]
+    size = np.abs(budget.coupling.values / root[:, None] / root[None, :])
+    edges = decades(np.append(budget.shell_index.values, budget.shell_index.values[-1] + 1) * width)
+    mesh = axes.pcolormesh(edges, edges, size / size.max(), vmin=0, vmax=1, rasterized=True)
+    axes.set(xlabel=r"shell $b$, $\log_{10}\lambda$ [1/time]", title=f"width {width:g}", aspect="equal")
+    axes.set_ylabel(r"shell $a$, $\log_{10}\lambda$ [1/time]")
+    return mesh
+
+
+def _neighbours(axes: Axes, table: xr.Dataset) -> None:
+    """The share of the flux between neighbouring blocks over their width, at the two largest depths."""
+    places = np.arange(table.sizes["factor"])
+    depths = table.depth.values[-2:]
+    names = ordered(table.architecture.values)
+    for name in names:
+        for step, depth in enumerate(depths):
+            part = table.sel(architecture=name, depth=depth)
+            spread = [part.neighbours - part.neighbours_low, part.neighbours_high - part.neighbours]
+            style = cell_look(name, step, len(depths)) | {"label": f"{name}, depth {depth}", "lw": 1, "capsize": 2}
+            shift = 0.06 * (step - 0.5) + 0.03 * (names.index(name) - (len(names) - 1) / 2)
+            axes.errorbar(places + shift, part.neighbours, spread, **style)
+    axes.axhline(1, color="black", lw=0.8)
+    labels = [rf"${factor}\,h$" if factor > 1 else "$h$" for factor in table.factor.values]
+    axes.set(xticks=places, xticklabels=labels, xlabel=r"width of the blocks, $h = \log 2$")
+    axes.set(ylabel="share of the flux between neighbours", title="networks, 8 pilot seeds")
+    axes.legend(fontsize=8, loc="lower right")

@@ -1,0 +1,183 @@
+"""The drawings of notebooks 05 to 07 on small material: what must be seen is there, thresholds are the rules'."""
+
+from itertools import pairwise
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from grsd.tables import read_table
+
+from grsd.conditions import closure, evolution, invariance, locality, profile_flow
+from grsd.evidence import claims, results
+from grsd.plotting import cells, ensembles, jacobian_evolution, log_shift_invariance, look, renormalization
+from grsd.studies import jacobian_evolution as rates_study
+from grsd.studies import log_shift_invariance as law_study
+from grsd.studies import renormalization as closure_study
+
+
+@pytest.fixture(autouse=True)
+def headless():
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+
+
+def lines_at(axes, along="y"):
+    """Places of the lines that cross the axes from end to end."""
+    pairs = ((line.get_ydata(), line.get_xdata())[:: 1 if along == "y" else -1] for line in axes.lines)
+    return {float(places[0]) for places, others in pairs if list(others) == [0, 1] and places[0] == places[-1]}
+
+
+def said(axes):
+    legend = axes.get_legend()
+    return [text.get_text() for text in legend.get_texts()] if legend else []
+
+
+def drawn(figure):
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_cells_of_any_registered_architecture_over_depth():
+    """A third architecture appears by itself; tables on disk have theirs in the order of the alphabet."""
+    table = xr.Dataset(
+        {
+            name: (("architecture", "depth"), np.array([[1.0, 2.0], [3.0, np.nan], [4.0, 5.0]]) + shift)
+            for name, shift in (("value", 0.0), ("low", -0.5), ("high", 0.5))
+        },
+        {"architecture": ["aligned", "plain", "residual"], "depth": [2, 8]},
+    )
+    found = cells.of_table(table, "value", "low", "high")
+    assert found["plain", 2] == (3.0, 2.5, 3.5)
+    assert ("plain", 8) not in found, "a cell without an estimate is left out"
+    _, axes = plt.subplots()
+    cells.over_depth(axes, {"this run": found, "others": {("plain", 8): (1.0, 0.0, 2.0)}}, closure.RULE)
+    assert said(axes) == ["residual", "plain", "aligned", "this run", "others"]
+    assert lines_at(axes) == {closure.RULE.threshold}
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "8"]
+    colours = [handle.get_color() for handle in axes.get_legend().legend_handles[:3]]
+    assert len(set(colours)) == 3
+    assert colours[0] == look("residual")["color"]
+
+
+def test_the_deepest_has_the_architectures_own_colour():
+    own = np.array(mpl.colors.to_rgb(look("plain")["color"]))
+    shades = [np.array(cells.cell_look("plain", step, 3)["color"]) for step in range(3)]
+    assert np.allclose(shades[-1], own)
+    assert all((lighter >= darker).all() for lighter, darker in pairwise(shades))
+    assert "label" not in cells.cell_look("plain", 0, 1)
+
+
+@pytest.fixture(scope="module")
+def lattices():
+    budgets = {
+        "local": [closure_study.lattice_budgets(closure_study.CLOSED, n) for n in range(2)],
+        "long range": [closure_study.lattice_budgets(closure_study.LONG_RANGE, 0)],
+    }
+    window = closure_study.EVERYTHING
+    return budgets, {
+        name: [closure.judge(one, window=window, permutations=19) for one in several]
+        for name, several in budgets.items()
+    }
+
+
+def test_a_forest_has_a_row_a_system_and_a_bar_an_ensemble(lattices):
+    _, found = lattices
+    _, axes = plt.subplots()
+    ensembles.verdict_forest(axes, found, closure.RULE)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(found)
+    assert lines_at(axes, "x") == {closure.RULE.threshold}
+    points = [line.get_xdata() for line in axes.lines if line.get_marker() in "os"]
+    assert [len(places) for places in points] == [2, 1]
+    assert points[0].tolist() == [one.estimate for one in found["local"]]
+
+
+def test_figures_of_rates():
+    time, shell = [1.0, 30.0], [-4.0, -2.0]
+    values = np.array([[0.1, 0.2], [0.3, 1e-12]])
+    run = xr.Dataset({"t_rho": (("time", "shell"), values)}, {"time": time, "shell": shell}, {"case": "a model"})
+    bound = claims()["evolution-bound-residual"].judged
+    assert bound.threshold == evolution.BOUND
+    (panel,) = drawn(jacobian_evolution.exact([run], bound)).axes
+    assert panel.get_title() == "a model"
+    assert lines_at(panel) == {evolution.BOUND}
+    assert panel.get_ylim()[0] >= jacobian_evolution.SMALLEST
+    points = [(t, s, depth, seed) for t in time for s in shell for depth in (2, 4) for seed in range(3)]
+    columns = dict(zip(("time", "shell", "depth", "seed"), np.array(points).T, strict=True))
+    rate = 0.1 + 0.01 * columns["seed"]
+    gathered = xr.Dataset(
+        {"t_rho": ("point", rate), "t_omega": ("point", rate)},
+        {name: ("point", column) for name, column in columns.items()},
+    )
+    left, right = drawn(jacobian_evolution.rates({"residual": gathered, "plain": gathered}, bound)).axes
+    assert lines_at(left) == lines_at(right) == {evolution.BOUND}
+    assert len(said(right)) == 4
+
+
+def test_the_figure_of_slopes():
+    deep, stored = read_table("05_jacobian_evolution-slopes"), results()
+    confirmed = {of: stored[claim] for of, claim in rates_study.SLOPE_CLAIMS.items()}
+    rule = claims()["jacobian-evolution"].judged
+    figure = drawn(jacobian_evolution.slopes({"this run": deep, "pilots": deep}, confirmed, rule))
+    assert [panel.get_title() for panel in figure.axes] == ["residual", "plain"]
+    assert said(figure.axes[0]) == ["this run", "pilots", "8 confirmatory seeds"]
+    (band,) = figure.axes[0].patches
+    assert band.get_bbox().bounds[0] == -rule.threshold
+    assert band.get_bbox().bounds[2] == pytest.approx(2 * rule.threshold)
+
+
+def test_figures_of_the_law():
+    """Early and late from the stored tables; the threshold is that of the condition."""
+    couplings, stored = read_table("06_log_shift_invariance-late"), results()
+    table = read_table("06_log_shift_invariance-defect").sel(observable="coupling", scale_removed=0)
+    defects = {
+        "8 pilot seeds": cells.of_table(table, "defect", "low", "high"),
+        "8 confirmatory seeds": cells.of_claims(stored, law_study.EARLY_CLAIMS),
+    }
+    power = read_table("06_log_shift_invariance-power")
+    axes = drawn(log_shift_invariance.early(couplings, defects, power)).axes
+    assert [panel.get_title() for panel in axes] == ["residual", "plain", "", ""]
+    assert invariance.RULE.threshold in lines_at(axes[2])
+    assert said(axes[3]) == [f"{name} {depth}: holds" for name in ("residual", "plain") for depth in (16, 32)]
+    judged = {("residual", 16, "late, 24 seeds"): stored["late-invariance-residual-16"]}
+    axes = drawn(log_shift_invariance.late(couplings, judged, read_table("06_log_shift_invariance-power-late"))).axes
+    assert invariance.RULE.threshold in lines_at(axes[2], "x")
+    assert [label.get_text() for label in axes[2].get_yticklabels()] == ["residual 16, late, 24 seeds"]
+    assert said(axes[3])[2:] == ["plain 16: fails", "plain 32: fails"]
+    axes = drawn(log_shift_invariance.independent(read_table("06_log_shift_invariance-independent"))).axes
+    assert [panel.get_title()[:8] for panel in axes] == ["depth 16", "depth 32"] * 2
+    assert said(axes[0])[0].startswith("residual: $D^2$ = ")
+
+
+def test_the_figure_of_planted_laws():
+    runs = law_study.planted_runs(law_study.INVARIANT, 0, 4)
+    found = {"the law": [invariance.judge(runs, window=law_study.INTERIOR)]}
+    (panel,) = drawn(log_shift_invariance.planted(found)).axes
+    assert invariance.RULE.threshold in lines_at(panel, "x")
+    assert "4 planted runs each; dashed: 0.04" in panel.get_xlabel()
+
+
+def test_figures_of_closure(lattices):
+    budgets, found = lattices
+    one, window = budgets["local"][0], closure_study.EVERYTHING
+    states = {name: closure_study.states_and_fluxes(several[0]) for name, several in budgets.items()}
+    assert states["local"].state.shape == states["local"].flux.shape == (8, states["local"].sizes["boundary"])
+    axes = drawn(renormalization.planted([one[0], one[0]], states, found)).axes
+    assert lines_at(axes[3], "x") == {closure.RULE.threshold}
+    law = invariance.judge(one, observable="velocity", window=window)
+    left, right = drawn(renormalization.not_enough(states["local"], found["local"][0], law, 1.0)).axes
+    assert left.get_title().startswith("holds: ")
+    assert law.verdict in right.get_title()
+    flow = profile_flow.judge(one, separations=3, window=closure_study.INTERIOR)
+    networks = read_table("07_renormalization-networks")
+    axes = drawn(renormalization.flow({"planted": flow}, networks)).axes
+    assert axes[0].get_title() == f"planted: {flow.verdict}"
+    assert said(axes[1]) == [f"{name}, depth {depth}" for name in ("residual", "plain") for depth in (16, 32)]
+    series = {"pilots": cells.of_table(networks.sel(factor=1), "ratio", "ratio_low", "ratio_high")}
+    shares = {("plain", 3): locality.locality_range(one, factors=(1, 2))}
+    axes = drawn(renormalization.networks(series, series, shares)).axes
+    assert lines_at(axes[0]) == {closure.RULE.threshold}
+    assert lines_at(axes[1]) == {locality.RULE.threshold}
+    assert said(axes[2]) == ["plain, depth 3"]

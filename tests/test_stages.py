@@ -1,0 +1,61 @@
+"""The networks of notebooks 06 to 08, and the claims that figures ask the studies for."""
+
+import pytest
+
+from grsd.conditions import closure, evolution, invariance, locality
+from grsd.evidence import claims
+from grsd.networks import architecture
+from grsd.studies import jacobian_evolution, log_shift_invariance, renormalization
+from grsd.studies.stages import INVARIANCE, quick
+
+SMALL = {"samples": 30, "width": 8, "seeds": 3, "times": (0.5, 4.0, 3), "tolerance": 1e-2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def known():
+    return claims()
+
+
+def test_a_quick_stage_has_every_compared_architecture():
+    cells = quick(**SMALL, log_loss=-0.5).cells([2, 5], 0)
+    assert set(cells) == {(name, depth) for name in architecture.names(compared=True) for depth in (2, 5)}
+    for (name, depth), block in cells.items():
+        assert [(spec.architecture, spec.depth, spec.seed) for spec in block.specs] == [
+            (name, depth, seed) for seed in range(3)
+        ]
+        assert block.log_loss == -0.5
+        assert {key: getattr(block.network, key) for key in SMALL if key != "seeds"} == {
+            key: value for key, value in SMALL.items() if key != "seeds"
+        }
+        assert block.network.shell_widths == INVARIANCE.shell_widths
+
+
+DRAWN = [
+    (log_shift_invariance, log_shift_invariance.EARLY_CLAIMS, invariance.RULE.threshold),
+    (log_shift_invariance, log_shift_invariance.LATE_CLAIMS, invariance.RULE.threshold),
+    (log_shift_invariance, log_shift_invariance.LARGE_CLAIMS, invariance.RULE.threshold),
+    (renormalization, renormalization.CLOSURE_CLAIMS, closure.RULE.threshold),
+    (renormalization, renormalization.LATE_CLAIMS, closure.RULE.threshold),
+    (renormalization, renormalization.LOCALITY_CLAIMS, locality.RULE.threshold),
+]
+
+
+@pytest.mark.parametrize(("study", "claimed", "threshold"), DRAWN)
+def test_claims_of_cells_are_measured_there_and_judged_at_the_threshold_that_is_drawn(known, study, claimed, threshold):
+    for cell, claim in claimed.items():
+        protocol = study.MEASUREMENTS[claim].protocol
+        network = protocol.blocks[0].network if hasattr(protocol, "blocks") else protocol.network
+        assert (network.architecture, network.depth) == cell
+        assert known[claim].judged.threshold == threshold
+        assert known[claim].judged.direction == "at most"
+
+
+def test_claims_of_slopes_and_bounds(known):
+    study = jacobian_evolution
+    for (name, of), claim in study.SLOPE_CLAIMS.items():
+        protocol = study.MEASUREMENTS[claim].protocol
+        assert (protocol.network.architecture, protocol.of) == (name, of)
+        assert known[claim].judged.threshold == evolution.SLOPE
+    for name, claim in study.BOUND_CLAIMS.items():
+        assert study.MEASUREMENTS[claim].protocol.network.architecture == name
+        assert known[claim].judged.threshold == evolution.BOUND
