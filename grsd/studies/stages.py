@@ -101,6 +101,21 @@ LATE = Stage(
 LATE_LARGE = replace(LATE, runs=96)
 
 
+def quick(
+    *,
+    samples: int,
+    width: int,
+    seeds: int,
+    times: tuple[float, float, int],
+    tolerance: float,
+    device: str,
+    log_loss: float = LOG_LOSS,
+) -> Stage:
+    """A stage of small networks, which notebooks 06 to 08 train where they are read: fields as in ``Spec``."""
+    changed = {"samples": samples, "width": width, "times": times, "tolerance": tolerance, "device": device}
+    return Stage(replace(INVARIANCE, **changed), log_loss, seeds)
+
+
 def pseudo_value(estimate: float, without: Sequence[float] | np.ndarray, place: int) -> float:
     """R x - (R - 1) x without one of R runs, the one at ``place``: their mean is the jackknife estimate."""
     return len(without) * estimate - (len(without) - 1) * float(without[place])
