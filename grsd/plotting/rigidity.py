@@ -26,18 +26,20 @@ DISTANCE = r"distance of $\log|u|$ to affine"
 
 
 def counterexamples(examples: Mapping[str, Example], exponent: float = 1.5) -> Figure:
-    """Draw v over the law that covariance allows, one panel per example; the first example is the grey line in all.
+    """Draw v over the power law of ``exponent``, one panel per example; the first example, that law itself, is left out.
 
-    Covariance makes the curves of all times one, invariance under all shifts makes each of them straight.
+    Covariance makes the curves of all times one, invariance under all shifts makes each of them straight. Grey: where
+    a power law lies, through the mean at time 1.
     """
-    (_, rigid), *others = examples.items()
+    _, *others = examples.items()
     s = np.linspace(-6, 6, 481)
     figure, axes = plt.subplots(1, len(others), figsize=(4.2 * len(others), 3.6), squeeze=False)
     for panel, (name, example) in zip(axes.flat, others, strict=True):
-        panel.axhline(math.log10(rigid.velocity(np.ones(1), 1.0)[0]), color="grey", lw=2, alpha=0.5, label="power law")
         for (time, line), colour in zip(TIMES.items(), COLOURS.values(), strict=False):
-            y = example.velocity(np.exp(s), time) * np.exp(-exponent * s) * time ** (2 - exponent)
-            panel.plot(decades(s + math.log(time)), np.log10(y), line, color=colour, label=f"t = {time:g}")
+            y = np.log10(example.velocity(np.exp(s), time) * np.exp(-exponent * s) * time ** (2 - exponent))
+            panel.plot(decades(s + math.log(time)), y, line, color=colour, label=f"t = {time:g}")
+            if time == 1:
+                panel.axhline(y.mean(), color="grey", lw=3, alpha=0.4, label="power law", zorder=0)
         panel.set_title(f"{name}\n{example.text}", fontsize=9)
         panel.set_xlabel(r"$\log_{10}\lambda t$")
     axes[0, 0].set_ylabel(r"$\log_{10}(v\,\lambda^{-3/2}t^{1/2})$")
@@ -87,13 +89,11 @@ def collapse(
     figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 3.9))
     _between(axes[0], pair)
     for (name, found), marker in zip(exact.items(), "osD", strict=False):
-        _times(axes[1], found, f"{marker}-", labelled=marker == "o")
-        end = np.nanargmax(np.where(np.isfinite(found.values[-1]), found.x, -np.inf))
-        text = f"{name},\n$D^2$ = {found.defect:.1g} "
-        at = decades(found.x[end]), found.values[-1, end]
-        axes[1].annotate(text, at, (-8, 0), textcoords="offset points", ha="right", va="bottom", fontsize=8)
-    axes[1].set_title(f"along a run: exact models\nrule: $D^2$ {rule.direction} {rule.threshold:g}", fontsize=9)
-    axes[1].set_ylabel("$t\\,u$")
+        _times(axes[1], found, f"{marker}-", labelled=False)
+        axes[1].plot([], [], marker, color="grey", label=f"{name}, $D^2$ = {found.defect:.1g}")
+    times = next(iter(exact.values())).times
+    axes[1].set_title(f"along a run: diagonal nets\nrule: $D^2$ {rule.direction} {rule.threshold:g}", fontsize=9)
+    axes[1].set_ylabel(f"$t\\,u$ at t = {times[0]:.2g} (dark) to {times[-1]:.0f} (light)")
     for panel, ((name, depth), (judged, found)) in zip(axes[2:], networks.items(), strict=True):
         _times(panel, found, "o-", errors=True)
         low, high = judged.interval
@@ -104,7 +104,10 @@ def collapse(
         panel.axhline(0, color="grey", lw=0.8)
         panel.axvline(0, color="grey", ls="--", lw=0.8)
         panel.set_xlabel(r"$\log_{10}\lambda t$")
-        panel.legend(fontsize=7)
+    for panel in axes:
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+        panel.legend(fontsize=7, loc="upper left", ncols=1 if panel in axes[:2] else 2)
     return figure
 
 
@@ -117,7 +120,6 @@ def _between(axes: Axes, pair: xr.Dataset) -> None:
     axes.axhline(0, color="grey", lw=0.8)
     axes.set(xlabel=r"$\log_{10}\lambda$ of the first problem [1/time]", ylabel="velocity $u$ [1/time]")
     axes.set_title(f"between problems: largest difference\n{pair.discrepancy:.0e} of the largest velocity", fontsize=9)
-    axes.legend(fontsize=7)
 
 
 def _times(axes: Axes, found: Collapse, style: str, *, errors: bool = False, labelled: bool = True) -> None:
@@ -176,5 +178,7 @@ def _networks(axes: Axes, tables: Mapping[str, xr.Dataset], depths: Sequence[int
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set(ylabel=f"{DISTANCE}, nats", xlim=(-0.5, len(ticks) - 0.5))
     losses = ", ".join(f"{when} {float(table.attrs['log_loss']):g}" for when, table in tables.items())
-    axes.set_title(f"networks: log(loss / loss at the start): {losses}", fontsize=9)
-    axes.legend(fontsize=8, loc="upper center", ncols=3, title="window of six e-folds", title_fontsize=8)
+    axes.set_title(
+        f"networks at log(loss / loss at the start): {losses}; a window of six e-folds:", fontsize=9, loc="left"
+    )
+    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
