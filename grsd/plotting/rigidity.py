@@ -26,7 +26,7 @@ DISTANCE = r"distance of $\log|u|$ to affine"
 
 
 def counterexamples(examples: Mapping[str, Example], exponent: float = 1.5) -> Figure:
-    """Draw v over the power law of ``exponent``, one panel per example; the first example, that law itself, is left out.
+    """Draw v over the power law of ``exponent``, one panel per example but the first, which is that law itself.
 
     Covariance makes the curves of all times one, invariance under all shifts makes each of them straight. Grey: where
     a power law lies, through the mean at time 1.
