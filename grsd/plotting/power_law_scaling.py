@@ -153,7 +153,8 @@ def _scores(axes: Axes, scores: Mapping[str, xr.DataArray], rule: Rule) -> None:
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set(ylabel="mean |log(forecast / loss)|", xlim=(-0.5, len(ticks) - 0.5))
     seeds = next(iter(scores.values())).sizes["seed"]
-    axes.set_title(f"written before: {seeds} seeds, mean and standard error; dashed: accurate at {rule.threshold:g}")
+    text = f"dashed: the rule of accuracy, {rule.direction} {rule.threshold:g}"
+    axes.set_title(f"written before: {seeds} seeds, mean and standard error; {text}")
     axes.legend(fontsize=8, loc="lower right", ncols=4)
 
 
@@ -172,11 +173,12 @@ def axes_of_scaling(regressions: Sequence[xr.Dataset], predicted: xr.Dataset, ne
     }
     _networks(axes[1], predicted.by_samples, networks, trained)
     _networks(axes[2], predicted.by_width, networks, wide)
-    axes[1].set(xlabel="samples $N$", ylabel="loss on samples never learnt", title="networks: samples")
+    pool = f"loss on the {networks.attrs['pool']} samples"
+    axes[1].set(xlabel="samples $N$", ylabel=pool, title="networks: samples")
     axes[2].set(xlabel="width $P$", title="networks: width")
-    low, high = axes[1].get_ylim()
+    low = min(panel.get_ylim()[0] for panel in axes[1:])
     for panel in axes[1:]:
-        panel.set_ylim(0.4 * min(low, panel.get_ylim()[0]), high)  # room for the legends
+        panel.set_ylim(0.4 * low, max(one.get_ylim()[1] for one in axes[1:]))  # room for the legends
     return figure
 
 
