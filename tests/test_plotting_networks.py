@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from grsd.tables import read_table
 
 from grsd.conditions import closure, evolution, invariance, locality, profile_flow
 from grsd.evidence import claims, results
+from grsd.evidence.tables import read_table
 from grsd.plotting import cells, ensembles, jacobian_evolution, log_shift_invariance, look, renormalization
 from grsd.studies import jacobian_evolution as rates_study
 from grsd.studies import log_shift_invariance as law_study

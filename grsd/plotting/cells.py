@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from grsd.evidence import Result, Rule
+from grsd.evidence import DecisionRule, Result
 from grsd.networks import architecture
 from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.style import look
@@ -58,7 +58,7 @@ def of_claims(results: Mapping[str, Result], claimed: Mapping[tuple[str, int], s
     return {cell: (result.estimate, result.low, result.high) for cell, result in found.items()}
 
 
-def over_depth(axes: Axes, series: Mapping[str, Cells], rule: Rule) -> None:
+def over_depth(axes: Axes, series: Mapping[str, Cells], rule: DecisionRule) -> None:
     """Intervals over depth against the threshold of ``rule``.
 
     ``series``: by label, at most four, each with a filling of its own (hollow, filled, edged, half filled);

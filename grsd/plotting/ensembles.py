@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from grsd.conditions import Verdict
-from grsd.evidence import Rule
+from grsd.evidence import DecisionRule
 from grsd.plotting.intervals import bar, rows, threshold
 from grsd.plotting.style import COLOURS, MARKERS
 
 FILLS = tuple({"color": colour, "marker": marker} for colour, marker in zip(COLOURS.values(), MARKERS, strict=True))
 
 
-def verdict_forest(axes: Axes, found: Mapping[str, Sequence[Verdict]], rule: Rule) -> None:
+def verdict_forest(axes: Axes, found: Mapping[str, Sequence[Verdict]], rule: DecisionRule) -> None:
     """One row a system, by name, with the intervals of all its ensembles and the threshold of the rule."""
     for row, (several, fill) in enumerate(zip(found.values(), FILLS, strict=False)):
         shifts = 0.5 * (np.arange(len(several)) - (len(several) - 1) / 2) / len(several)

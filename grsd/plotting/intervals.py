@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
-from grsd.evidence import Result, Rule
+from grsd.evidence import DecisionRule, Result
 
 Numbers = float | Sequence[float] | np.ndarray | xr.DataArray
 
@@ -38,7 +38,7 @@ def bar(
     return axes.errorbar(place, estimate, yerr=ends, **usual | style)
 
 
-def threshold(axes: Axes, rule: Rule, *, horizontal: bool = False, **style: object) -> None:
+def threshold(axes: Axes, rule: DecisionRule, *, horizontal: bool = False, **style: object) -> None:
     """Draw the threshold of a rule as a dashed line; ``horizontal``: where the estimates lie on the x axis."""
     line = axes.axvline if horizontal else axes.axhline
     line(rule.threshold, **{"color": "black", "ls": "--", "lw": 1} | style)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from grsd.evidence import Result, Rule
+from grsd.evidence import DecisionRule, Result
 from grsd.laws.profile import profile
 from grsd.plotting.cells import cell_look, ordered
 from grsd.plotting.intervals import bar, rows, threshold
@@ -19,7 +19,7 @@ SMALLEST = 1e-4  # rates that die out fall by dozens of decades
 SLOPES = {"time": r"$\beta_t$, time", "shell": r"$\beta_s$, spectrum", "depth": r"$\beta_L$, depth"}
 
 
-def exact(runs: Sequence[xr.Dataset], bound: Rule) -> Figure:
+def exact(runs: Sequence[xr.Dataset], bound: DecisionRule) -> Figure:
     """One panel an exact model: t rho over the shells at every second time, with the bound of the condition.
 
     ``runs``: one of each model, as ``evolution.along`` gives it.
@@ -39,7 +39,7 @@ def exact(runs: Sequence[xr.Dataset], bound: Rule) -> Figure:
     return figure
 
 
-def rates(measured: Mapping[str, xr.Dataset], bound: Rule) -> Figure:
+def rates(measured: Mapping[str, xr.Dataset], bound: DecisionRule) -> Figure:
     """Geometric means of t rho over time and over the spectrum, by architecture and depth, two standard errors.
 
     ``measured``: by architecture, from ``evolution.gather``.
@@ -63,7 +63,7 @@ def rates(measured: Mapping[str, xr.Dataset], bound: Rule) -> Figure:
     return figure
 
 
-def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str], Result], rule: Rule) -> Figure:
+def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str], Result], rule: DecisionRule) -> Figure:
     """Slopes of log(t rho) with their intervals, one panel an architecture; grey: what the condition allows.
 
     ``tables``: two by label, from ``slope_table``; ``confirmed``: results by (architecture, regressor).

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from grsd.conditions.covariance import Collapse, along_runs, between_problems
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.decomposition import spectrum
 from grsd.evidence import Measurement
-from grsd.laws import compare_laws
+from grsd.laws import Comparison, Exponents, compare_laws, exponents
 from grsd.laws.velocity import pooled_velocities
 from grsd.runs import Spec, ensemble
 from grsd.shells import LogShells, energy_budget
@@ -23,7 +24,16 @@ from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.log_shift_invariance import LOG_PERIODIC
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, pseudo_value
 from grsd.support.provenance import provenance
-from grsd.theory import nearest_affine, nearest_law, shift_defect, velocity_band
+from grsd.theory import (
+    EXAMPLES,
+    Band,
+    covariance_error,
+    nearest_affine,
+    nearest_law,
+    shift_defect,
+    shift_error,
+    velocity_band,
+)
 
 EXACT_SHELLS = LogShells(0.5, 0.1)
 EXACT_TIMES = {"diagonal": (3.0, 300.0), "projected": (1e3, 1e6)}
@@ -70,6 +80,17 @@ class Planted:
     shells: tuple[LogShells, ...] = WIDTHS
     ranked: int = RANKED_RUNS
     runs: int = RUNS
+
+
+def violations(s: np.ndarray) -> pd.DataFrame:
+    """By how much each of ``EXAMPLES`` violates each hypothesis at s and time 1, and its distance to a power law."""
+    rows = {}
+    for name, example in EXAMPLES.items():
+        shifts = {f"shift log {n}": shift_error(example.velocity, math.log(n), 1.0, s) for n in (2, 3)}
+        covariance = max(covariance_error(example.velocity, factor, 1.0, s) for factor in (0.3, 2.0, 7.0))
+        distance = nearest_affine(s, np.log(example.velocity(np.exp(s), 1.0))).distance
+        rows[name] = shifts | {"covariance": covariance, "distance to a power law": distance}
+    return pd.DataFrame(rows).T
 
 
 def theorem_ratio(protocol: Drawn, seed: int) -> float:
@@ -137,6 +158,35 @@ def separation(protocol: Exact, seed: int) -> float:
     """Log10 of the defect where the covariance along a run is broken over the largest where it is kept."""
     kept = max(exact_collapse(case, seed, protocol.modes).defect for case in ("projected", "flat", "proportional"))
     return math.log10(exact_collapse("common", seed, protocol.modes).defect / kept)
+
+
+def planted_budgets(number: int = 0) -> dict[str, list[list[xr.Dataset]]]:
+    """By planted law: for each of ``WIDTHS`` the budgets of ``RANKED_RUNS`` runs of the ensemble of that number."""
+    return {name: ensemble_budgets(law, WIDTHS, number, RANKED_RUNS) for name, law in PLANTED.items()}
+
+
+def planted_band(budgets: list[list[xr.Dataset]]) -> Band:
+    """The band of the velocities of the first ``RUNS`` runs of an ensemble of ``planted_budgets``."""
+    return velocity_band([width[:RUNS] for width in budgets], window=INTERIOR)
+
+
+def ranked(budgets: list[list[xr.Dataset]]) -> Comparison:
+    """The rival laws on all runs of an ensemble of ``planted_budgets``."""
+    return compare_laws(budgets, window=INTERIOR)
+
+
+def clocks() -> dict[str, Exponents]:
+    """The exponents of ``LAW`` from profile, couplings and clock, at four times from 1 to 30 and with 8 runs.
+
+    "covariant": the clock is the one that covariance demands; "not covariant": c ~ 1 / t, which is log-shift invariant.
+    """
+    times = np.geomspace(1, 30, 4)
+    found = {}
+    for name, power in (("covariant", LAW.exponent - 2), ("not covariant", -1.0)):
+        laws = [replace(LAW, drift=0.3 * t**power, rotation=0.1 * t**power) for t in times]
+        budgets = [ensemble_budgets(law, WIDTHS[:1], 10 + number, RUNS)[0] for number, law in enumerate(laws)]
+        found[name] = exponents(budgets, times, window=INTERIOR)
+    return found
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -100,6 +101,11 @@ def slope(curve: xr.DataArray) -> float:
     return float(np.polyfit(np.log(curve[curve.dims[0]].values), np.log(curve.values), 1)[0])
 
 
+def slopes_of(curves: xr.DataArray) -> np.ndarray:
+    """The ``slope`` of each seed of ``curves``, over seed and one other coordinate; shape (seeds,)."""
+    return np.array([slope(curves.sel(seed=seed, drop=True)) for seed in curves.seed])
+
+
 def slope_error(run: xr.Dataset, axis: str, fitted: Mapping[str, tuple[float, float]] = FITTED) -> float:
     """|slope - predicted|, predicted the exponent that the theory forces in the limit."""
     predicted = PowerLawRegression(run.attrs["a"], run.attrs["r"], run.attrs["modes"]).exponents[axis]
@@ -191,6 +197,22 @@ def width_table(widths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
         {"width": list(widths), "seed": list(seeds)},
         provenance(settings),
     )
+
+
+def slope_summary(slopes: xr.Dataset) -> pd.DataFrame:
+    """By axis of a ``slope_table``: mean, least and largest slope, the theory over the same window, and its limit."""
+    over = slopes.slope
+    found = {"mean": over.mean("seed"), "least": over.min("seed"), "largest": over.max("seed")}
+    return pd.DataFrame(found | {"theory": slopes.theory, "limit": slopes.predicted}, index=list(AXES))
+
+
+def width_summary(widths: xr.Dataset) -> pd.DataFrame:
+    """Mean and standard error over the seeds of a ``width_table``, by width."""
+    found = {}
+    for name in ("training", "held_out"):
+        error = widths[name].std("seed", ddof=1) / math.sqrt(widths.sizes["seed"])
+        found |= {(name, "mean"): widths[name].mean("seed"), (name, "standard error"): error}
+    return pd.DataFrame(found, index=pd.Index(widths.width.values, name="width"))
 
 
 def drawn_slopes() -> xr.Dataset:

@@ -7,11 +7,13 @@ the network's tangent kernel (samples) or of the hidden units of a wide network 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -236,6 +238,27 @@ def excess(protocol: Comparison, seed: int) -> float:
     """Mean log ratio of two measured losses: below zero the first is lower."""
     found = _of_seed(seed, protocol.networks)
     return float(np.log(found[protocol.name] / found[protocol.other]).mean())
+
+
+def beside(expected: xr.Dataset, found: xr.Dataset) -> pd.DataFrame:
+    """``theory`` of one seed beside what was ``measured``, at its sizes and widths."""
+    columns = "theory", "first kernel or readout", "trained"
+    by_samples = zip(columns, (expected.by_samples, found.lazy, found.by_samples), strict=True)
+    by_width = zip(columns, (expected.by_width, found.readout, found.by_width), strict=True)
+    return pd.concat(
+        {
+            "samples": pd.DataFrame({name: losses.values for name, losses in by_samples}, found["size"].values),
+            "width": pd.DataFrame({name: losses.values for name, losses in by_width}, found.width.values),
+        }
+    )
+
+
+def excess_table(networks: xr.Dataset) -> pd.DataFrame:
+    """Log of the trained loss over that of the first kernel on the same samples: mean and standard error over seeds."""
+    excess = np.log(networks.by_samples / networks.lazy)
+    error = excess.std("seed", ddof=1) / math.sqrt(excess.sizes["seed"])
+    sizes = pd.Index(networks["size"].values, name="log(trained / first kernel), N =")
+    return pd.DataFrame({"mean": excess.mean("seed"), "standard error": error}, sizes).T
 
 
 def networks_table() -> xr.Dataset:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -23,6 +24,7 @@ from grsd.theory.prediction import early, extended_fit, predict_loss, velocity_p
 SHELLS = LogShells(0.5, 0.1)
 LATE = math.exp(40)
 LOG_TIMES = (20.0, 60.0, 21)
+METHODS = {"covariant": "covariant", "power law": "power_law", "lazy": "lazy", "straight line": "extended_fit"}
 
 
 def exact_history(
@@ -155,17 +157,35 @@ def disagreement(protocol: Rows, seed: int) -> float:
     return max(float(np.abs(compared(draw(row, seed)).difference).max()) for row in protocol.rows)
 
 
+def exponent_table(rows: Sequence[str], seeds: Sequence[int], times: np.ndarray) -> pd.DataFrame:
+    """Laws drawn by row of the table of exponents that has one: ``predicted``, and ``integrated`` at ``times``."""
+    table = []
+    for row in rows:
+        for seed in seeds:
+            case = draw(row, seed)
+            predicted = loss_exponent(case.b, case.c, case.q).value
+            if math.isfinite(predicted):
+                found = extrapolated_exponent(times, case.velocity.energy(times, case.q))
+                law = {"row": row, "b": case.b, "c": case.c, "q": case.q}
+                table.append(law | {"predicted": predicted, "integrated": found})
+    return pd.DataFrame(table)
+
+
 def exponent_error(protocol: Rows, seed: int) -> float:
     """Largest |integrated - predicted| exponent over the rows that have one."""
-    times = np.exp(np.linspace(*protocol.log_times))
-    errors = []
-    for row in protocol.rows:
-        case = draw(row, seed)
-        predicted = loss_exponent(case.b, case.c, case.q).value
-        if math.isfinite(predicted):
-            found = extrapolated_exponent(times, case.velocity.energy(times, case.q))
-            errors.append(abs(found - predicted))
-    return max(errors)
+    table = exponent_table(protocol.rows, [seed], np.exp(np.linspace(*protocol.log_times)))
+    return float((table.integrated - table.predicted).abs().max())
+
+
+def published_table(betas: Sequence[float]) -> pd.DataFrame:
+    """By source exponent beta of the projected network: c and q, measured, their p, and the published exponent."""
+    rows = []
+    for beta in betas:
+        model = ProjectedTwoLayer(beta=float(beta))
+        c, q = measured_law(model)
+        p = loss_exponent(1.0, c, q).value
+        rows.append({"beta": beta, "c": c, "q": q, "p": p, "published": model.loss_exponent})
+    return pd.DataFrame(rows)
 
 
 def measured_law(model: ProjectedTwoLayer, time: float = LATE) -> tuple[float, float]:
@@ -209,6 +229,23 @@ def forecasts(
     phi = velocity_profile(seen).phi
     power = predict_loss(seen, when, "power law") if (phi > 0).all() or (phi < 0).all() else later * np.nan
     return xr.Dataset(found | {"power_law": power, "extended_fit": extended_fit(seen, when)})
+
+
+def compared_ahead(
+    model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer, until: float, found: xr.Dataset
+) -> xr.Dataset:
+    """What ``forecasts`` found for a model, in the form in which ``forecasts.compared`` gives it for a network."""
+    seen = until * np.geomspace(0.3, 1, 12)
+    losses = model.loss(seen) if isinstance(model, ProjectedTwoLayer) else model.loss(seen, tail=False)
+    return xr.Dataset(
+        {
+            "loss": (("method", "ahead"), [found[name].values for name in METHODS.values()], {"units": "loss"}),
+            "loss_after": ("ahead", found.loss.values),
+            "loss_seen": ("snapshot", losses),
+            "time_seen": ("snapshot", seen / until),
+        },
+        {"method": list(METHODS), "ahead": found.time.values / until},
+    )
 
 
 def drawn_models(seed: int) -> dict[str, tuple[DiagonalNet | ProjectedTwoLayer, float]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -58,6 +59,8 @@ PATCHES = Forecasts(
     "09_power_law_scaling-patches",
 )
 DATA = {"digits": DIGITS, "patches": PATCHES}
+SCORES = {"digits": "09_power_law_scaling-forecasts", "patches": "09_power_law_scaling-forecasts-patches"}
+RIVALS = METHODS[1:]
 
 
 @dataclass(frozen=True)
@@ -233,10 +236,39 @@ def patches_scores() -> xr.Dataset:
     return all_scores(PATCHES)
 
 
-TABLES = {
-    "09_power_law_scaling-forecasts": all_scores,
-    "09_power_law_scaling-forecasts-patches": patches_scores,
+TABLES = {SCORES["digits"]: all_scores, SCORES["patches"]: patches_scores}
+
+
+def stored_scores() -> dict[str, xr.DataArray]:
+    """The stored ``score(architecture, seed, method)`` of the written forecasts, by task, of all data sets."""
+    stored = {name: read_table(table).score for name, table in SCORES.items()}
+    return {task: stored[name].sel(task=task) for name, of in DATA.items() for task in of.names}
+
+
+def paired_table(scores: Mapping[str, xr.DataArray]) -> pd.DataFrame:
+    """The covariant score by task and architecture, less that of each rival: mean, standard error, number of seeds."""
+    rows = []
+    for task, found in scores.items():
+        for name in [one for one in architecture.names(compared=True) if one in found.architecture]:
+            part = found.sel(architecture=name)
+            covariant = part.sel({"method": "covariant"})
+            row = {"network": f"{name}, {task}", "covariant": float(covariant.mean())}
+            for rival in RIVALS:
+                gap = (covariant - part.sel({"method": rival})).values
+                gap = gap[np.isfinite(gap)]
+                error = gap.std(ddof=1) / math.sqrt(gap.size) if gap.size > 1 else math.nan
+                row |= {f"less {rival}": f"{gap.mean():.3f} ± {error:.3f}", f"{rival}: n": gap.size}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+CELLS = {
+    ("residual", "digits"): "forecast-residual",
+    ("plain", "digits"): "forecast-plain",
+    ("residual", "patches"): "forecast-patches-residual",
+    ("plain", "patches"): "forecast-patches-plain",
 }
+ACCURACY = {cell: f"{prefix}-accurate" for cell, prefix in CELLS.items()}
 
 
 def _claims(of: Forecasts, name: str, prefix: str) -> dict[str, Measurement]:
@@ -250,8 +282,7 @@ def _claims(of: Forecasts, name: str, prefix: str) -> dict[str, Measurement]:
 
 
 MEASUREMENTS = {
-    **_claims(DIGITS, "residual", "forecast-residual"),
-    **_claims(DIGITS, "plain", "forecast-plain"),
-    **_claims(PATCHES, "residual", "forecast-patches-residual"),
-    **_claims(PATCHES, "plain", "forecast-patches-plain"),
+    claim: measurement
+    for (name, data), prefix in CELLS.items()
+    for claim, measurement in _claims(DATA[data], name, prefix).items()
 }
