@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help figures test test-long lab notebooks lock clean
+.PHONY: help figures test test-long coverage lab notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
 	@echo "make test       all tests but the long ones, notebooks included"
-	@echo "make test-long  the long ones: fuzzing, kills, full disks, a table of model families"
+	@echo "make test-long  types, and the long tests: fuzzing, kills, full disks, a table of model families"
+	@echo "make coverage   which lines no test runs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
 	@echo "make lock       resolve requirements.lock anew"
@@ -31,7 +32,11 @@ test: $(READY)
 	$(BIN)/pytest -n 2
 
 test-long: $(READY)
+	$(BIN)/basedpyright
 	$(BIN)/pytest -n 2 -m long tests
+
+coverage: $(READY)
+	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests
 
 lab: $(READY)
 	$(BIN)/grsd lab

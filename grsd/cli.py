@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -161,6 +162,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    _need("reproduce", "papermill")
     from grsd.reproduce import reproduce  # papermill takes longer to import than some runs to compute
 
     jobs = reproduce(
@@ -173,6 +175,12 @@ def _reproduce(options: argparse.Namespace) -> int:
         refresh=options.refresh,
     )
     return int(any(job.failure for job in jobs))
+
+
+def _need(command: str, module: str) -> None:
+    """Refuse a command whose packages are not installed."""
+    if find_spec(module) is None:
+        raise ValueError(f"{module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'")
 
 
 def _claims(options: argparse.Namespace) -> int:
@@ -273,6 +281,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
+    _need("lab", "jupyterlab")
     from grsd.lab import lab
 
     return lab(project(options.project), port=options.port, browser=not options.no_browser)

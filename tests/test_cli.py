@@ -238,3 +238,11 @@ def test_nobody_reads(arguments):
     done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, **options)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(("command", "module"), [("reproduce", "papermill"), ("lab", "jupyterlab")])
+def test_commands_say_which_packages_they_need(command, module, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main([command]) == 2
+    line = f"grsd {command}: {module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'\n"
+    assert capsys.readouterr().err == line

@@ -33,7 +33,9 @@ def pins():
 
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    listed = project["dependencies"] + extras["notebooks"] + extras["test"]
+    return [Requirement(text) for text in listed if text != "grsd[notebooks]"]
 
 
 def test_lock_satisfies_the_floors():
@@ -154,7 +156,14 @@ def test_an_editable_install_is_a_path():
 def test_every_dependency_is_used():
     source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).rglob("*.py"))
     source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
-    imported = {"scikit-learn": "sklearn", "pyyaml": "yaml", "pytest-xdist": "-n 2", "jupyterlab": "jupyterlab"}
+    imported = {
+        "scikit-learn": "sklearn",
+        "pyyaml": "yaml",
+        "pytest-xdist": "-n 2",
+        "jupyterlab": "jupyterlab",
+        "pillow": "load_sample_images",
+        "pytest-cov": "--cov",
+    }
     for requirement in requirements():
         assert imported.get(requirement.name, requirement.name) in source, requirement
 
