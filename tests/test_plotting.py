@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 
 import grsd
-from grsd.evidence import claims, headlines, results
-from grsd.plotting import STYLE, energy_map, explore, savefig, use_style, verdict_rows
+from grsd.evidence import claims, headlines, results, verdict_lines
+from grsd.networks import architecture
+from grsd.plotting import (
+    COLOURS,
+    STYLE,
+    energy_map,
+    explore,
+    intervals,
+    look,
+    savefig,
+    show_verdicts,
+    use_style,
+    verdict_rows,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +103,40 @@ def test_verdict_rows():
         assert [text.get_text() for text in axes.texts] == [claim.headline, result.verdict]
         low, high = axes.get_xlim()
         assert low < min(claim.judged.threshold, result.low) <= max(claim.judged.threshold, result.high) < high
+
+
+def test_architectures_look_the_same_everywhere():
+    assert look("residual") == {"color": COLOURS["blue"], "marker": "o", "linestyle": "-", "label": "residual"}
+    assert look("plain") == {"color": COLOURS["red"], "marker": "s", "linestyle": "--", "label": "plain"}
+    seen = [tuple(look(name)[part] for part in ("color", "marker")) for name in architecture.names()]
+    assert len(set(seen)) == len(seen), "each has a colour and a marker of its own"
+    assert look("one that is not registered yet")["color"] not in {COLOURS["blue"], COLOURS["red"]}
+
+
+def test_intervals_reach_from_end_to_end():
+    _, axes = plt.subplots()
+    drawn = intervals.bar(axes, [1, 2], [0.5, 0.7], [0.4, 0.1], [0.9, 0.8])
+    ends = [segment[:, 1] for segment in drawn[2][0].get_segments()]
+    assert np.allclose(ends, [[0.4, 0.9], [0.1, 0.8]])
+    found = list(results().values())[:3]
+    _, axes = plt.subplots()
+    intervals.forest(axes, found, "abc", label="stored")
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"] == [r.estimate for r in found]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert axes.get_legend_handles_labels()[1] == ["stored"], "one entry, however many rows"
+
+
+def test_a_threshold_is_the_rules():
+    rule = claims()["initial-incoherence"].judged
+    _, axes = plt.subplots()
+    intervals.threshold(axes, rule)
+    intervals.threshold(axes, rule, horizontal=True)
+    assert set(axes.lines[0].get_ydata()) == set(axes.lines[1].get_xdata()) == {rule.threshold}
+
+
+def test_verdicts_of_a_notebook(capsys):
+    show_verdicts("03_gradient_propagation")
+    mine = {name: claim for name, claim in claims().items() if claim.notebook == "03_gradient_propagation"}
+    assert capsys.readouterr().out == "\n".join(verdict_lines(mine, results())) + "\n"
+    with pytest.raises(ValueError, match=r"show_verdicts\(notebook=...\): no claim in data/claims.yaml is of '03'"):
+        show_verdicts("03")

@@ -2,7 +2,19 @@
 
 from grsd.plotting.shells import energy_map
 from grsd.plotting.sliders import explore
-from grsd.plotting.style import COLOURS, STYLE, decades, savefig, use_style
-from grsd.plotting.verdicts import VERDICTS, verdict_rows
+from grsd.plotting.style import COLOURS, STYLE, decades, look, savefig, use_style
+from grsd.plotting.verdicts import VERDICTS, show_verdicts, verdict_rows
 
-__all__ = ["COLOURS", "STYLE", "VERDICTS", "decades", "energy_map", "explore", "savefig", "use_style", "verdict_rows"]
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "VERDICTS",
+    "decades",
+    "energy_map",
+    "explore",
+    "look",
+    "savefig",
+    "show_verdicts",
+    "use_style",
+    "verdict_rows",
+]

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from grsd.networks import architecture
 from grsd.support.files import write_atomically
 from grsd.support.folders import figures
 from grsd.support.session import begin
@@ -25,6 +26,9 @@ COLOURS = {
     "sky": "#56B4E9",
     "black": "#000000",
 }
+MARKERS = "os^vDPX"
+ARCHITECTURES = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
+FURTHER = [name for name in COLOURS if name not in {"blue", "red"}]
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
     "axes.spines.right": False,
@@ -43,6 +47,18 @@ def use_style() -> None:
     """The companion's look for the rest of this session; a notebook also begins here (``support.session``)."""
     begin()
     mpl.rcParams.update(STYLE)
+
+
+def look(name: str) -> dict[str, str]:
+    """How an architecture is drawn everywhere, as keywords of ``Axes.plot``: color, marker, linestyle and label.
+
+    An architecture that is not ``residual`` or ``plain`` takes the next colour and marker in the registry's order.
+    """
+    others = [other for other in architecture.names() if other not in ARCHITECTURES]
+    place = others.index(name) if name in others else len(others)
+    further = FURTHER[place % len(FURTHER)], MARKERS[(place + 2) % len(MARKERS)], "-."
+    colour, marker, line = ARCHITECTURES.get(name, further)
+    return {"color": COLOURS[colour], "marker": marker, "linestyle": line, "label": name}
 
 
 def savefig(figure: Figure, name: str) -> list[Path]:

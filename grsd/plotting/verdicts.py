@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from grsd.evidence import Claim, Result
+from grsd.evidence import Claim, Result, claims, results, verdict_lines
+from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.style import COLOURS
 
 VERDICTS = {
@@ -30,10 +31,10 @@ def verdict_rows(judged: Mapping[str, tuple[Claim, Result]]) -> Figure:
         low, high = min(result.low, at) - 0.25 * span, max(result.high, at) + 0.25 * span
         allowed = {"at most": (low, at), "at least": (at, high), "contains": (result.low, result.high)}[rule.direction]
         axes.axvspan(*allowed, color=COLOURS["green"], alpha=0.18, lw=0)
-        axes.axvline(at, color="black", ls="--", lw=1)
-        ends = [[result.estimate - result.low], [result.high - result.estimate]]
+        threshold(axes, rule, horizontal=True)
         colour, marker = VERDICTS[result.verdict]
-        axes.errorbar(result.estimate, 0, xerr=ends, fmt=marker, color=colour, capsize=3, markersize=6)
+        ends = (result.estimate, result.low, result.high)
+        bar(axes, 0, *ends, horizontal=True, fmt=marker, color=colour, markersize=6)
         axes.set(xlim=(low, high), ylim=(-1, 1), yticks=[])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=7, pad=1)
@@ -41,3 +42,12 @@ def verdict_rows(judged: Mapping[str, tuple[Claim, Result]]) -> Figure:
         axes.text(-0.02, 0.5, claim.headline, transform=axes.transAxes, ha="right", va="center")
         axes.text(1.02, 0.5, result.verdict, transform=axes.transAxes, ha="left", va="center", color=colour)
     return figure
+
+
+def show_verdicts(notebook: str) -> None:
+    """Print the claims of a notebook, such as "06_log_shift_invariance", with their stored verdicts: two lines each."""
+    known = claims()
+    mine = {name: claim for name, claim in known.items() if claim.notebook == notebook}
+    if not mine:
+        raise ValueError(f"show_verdicts(notebook=...): no claim in data/claims.yaml is of {notebook!r:.80}")
+    print("\n".join(verdict_lines(mine, results(known=known))))
