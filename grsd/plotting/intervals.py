@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
 from grsd.evidence import Result, Rule
 
+Numbers = float | Sequence[float] | np.ndarray | xr.DataArray
+
 
 def bar(
     axes: Axes,
-    place: float | np.ndarray,
-    estimate: float | np.ndarray,
-    low: float | np.ndarray,
-    high: float | np.ndarray,
+    place: Numbers,
+    estimate: Numbers,
+    low: Numbers,
+    high: Numbers,
     *,
     horizontal: bool = False,
     **style: object,
@@ -25,7 +28,7 @@ def bar(
 
     ``style``: keywords of ``Axes.errorbar``; without a format there are markers and no line.
     """
-    place, estimate, low, high = np.atleast_1d(place, estimate, low, high)
+    place, estimate, low, high = (np.atleast_1d(numbers) for numbers in (place, estimate, low, high))
     ends = np.maximum([estimate - low, high - estimate], 0)
     usual = {"capsize": 3}
     if not {"fmt", "linestyle", "ls"} & style.keys():
