@@ -135,7 +135,7 @@ def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result |
         ends = (result.estimate, result.low, result.high)
         bar(axes, row - 0.15, *ends, horizontal=True, color=COLOURS["red"], marker="s", label=label)
     rows(axes, [OUTCOMES[name] for name in shares])
-    axes.set(xlabel="share of ensembles", xlim=(0, 1), title="many ensembles; bars: 99 %")
+    axes.set(xlabel="share of ensembles", xlim=(-0.03, 1.03), title="many ensembles; bars: 99 %")
     axes.legend(loc="center left", fontsize=8)
 
 

@@ -52,7 +52,7 @@ def budget(history: xr.Dataset, shown: Sequence[int], top: float) -> Figure:
     flux.axhline(0, color="black", lw=0.8)
     flux.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel=r"flux $F$ / $\langle e, M e\rangle$")
     flux.set_title(r"flux upward; dashed: $\lambda t = 1$")
-    flux.legend(fontsize=8, loc="upper center", frameon=True, framealpha=1, edgecolor="none")
+    flux.legend(fontsize=8, loc="lower right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 
