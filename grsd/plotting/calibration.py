@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import Claim, Result, Rule
 from grsd.laws import LawTest
 from grsd.laws.fit import LawFit
-from grsd.plotting.intervals import bar, rows, threshold
+from grsd.plotting.intervals import bar, forest, threshold
 from grsd.plotting.style import COLOURS, MARKERS, decades
 from grsd.solvable import PlantedShells
 from grsd.studies.exact_readings import Reading
@@ -82,7 +82,7 @@ def planted(
     velocity: LawFit,
     shells: PlantedShells,
     coupling: LawFit,
-    shares: Mapping[str, tuple[xr.Dataset, Claim, Result | None]],
+    shares: Mapping[str, tuple[xr.Dataset, Claim, Result]],
 ) -> Figure:
     """Draw the velocities and the couplings of one ensemble, and how often intervals of many contain the truth.
 
@@ -122,19 +122,16 @@ def _couplings(axes: Axes, shells: PlantedShells, fit: LawFit) -> None:
     axes.legend(fontsize=8, loc="lower left")
 
 
-def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result | None]]) -> None:
+def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result]]) -> None:
     here = {"color": COLOURS["sky"], "marker": "o", "label": "this run's pilot ensembles"}
     for row, (share, claim, _) in enumerate(shares.values()):
         ends = (float(share[name]) for name in ("share", "low", "high"))
         bar(axes, row + 0.15, *ends, horizontal=True, **here | ({"label": None} if row else {}))
         at = claim.judged.threshold
         axes.plot([at, at], [row - 0.35, row + 0.35], color="black", lw=1.5, label=None if row else "nominal")
-    stored = [(row, result) for row, (*_, result) in enumerate(shares.values()) if result]
-    for number, (row, result) in enumerate(stored):
-        label = None if number else f"confirmatory, {len(result.seeds)} ensembles"
-        ends = (result.estimate, result.low, result.high)
-        bar(axes, row - 0.15, *ends, horizontal=True, color=COLOURS["red"], marker="s", label=label)
-    rows(axes, [OUTCOMES[name] for name in shares])
+    stored = [result for *_, result in shares.values()]
+    how = {"color": COLOURS["red"], "marker": "s", "label": f"confirmatory, {len(stored[0].seeds)} ensembles"}
+    forest(axes, stored, [OUTCOMES[name] for name in shares], shift=-0.15, **how)
     axes.set(xlabel="share of ensembles", xlim=(-0.03, 1.03), title="many ensembles; bars: 99 %")
     axes.legend(loc="center left", fontsize=8)
 

@@ -26,7 +26,7 @@ def cases(groups: Mapping[str, Sequence[xr.Dataset]]) -> Figure:
     for panel, (name, group), colour, marker in zip(axes.flat, groups.items(), COLOURS.values(), MARKERS, strict=False):
         _lines(panel, group, {"color": colour, "marker": marker})
         panel.set_title(f"{name}\nexcess {_excess(group):.2f}", fontsize=9)
-    _signs(axes.flat)
+    _signs(list(axes.flat))
     return figure
 
 
@@ -39,7 +39,7 @@ def networks(groups: Mapping[tuple[str, str], Sequence[xr.Dataset]], depth: int)
         _lines(panel, group, look(name) | {"label": f"{name}: excess {_excess(group):.2f}"})
         panel.set_title(f"{OUTPUTS[task]}, depth {depth}")
         panel.legend(fontsize=8, loc="upper right")
-    _signs(axes.flat)
+    _signs(list(axes.flat))
     return figure
 
 

@@ -36,7 +36,7 @@ def compared() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Networks of ``kinds`` (``KINDS`` or architectures) at all ``depths``, on ``samples`` digits; one seed draws both."""
+    """Networks of ``kinds`` (``KINDS`` or architectures) at all ``depths``; one seed draws weights and digits."""
 
     kinds: tuple[str, ...] = ("residual",)
     depths: tuple[int, ...] = DEPTHS
