@@ -39,7 +39,8 @@ def tour(
     largest = max(float(history.energy.max()) for history in histories.values())
     for axes, (name, history) in zip(maps, histories.items(), strict=True):
         mesh = energy_map(axes, history, largest=largest)
-        axes.set_title(f"{name}: energy of the shells")
+        axes.get_legend().remove()  # there is no room for it
+        axes.set(title=f"{name}: energy of the shells", xlabel=r"$\log_{10}$ time $t$; dashed: $\lambda t = 1$")
     spans = np.array([[axes.get_xlim(), axes.get_ylim()] for axes in maps])
     for axes in maps:
         axes.set(xlim=(spans[:, 0, 0].min(), spans[:, 0, 1].max()), ylim=(spans[:, 1, 0].min(), spans[:, 1, 1].max()))
