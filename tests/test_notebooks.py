@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import grsd
+from grsd.networks import architecture
 from grsd.plan import plan
 from grsd.plotting import decades
 from grsd.reproduce import reproduce
@@ -150,6 +151,6 @@ def test_the_tour_at_profile_test(tmp_path):
     (job,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
     assert job.failure is None
     lines = said(job.output).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["plain", "residual"]
+    assert [line.split(":")[0] for line in lines] == list(architecture.names(compared=True))
     assert all(re.search("has learned (faster|slower) than its frozen kernel", line) for line in lines)
     assert len(job.figures) == 4

@@ -36,7 +36,7 @@ def energy_map(
     mesh = axes.pcolormesh(time_edges, decades(edges), energy.T.values, norm=norm, rasterized=True)
     axes.plot(times, -times, color="white", lw=3)
     axes.plot(times, -times, color=COLOURS["red"], lw=1.5, ls="--", label=r"frontier $\lambda t = 1$")
-    axes.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none")
+    axes.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none")
     axes.set(
         xlim=(time_edges[0], time_edges[-1]),
         ylim=decades(edges[[0, -1]]),

@@ -90,6 +90,6 @@ def _settle(figure: Figure) -> None:
         axes.set_position(np.round(axes.get_position(original=True).bounds, 6))
 
 
-def decades(s: np.ndarray | xr.DataArray) -> np.ndarray:
+def decades(s: float | np.ndarray | xr.DataArray) -> float | np.ndarray:
     """log10 of an eigenvalue from its natural logarithm: what the axes show."""
     return np.asarray(s) / np.log(10)

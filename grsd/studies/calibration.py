@@ -376,3 +376,6 @@ MEASUREMENTS = {
     "scale-detected": Measurement(Protocol(replace(LAW, scale=0.03), "velocity_test"), happened),
     "second-width": Measurement(Protocol(_wave(0.4, math.log(2)), "velocity_test_1"), happened),
 }
+
+COVERED = {"b_velocity": "coverage-b", "c": "coverage-c", "kappa": "coverage-kappa", "velocity_test": "false-rejection"}
+"""The claims about how often an outcome of ``coverage`` happens where the law is true."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import xarray as xr
 from torch import nn
 
 from grsd.conditions import propagation
 from grsd.datasets import Data
 from grsd.evidence import Measurement
+from grsd.networks import architecture
 from grsd.runs import Spec
 
 LINEAR = {"activation": "identity"}
@@ -27,9 +29,14 @@ KINDS = {
 DEPTHS = (4, 8, 16, 32)
 
 
+def compared() -> dict[str, str]:
+    """The kind of each architecture that the studies compare: "critical" for the plain one, else its own name."""
+    return {name: {"plain": "critical"}.get(name, name) for name in architecture.names(compared=True)}
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """Perceptrons of ``kinds`` (names of ``KINDS``) at all ``depths``, on as many digits; one seed draws both."""
+    """Networks of ``kinds`` (``KINDS`` or architectures) at all ``depths``; one seed draws weights and digits."""
 
     kinds: tuple[str, ...] = ("residual",)
     depths: tuple[int, ...] = DEPTHS
@@ -39,7 +46,7 @@ class Protocol:
 
 def drawn(spec: Spec, kind: str, seed: int) -> tuple[nn.Module, Data]:
     """The network of a kind and its batch, in float64; the same seed draws weights and samples."""
-    spec = replace(spec, **KINDS[kind], seed=seed, data_seed=seed)
+    spec = replace(spec, **KINDS.get(kind, {"architecture": kind}), seed=seed, data_seed=seed)
     data = spec.batch()
     return spec.network(data).double(), data
 
@@ -77,9 +84,20 @@ def labelled(found: xr.Dataset, names: Sequence[str], by: Sequence[str]) -> xr.D
     return row.expand_dims({name: [found.attrs[name]] for name in by})
 
 
+def slopes(found: xr.Dataset) -> xr.Dataset:
+    """The slopes on log depth of what ``table`` gives, over (kind, seed); nats per e-fold."""
+    centred = np.log(found.depth) - float(np.log(found.depth).mean())
+    return (found * centred).sum("depth", skipna=False) / float((centred**2).sum())
+
+
+def shown_kinds() -> tuple[str, ...]:
+    """Every architecture that is compared, and all kinds but the aligned one."""
+    return tuple(kind for kind in dict.fromkeys([*KINDS, *compared().values()]) if kind != "aligned linear")
+
+
 def depth_table(seeds: Sequence[int] = range(16)) -> xr.Dataset:
-    """``table`` of all kinds but the aligned one."""
-    protocol = Protocol(tuple(kind for kind in KINDS if kind != "aligned linear"))
+    """``table`` of ``shown_kinds``."""
+    protocol = Protocol(shown_kinds())
     return table(over_depth(kind, seed, protocol) for kind in protocol.kinds for seed in seeds)
 
 

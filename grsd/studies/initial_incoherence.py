@@ -14,7 +14,7 @@ from grsd.decomposition import Spectrum
 from grsd.evidence import Measurement
 from grsd.runs import Spec
 from grsd.shells import LogShells
-from grsd.studies.gradient_propagation import DEPTHS, drawn, labelled
+from grsd.studies.gradient_propagation import DEPTHS, compared, drawn, labelled
 from grsd.support.values import fits_memory, real, said, seed_of, whole
 
 SHELLS = LogShells(1.0, 0.2)
@@ -85,9 +85,31 @@ def table(runs: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.combine_by_coords(rows, combine_attrs="drop_conflicts")
 
 
+def judged_boundaries(found: xr.Dataset) -> xr.Dataset:
+    """One measurement at the boundaries where something can be said: unmasked, with enough effective pairs."""
+    return found.isel(boundary=(found.boundary_mask.values == 0) & (found.pairs.values >= incoherence.LEAST_PAIRS))
+
+
+def by_distance(group: Sequence[xr.Dataset]) -> xr.Dataset:
+    """log10 R^_ab over ``distance`` |s_a - s_b|, where every seed has it: ``mean`` and its ``standard_error``."""
+    found: dict[int, list[float]] = {}
+    for one in group:
+        kept = np.flatnonzero(one.mask.values == 0)
+        strength, index = one.operator_normalized.values[np.ix_(kept, kept)], one.shell_index.values[kept]
+        for step in range(1, len(kept)):
+            values = strength[(index[:, None] - index) == step]
+            if np.isfinite(values).any():
+                found.setdefault(step, []).append(float(np.nanmean(np.log10(values))))
+    found = {step: values for step, values in found.items() if len(values) == len(group)}
+    error = [np.std(values, ddof=1) / len(values) ** 0.5 for values in found.values()]
+    width = group[0].attrs["shell_width"]
+    data = {"mean": ("distance", [np.mean(values) for values in found.values()]), "standard_error": ("distance", error)}
+    return xr.Dataset(data, {"distance": [step * width for step in found]})
+
+
 def depth_table(seeds: Sequence[int] = range(16)) -> xr.Dataset:
-    """``table`` of residual and plain perceptrons on both tasks."""
-    cells = [Protocol(kind, task, samples) for task, samples in SAMPLES.items() for kind in ("residual", "critical")]
+    """``table`` of every architecture that is compared, on both tasks."""
+    cells = [Protocol(kind, task, samples) for task, samples in SAMPLES.items() for kind in compared().values()]
     return table([at_depth(cell, depth, seed) for cell in cells for depth in cell.depths for seed in seeds])
 
 
