@@ -138,5 +138,5 @@ def test_verdicts_of_a_notebook(capsys):
     show_verdicts("03_gradient_propagation")
     mine = {name: claim for name, claim in claims().items() if claim.notebook == "03_gradient_propagation"}
     assert capsys.readouterr().out == "\n".join(verdict_lines(mine, results())) + "\n"
-    with pytest.raises(ValueError, match=r"show_verdicts\(notebook=...\): no claim in data/claims.yaml is of '03'"):
+    with pytest.raises(ValueError, match=r"show_verdicts\(notebook=...\): no claim in data/claims is of '03'"):
         show_verdicts("03")

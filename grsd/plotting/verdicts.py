@@ -49,5 +49,5 @@ def show_verdicts(notebook: str) -> None:
     known = claims()
     mine = {name: claim for name, claim in known.items() if claim.notebook == notebook}
     if not mine:
-        raise ValueError(f"show_verdicts(notebook=...): no claim in data/claims.yaml is of {notebook!r:.80}")
+        raise ValueError(f"show_verdicts(notebook=...): no claim in data/claims is of {notebook!r:.80}")
     print("\n".join(verdict_lines(mine, results(known=known))))
