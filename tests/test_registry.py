@@ -1,7 +1,10 @@
 """Registries: found in the source, one registration reaches specs and commands, refused in one line."""
 
+import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +65,16 @@ def test_constants_of_a_file_may_be_facts():
     assert dataset["digits"].facts == {"tasks": ("one-hot", "parity"), "most": 1797}
     assert isinstance(architecture, Registry)
     assert architecture["residual"].facts == {"compared": True, "branches": True}
+
+
+def test_the_example_for_contributors_runs(tmp_path, monkeypatch):
+    """CONTRIBUTING.md's architecture: one file, which registers itself wherever it is imported from."""
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "gated_example.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(architecture, "_entries", dict(architecture.entries))
+    importlib.import_module("gated_example")
+    assert architecture.names(compared=True) == ("residual", "plain", "gated")
+    spec = grsd.Spec(architecture="gated", width=4, samples=6, times=(0.1, 1.0, 2))
+    assert grsd.run(spec, folder=tmp_path, progress=False).sizes["time"] == 2

@@ -13,7 +13,7 @@ import xarray as xr
 
 from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
 from grsd.conditions.locality import LocalityRange
-from grsd.conditions.matched import frontier_window, widths_of
+from grsd.conditions.matched import at_first_width, frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
 from grsd.evidence import Measurement
@@ -204,7 +204,7 @@ def _row(
 
 def states_and_fluxes(budgets: Sequence[xr.Dataset], factor: int = 4) -> xr.Dataset:
     """``state(run, boundary)``, phi of the blocks of ``factor`` shells beside a boundary, and ``flux`` through it."""
-    found = blocks("states_and_fluxes", budgets, None)
+    found = blocks("states_and_fluxes", at_first_width(budgets), None)
     at = found.boundaries(factor)
     data = {"state": found.states(factor, at), "flux": found.flux[:, at - 1]}
     data = {name: (("run", "boundary"), array) for name, array in data.items()}
