@@ -31,7 +31,7 @@ def lab(root: Path, *, port: int | None = None, browser: bool = True) -> NoRetur
     for line in copies(root / "notebooks", writable("grsd lab", folder)):
         print(line, flush=True)
     variables = os.environ | {PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}
-    print(f"kernels compute with {THREADS}={variables[THREADS]}; set that variable before to change it", flush=True)
+    print(f"kernels compute with {THREADS}={variables[THREADS]}; set it before the command to change that", flush=True)
     line = command(folder, port, browser)
     os.execve(line[0], line, variables)  # noqa: S606  so Lab itself receives the signals, and ends its kernels
 

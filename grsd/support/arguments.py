@@ -137,7 +137,7 @@ def dataset(call: str, name: str, value: object, needed: Mapping[str, tuple[str,
             more = set(found.dims) - set(dims)
             hint = f"; choose a time with .isel({more.pop()}=...)" if more else ""
             raise ValueError(
-                f"{call}({name}): expected one snapshot a run, {variable!r} over {dims}, got {found.dims}{hint}"
+                f"{call}({name}): expected one snapshot per run, {variable!r} over {dims}, got {found.dims}{hint}"
             )
 
 
