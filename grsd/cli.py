@@ -21,31 +21,31 @@ from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cor
 if TYPE_CHECKING:
     from grsd.evidence import Measurement
 
-# What takes torch, or seconds, is imported where it is needed: help and refusals do without.
+# Modules that need torch, or seconds to import, are imported in the functions that use them: help stays fast.
 
 MOST_SAID = 2000  # characters of a line
 MOST_SEEDS = 100_000
-MOST_WORKERS, EACH_WORKER = 1000, "each is a process that holds a third of a GiB"
+MOST_WORKERS, EACH_WORKER = 1000, "each is a process that takes a third of a GiB"
 
 
 MEANINGS = {
-    "times": "FIRST,LAST,COUNT, log-equally spaced, in units of 1 / the largest eigenvalue at the start; ",
-    "tolerance": "of the integrator, local and relative; ",
-    "shell_widths": "one or more, in natural log of the eigenvalue; ",
-    "smoothing": "of the shells' edges, in the same units; ",
+    "times": "FIRST,LAST,COUNT: equally spaced in log time, in units of 1 / the largest eigenvalue at the start; ",
+    "tolerance": "local relative error of the integrator; ",
+    "shell_widths": "one or more widths, in natural log of the eigenvalue; ",
+    "smoothing": "smoothing of the shells' edges, in the same units; ",
     "weight_scale": "factor of the hidden layers' initial weights; ",
     "branch_scale": "factor of residual branches; ",
-    "data_seed": "which samples; ",
-    "seed": "of the initial weights; ",
+    "data_seed": "seed that chooses the samples; ",
+    "seed": "seed of the initial weights; ",
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
+    """An argument parser that refuses in one line."""
 
     def print_help(self, file: TextIO | None = None) -> None:
         super().print_help(file)
-        sys.stdout.flush()  # where nobody reads, that is noticed here
+        sys.stdout.flush()  # a closed pipe raises here, where ``main`` catches it
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {one_line(message, MOST_SAID)} (see {self.prog} --help)\n")
@@ -67,25 +67,25 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
-        "--confirm", nargs="*", metavar="CLAIM", help="measure and store what has no result yet, or CLAIM"
+        "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all claims without a result"
     )
     table.add_argument(
-        "--forecast", action="store_true", help="write the forecasts to be judged; before --confirm, and only once"
+        "--forecast", action="store_true", help="write the missing forecasts; do this once, before --confirm"
     )
     table.add_argument(
-        "--check", nargs="*", metavar="CLAIM", help="measure one seed of each stored result, or of CLAIM, once more"
+        "--check", nargs="*", metavar="CLAIM", help="measure one seed again of CLAIM, or of every stored result"
     )
-    table.add_argument("--notebook", metavar="NOTEBOOK", help="number or name; only its claims")
+    table.add_argument("--notebook", metavar="NOTEBOOK", help="only the claims of this notebook, by number or name")
     table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
     table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
-    files = commands.add_parser("data", help="the files in data/ and figures/ and what makes them; make one again")
-    files.add_argument("name", nargs="?", metavar="FILE", help="path or name; run what makes it")
-    files.add_argument("--show", action="store_true", help="only print what makes FILE")
+    files = commands.add_parser("data", help="list the files in data/ and figures/ and what makes them; make one again")
+    files.add_argument("name", nargs="?", metavar="FILE", help="path or name of a file to make again")
+    files.add_argument("--show", action="store_true", help="only print the command or function that makes FILE")
     files.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
-    timings = commands.add_parser("bench", help="time and memory beside peers; data/benchmarks/DEVICE.csv")
-    timings.add_argument("--large", action="store_true", help="ResNet-18, and shells without the kernel")
+    timings = commands.add_parser("bench", help="compare time and memory with peers; writes data/benchmarks/DEVICE.csv")
+    timings.add_argument("--large", action="store_true", help="time ResNet-18, and shells without the kernel")
     timings.add_argument(
-        "--zoo", action="store_true", help="every family of networks beside a plain Jacobian, on the CPU"
+        "--zoo", action="store_true", help="compare every family of networks with a plain Jacobian, on the CPU"
     )
     timings.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     timings.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
@@ -95,23 +95,21 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="PYTHON",
-        help="its rows too: with the Python of an environment that has it, or in one made for it by pip",
+        help="also time neural-tangents, with PYTHON from its environment, or in an environment that pip makes for it",
     )
     lab = commands.add_parser("lab", help="JupyterLab on copies of the notebooks, in build/lab; on this machine only")
     lab.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8888 on")
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
-    leftovers = commands.add_parser("clean", help="remove what killed and superseded runs left behind; results stay")
+    leftovers = commands.add_parser("clean", help="remove leftovers of killed and outdated runs; results stay")
     leftovers.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
-    leftovers.add_argument("--unfinished", action="store_true", help="also what interrupted runs would go on from")
-    _add_run(
-        commands.add_parser("run", help="train one network, or one a seed, and keep its shells", allow_abbrev=False)
-    )
+    leftovers.add_argument("--unfinished", action="store_true", help="also remove checkpoints of interrupted runs")
+    _add_run(commands.add_parser("run", help="train one network per seed and store its shells", allow_abbrev=False))
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of ``Spec``, and where and how to run."""
+    """Add one option for each field of ``Spec``, and the options of where and how to run."""
     known = choices()
     for field in fields(Spec):
         default = field.default
@@ -124,11 +122,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             metavar=field.name.upper(),
             help=f"{MEANINGS.get(field.name, '')}{allowed}default {shown}",
         )
-    parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several, instead of --seed: 0-7 or 0,3,5-6")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: the cores")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each run; default 1")
+    parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several seeds, not --seed: 0-7 or 0,3,5-6")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads per run; default 1")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row a run")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row per run")
 
 
 def _option(name: str) -> str:
@@ -227,7 +225,7 @@ def _measurements() -> Mapping[str, Measurement]:
 
 
 def _check(names: Sequence[str]) -> int:
-    """1 if today's code gives another value than the stored one for any of ``names``."""
+    """Measure one seed of each claim again; return 1 if a value differs from the stored one, else 0."""
     from grsd.evidence import wrapped
     from grsd.studies.confirm import check_claims
 
@@ -288,7 +286,7 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Each run is said in one line when it is there; failed ones at the end, on stderr, with what they were."""
+    """Report each finished run in one line; report failed runs at the end, on stderr, with their spec."""
     specs = _specs(options)
     from grsd.runs.store import runs_folder
 
@@ -318,13 +316,13 @@ def _run(options: argparse.Namespace) -> int:
         if options.table is not None:
             _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
     except KeyboardInterrupt:
-        print("grsd run: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        print("grsd run: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
     return int(any(member.failure or member.path is None for member in done.values()))
 
 
 def _write_table(path: Path, table: str) -> None:
-    """Where it cannot be written it is printed: on a full disk it may be all there is of a run."""
+    """Write the table, or print it if it cannot be written: on a full disk no other result may be left."""
     from grsd.support.files import write_atomically
 
     try:
@@ -359,7 +357,7 @@ def _specs(options: argparse.Namespace) -> list[Spec]:
 
 
 def _as_typed(message: str) -> str:
-    """A refusal of a Python call as one of the command's option: ``Spec(width=...): `` is ``--width: ``."""
+    """Turn the refusal of a Python call into one of the command's option: ``Spec(width=...): `` into ``--width: ``."""
     return re.sub(r"^[\w-]+\((\w+)=\.\.\.\)", lambda match: _option(match[1]), message)
 
 
@@ -382,7 +380,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 done, 1 something failed, 2 refused before anything ran, 130 interrupted."""
+    """Run the command and return 0 if it succeeded, 1 if something failed, 2 if refused, 130 if interrupted."""
     command = ""
     try:
         options = _parser().parse_args(arguments)
@@ -393,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileExistsError, ProjectNotFound) as error:
         return _stopped(command, _as_typed(str(error)), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough: as after | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe, as head does
         return 1
     except (OSError, RuntimeError, MemoryError) as error:
         return _stopped(command, str(error) or type(error).__name__, 1)

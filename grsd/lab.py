@@ -1,4 +1,4 @@
-"""JupyterLab on copies of the notebooks: what Lab writes into a notebook it opens never reaches a tracked file."""
+"""JupyterLab on copies of the notebooks, so that Lab, which rewrites notebooks it opens, changes no tracked file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ RECORD = ".copied.json"
 
 
 def lab(root: Path, *, port: int | None = None, browser: bool = True) -> NoReturn:
-    """JupyterLab on ``copies`` in build/lab of the project ``root``, in the place of this process.
+    """Replace this process by JupyterLab on ``copies`` of the notebooks in build/lab of the project ``root``.
 
-    It listens on 127.0.0.1 behind a token. Kernels compute on one thread where OMP_NUM_THREADS does not say otherwise:
-    small matrices are as fast so, and several threads on a busy machine wait for each other.
+    It listens on 127.0.0.1 behind a token. Kernels compute on one thread unless OMP_NUM_THREADS is set: small matrices
+    are no faster on several threads, which wait for each other on a busy machine.
     """
     if port is not None:
         between("--port", port, 1, 65_535, "the last TCP port")
@@ -31,13 +31,13 @@ def lab(root: Path, *, port: int | None = None, browser: bool = True) -> NoRetur
     for line in copies(root / "notebooks", writable("grsd lab", folder)):
         print(line, flush=True)
     variables = os.environ | {PROJECT: str(root), THREADS: os.environ.get(THREADS, "1")}
-    print(f"kernels compute with {THREADS}={variables[THREADS]}; set it before to change that", flush=True)
+    print(f"kernels compute with {THREADS}={variables[THREADS]}; set it before the command to change that", flush=True)
     line = command(folder, port, browser)
-    os.execve(line[0], line, variables)  # noqa: S606  it takes the signals itself, and ends its kernels
+    os.execve(line[0], line, variables)  # noqa: S606  so Lab itself receives the signals, and ends its kernels
 
 
 def command(folder: Path, port: int | None, browser: bool) -> list[str]:
-    """What starts the server. It shows the folder above the copies: figures drawn by hand lie beside them."""
+    """Return the command that starts the server. Lab shows the parent folder too, where figures drawn by hand are."""
     options = {
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.root_dir": str(folder.parent),
@@ -50,10 +50,10 @@ def command(folder: Path, port: int | None, browser: bool) -> list[str]:
 
 
 def copies(notebooks: Path, folder: Path) -> list[str]:
-    """Copy what is missing in ``folder``, and renew the copies that nobody has changed; what was done, in lines.
+    """Copy missing notebooks to ``folder``, renew unchanged copies, and return lines that report what was done.
 
-    A copy that was changed (Lab changes one by saving it) is kept. Where its notebook has changed since as well, a line
-    says how to have the new one.
+    A changed copy (Lab changes one by saving it) is kept. If its notebook has changed too, a line says how to get the
+    new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(folder / RECORD)
@@ -77,7 +77,7 @@ def copies(notebooks: Path, folder: Path) -> list[str]:
 
 
 def _record(path: Path) -> dict[str, str]:
-    """The digests of the notebooks when they were copied; nothing where that is not known."""
+    """Return the digests that the notebooks had when they were copied; empty if the record cannot be read."""
     try:
         content = json.loads(read(path)) if path.exists() else {}
     except ValueError as error:

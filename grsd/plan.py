@@ -1,4 +1,4 @@
-"""What a request to run notebooks asks for: checked by name and type before anything runs or is imported for it."""
+"""Turn a request to run notebooks into jobs; names and types are checked before anything runs or is imported."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOTEBOOKS = "[0-9][0-9]_*.ipynb"
 
 
 class Refused(ValueError):
-    """A request that is wrong as it stands; nothing has been run."""
+    """Raised for a wrong request, before anything runs."""
 
 
 @dataclass
 class Job:
-    """One notebook to run: its path, the values its parameters get, and what became of it."""
+    """One notebook to run: its path, the values of its parameters, and the outcome."""
 
     notebook: Path
     parameters: dict[str, object]
@@ -42,10 +42,10 @@ def plan(
     settings: Sequence[str] = (),
     device: str | None = None,
 ) -> list[Job]:
-    """The jobs a request asks for, each parameter checked by name and type; ``Refused`` in one line otherwise.
+    """Return the jobs of a request, each parameter checked by name and type; raise ``Refused`` in one line otherwise.
 
     ``only``: names or numbers of notebooks. ``settings``: ``name=value``; a parameter goes to the chosen notebooks that
-    have it, and one of them must. ``device`` sets the parameter of that name.
+    have it, and at least one must have it. ``device`` sets the parameter of that name.
     """
     folder = root / "notebooks"
     notebooks = sorted(folder.glob(NOTEBOOKS))
@@ -86,7 +86,7 @@ def plan(
 
 
 def declared_in(path: Path) -> dict[str, str]:
-    """Names and annotated types of a notebook's parameters: the cell tagged so, ``name: type = value``."""
+    """Return names and annotated types of a notebook's parameters: lines ``name: type = value`` in the tagged cell."""
     try:
         cells = json.loads(read(path))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
@@ -106,7 +106,7 @@ def _is_parameter(line: ast.stmt) -> bool:
 
 
 def _profiles(path: Path, profile: str) -> Mapping[str, Mapping[str, object]]:
-    """The values of one profile by notebook. Errors: ``Refused`` where the file is not that."""
+    """Return the values of one profile by notebook. Errors: ``Refused`` if the file does not hold profiles."""
     try:
         content = yaml.safe_load(read(path))
     except (yaml.YAMLError, RecursionError) as error:

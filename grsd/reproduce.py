@@ -1,4 +1,4 @@
-"""The notebooks, headless: executed through papermill, figures where they belong."""
+"""Run the notebooks headless through papermill, and write their figures."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def reproduce(
     where: Path | None = None,
     refresh: bool = False,
 ) -> list[Job]:
-    """Run notebooks in order and return what became of each; progress and results go to the terminal.
+    """Run notebooks in order and return one ``Job`` per notebook; progress and results go to the terminal.
 
-    Executed copies go to build/PROFILE and figures to figures/ where the notebooks run at their own defaults. With
+    Executed copies go to build/PROFILE, and figures to figures/ if the notebooks run at their own defaults. With
     another profile or changed parameters both go under build/PROFILE (build/custom); with ``output`` both go there.
-    ``refresh`` writes the executed notebooks back over the committed ones. A failing cell stops its own notebook only:
-    what it made is kept, and ``failure`` names cell and error.
+    ``refresh`` writes the executed notebooks back over the committed ones. A failing cell stops only its own notebook:
+    the cells that ran are kept, and ``failure`` names cell and error.
 
-    Notebooks run on one thread, or on $OMP_NUM_THREADS; those of the profile full on all cores.
+    Notebooks run on $OMP_NUM_THREADS threads if it is set; otherwise on one, or on all cores with the profile full.
 
-    Errors: ``Refused`` or ``ValueError`` in one line for a wrong request or a place that cannot be written to, before
-    anything runs; ``ProjectNotFound``.
+    Errors: before anything runs, ``Refused`` or ``ValueError`` in one line for a wrong request or a place that cannot
+    be written to; ``ProjectNotFound``.
     """
     root = project(where)
     jobs = plan(root, only=only, profile=profile, settings=settings, device=device)
@@ -55,8 +55,8 @@ def reproduce(
     build, pictures = build.resolve(), pictures.resolve()
     build.mkdir(parents=True, exist_ok=True)
     pictures.mkdir(parents=True, exist_ok=True)
-    # The small matrices of the defaults are as fast on one thread, a busy machine does not slow it down tenfold as it
-    # does several that wait for each other, and the last bits of a figure do not depend on the number of cores.
+    # The default notebooks have small matrices, which are no faster on several threads. One thread also slows down less
+    # on a busy machine (several wait for each other), and keeps the last bits of a figure independent of the cores.
     threads = os.environ.get(THREADS, str(cores()) if profile == "full" else "1")
     data = [root / "data" / name for name in ("tables", "predictions", "results")]
     say_swept(build, pictures, root / "notebooks", *data)
@@ -73,7 +73,7 @@ def reproduce(
 
 
 def _execute(job: Job, output: Path) -> None:
-    import papermill  # takes longer to import than a wrong request to refuse
+    import papermill  # a slow import; a wrong request is refused without it
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -95,7 +95,7 @@ def _execute(job: Job, output: Path) -> None:
             )
     except PapermillExecutionError as error:
         job.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
-    except Exception as error:  # whatever it is, the other notebooks run
+    except Exception as error:  # after any error, the other notebooks still run
         what = {OSError: "its files", RuntimeError: "its kernel"}
         kind = next((said for cause, said in what.items() if isinstance(error, cause)), type(error).__name__)
         job.failure = one_line(f"{kind}: {' '.join(str(error).split())}", 300)
@@ -105,7 +105,7 @@ def _execute(job: Job, output: Path) -> None:
 
 
 class _InMemory:
-    """Where papermill writes a notebook after each cell: only the last one goes to a file, whole."""
+    """A papermill handler that keeps a notebook in memory after each cell; only the last state goes to a file."""
 
     def __init__(self) -> None:
         self.written: dict[str, str] = {}
@@ -128,7 +128,7 @@ def _register() -> None:
 
 
 def _write_executed(job: Job) -> None:
-    """The notebook as far as it was executed; a disk without room for it is the job's failure."""
+    """Write the notebook as far as it was executed; if the disk is full, that is the job's failure."""
     import nbformat
 
     text = _executed.written.pop(f"{MEMORY}{job.output}", None)
@@ -151,7 +151,7 @@ def _report(job: Job, pictures: Path) -> str:
 
 
 def _refresh(job: Job) -> None:
-    """The executed copy over the committed notebook, without what changes from run to run."""
+    """Write the executed copy over the committed notebook, without the metadata that change from run to run."""
     import nbformat
 
     notebook = nbformat.read(job.output, as_version=4)

@@ -58,5 +58,7 @@ def test_a_budget_is_finite_where_nothing_masks_it():
     arguments.budget_of("f", "budget", budget, names)
     with pytest.raises(ValueError, match=r"between 1e-100 and 1e\+100, got .*e\+1\d\d: its square leaves the range"):
         arguments.budget_of("f", "budget", budget.assign(flux=budget.flux * 1e150), names)
-    with pytest.raises(ValueError, match=r"one snapshot a run, 'energy' over .*; choose a time with .isel\(time=...\)"):
+    with pytest.raises(
+        ValueError, match=r"one snapshot per run, 'energy' over .*; choose a time with .isel\(time=...\)"
+    ):
         arguments.budget_of("f", "budget", budget.expand_dims("time"), names)

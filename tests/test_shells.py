@@ -418,7 +418,7 @@ def test_combining_refuses_what_it_cannot_read(snapshot):
             call(still)
     with pytest.raises(ValueError, match="'flux' is missing"):
         grsd.velocity_over_runs([still, still])
-    with pytest.raises(ValueError, match=r"expected one snapshot a run, .* choose a time with .isel\(time=...\)"):
+    with pytest.raises(ValueError, match=r"expected one snapshot per run, .* choose a time with .isel\(time=...\)"):
         grsd.velocity_over_runs([budget.expand_dims(time=[0.1, 0.2])] * 2)
     far = budget.assign_coords(boundary=budget.boundary + 100)
     with pytest.raises(ValueError, match="no unmasked boundary in common"):

@@ -1,4 +1,4 @@
-"""Conditions under which learning renormalizes, each a module with ``measure`` for one network, ``judge`` over many."""
+"""Conditions under which learning renormalizes. Each is a module: ``measure`` one network, ``judge`` an ensemble."""
 
 from typing import TYPE_CHECKING
 

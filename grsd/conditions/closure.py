@@ -1,13 +1,14 @@
 r"""Closure: whether the local state of the shells beside a boundary predicts the flux through it, at every width.
 
-Energies and couplings merge exactly by sums, and the flux F_c through a boundary does not depend on the width; that
-F = u eps is a tautology. So closure is a question about the state. With phi_c = sqrt(E_below E_above), the energies of
-the blocks of width m h under and over the boundary, and runs r at matched states,
+Energies and couplings merge by exact sums, the flux F_c through a boundary does not depend on the width, and F = u eps
+is a tautology. So closure is a question about the state. Let phi_c = sqrt(E_below E_above), with the energies of the
+blocks of width m h below and above the boundary. For runs r at matched states the defect is
 
 .. math:: r^2(mh) = \Big\langle \frac{\sum_r (F_{rc} - U_c \phi_{rc})^2}{\sum_r F_{rc}^2} \Big\rangle_c ,
 
-U_c fitted without run r. r_perm is the same with the states of other runs: what remains where phi says nothing about F.
-That the four conditions make the shell dynamics renormalizable is arXiv 2512.18209's; this measure of it is ours.
+where U_c is fitted without run r. r_perm is the same with the states of other runs: the defect if phi tells nothing
+about F. The claim that the four conditions make the shell dynamics renormalizable is arXiv 2512.18209's; this measure
+is ours.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Closure:
 
     Attributes:
         without: (R,) the estimate without each run.
-        p: share of the permutations of states among runs (the identity among them) with mean log r at most the real.
+        p: share of the permutations of states among runs (including the identity) whose mean log r is at most the
+            observed one.
         widths: h, 2h, 4h (K,). defect, permuted: r and r_perm (K,). boundaries: s (B,), common to all widths.
         slope, slope_interval: of log r on log width.
         variation: standard deviation over runs of log phi, mean over boundaries, smallest over widths.
@@ -75,7 +77,7 @@ def measure(
     log_loss: float = -2.0,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
     return budget_at_loss("closure.measure", history, shells, log_loss, parameters)
 
 
@@ -86,20 +88,20 @@ def judge(
     window: tuple[float, float] | None = None,
     permutations: int = 199,
 ) -> Verdict:
-    """The closure defect of R >= 4 energy budgets at the finest width and after block spin, and its verdict.
+    """Judge closure by the defect of R >= 4 energy budgets at the finest width and after block spin.
 
     Args:
-        ensemble: one budget a run, at matched states of the runs, over common shells; the first width is taken.
+        ensemble: one budget per run, at matched states of the runs, over common shells; the first width is used.
         factors: block sizes in units of the finest shells.
-        window: (low, high) in s of the boundaries, required: the verdict depends on it; infinite ends for all. None
-            that a run masks, or with fewer than the largest block on either side.
-        permutations: of states among runs, drawn with a fixed seed.
+        window: (low, high) in s of the boundaries, required because the verdict depends on it; infinite ends take all
+            boundaries. Boundaries that a run masks, or with less than the largest block on either side, are left out.
+        permutations: number of permutations of states among runs, drawn with a fixed seed.
 
-    Returns: a verdict whose ``details`` are a ``Closure``. It [ours] holds, and the shells are closed, where the upper
-    limit of the ratio is at most .5 and p <= .05; fails where the lower one is above .5; is inconclusive otherwise,
-    with fewer than 8 runs, and where log phi varies by less than .05 over runs: then no state can be told from another.
+    Returns: a verdict whose ``details`` are a ``Closure``. By our rule it holds (the shells are closed) if the upper
+    limit of the ratio is at most .5 and p <= .05, and fails if the lower limit is above .5. It is inconclusive
+    otherwise, with fewer than 8 runs, and if log phi varies by less than .05 over runs (states then hardly differ).
     Cost: negligible.
-    Errors: ``ValueError`` for fewer than 4 runs, other shells in some run, or no boundary with that many shells beside.
+    Errors: ``ValueError`` for fewer than 4 runs, runs whose shells differ, or no boundary with enough shells beside it.
     """
     factors = check_factors("closure.judge", factors)
     if whole("closure.judge", "permutations", permutations, 19) > MOST_PERMUTATIONS:
@@ -160,7 +162,7 @@ def judge(
 
 
 def _defect(phi: Float[np.ndarray, "... R B"], flux: Float[np.ndarray, "R B"]) -> np.ndarray:
-    """r of states, each run's U_c from the other runs."""
+    """Return r of the states, with each run's U_c fitted to the other runs."""
     along, size = (phi * flux).sum(-2, keepdims=True), np.square(phi).sum(-2, keepdims=True)
     others = (along - phi * flux) / (size - np.square(phi))
     missed = np.square(flux - others * phi).sum(-2) / np.square(flux).sum(0)
@@ -170,6 +172,6 @@ def _defect(phi: Float[np.ndarray, "... R B"], flux: Float[np.ndarray, "R B"]) -
 def _shuffled(
     phi: Float[np.ndarray, "K R B"], flux: Float[np.ndarray, "R B"], orders: Int[np.ndarray, "P R"], keep: np.ndarray
 ) -> Float[np.ndarray, "K P"]:
-    """r of the runs kept with their states permuted: the same permutations whichever run is left out."""
+    """Return r of the kept runs with permuted states; the permutations do not depend on the run left out."""
     kept = orders[np.isin(orders, keep)].reshape(len(orders), len(keep))
     return _defect(phi[:, kept], flux[keep])

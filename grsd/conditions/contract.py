@@ -1,4 +1,4 @@
-"""What every condition is and says: one call to measure one network, one to judge an ensemble, one kind of verdict."""
+"""The contract of every condition: a call that measures one network, a call that judges an ensemble, and a verdict."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from grsd.flow import Flow, Snapshot
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an ensemble says about a condition.
+    """The verdict of an ensemble on a condition.
 
     Attributes:
         condition: its name in ``grsd.conditions.CONDITIONS``.
         verdict: "holds", "fails" or "inconclusive".
-        estimate, interval: of the number that decides, and its 95 % interval; ``reason`` says which it is.
-        power: chance that an ensemble of this size and spread decides; ``None`` where the interval says nothing of it.
-        power_against: the truth that this chance is computed for, or why there is none.
-        reason: one sentence: which rule, and what came out.
-        runs: how many networks were judged.
-        details: the condition's own record of what else was estimated.
+        estimate, interval: the number that decides, and its 95 % interval; ``reason`` names the number.
+        power: probability that an ensemble of this size and spread decides; ``None`` if the interval does not tell.
+        power_against: the truth for which this probability is computed, or the reason why there is none.
+        reason: one sentence with the rule and its outcome.
+        runs: number of networks judged.
+        details: the condition's own record of its other estimates.
     """
 
     condition: str
@@ -48,9 +48,9 @@ class Verdict:
 class Condition(Protocol):
     """A condition: a module of ``grsd.conditions``, or anything else with these attributes.
 
-    ``name``: in the registry. ``paper``: what the paper calls it. ``reads``: what ``measure`` takes: "start" (a
-    ``grsd.Flow``, of which it reads the first snapshot, or a ``grsd.Snapshot`` or a module with its batch), "flow" (a
-    ``grsd.Flow`` with time 0 among its times) or "history" (such a flow, or the dataset of ``grsd.run``).
+    ``name``: in the registry. ``paper``: its name in the paper. ``reads``: the kind of argument that ``measure`` takes:
+    "start" (a ``grsd.Flow``, of which it reads the first snapshot, or a ``grsd.Snapshot`` or a module with its batch),
+    "flow" (a ``grsd.Flow`` with time 0 among its times) or "history" (such a flow, or the dataset of ``grsd.run``).
     """
 
     name: str
@@ -58,14 +58,14 @@ class Condition(Protocol):
     reads: str
 
     def measure(self, history: object, *args: object, **options: object) -> xr.Dataset:
-        """What one network, any torch module, shows of the condition, labelled."""
+        """Measure the condition on one network, any torch module, and return a labelled dataset."""
 
     def judge(self, ensemble: Sequence[xr.Dataset], **options: object) -> Verdict:
-        """The verdict over the measurements of several networks."""
+        """Judge the measurements of several networks."""
 
 
 class Estimate(NamedTuple):
-    """A number with its interval, and the most that it may be. ``what``: in words."""
+    """A number with its interval, and the largest allowed value. ``what``: the number in words."""
 
     what: str
     value: float
@@ -74,9 +74,9 @@ class Estimate(NamedTuple):
 
 
 def deciding(verdict: str, estimates: Sequence[Estimate]) -> Estimate:
-    """Of numbers that must all stay under their thresholds the one that brought the verdict about.
+    """Return the number that decides the verdict, among numbers that must all stay below their thresholds.
 
-    That which fails most surely where it fails, otherwise that which comes nearest to failing.
+    If the verdict is "fails", this is the number that fails most clearly; otherwise the one that is nearest to failing.
     """
     end = 0 if verdict == "fails" else 1
     known = [item for item in estimates if math.isfinite(item.value)]
@@ -95,12 +95,12 @@ def conclude(
     confidence: float = 0.95,
     also: str = "",
 ) -> Verdict:
-    """The verdict with its power and its reason.
+    """Build the verdict with its power and its reason.
 
     Args:
-        decided: what was judged. ``confidence``: of its interval.
-        least: seeds under which nothing is decided. ``seeds``: how many there are; ``None``: each run has its own.
-        also: what besides the interval made the verdict what it is, as half a sentence.
+        decided: the number that was judged. ``confidence``: of its interval.
+        least: smallest number of seeds that decides. ``seeds``: number of seeds; ``None``: each run has its own.
+        also: a further reason for the verdict besides the interval, as half a sentence.
     """
     what, value, (low, high), threshold = decided
     seeds = runs if seeds is None else seeds
@@ -119,7 +119,10 @@ def conclude(
 
 
 def _power(decided: Estimate, seeds: int, least: int, confidence: float) -> tuple[float | None, str]:
-    """The chance that the interval clears the threshold, the truth one threshold away; normal errors of this spread."""
+    """Return the probability that the interval excludes the threshold if the truth is one threshold away from it.
+
+    Errors are normal, with the spread of the measured interval.
+    """
     if seeds < least:
         return 0.0, f"any truth: fewer than {least} seeds decide nothing"
     low, high = decided.interval
@@ -134,9 +137,9 @@ def _power(decided: Estimate, seeds: int, least: int, confidence: float) -> tupl
 def first_snapshot(
     call: str, history: object, inputs: object, targets: object = None
 ) -> tuple[nn.Module | object, Tensor | object, Tensor | object]:
-    """(module, inputs, targets) of a flow's first snapshot, or of a snapshot or a module with its batch.
+    """Return (module, inputs, targets) of a flow's first snapshot, or of a snapshot or a module with its batch.
 
-    Errors: ``TypeError`` for a flow with a batch besides. What is no module is left for the caller's own checks.
+    Errors: ``TypeError`` for a flow with an additional batch. The caller must check that the module is one.
     """
     if isinstance(history, Flow):
         if inputs is not None or targets is not None:
@@ -146,7 +149,7 @@ def first_snapshot(
 
 
 def flow_from_start(call: str, history: object) -> Flow:
-    """``history`` if it is a flow with time 0 and a later one among its snapshots; refuse it otherwise."""
+    """Return ``history`` if it is a flow with a snapshot at time 0 and a later one; refuse it otherwise."""
     if not isinstance(history, Flow):
         raise TypeError(
             f"{call}(history): expected a grsd.Flow, made by grsd.gradient_flow(model, inputs, targets, [0, *times]), "

@@ -1,9 +1,9 @@
 r"""Time-rescaling covariance of gradient flow: exact between problems, a hypothesis along one run.
 
-Outputs and targets times sqrt(kappa) turn M into kappa M and let the same weights pass at the times t / kappa, so that
-v[kappa M](kappa lambda, t / kappa) = kappa^2 v[M](lambda, t). That v(kappa lambda, t / kappa) = kappa^2 v(lambda, t)
-holds along ONE run means that t u is a function of lambda t alone: no other scale is left.
-(arXiv 2512.18209 names the covariance of gradient flow; the distinction and the measures are this project's.)
+Multiplying outputs and targets by sqrt(kappa) turns M into kappa M; the same weights are reached at times t / kappa, so
+that v[kappa M](kappa lambda, t / kappa) = kappa^2 v[M](lambda, t). Along one run, the hypothesis
+v(kappa lambda, t / kappa) = kappa^2 v(lambda, t) means that t u is a function of lambda t alone: there is no other
+scale. (arXiv 2512.18209 names the covariance of gradient flow; the distinction and the measures are this project's.)
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def between_problems(
     steps: int = 2,
     tolerance: float = 1e-4,
 ) -> xr.Dataset:
-    """Velocities of a problem at ``time``, and of the one with kappa = e^{steps * width}, a whole number of shells up.
+    """Compare the velocities of a problem at ``time`` with those of the problem rescaled by kappa = e^{steps * width}.
 
-    Both are trained from the start, the second up to time / kappa. Returns ``velocity(boundary)``, ``rescaled`` (u of
-    the second problem at the boundary ``steps`` shells up, over kappa) and ``mask``; in the attributes ``kappa`` and
-    ``discrepancy``: the largest |difference| over the largest |u|, at unmasked boundaries. Exact but for rounding,
-    since the steps of the two flows scale alike.
+    Both are trained from the start, the rescaled one up to time / kappa. Returns ``velocity(boundary)``, ``rescaled``
+    (u / kappa of the rescaled problem at the boundary ``steps`` shells higher) and ``mask``; the attributes are
+    ``kappa`` and ``discrepancy``, the largest |difference| over the largest |u| at unmasked boundaries. The two agree
+    up to rounding, since the steps of both flows scale alike.
     Source: this project's. Errors: ``ValueError`` for less than one step; as ``gradient_flow``.
     """
     call = "between_problems"
@@ -117,9 +117,9 @@ def between_problems(
 class Collapse:
     """t u against x = log(lambda t), dimensionless, at several times of the same runs.
 
-    ``values``, ``standard_errors`` (T, m) are NaN where a time does not reach x; ``times`` (T,), geometric means over
-    runs. ``defect``: D^2, the share of the squared t u that one function of x leaves unexplained, from products of
-    different runs (0 under covariance); ``interval``: its 95 % jackknife interval.
+    ``values``, ``standard_errors`` (T, m): NaN where a time does not reach x. ``times`` (T,): geometric means over
+    runs. ``defect``: D^2, the share of the squared t u that no single function of x explains, from products of
+    different runs (0 under covariance). ``interval``: its 95 % jackknife interval.
     """
 
     x: np.ndarray
@@ -137,9 +137,9 @@ def measure(
     shells: LogShells | Sequence[LogShells] = SHELLS,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The shells of one network at its times: ``flux``, ``density``, ``boundary_mask`` over (time, boundary), and more.
+    """Measure the shells of one network at its times: ``flux``, ``density``, ``boundary_mask`` over (time, boundary).
 
-    Args: as in ``invariance.measure``; of several widths the first is kept.
+    Args: as in ``invariance.measure``; if there are several widths, the first is used.
     """
     (run,) = at_first_width([history_of("covariance.measure", history, shells, parameters)])
     dataset("covariance.measure", "history", run, dict.fromkeys(NEEDED), "it with grsd.run or grsd.shell_history")
@@ -147,10 +147,9 @@ def measure(
 
 
 def judge(ensemble: Sequence[xr.Dataset], *, reach: float = 6.0, above: float = 0.0) -> Verdict:
-    """Whether the covariance holds along runs. Args and errors: as in ``along_runs``.
+    """Judge whether the covariance holds along runs. Args and errors: as in ``along_runs``.
 
-    Returns: a verdict on D^2 [``RULE``, ours; inconclusive with fewer than 8 runs], whose ``details`` are a
-    ``Collapse``.
+    Returns: a verdict on D^2 by our ``RULE``, inconclusive with fewer than 8 runs; its ``details`` are a ``Collapse``.
     """
     found = _collapse("covariance.judge", "ensemble", ensemble, reach, above, RULE.confidence)
     verdict = RULE.verdict(*found.interval) if found.runs >= RULE.seeds else "inconclusive"
@@ -161,14 +160,15 @@ def judge(ensemble: Sequence[xr.Dataset], *, reach: float = 6.0, above: float = 
 def along_runs(
     histories: Sequence[xr.Dataset], *, reach: float = 6.0, above: float = 0.0, level: float = 0.95
 ) -> Collapse:
-    """Whether t u is one function of lambda t along R >= 3 runs with snapshots at T >= 2 times.
+    """Test whether t u is one function of lambda t along R >= 3 runs with snapshots at T >= 2 times.
 
-    Args: ``histories`` as ``grsd.run`` gives (``flux``, ``density``, ``boundary_mask`` over time and boundary), one
-    shell width; ``reach``, ``above``: x from -reach to ``above``, in e-folds from the frontier lambda t = 1. Times
-    may differ between runs; each run's F and eps are interpolated linearly in s. For an exact model give its one
+    Args: ``histories`` from ``grsd.run`` (``flux``, ``density``, ``boundary_mask`` over time and boundary), with one
+    shell width; ``reach``, ``above``: the range of x is -reach to ``above``, in e-folds from the frontier lambda t = 1.
+    Times may differ between runs; each run's F and eps are interpolated linearly in s. For an exact model pass its one
     history three times.
 
-    Source: this project's. Errors: ``ValueError`` for fewer runs or times, or no x that two times of all runs reach.
+    Source: this project's. Errors: ``ValueError`` for fewer runs or times, or if no x is reached at two times by all
+    runs.
     """
     return _collapse("along_runs", "histories", histories, reach, above, level)
 
@@ -213,7 +213,7 @@ def _collapse(
 
 
 def _on_grid(history: xr.Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(t F, eps) of one run at s = x - log t, (T, m); NaN outside and beside masked boundaries."""
+    """Return (t F, eps) of one run at s = x - log t, (T, m); NaN outside its range and next to masked boundaries."""
     s, times = history.boundary.values, history.time.values
     masked = history.boundary_mask.transpose("time", "boundary").values != 0
     parts = []

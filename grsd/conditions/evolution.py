@@ -6,9 +6,9 @@ The condition is named by arXiv 2512.18209; the operational form is this project
           M'_{uv}/\sqrt{\lambda_u \lambda_v} \right]_{uv} \right\| , \qquad
           \omega_a = \delta \sqrt{2\pi}\, \| w_a^{[1]} \circ M' \| ,
 
-operator norms; the first is how fast the kernel of a shell changes relative to itself, the second is the rate of the
-shell's projector w_a(M), scaled so that M' = r M gives r at most in both. Controlled means that t rho and t omega stay
-bounded and show no trend in time, along the spectrum, or with depth.
+with operator norms. rho is the relative rate of change of a shell's kernel; omega is the rate of change of the shell's
+projector w_a(M), scaled so that M' = r M gives at most r for both. The evolution is controlled if t rho and t omega
+stay bounded and show no trend in time, along the spectrum, or with depth.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ SLOPES = ("time", "shell", "depth")
 
 @dataclass(frozen=True)
 class Evolution:
-    """What is known of the rates; the verdict's estimate is the slope or supremum that decides.
+    """Estimates of the rates; the verdict's estimate is the slope or supremum that decides.
 
     Attributes:
-        slopes, slope_intervals: of log(t rho) and log(t omega) on log t, s and (several depths) log depth, by
-            ("rho", "time"), ("omega", "shell"), ...; 95 %, jackknife over seeds.
+        slopes, slope_intervals: of log(t rho) and log(t omega) on log t, s and (for several depths) log depth, with
+            keys ("rho", "time"), ("omega", "shell"), ...; 95 % intervals by jackknife over seeds.
         suprema, supremum_intervals: mean over seeds of the largest t rho and t omega, with Student's 95 % interval.
-        seeds: number of clusters.
+        seeds: number of seeds.
     """
 
     slopes: dict[tuple[str, str], float]
@@ -79,11 +79,11 @@ class Evolution:
 
 
 def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
-    """rho and omega of every shell at one time.
+    """Compute rho and omega of every shell at one time.
 
-    Args: a spectrum with its rate; shells, of whose smoothing omega takes its scale.
+    Args: a spectrum with its rate; shells, whose smoothing sets the scale of omega.
     Returns: ``rho(shell)``, ``omega(shell)`` in 1/time, ``modes(shell)``; both rates are NaN in the end shells, which
-    reach to infinity, in shells that reach under the precision floor, and in those with fewer than two modes.
+    reach to infinity, in shells that reach below the precision floor, and in shells with fewer than two modes.
     Cost: per shell two norms of D x D symmetric matrices. Errors: ``ValueError`` without a rate.
     """
     instance("shell_rates", "decomposed", decomposed, Spectrum, "what grsd.spectrum(kernel, rate) gave")
@@ -127,7 +127,7 @@ def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
 def along(
     states: Iterable[tuple[float, Spectrum]], shells: LogShells, *, top: float, **parameters: object
 ) -> xr.Dataset:
-    """``shell_rates`` at several (time, spectrum) of one run; ``top`` is lambda_max(0).
+    """Compute ``shell_rates`` at several (time, spectrum) of one run; ``top`` is lambda_max(0).
 
     Returns: ``t_rho(time, shell)``, ``t_omega(time, shell)``, dimensionless; ``time`` in units of 1 / lambda_max(0),
     from 1 on, and ``shell`` relative to log lambda_max(0), so that runs can be compared.
@@ -159,11 +159,11 @@ def along(
 
 
 def measure(history: Flow, *, shells: LogShells = SHELLS, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
-    """``along`` the snapshots of a flow from t = 1 / lambda_max(0) on.
+    """Apply ``along`` to the snapshots of a flow from t = 1 / lambda_max(0) on.
 
-    Args: a ``grsd.gradient_flow`` of any module, with time 0 among its times; ``parameters``: what to write into the
-    attributes; ``judge`` reads ``depth`` (else: 1) and ``seed`` (else: each network is its own).
-    Cost: a kernel with its rate a snapshot.
+    Args: a ``grsd.gradient_flow`` of any module, with time 0 among its times; ``parameters``: values to write into the
+    attributes. ``judge`` reads ``depth`` (default 1) and ``seed`` (default: each network counts as a seed).
+    Cost: one kernel with its rate per snapshot.
     """
     call = "evolution.measure"
     flow = flow_from_start(call, history)
@@ -183,10 +183,10 @@ def measure(history: Flow, *, shells: LogShells = SHELLS, parameters: Mapping[st
 
 
 def gather(ensemble: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The points of several runs from ``measure`` or ``along``.
+    """Gather the points of several runs from ``measure`` or ``along``.
 
-    Returns: ``t_rho`` and ``t_omega`` over (point), each point one shell of one run at one time, with the coordinates
-    ``time``, ``shell``, ``depth``, ``seed``, the last two from the runs' attributes; masked shells are left out.
+    Returns: ``t_rho`` and ``t_omega`` over (point). A point is one shell of one run at one time, with the coordinates
+    ``time`` and ``shell``, and ``depth`` and ``seed`` from the run's attributes; masked shells are left out.
     """
     return _points("evolution.gather", ensemble)
 
@@ -221,14 +221,14 @@ def _label(call: str, run: xr.Dataset, which: str, default: int, least: int) -> 
 def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
     """Judge controlled evolution over runs from ``measure``.
 
-    Args: ``exponent``: b; for b other than 1 the rate t rho x^(1-b), x = lambda t, is what should stand still.
+    Args: ``exponent``: b; for b other than 1 the rate t rho x^(1-b), with x = lambda t, should be constant.
 
-    log(t rho) = alpha + beta_t log t + beta_s s + beta_L log depth by least squares, beta_L with several depths only;
-    intervals by leaving out one seed with all its runs.
+    The fit is log(t rho) = alpha + beta_t log t + beta_s s + beta_L log depth by least squares, with beta_L only for
+    several depths; intervals come from leaving out one seed with all its runs.
 
-    Returns: a verdict whose ``details`` are an ``Evolution``. It [ours] holds where the upper 95 % of each |beta| is at
-    most .1 and no t rho or t omega is above 3; fails where some |beta| is above .1 with its whole interval, or the mean
-    supremum is above 3 with its own; otherwise, and with fewer than 8 seeds, inconclusive.
+    Returns: a verdict whose ``details`` are an ``Evolution``. By our rule it holds if the upper 95 % limit of each
+    |beta| is at most .1 and no t rho or t omega is above 3. It fails if the whole interval of some |beta| is above .1,
+    or the whole interval of the mean supremum is above 3. Otherwise, and with fewer than 8 seeds, it is inconclusive.
     Errors: ``ValueError`` for fewer than 2 seeds.
     """
     call = "evolution.judge"
@@ -267,7 +267,7 @@ def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
 
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
-    """The largest of |beta| / .1 and sup / 3 over rho and omega: at most 1 where everything is controlled."""
+    """Return the largest of |beta| / .1 and sup / 3 over rho and omega; at most 1 if the evolution is controlled."""
     _check("control_ratio", measured)
     exponent = number("control_ratio", "exponent", exponent, -LARGEST, LARGEST)
     parts = []
@@ -278,7 +278,7 @@ def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
 
 
 def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, float]:
-    """The slopes of log(t rho) ("rho") or log(t omega) ("omega") by "time", "shell" and (several depths) "depth"."""
+    """Return slopes of log(t rho) or log(t omega) on "time", "shell" and, for several depths, "depth"."""
     _check("evolution.slopes", measured)
     choice("evolution.slopes", "rate", rate, RATES)
     exponent = number("evolution.slopes", "exponent", exponent, -LARGEST, LARGEST)
@@ -291,7 +291,7 @@ def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, 
 
 
 def _check(call: str, measured: xr.Dataset, argument: str = "measured") -> None:
-    """Refuse what ``gather`` did not give."""
+    """Refuse a dataset that does not come from ``gather``."""
     needed = ("t_rho", "t_omega", "time", "shell", "depth", "seed")
     dataset(call, argument, measured, dict.fromkeys(needed, ("point",)), "it with evolution.gather(ensemble)")
     if not measured.sizes["point"]:

@@ -5,9 +5,10 @@ At a boundary s_c of the log spectrum the off-diagonal flux is a sum over pairs 
 .. math:: F_{off} = -\sum_{u<v} x_{uv}, \qquad
           x_{uv} = \frac{W_c(\lambda_u) - W_c(\lambda_v)}{\lambda_u - \lambda_v}\, M'_{uv}\, g_u g_v .
 
-Were the signs of the g_u independent of everything else, M' held, it would have mean zero and variance V_c = sum of
-x^2: a random walk. How far z_c = F_off / sqrt(V_c) exceeds that, on a scale where 1 is all pairs pulling one way, is
-the coherence. The condition is the paper's (arXiv 2512.18209); this form of it, and the rule, are this project's.
+If the signs of the g_u were independent of everything else, at fixed M', this flux would have mean zero and variance
+V_c = sum of x^2, like a random walk. The coherence measures how far z_c = F_off / sqrt(V_c) exceeds this, on a scale
+on which 1 means that all pairs have the same sign. The condition is the paper's (arXiv 2512.18209); this form of it,
+and the rule, are this project's.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ class Incoherence:
     """Condition 2 over seeds; the verdict's estimate is the excess coherence, mean over seeds.
 
     Attributes:
-        by_boundary: the stricter verdict: "holds" where the coherence is at most the threshold at every boundary,
-            "fails" where it is above at one; "inconclusive" also where a boundary has fewer than ten effective pairs in
-            the median. Over many boundaries and few seeds it is often inconclusive for independent signs.
-        boundaries: log eigenvalue of each judged boundary, kept by all seeds.
-        coherence, low, high: mean over seeds at each and its 95 % interval.
+        by_boundary: a stricter verdict: "holds" if the coherence is at most the threshold at every boundary, "fails" if
+            it is above at one; "inconclusive" also if the median over seeds of a boundary's effective pairs is below
+            ten. With many boundaries and few seeds it is often inconclusive even for independent signs.
+        boundaries: log eigenvalue of each judged boundary; no seed masks it.
+        coherence, low, high: mean over seeds at each boundary, and its 95 % interval.
         pairs: effective number of pairs, median over seeds.
-        rejected: share of seeds whose max |z| the sign flips reject at 5 %.
+        rejected: share of seeds in which the sign flips reject max |z| at 5 %.
         decay, decay_interval: slope of log R^_ab on |s_a - s_b|, mean over seeds and its 95 % interval.
     """
 
@@ -91,20 +92,20 @@ def measure(
     device: str | torch.device | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Coherence of one network's flux at every boundary, against flips of the signs of the error's components.
+    """Measure the coherence of one network's flux at every boundary, by flipping signs of the error's components.
 
     Args:
         history: a flow, of which the first snapshot is read; or, with its batch, a snapshot or any module.
         inputs, targets, device: as in ``grsd.tangent_kernel_and_rate``.
         shells: default width log 2.
-        flips: sign flips with M' held. ``seed``: of the flips.
-        recomputed: flips for which M' is computed anew from the flipped error, one kernel rate each. M' is linear in
-            the error, so held flips break a tie between the two that recomputed ones respect: a large ``z`` beside a
-            small ``z_recomputed`` says that the coherence comes from M' following the error.
-        parameters: what to write into the attributes.
+        flips: number of sign flips at fixed M'. ``seed``: of the flips.
+        recomputed: number of flips for which M' is computed again from the flipped error, one kernel rate each. M' is
+            linear in the error; recomputed flips keep this relation, flips at fixed M' do not. So a large ``z`` with a
+            small ``z_recomputed`` means that the coherence arises because M' follows the error.
+        parameters: values to write into the attributes.
 
-    Returns: as ``measure_modes``; with ``recomputed`` also ``z_recomputed(boundary)``, F_off over the root mean square
-    of its recomputed flips (their mean is zero by parity), and ``flux_recomputed(flip, boundary)``.
+    Returns: as ``measure_modes``; with ``recomputed`` also ``z_recomputed(boundary)``, F_off divided by the root mean
+    square of its recomputed flips (their mean is zero by parity), and ``flux_recomputed(flip, boundary)``.
     Errors: as ``tangent_kernel_and_rate``; ``ValueError`` for a negative number of flips.
     """
     call = "incoherence.measure"
@@ -148,17 +149,17 @@ def measure_modes(
     seed: int = 0,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The same from a spectrum with its rate, and the error (N, C) or (D,).
+    """Measure the coherence from a spectrum with its rate, and the error (N, C) or (D,).
 
-    Returns: over ``boundary``: ``flux_off`` and ``null_sd`` = sqrt(V_c) (energy/time), ``z``, ``pairs`` = (sum x^2)^2 /
-    sum x^4, ``coherence`` = log+ z^2 / log n_pair (NaN under two pairs, above one where summands are of very
-    different size), ``p`` (share of flips with |z| at least as large, itself included), ``boundary_mask`` as in
-    ``energy_budget``; ``operator_normalized(shell, shell_from)`` R^_ab. Scalars, over kept boundaries with at least ten
-    effective pairs: ``p_max`` of max |z|; ``excess``: log+(z^2 / typical) / log n_pair where it is largest, ``typical``
-    the median over flips of the largest z^2. ``decay``: slope of log R^_ab on |s_a - s_b|,
+    Returns, over ``boundary``: ``flux_off`` and ``null_sd`` = sqrt(V_c) (energy/time); ``z``; ``pairs`` = (sum x^2)^2 /
+    sum x^4; ``coherence`` = log+ z^2 / log n_pair (NaN for fewer than two pairs, above one if summands differ very much
+    in size); ``p``, the share of flips, including the identity, with |z| at least as large; ``boundary_mask`` as in
+    ``energy_budget``. Also ``operator_normalized(shell, shell_from)`` R^_ab. Scalars, over unmasked boundaries with at
+    least ten effective pairs: ``p_max`` of max |z|; ``excess``, the largest log+(z^2 / typical) / log n_pair, where
+    ``typical`` is the median over flips of the largest z^2; ``decay``, the slope of log R^_ab on |s_a - s_b|;
     ``decay_sum`` = sum_k (1 + k) max_a R^_{a,a+k}.
 
-    Cost: (1 + flips / 50) D x D passes a boundary. Source: this project's form of the paper's condition.
+    Cost: (1 + flips / 50) D x D passes per boundary. Source: this project's form of the paper's condition.
     Errors: ``ValueError`` for a spectrum without rate, or fewer than 19 flips.
     """
     call = "incoherence.measure_modes"
@@ -212,13 +213,13 @@ TEXTS = {
 
 
 def judge(ensemble: Sequence[xr.Dataset], *, rule: DecisionRule = RULE) -> Verdict:
-    """Condition 2 over seeds: holds where the upper 95 % of the mean excess coherence is at most .25.
+    """Judge condition 2 over seeds: it holds if the upper 95 % limit of the mean excess coherence is at most .25.
 
-    The excess is that of the worst boundary, measured against what independent signs give at theirs. ``by_boundary``
-    takes the boundaries that every seed keeps (mask zero) one by one. Inconclusive also where a seed has no boundary
-    with ten effective pairs. Returns: a verdict whose ``details`` are an ``Incoherence``.
+    The excess is that of the worst boundary, compared with the worst boundary for independent signs. ``by_boundary``
+    judges each boundary that no seed masks. The verdict is also inconclusive if a seed has no boundary with ten
+    effective pairs. Returns: a verdict whose ``details`` are an ``Incoherence``.
 
-    Errors: ``ValueError`` for fewer datasets than the rule wants, other shells, or no boundary kept.
+    Errors: ``ValueError`` for fewer datasets than the rule needs, different shells, or no boundary that all seeds keep.
     """
     call = "incoherence.judge"
     instance(call, "rule", rule, DecisionRule, "a DecisionRule")
@@ -273,7 +274,7 @@ def _coherence(square: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def check_flips(call: str, name: str, flips: int, least: int) -> None:
-    """Refuse fewer sign flips than ``least``, or more than there is any use for."""
+    """Refuse fewer sign flips than ``least``, or more than ``MOST_FLIPS``."""
     if whole(call, name, flips, least) > MOST_FLIPS:
         raise ValueError(f"{call}({name}=...): expected at most {MOST_FLIPS}, got {said(flips)}")
 
@@ -285,7 +286,7 @@ def _signs(flips: int, modes: int, seed: int) -> Tensor:
 
 
 def _summands(modes: Spectrum, rate: Tensor, g: Tensor, shells: LogShells, boundaries: np.ndarray):
-    """x_uv (D, D), symmetric with a zero diagonal, boundary by boundary."""
+    """Yield x_uv (D, D), symmetric with a zero diagonal, for each boundary."""
     values = modes.eigenvalues
     at = torch.tensor(boundaries.tolist(), dtype=values.dtype, device=values.device)
     window, bell = shells.cumulative(values, at, modes.floor)

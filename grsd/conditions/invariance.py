@@ -1,11 +1,11 @@
 r"""Condition 4: log-shift invariance of the renormalized couplings between shells.
 
-The condition is named by arXiv 2512.18209; what is measured and how it is judged is this project's. With
-K_ab = T_ab / sqrt(E_a E_b) over runs at one matched loss, at and below the frontier lambda t = 1,
+The condition is named by arXiv 2512.18209; the measurement and the rule are this project's. The condition is that
+K_ab = T_ab / sqrt(E_a E_b), over runs at one matched loss, at and below the frontier lambda t = 1, obeys
 
 .. math:: K_{ab} = \kappa(a - b)\, e^{(b - 1)(s_a + s_b)/2} \, ,
 
-and the defect D^2 is the share of the squared couplings that the best such law leaves unexplained (``grsd.laws``).
+and the defect D^2 is the share of the squared couplings that the best such law does not explain (``grsd.laws``).
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ RULE = DecisionRule(
 
 @dataclass(frozen=True)
 class Invariance:
-    """What the collapse of the couplings rests on; the verdict's estimate is D^2, jackknifed over runs.
+    """The details of the fit of the couplings; the verdict's estimate is D^2, with a jackknife over runs.
 
     Attributes:
-        p: of the sign flips, all widths together; the smallest possible is 2^(1 - runs).
+        p: p-value of the sign flips for all widths together; at least 2^(1 - runs).
         exponents, exponent_intervals: b fitted at each width.
-        window: (low, high) in log eigenvalue of what was judged. ``test``: everything else.
+        window: (low, high) in log eigenvalue of the judged couplings. ``test``: the full test.
     """
 
     p: float
@@ -68,17 +68,17 @@ def measure(
     log_loss: float = -2.0,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The energy budget of one network where it has brought its loss to e^``log_loss`` of that at time 0.
+    """Measure the energy budget of one network at the time when its loss is e^``log_loss`` times that at time 0.
 
     Args:
-        history: a ``grsd.gradient_flow`` with time 0 among its times, or what ``grsd.run`` gave.
-        shells: of one or several widths, for a flow; a dataset has its own.
-        log_loss: natural log of loss / loss at time 0, negative. Between the two snapshots around it everything is
-            interpolated linearly in this log; networks pass it at different ``time``.
-        parameters: what to write into the attributes (seed, depth, ...).
+        history: a ``grsd.gradient_flow`` with time 0 among its times, or a dataset from ``grsd.run``.
+        shells: for a flow, shells of one or several widths; a dataset has its own.
+        log_loss: natural log of loss / loss at time 0, negative. All variables are interpolated linearly in this log
+            between the two snapshots around it; networks reach it at different ``time``.
+        parameters: values to write into the attributes (seed, depth, ...).
 
-    Returns: the variables of ``energy_budget``, with several widths along a dimension as in ``at_width``,
-    and ``time``. Errors: ``ValueError`` where the snapshots do not bracket that loss.
+    Returns: the variables of ``energy_budget``, joined as for ``at_width`` if there are several widths, and ``time``.
+    Errors: ``ValueError`` if the snapshots do not bracket that loss.
     """
     return budget_at_loss("invariance.measure", history, shells, log_loss, parameters)
 
@@ -94,15 +94,16 @@ def judge(
     """Judge log-shift invariance: D^2, the defect of the law, with its interval.
 
     Args:
-        ensemble: what ``measure`` gave for each run, or budgets of each run at one time, joined by ``join_widths``
-            where there are several widths (planted ones).
-        window: (low, high) of log eigenvalue, required: the verdict depends on it. ``frontier_window(ensemble)``
-            reaches up to the frontier, infinite ends take everything.
+        ensemble: results of ``measure``, one per run, or budgets of each run at one time (for example planted ones),
+            joined by ``join_widths`` if there are several widths.
+        window: (low, high) in log eigenvalue, required because the verdict depends on it. ``frontier_window(ensemble)``
+            reaches up to the frontier; infinite ends take the whole spectrum.
         observable: "coupling", the condition itself; "velocity", a sharper consequence.
-        k_max: largest a - b. ``scale``: remove a common scale M' = r M, fitted besides.
+        k_max: largest a - b. ``scale``: also fit a common scale M' = r M, and remove it.
 
-    Returns: a verdict whose ``details`` are an ``Invariance``. It [ours] holds where the upper 95 % limit of D^2 is at
-    most .04; fails where p < .05 and its lower limit is above; otherwise, and with fewer than 8 runs, inconclusive.
+    Returns: a verdict whose ``details`` are an ``Invariance``. By our rule it holds if the upper 95 % limit of D^2 is
+    at most .04, and fails if p < .05 and the lower limit is above .04. Otherwise, and with fewer than 8 runs, it is
+    inconclusive.
     Errors: as in ``grsd.laws.law_test``.
     """
     window = required_window("invariance.judge", window)
@@ -135,13 +136,14 @@ def power(
     lawful: bool = False,
     draws: int = 40,
 ) -> xr.Dataset:
-    """How often each verdict would come out with so many runs, by simulation from the measured ones.
+    """Estimate how often each verdict results for ensembles of ``runs`` runs, by simulation from the measured ones.
 
-    Simulated runs are normal, with the covariance between shells that the measured runs have, and with their mean or,
-    ``lawful``, that of the fitted law (``grsd.laws.resampled``). ``draws`` ensembles a size; other arguments as in
+    Simulated runs are normal, with the measured covariance between shells, and with the measured mean or, if
+    ``lawful``, that of the fitted law (``grsd.laws.resampled``). ``draws``: ensembles per size; other arguments: as in
     ``judge``.
 
-    Returns: ``share(runs, verdict)`` of the draws, and ``half_width(runs)`` of the interval of D^2, the median.
+    Returns: ``share(runs, verdict)`` of the draws, and ``half_width(runs)``, the median half width of the interval of
+    D^2.
     """
     call = "invariance.power"
     window = required_window(call, window)

@@ -1,11 +1,11 @@
 r"""Locality: from how far the flux through a boundary comes, in signed shares.
 
-With F_c(Delta) the part of the flux between shells at most Delta apart, the share is the least-squares slope of
+Let F_c(Delta) be the part of the flux between shells at most Delta apart. Its share is the least-squares slope of
 F(Delta) on F over runs and boundaries,
 
 .. math:: \varphi(\Delta) = \sum_{rc} F_{rc}\, F_{rc}(\Delta) \Big/ \sum_{rc} F_{rc}^2 ,
 
-so that no small flux is divided by; sums of |T| would count noise. This project's.
+which avoids dividing by small fluxes; sums of |T| would count noise. The measure is this project's.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class LocalityRange:
 
     Attributes:
         distance: Delta (n,), in s. share, share_interval: phi (n,), (n, 2), 95 % jackknife.
-        distance_90, interval: Delta_90, from which on the share stays within .1 of one, in s (interpolated).
+        distance_90, interval: Delta_90 in s (interpolated), beyond which the share stays within .1 of one.
         without: (R,) Delta_90 without each run.
         widths: (K,) block widths. neighbours, neighbours_interval: (K,), (K, 2) share of the flux that the two blocks
-            beside the boundary exchange: one at the nearest-neighbour fixed point.
+            beside the boundary exchange; it is one at the nearest-neighbour fixed point.
     """
 
     distance: np.ndarray
@@ -71,7 +71,7 @@ def measure(
     log_loss: float = -2.0,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
     return budget_at_loss("locality.measure", history, shells, log_loss, parameters)
 
 
@@ -81,10 +81,10 @@ def judge(
     factors: tuple[int, ...] = (1, 2, 4),
     window: tuple[float, float] | None = None,
 ) -> Verdict:
-    """Whether the flux is local: nine tenths of it come from shells at most four log 2 apart.
+    """Judge whether the flux is local: nine tenths of it come from shells at most four log 2 apart.
 
-    Args and errors: as in ``closure.judge``. Returns: a verdict on Delta_90 [``RULE``, ours; inconclusive with fewer
-    than 8 runs], whose ``details`` are a ``LocalityRange``.
+    Args and errors: as in ``closure.judge``. Returns: a verdict on Delta_90 by our ``RULE``, inconclusive with fewer
+    than 8 runs; its ``details`` are a ``LocalityRange``.
     """
     window = required_window("locality.judge", window)
     found = _ranged("locality.judge", "ensemble", ensemble, factors, window, RULE.confidence)
@@ -100,7 +100,10 @@ def locality_range(
     window: tuple[float, float] | None = None,
     level: float = 0.95,
 ) -> LocalityRange:
-    """How far the exchange reaches, over R >= 4 runs; without a window, everywhere. Else as in ``closure.judge``."""
+    """Estimate how far the exchange reaches, over R >= 4 runs; without a window, in the whole spectrum.
+
+    Other arguments and errors: as in ``closure.judge``.
+    """
     return _ranged("locality_range", "budgets", budgets, factors, window, level)
 
 
@@ -142,14 +145,14 @@ def _ranged(
 
 
 def _slopes(flux: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(1 + R, n) slopes of the parts (n, R, B) on the flux (R, B): of all runs, then without each."""
+    """Return slopes (1 + R, n) of the parts (n, R, B) on the flux (R, B), for all runs, then without each."""
     along, size = (parts * flux).sum(-1), np.square(flux).sum(-1)
     alone = ((along.sum(1, keepdims=True) - along) / (size.sum() - size)).T
     return np.concatenate([(along.sum(1) / size.sum())[None], alone])
 
 
 def _settled(call: str, argument: str, distance: np.ndarray, share: np.ndarray) -> float:
-    """Where the share enters the band .9 to 1.1 for good, linear between the distances."""
+    """Return the distance beyond which the share stays between .9 and 1.1, by linear interpolation."""
     far = np.flatnonzero(np.abs(share - 1) > 0.1)
     if not far.size:
         return float(distance[0])

@@ -1,4 +1,4 @@
-"""Runs at a matched loss: the energy budget of one network where its loss is a given share of that at the start."""
+"""Runs at a matched loss: the energy budget of a network when its loss is a given share of that at the start."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def history_of(
     shells: LogShells | Sequence[LogShells],
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The budgets of a flow at its times after 0, as ``grsd.run`` gives them; a dataset is returned as it is.
+    """Return the budgets of a flow at its times after 0, as ``grsd.run`` does; a dataset is returned unchanged.
 
-    Errors: ``TypeError`` or ``ValueError`` for a flow without its start, or shells that are none.
+    Errors: ``TypeError`` or ``ValueError`` for a flow without its start, or for invalid shells.
     """
     described(call, parameters)
     if isinstance(history, xr.Dataset):
@@ -65,10 +65,10 @@ def budget_at_loss(
     log_loss: float,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The budget where the loss is e^``log_loss`` of that at time 0; ``time`` says when.
+    """Return the budget at the ``time`` when the loss is e^``log_loss`` times that at time 0.
 
-    Between the two snapshots around it everything is interpolated linearly in the log of the loss, the time in its log.
-    Errors: ``ValueError`` where the snapshots do not bracket that loss; as ``history_of``.
+    All variables are interpolated linearly in the log of the loss between the two snapshots around it; of the time, its
+    log is interpolated. Errors: ``ValueError`` if the snapshots do not bracket that loss; as ``history_of``.
     """
     log_loss = number(call, "log_loss", log_loss)
     run = history_of(call, history, shells, parameters)
@@ -105,7 +105,7 @@ def budget_at_loss(
 
 
 def widths_of(call: str, ensemble: Sequence[xr.Dataset]) -> list[list[xr.Dataset]]:
-    """What ``grsd.laws`` takes: for each shell width the budgets of all runs.
+    """Return the budgets of all runs for each shell width, as ``grsd.laws`` takes them.
 
     Errors: ``ValueError`` for runs measured at different widths.
     """
@@ -122,7 +122,7 @@ def widths_of(call: str, ensemble: Sequence[xr.Dataset]) -> list[list[xr.Dataset
 
 
 def at_first_width(ensemble: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
-    """Runs measured at several shell widths as they are at the first; all others as they come, unchecked."""
+    """Return runs measured at several shell widths at their first width; return all others unchanged, unchecked."""
     if not isinstance(ensemble, Sequence):
         return ensemble
     several = [isinstance(run, xr.Dataset) and "shell_width" in run.dims for run in ensemble]
@@ -131,9 +131,10 @@ def at_first_width(ensemble: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
 
 
 def frontier_window(ensemble: Sequence[xr.Dataset], reach: float = math.inf) -> tuple[float, float]:
-    """(low, high) in log eigenvalue: up to the frontier lambda t = 1 (geometric mean over runs), ``reach`` down.
+    """Return (low, high) in log eigenvalue, from ``reach`` below the frontier lambda t = 1 up to the frontier.
 
-    Args: ``ensemble``: what ``measure`` of invariance, closure, locality or profile_flow gave for each run.
+    The frontier is the geometric mean over runs. Args: ``ensemble``: results of ``measure`` of invariance, closure,
+    locality or profile_flow, one per run.
     """
     call = "frontier_window"
     runs = listed(call, "ensemble", ensemble, "budgets of runs")

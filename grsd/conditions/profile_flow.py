@@ -1,13 +1,14 @@
 r"""The flow of the coupling profile under block spin.
 
-Where K_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2}, s_a the middles of shells of width h, and E_a ~ e^{gamma s_a}, blocks of m
-shells follow the same law with
+If K_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2}, where s_a are the middles of shells of width h, and E_a ~ e^{gamma s_a}, then
+blocks of m shells follow the same law with
 
 .. math:: \kappa_{mh}(k) = \frac{\sum_{i,j=0}^{m-1} \kappa(mk + i - j)\, e^{\beta h (i + j - m + 1)/2}}
                                 {\sum_{i=0}^{m-1} e^{\gamma h (i - (m-1)/2)}}, \qquad \beta = b - 1 + \gamma ;
 
-for m = 2 that is [kappa(2k-1) + kappa(2k+1) + 2 cosh(beta h/2) kappa(2k)] / (2 cosh(gamma h/2)). A profile of short
-range flows to nearest neighbours alone; a power of k, over much of its range, stays one. This project's computation.
+for m = 2 this is [kappa(2k-1) + kappa(2k+1) + 2 cosh(beta h/2) kappa(2k)] / (2 cosh(gamma h/2)). A profile of short
+range flows to one with nearest neighbours only; a power of k stays a power over much of its range. The computation is
+this project's.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ RULE = DecisionRule(
 def coarser_profile(
     kappa: Float[np.ndarray, " K"], width: float, exponent: float, growth: float, factor: int = 2
 ) -> Float[np.ndarray, " k"]:
-    """kappa(1), kappa(2), ... at width ``factor`` h from kappa(1) .. kappa(K) at h, zero beyond; same units.
+    """Map kappa(1) .. kappa(K) at width h to kappa(1), kappa(2), ... at width ``factor`` h, in the same units.
 
-    ``width``: h; ``exponent``: b; ``growth``: gamma. Returns all values that can differ from zero. Exact under the law.
+    ``width``: h; ``exponent``: b; ``growth``: gamma. kappa is zero beyond K. Returns all values that can differ from
+    zero; they are exact under the law.
     """
     call = "coarser_profile"
     kappa = vector(call, "kappa", kappa, wanted="kappa(1), kappa(2), ...")
@@ -77,16 +79,16 @@ def coarser_profile(
 
 @dataclass(frozen=True)
 class ProfileFlow:
-    """The measured flow of kappa(k)/kappa(1) beside the map's.
+    """The measured flow of kappa(k)/kappa(1) and the flow that the map predicts.
 
     The verdict's estimate is the largest |measured - mapped|, with a simultaneous 95 % interval (Bonferroni over the
     entries).
 
     Attributes:
-        studentized, critical: the largest |difference| in standard errors, and the value it exceeds by chance in 5 %.
+        studentized, critical: the largest |difference| in standard errors, and its critical value at 5 %.
         factors: block sizes beyond 1 (F,). separations: k = 2, 3, ... (S,).
         finest: kappa(k)/kappa(1) at h for k = 2, 3, ... (S,), with ``finest_error``.
-        measured, mapped, error: (F, S) at ``factor`` h; NaN where no pair of blocks fits. ``error`` of the difference.
+        measured, mapped: (F, S) at ``factor`` h; NaN if no pair of blocks fits. error: of their difference.
         exponent, growth: b and gamma.
     """
 
@@ -110,7 +112,7 @@ def measure(
     log_loss: float = -2.0,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The energy budget of one network at a loss of e^``log_loss`` of that at time 0, as ``invariance.measure``."""
+    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
     return budget_at_loss("profile_flow.measure", history, shells, log_loss, parameters)
 
 
@@ -123,10 +125,10 @@ def judge(
 ) -> Verdict:
     """Compare kappa(k)/kappa(1), k = 2 .. ``separations``, of blocks with the map of the profile at the finest width.
 
-    b is that of ``coupling_law`` (k_max 2), gamma the slope of the log of the mean energies; kappa at each width is the
-    least-squares amplitude under that b. All of it is done again without each run (jackknife). ``window``, required as
-    in ``closure``, must hold the blocks whole. Returns: a verdict [ours] by ``RULE`` on the simultaneous interval,
-    inconclusive with fewer than 8 runs, whose ``details`` are a ``ProfileFlow``.
+    b comes from ``coupling_law`` (k_max 2), gamma is the slope of the log of the mean energies, and kappa at each width
+    is the least-squares amplitude for that b. A jackknife repeats this without each run. ``window``, required as in
+    ``closure``, must contain complete blocks. Returns: a verdict by our ``RULE`` on the simultaneous interval,
+    inconclusive with fewer than 8 runs; its ``details`` are a ``ProfileFlow``.
     Errors: ``ValueError`` for fewer than 5 runs, or no block pair at any coarser width.
     """
     ensemble = listed("profile_flow.judge", "ensemble", ensemble, "runs", LEAST_RUNS)
@@ -180,7 +182,7 @@ def judge(
 def _ratios(
     found: Blocks, exponent: float, factors: tuple[int, ...], separations: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """kappa(k)/kappa(1), k = 2 .. ``separations``, measured and mapped (factors, S), and gamma."""
+    """Return kappa(k)/kappa(1), k = 2 .. ``separations``, measured and mapped, each (factors, S), and gamma."""
     s = (found.index[found.whole] + 0.5) * found.width
     growth = float(np.polyfit(s, np.log(found.energy[:, found.whole].mean(0)), 1)[0])
     far = max(factors) * (separations + 1) - 1
@@ -196,7 +198,7 @@ def _ratios(
 
 
 def _amplitude(found: Blocks, factor: int, apart: int, exponent: float) -> float:
-    """kappa of blocks, least squares over their positions; NaN where none fits."""
+    """Return kappa of blocks by least squares over their positions; NaN if no pair of blocks fits."""
     couplings, middle = found.pairs(factor, apart)
     if not middle.size:
         return np.nan
@@ -205,6 +207,6 @@ def _amplitude(found: Blocks, factor: int, apart: int, exponent: float) -> float
 
 
 def _jackknife_error(estimates: np.ndarray) -> np.ndarray:
-    """Of (1 + R, ...) estimates, the first of all runs."""
+    """Return the jackknife error of (1 + R, ...) estimates, of which the first is from all runs."""
     runs = len(estimates) - 1
     return np.sqrt((runs - 1) / runs * np.square(estimates[1:] - estimates[1:].mean(0)).sum(0))

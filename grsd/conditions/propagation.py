@@ -1,6 +1,6 @@
 r"""Condition 1: bounded gradient propagation through the computation graph.
 
-Between nodes l < m of the graph, h_l the vector of units there,
+Between nodes l < m of the graph, where h_l is the vector of units at node l, two quantities are measured,
 
 .. math:: G_{lm} = \frac{1}{n_m} \Big| \frac{\partial h_m}{\partial h_l} \Big|_F^2 , \qquad
           \Big| \frac{\partial h_m}{\partial h_l} \Big|_2 ,
@@ -55,9 +55,9 @@ class Propagation:
 
     Attributes:
         slope, slope_interval: of max |1/2 log G| on log depth, mean over seeds and its 95 % interval; nats per e-fold.
-        rate_slope, rate_slope_interval: the same of |Lyapunov rate x depth|.
+        rate_slope, rate_slope_interval: the same for |Lyapunov rate x depth|.
         per_seed: (seeds, 2), both slopes of each seed.
-        depths, seeds: what was judged.
+        depths, seeds: of the judged networks.
     """
 
     slope: float
@@ -81,26 +81,27 @@ def measure(
     device: str | torch.device | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Gains between the nodes of one network, exactly, averaged over the samples.
+    """Compute the exact gains between the nodes of one network, averaged over the samples.
 
     Args:
         history: a flow, of which the first snapshot is read; or, with its batch, a snapshot or any module that maps
             each sample on its own; left untouched.
         inputs: the batch, shape (N, ...). ``targets`` are not read.
         node: submodules, each called once: a regular expression that matches their whole names, a list of names, or a
-            function of (name, module). ``None``: the layers (submodules with parameters of their own) but the first to
-            be called; of a ``grsd.Perceptron`` these are h_1 to h_L. In networks with branches name whole blocks.
-        side: whether a node is the tensor that enters the submodule or the one that leaves it.
-        norms: whether the operator norms are wanted; they cost as much again.
+            function of (name, module). ``None``: all layers (submodules with parameters of their own) except the one
+            called first; for a ``grsd.Perceptron`` these are h_1 to h_L. In networks with branches name whole blocks.
+        side: "input" or "output": a node is the tensor that enters the submodule, or the one that leaves it.
+        norms: compute the operator norms too, which doubles the cost.
         device: as in ``grsd.tangent_kernel``.
-        parameters: what to write into the attributes; ``judge`` reads ``depth`` (else: the nodes) and ``seed``.
+        parameters: values to write into the attributes; ``judge`` reads ``depth`` (default: the number of nodes) and
+            ``seed``.
 
     Returns: a dataset over (l, m), the nodes in the order of the forward pass; NaN unless l < m:
         ``gain`` G_lm and its ``standard_error`` over samples (dimensionless), ``norm`` |dh_m/dh_l|_2. Scalars:
         ``worst``, the largest |1/2 log G|; ``lyapunov``, the least-squares slope of 1/2 log G on m - l, per node.
 
-    Cost: one backward pass for each unit of each node. Source: this project's form of the paper's condition.
-    Errors: ``ValueError`` where no nodes match, one is called twice or never, or samples see each other.
+    Cost: one backward pass per unit of each node. Source: this project's form of the paper's condition.
+    Errors: ``ValueError`` if no nodes match, a node is called twice or never, or samples depend on each other.
     """
     floating_dtype(CALL, dtype)
     choice(CALL, "side", side, SIDES)
@@ -141,7 +142,7 @@ def measure(
 
 
 def slopes(ensemble: Sequence[xr.Dataset]) -> np.ndarray:
-    """The slopes on log depth of ``worst`` and of |``lyapunov`` x depth|, one network a depth; nats per e-fold."""
+    """Return slopes on log depth of ``worst`` and |``lyapunov`` x depth|, one network per depth; nats per e-fold."""
     ensemble = listed("propagation.slopes", "ensemble", ensemble, "datasets from propagation.measure")
     depth = np.array([_depth("propagation.slopes", item) for item in ensemble])
     if len(set(depth)) < max(2, len(depth)):
@@ -152,7 +153,7 @@ def slopes(ensemble: Sequence[xr.Dataset]) -> np.ndarray:
 
 
 def _depth(call: str, item: object) -> float:
-    """The depth of one network; refuse what ``measure`` did not give."""
+    """Return the depth of one network; refuse a dataset that does not come from ``measure``."""
     dataset(call, "ensemble", item, {"worst": (), "lyapunov": ()}, "it with propagation.measure")
     depth = item.attrs.get("depth")
     if isinstance(depth, bool) or not isinstance(depth, Real) or not 0 < depth < np.inf:
@@ -163,11 +164,11 @@ def _depth(call: str, item: object) -> float:
 
 
 def judge(ensemble: Sequence[xr.Dataset], *, rule: DecisionRule = RULE) -> Verdict:
-    """Condition 1 over depth and seeds: holds where the upper 95 % of both slopes on log depth is at most .1.
+    """Judge condition 1: it holds if the upper 95 % limits of both slopes on log depth are at most .1.
 
     Args: ``ensemble`` from ``measure`` with the attributes ``depth`` and ``seed``, the same depths for every seed.
     Returns: a verdict whose ``details`` are a ``Propagation``.
-    Errors: ``ValueError`` for fewer than three depths, fewer seeds than the rule wants, or an incomplete set.
+    Errors: ``ValueError`` for fewer than three depths, fewer seeds than the rule needs, or an incomplete set.
     """
     groups: dict[int, list[xr.Dataset]] = {}
     instance("propagation.judge", "rule", rule, DecisionRule, "a DecisionRule")
@@ -209,7 +210,7 @@ def judge(ensemble: Sequence[xr.Dataset], *, rule: DecisionRule = RULE) -> Verdi
 
 
 def _layers(model: nn.Module, inputs: Tensor) -> list[str]:
-    """The submodules with parameters of their own, in the order of the calls, without the first."""
+    """Return the submodules with parameters of their own, in the order of their calls, without the first."""
     called: dict[str, None] = {}
     own = {name: part for name, part in model.named_modules() if name and [*part.parameters(recurse=False)]}
     hooks = [
@@ -298,7 +299,7 @@ class _Graph:
 
 
 def _gains(nodes: list[Tensor], norms: bool) -> tuple[Tensor, Tensor]:
-    """|dh_m/dh_l|_F^2 / n_m and |dh_m/dh_l|_2, each (N, nodes, nodes), NaN unless l < m."""
+    """Return |dh_m/dh_l|_F^2 / n_m and |dh_m/dh_l|_2, each (N, nodes, nodes), NaN unless l < m."""
     samples, count = len(nodes[0]), len(nodes)
     gain, norm = nodes[0].new_full((2, samples, count, count), torch.nan)
     for m in range(1, count):
@@ -311,7 +312,10 @@ def _gains(nodes: list[Tensor], norms: bool) -> tuple[Tensor, Tensor]:
 
 
 def _jacobians(top: Tensor, below: list[Tensor]) -> list[Tensor]:
-    """dtop/dh for each h of ``below``, (N, n_top, n_h): samples are apart, so one seed serves the whole batch."""
+    """Return dtop/dh for each h of ``below``, (N, n_top, n_h).
+
+    Samples are independent, so one backward pass per unit serves the whole batch.
+    """
     samples, units = len(top), top[0].numel()
     seeds = torch.eye(units, dtype=top.dtype, device=top.device)[:, None].expand(units, samples, units)
     seeds = seeds.reshape(units, *top.shape)

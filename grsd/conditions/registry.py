@@ -1,4 +1,4 @@
-"""All conditions by name, in the order of the argument: the paper's four, then what they are to bring about."""
+"""All conditions by name, in the order of the argument: the paper's four, then the consequences claimed for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A condition measured on specs: the networks are trained once, whichever conditions ask, and results are kept."""
+"""Measure a condition on specs: each network is trained once for all conditions, and results are stored."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def of_specs(
     progress: bool | None = None,
     **options: object,
 ) -> list[xr.Dataset]:
-    """``condition.measure`` of the network of each spec, in their order, kept as ``grsd.ensemble`` keeps runs.
+    """Measure the network of each spec by ``condition.measure``, in order, and store results as ``grsd.ensemble`` does.
 
     Args:
-        condition: of ``grsd.conditions.CONDITIONS``.
+        condition: one of ``grsd.conditions.CONDITIONS``.
         specs: one, or several (``Spec.with_seeds``). Shells, times, device and precision are the spec's.
         workers, progress: as in ``grsd.ensemble``.
-        options: of ``condition.measure``; plain values where the condition reads a start or a flow.
+        options: of ``condition.measure``; they must be plain values if the condition reads a start or a flow.
 
     Returns: datasets with the spec's ``seed`` and ``depth`` among their attributes, ready for ``condition.judge``.
     Errors: ``ValueError`` for no specs; as ``grsd.ensemble`` and ``condition.measure``.
@@ -50,7 +50,7 @@ def of_specs(
 
 
 def measured(experiment: Mapping[str, object]) -> xr.Dataset:
-    """One experiment of ``of_specs``: a spec's fields, ``condition``, and options of its ``measure``."""
+    """Run one experiment of ``of_specs``: a spec's fields, ``condition``, and options of its ``measure``."""
     own = {name: value for name, value in experiment.items() if name == "condition" or name.startswith(OPTION)}
     spec = Spec.from_dict({name: value for name, value in experiment.items() if name not in own})
     condition = CONDITIONS[own.pop("condition")]

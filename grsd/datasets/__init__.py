@@ -1,7 +1,7 @@
 """Data sets: full batches in float64.
 
-A new one is one function here, or in a file of one's own, under ``@dataset("name", tasks=(...), most=N)``: it takes the
-number of samples and, by name, ``task`` (one of ``tasks``) and ``seed``, and returns ``Data``.
+To add one, write a function under ``@dataset("name", tasks=(...), most=N)``, here or in a file of your own. It takes
+the number of samples (at most N) and, by name, ``task`` (one of ``tasks``) and ``seed``, and returns ``Data``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What every data set gives."""
+"""The type that every data set returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Data:
-    """A full batch. ``inputs`` (N, d) and ``targets`` (N, C) are float64 on the CPU; ``name`` says what they are."""
+    """A full batch. ``inputs`` (N, d) and ``targets`` (N, C) are float64 on the CPU; ``name`` describes them."""
 
     inputs: Float64[Tensor, "samples features"]
     targets: Float64[Tensor, "samples outputs"]

@@ -1,6 +1,6 @@
 """Small real images that ship inside packages.
 
-Made on one thread with torch's usual switches: the last bits of a mean depend on the number of threads.
+They are computed on one thread under torch's usual switches: the last bits of a mean depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HIDDEN = 36
 @dataset("digits", tasks=TASKS, most=DIGITS)
 @pinned(1)
 def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
-    """Handwritten digits, 8 x 8 pixels: the optical recognition set that ships in scikit-learn (no download).
+    """Return handwritten digits of 8 x 8 pixels: the optical recognition set of scikit-learn (no download).
 
     Inputs are centred and scaled with the whole set's mean and one common scale, so that |x|^2 / 64 averages one.
 
@@ -61,15 +61,15 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
 @dataset("patches", tasks=PATCH_TASKS, most=PATCHES)
 @pinned(1)
 def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> Data:
-    """Grey patches of 8 x 8 pixels: the two sample photographs that ship in scikit-learn, in tiles (no download).
+    """Return grey patches of 8 x 8 pixels: tiles of the two sample photographs of scikit-learn (no download).
 
-    From each patch its own mean over the pixels seen is taken away, so that brightness alone gives nothing away. Then
+    The mean over the visible pixels of a patch is subtracted from it, so that brightness alone tells nothing. Then
     inputs are centred and scaled with the whole set's mean and one common scale, so that |x|^2 / d averages one.
 
     Args:
         samples: N, up to 8480, drawn without replacement.
         task: ``"photograph"``: d = 64, C = 1, +1 for a patch of china.jpg, -1 for one of flower.jpg, half the set each;
-            ``"pixel"``: the pixel in row 4, column 4 (from 0) is hidden, d = 63; C = 1, its value less that mean,
+            ``"pixel"``: the pixel in row 4, column 4 (from 0) is hidden, d = 63; C = 1, its value minus that mean,
             centred and scaled to variance one over the set.
         seed: seed of the draw; the first N of a larger draw with the same seed are the same samples.
 
@@ -94,13 +94,13 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
 @cache
 @pinned(1)
 def _tiles() -> Float64[Tensor, "samples pixels"]:
-    """The patches in grey levels, those of the first photograph first; what is left at the lower edge is not used."""
+    """Return the patches in grey levels, first photograph first; rows left over at the lower edge are not used."""
     grey = torch.stack([torch.from_numpy(image.copy()).double().mean(-1) for image in load_sample_images().images])
     return grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).reshape(PATCHES, SIDE**2)
 
 
 def _scaled(values: Float64[Tensor, "samples features"]) -> Float64[Tensor, "samples features"]:
-    """Each column centred, all of them on one scale on which their squares average one."""
+    """Centre each column, and divide all columns by one scale so that their squares average one."""
     values = values - values.mean(0)
     return values / values.square().mean().sqrt()
 

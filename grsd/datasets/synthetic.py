@@ -1,4 +1,4 @@
-"""Drawn data with a power-law spectrum."""
+"""Random data with a power-law spectrum."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ DECAYS = (1e-3, 50.0)
 
 @pinned(1)
 def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: float = 0.5, seed: int = 0) -> Data:
-    """Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
+    """Draw Gaussian inputs whose variances fall as k^-a, and a linear teacher whose power in input k falls as k^-(1+r).
 
-    Inputs x_k = k^(-a/2) z_k on one scale, |x|^2 / features one on average; one output, sum of k^(-(1+r)/2) z_k, of
-    variance one. The first N of a larger draw with the same seed are the same samples. Source: the regression of
-    ``grsd.solvable.regression``, as a data set for networks. Errors: ``ValueError`` for numbers that are not positive.
+    Inputs are x_k = k^(-a/2) z_k times one scale, so that |x|^2 / features averages one. The single output is the sum
+    of k^(-(1+r)/2) z_k, scaled to variance one. The first N of a larger draw with the same seed are the same samples.
+    Source: the regression of ``grsd.solvable.regression``, as a data set for networks. Errors: ``ValueError`` for
+    numbers that are not positive.
     """
     shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
     fits_memory("power_law", "samples, features", shape[0] * shape[1])

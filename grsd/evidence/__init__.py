@@ -1,4 +1,4 @@
-"""Claims, rules and verdicts that cannot be bent: the rule is written first, and every result carries its hash."""
+"""Claims, rules and verdicts. Each rule is written before its measurement, and every result stores the rule's hash."""
 
 from grsd.evidence.again import Recheck, recheck
 from grsd.evidence.claim import Claim, claims, of_notebook

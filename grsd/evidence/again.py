@@ -1,4 +1,4 @@
-"""Does today's code still give a stored value? One seed of a result, measured again."""
+"""Measure one seed of a result again, to see whether today's code still gives the stored value."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OF_IDENTITIES, OF_STATISTICS = 1e-9, 1e-6
 
 @dataclass(frozen=True)
 class Recheck:
-    """The stored value of one seed beside the one that today's code gives.
+    """The stored value of one seed and the value that today's code gives.
 
-    ``allowed``: the largest difference of values that agree. ``same_side``: whether both are on the same side of the
-    rule's threshold, if the claim is of an identity. ``same_code``: whether the fingerprint of the code is the stored
-    one.
+    ``allowed``: the largest difference of values that agree. ``same_side``: for the claim of an identity, whether both
+    values are on the same side of the rule's threshold. ``same_code``: whether the fingerprint of the code is the
+    stored one.
     """
 
     claim: str
@@ -49,9 +49,9 @@ class Recheck:
 def recheck(claim: Claim, result: Result, measurement: Measurement) -> Recheck:
     """Measure the first seed of ``result`` with today's code.
 
-    Statistics agree to 1e-6 of the stored value. Claims of identities (their rule takes the maximum or minimum over
-    seeds) have values that are differences relative to what is compared, often rounding alone: they agree to 1e-9, or
-    1e-9 of values above one, if both stay on the same side of the threshold.
+    Statistics agree if they differ by at most 1e-6 of the stored value. The values of a claim of an identity (its rule
+    takes the maximum or minimum over seeds) are relative differences, often mere rounding: they agree if they differ
+    by at most 1e-9, relative for values above one, and lie on the same side of the threshold.
     """
     same_code = measurement.code == result.provenance["code"]
     seed, stored = result.seeds[0], result.values[0]

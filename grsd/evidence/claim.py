@@ -24,9 +24,9 @@ FILE_NAME = re.compile(rf"\d\d_[a-z0-9_]+|{OPEN}")
 class Claim:
     """One entry of data/claims/NOTEBOOK.yaml. ``notebook``, ``figure`` and ``rule`` are None if it is not examined yet.
 
-    ``headline``: the few words under which it stands in the README's table and figure; None for all that stay out of
-    them. ``repeats``: the claim that it measures again on fresh seeds; both results stay. ``measures``: the identifier
-    of the measurement that gives one value per seed; None: the claim's own id.
+    ``headline``: the claim's short name in the README's table and figure; None if it is not shown there. ``repeats``:
+    the claim that this one measures again on fresh seeds; both results stay. ``measures``: the identifier of the
+    measurement that gives one value per seed; None: the claim's own id.
     """
 
     id: str
@@ -45,8 +45,11 @@ class Claim:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what decides the verdict: a result made under another measurement or other numbers is not this
-        claim's. Sentences and reasons are not part of it, so that they can be put better at any time."""
+        """SHA-256 of the measurement and the numbers that decide the verdict.
+
+        A result with another hash does not belong to this claim. Sentences and reasons are not part of the hash, so
+        that their wording can change at any time.
+        """
         rule = self.judged
         decides = {
             "claim": self.id,
@@ -64,18 +67,18 @@ class Claim:
 
     @property
     def judged(self) -> DecisionRule:
-        """The rule. Errors: ``ValueError`` if the claim has none."""
+        """Return the rule. Errors: ``ValueError`` if the claim has none."""
         if self.rule is None:
             raise ValueError(f"claim {self.id}: data/claims gives no rule, so nothing can be judged")
         return self.rule
 
 
 def claims(folder: Path | None = None) -> dict[str, Claim]:
-    """The claims of data/claims (or ``folder``) by id: in the order of the notebooks, those of open.yaml last.
+    """Return the claims of data/claims (or ``folder``) by id, in the order of the notebooks; open.yaml comes last.
 
-    Errors: ``ValueError`` naming file and entry for an unknown or missing field or one of the wrong type, an id that
-    stands twice, a claim that is neither the paper's nor ours, a rule without its reasons or a repetition of nothing;
-    naming the file if it has no claims or is not named after a notebook.
+    Errors: ``ValueError`` naming file and entry if a field is unknown, missing or of the wrong type, an id stands
+    twice, a claim is neither the paper's nor ours, a rule lacks its reasons, or ``repeats`` names no earlier claim;
+    ``ValueError`` naming the file if it has no claims or is not named after a notebook.
     """
     folder = folder or project() / "data" / "claims"
     paths = sorted(folder.glob("*.yaml"), key=lambda path: (path.stem == OPEN, path.stem))
@@ -99,7 +102,7 @@ def claims(folder: Path | None = None) -> dict[str, Claim]:
 
 
 def of_notebook(known: Mapping[str, Claim], notebook: str) -> dict[str, Claim]:
-    """The claims of one notebook, given by number or name. Errors: ``ValueError`` if it has none."""
+    """Return the claims of one notebook, given by number or name. Errors: ``ValueError`` if it has none."""
     wanted = notebook.zfill(2)
     found = {
         name: claim

@@ -1,4 +1,4 @@
-"""Where the committed files come from: data/manifest.yaml names, for each under data/ and figures/, what makes it."""
+"""data/manifest.yaml: the command or function that makes each committed file under data/ and figures/."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MAKERS = ("command", "makes", "otherwise")
 
 @dataclass(frozen=True)
 class Entry:
-    """What makes the files that a pattern matches; exactly one of ``command``, ``makes`` and ``otherwise`` is given.
+    """The origin of all files that match a pattern; exactly one of ``command``, ``makes`` and ``otherwise`` is given.
 
     Attributes:
-        files: pattern of paths from the repository's root; "*" stays within a folder.
+        files: pattern of paths relative to the repository's root; "*" does not match "/".
         command: a ``grsd`` command; ``{stem}`` in it is the file's name without suffix, ``{number}`` its first two
             characters, the notebook's number.
         makes: ``grsd.MODULE:FUNCTION``, called without arguments, or ``grsd.MODULE:FUNCTION({stem})``, with the stem.
-        otherwise: in words, for files that no command makes.
-        seconds: that it took, if known.
+        otherwise: the origin in words, for files that no command makes.
+        seconds: how long it took, if known.
     """
 
     files: str
@@ -46,7 +46,7 @@ class Entry:
         return len(pattern.parts) == len(parts.parts) and parts.match(self.files)
 
     def shown(self, path: str) -> str:
-        """What makes the file ``path``, in one line."""
+        """Return the origin of the file ``path`` in one line."""
         if self.command is not None:
             return self.command_for(path)
         if self.makes is None:
@@ -55,7 +55,7 @@ class Entry:
         return f"{name}({PurePosixPath(path).stem!r})" if argument else f"{name}()"
 
     def _made_by(self) -> tuple[str, bool]:
-        """The function, and whether it takes the stem."""
+        """Return the function's name, and whether it takes the stem."""
         return self.makes.removesuffix("({stem})"), self.makes.endswith("({stem})")
 
     def command_for(self, path: str) -> str:
@@ -63,7 +63,7 @@ class Entry:
         return self.command.replace("{stem}", stem).replace("{number}", stem[:2])
 
     def function(self, path: str) -> Callable[[], object]:
-        """What makes the file ``path``. Errors: ``ValueError`` if there is no such function."""
+        """Return the function that makes the file ``path``. Errors: ``ValueError`` if there is no such function."""
         dotted, argument = self._made_by()
         module, name = dotted.split(":")
         try:
@@ -74,7 +74,7 @@ class Entry:
 
 
 def manifest(path: Path | None = None) -> tuple[Entry, ...]:
-    """The entries of data/manifest.yaml. Errors: ``ValueError`` in one line naming file and entry."""
+    """Return the entries of data/manifest.yaml. Errors: ``ValueError`` in one line naming file and entry."""
     path = path or project() / FILE
     try:
         content = yaml.safe_load(read(path))
@@ -87,14 +87,14 @@ def manifest(path: Path | None = None) -> tuple[Entry, ...]:
 
 
 def committed(root: Path) -> list[str]:
-    """The paths, from the root on, of all files under data/ and figures/; without data/runs, which git ignores."""
+    """Return the paths, relative to the root, of all files under data/ and figures/ but data/runs (ignored by git)."""
     found = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file())
     paths = sorted(path.relative_to(root).as_posix() for path in found)
     return [path for path in paths if not path.startswith(NOT_COMMITTED) and "/." not in path]
 
 
 def entry_of(path: str, entries: Sequence[Entry]) -> Entry:
-    """The one entry that matches ``path``. Errors: ``ValueError`` if none does, or more than one."""
+    """Return the one entry that matches ``path``. Errors: ``ValueError`` if none or several match."""
     found = [entry for entry in entries if entry.matches(path)]
     if len(found) == 1:
         return found[0]
@@ -103,7 +103,7 @@ def entry_of(path: str, entries: Sequence[Entry]) -> Entry:
 
 
 def listing(root: Path, entries: Sequence[Entry]) -> list[str]:
-    """One line for each file: its path, what makes it, and the seconds that took if known."""
+    """Return one line per file: its path, its origin, and the seconds to make it if known."""
     lines = []
     for path in committed(root):
         try:
@@ -117,10 +117,10 @@ def listing(root: Path, entries: Sequence[Entry]) -> list[str]:
 
 
 def named(name: str, root: Path, entries: Sequence[Entry]) -> str:
-    """The path of the file that ``name`` means: a path from the root on, a file's name, or its stem.
+    """Return the path of the file that ``name`` means: a path relative to the root, a file's name, or its stem.
 
-    Files that are not there can be named by their path. Errors: ``ValueError`` for a name that means none, or several
-    that are made in different ways.
+    A missing file can be named by its path. Errors: ``ValueError`` if ``name`` means no file, or several files of
+    different origins.
     """
     if "/" in name:
         entry_of(name, entries)
@@ -134,11 +134,11 @@ def named(name: str, root: Path, entries: Sequence[Entry]) -> str:
 
 
 def make(path: str, entry: Entry, root: Path, command: Callable[[Sequence[str]], int]) -> int:
-    """Make the file ``path`` again, and print how long that took; the exit code of what ``entry`` runs.
+    """Make the file ``path`` again, print how long that took, and return the exit code.
 
     ``command``: takes the arguments of a ``grsd`` command and returns its exit code.
 
-    Errors: ``RuntimeError`` if all went well and the file is not there.
+    Errors: ``RuntimeError`` if the command succeeds but the file is missing.
     """
     begun = time.perf_counter()
     if entry.command is not None and (code := command(shlex.split(entry.command_for(path))[1:])):

@@ -1,4 +1,4 @@
-"""What a claim measures for one seed: the protocol that is run and the protocol that is stored are one object."""
+"""The measurement of a claim for one seed: one object is both the protocol that runs and the one that is stored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from grsd.runs.fingerprint import code_of
 
 @dataclass(frozen=True)
 class Measurement:
-    """``measure(protocol, seed)`` gives the claim's statistic for one seed.
+    """A measurement: ``measure(protocol, seed)`` returns the claim's statistic for one seed.
 
     Args:
         protocol: every setting of the measurement but its seed: a frozen dataclass, such as a ``grsd.Spec``, or a
-            read-only mapping (``types.MappingProxyType``). Fields are plain values, tuples, functions (kept by name:
-            ``code`` covers what they do), or such objects themselves.
-        measure: a function that takes its settings from ``protocol`` alone, so that what is stored is what ran.
+            read-only mapping (``types.MappingProxyType``). Fields are plain values, tuples, functions (stored by name,
+            while ``code`` covers their source), or such objects themselves.
+        measure: a function that takes its settings from ``protocol`` alone, so that the stored settings are those that
+            ran.
 
-    Errors: ``TypeError`` naming the field if the protocol could change after the run, or could not be written down.
+    Errors: ``TypeError`` naming the field if the protocol could change after the run, or cannot be stored.
     """
 
     protocol: object
@@ -36,7 +37,7 @@ class Measurement:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The protocol as plain values, as JSON holds them."""
+        """The protocol as plain values that JSON can hold."""
         return plain_values(self.protocol)
 
     @property
@@ -46,7 +47,7 @@ class Measurement:
 
 
 def plain_values(protocol: object) -> dict[str, object]:
-    """The fields of a frozen dataclass or the entries of a read-only mapping, with those inside them; tuples as lists.
+    """Return the fields of a frozen dataclass or the entries of a read-only mapping, recursively; tuples as lists.
 
     Errors: ``TypeError`` in one line for anything else.
     """

@@ -1,4 +1,4 @@
-"""Results: the values of a claim's seeds, judged by its rule when they are measured and again when they are read."""
+"""Results: the values of a claim over seeds. Its rule judges them when they are measured and when they are read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Result:
     Attributes:
         claim: its id. ``rule_hash``: ``Claim.hash`` when it was measured.
         carried_over_from: the hash that an earlier definition of ``Claim.hash`` gave; see data/claims/MIGRATION.md.
-        seeds, values: one value per seed. ``estimate``, ``low``, ``high``, ``verdict``: what the rule makes of them.
+        seeds, values: one value per seed. ``estimate``, ``low``, ``high``, ``verdict``: the outcome of the rule.
         protocol: all settings of the measurement as plain values.
         provenance: ``versions`` of the libraries, ``code`` (fingerprint of the code that measured), ``commit`` of the
-            repository, ``command``; "unknown" if nobody recorded it. ``stored_in``, of results without a commit: the
-            commit in whose tree the values first stood.
+            repository, ``command``; "unknown" if it was not recorded. ``stored_in``, only for results of an unknown
+            commit: the commit that first contains the values.
     """
 
     claim: str
@@ -57,8 +57,8 @@ def judge(
 ) -> Result:
     """Judge a claim on confirmatory seeds that were measured just now, under ``protocol``, by ``code``.
 
-    Errors: ``ValueError`` for seeds under the rule's first (under 1000 are pilots), repeated seeds, fewer seeds than
-    the rule asks for, or as many values as there are not seeds.
+    Errors: ``ValueError`` for seeds below the rule's first (seeds below 1000 are pilots), repeated seeds, fewer seeds
+    than the rule asks for, or a number of values that differs from the number of seeds.
     """
     made = {"code": code, "commit": commit(), "command": f"grsd claims --confirm {claim.id}"}
     return Result(
@@ -73,7 +73,7 @@ def judge(
 
 
 def confirm(claim: Claim, measurement: Measurement) -> Result:
-    """``judge`` on the confirmatory seeds that the rule asks for, measured one after the other."""
+    """Measure the confirmatory seeds that the rule asks for, one after the other, and ``judge`` them."""
     protocol, code = measurement.settings, measurement.code  # refusals come before the run
     first = claim.judged.first_seed
     seeds = range(first, first + claim.judged.seeds)
@@ -81,7 +81,7 @@ def confirm(claim: Claim, measurement: Measurement) -> Result:
 
 
 def write_result(result: Result, folder: Path | None = None) -> Path:
-    """Store a result as data/results/CLAIM.json, atomically; if that fails it is printed, and not lost."""
+    """Store a result as data/results/CLAIM.json, atomically; if that fails, print it so that it is not lost."""
     folder = folder or project() / "data" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.claim}.json"
@@ -98,10 +98,10 @@ def results(
     known: Mapping[str, Claim] | None = None,
     measurements: Mapping[str, Measurement] | None = None,
 ) -> dict[str, Result]:
-    """The stored results by claim, each judged again from its values.
+    """Return the stored results by claim, each judged again from its values.
 
-    ``measurements``: today's, by identifier; the results of those that are in it must have been measured under the same
-    protocol. A result that older code measured stays; ``grsd.evidence.recheck`` tells whether today's code agrees.
+    ``measurements``: today's measurements by identifier; the results that belong to one of them must have the same
+    protocol. A result of older code stays valid; ``grsd.evidence.recheck`` tells whether today's code agrees.
 
     Errors: ``ValueError`` naming the file if the claim is unknown, its rule or its protocol has changed since, a seed
     is a pilot seed, or the stored interval or verdict is not what the values give.
@@ -167,7 +167,7 @@ def _refuse_other_protocol(path: Path, stored: Result, measurement: Measurement)
 
 
 def _by_path(protocol: object, path: str = "") -> dict[str, object]:
-    """Each setting by its path, as in networks.depth."""
+    """Return each setting by its path, such as networks.depth."""
     if not isinstance(protocol, dict):
         return {path: protocol}
     inside = (_by_path(value, f"{path}.{name}".lstrip(".")) for name, value in protocol.items())

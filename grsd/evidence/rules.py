@@ -1,4 +1,4 @@
-"""How a claim is judged: the interval over seeds, and the verdict that it gives."""
+"""Rules that judge claims: an interval over seeds, and the verdict that follows from it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ FIRST_CONFIRMATORY_SEED = 1000
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How a claim is judged.
+    """A rule that judges a claim.
 
     Attributes:
-        statistic: what is measured for each seed, in words.
-        summary: how seeds are put together: mean or median (bootstrap interval over seeds), proportion (of zeros and
-            ones; exact binomial interval), max or min (of an identity; no sampling interval).
-        direction: ``"at most"``: holds where the whole interval is at most ``threshold``; ``"at least"`` likewise;
-            ``"contains"``: holds where the interval contains it, and is inconclusive where it is wider than ``widest``.
-        threshold, reason: the number, and why it is that number.
-        fails_beyond, fails_reason: the whole interval beyond this fails (default: the threshold); between the two lies
-            ``inconclusive``.
-        confidence: of the interval. ``seeds``: how many confirmatory seeds a verdict needs.
-        first_seed: the first of them. A claim measured again on more seeds starts where no earlier one has looked.
+        statistic: the quantity measured per seed, in words.
+        summary: how the values are combined over seeds: mean or median (bootstrap interval), proportion (of zeros and
+            ones; exact binomial interval), max or min (for an identity; no sampling interval).
+        direction: ``"at most"``: the claim holds if the whole interval is at most ``threshold``; ``"at least"``
+            likewise; ``"contains"``: it holds if the interval contains the threshold, and is inconclusive if the
+            interval is wider than ``widest``.
+        threshold, reason: the number, and the reason for it.
+        fails_beyond, fails_reason: the claim fails if the whole interval is beyond this number (default: the
+            threshold), and the reason for it; otherwise the verdict is ``inconclusive``.
+        confidence: of the interval. ``seeds``: number of confirmatory seeds that a verdict needs.
+        first_seed: the first of these seeds. A repeated claim starts beyond the seeds of all earlier ones.
     """
 
     statistic: str
@@ -46,13 +47,13 @@ class DecisionRule:
     first_seed: int = FIRST_CONFIRMATORY_SEED
 
     def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-        """(estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
+        """Return (estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
         sample = np.asarray(values, dtype=float)
         function = SUMMARIES[self.summary]
         estimate = float(function(sample))
         if self.summary in IDENTITIES or not np.isfinite(sample).all():
             return estimate, estimate, estimate
-        from scipy.stats import binomtest, bootstrap  # a second; to read claims and to refuse takes none of it
+        from scipy.stats import binomtest, bootstrap  # takes a second, and reading claims does not need it
 
         if self.summary == "proportion":
             exact = binomtest(int(sample.sum()), sample.size).proportion_ci(self.confidence, "exact")
@@ -65,7 +66,7 @@ class DecisionRule:
         return estimate, float(found.low), float(found.high)
 
     def verdict(self, low: float, high: float | None = None) -> str:
-        """``"holds"``, ``"fails"`` or ``"inconclusive"`` for the interval [low, high] (one number: no interval)."""
+        """Return ``"holds"``, ``"fails"`` or ``"inconclusive"`` for [low, high]; without ``high``, for one number."""
         high = low if high is None else high
         if math.isnan(low) or math.isnan(high):
             return "inconclusive"
@@ -82,7 +83,7 @@ class DecisionRule:
 
 
 def read_rule(where: str, entry: Mapping[str, object]) -> DecisionRule:
-    """The rule that a claim's entry in a file gives. Errors: ``ValueError`` in one line that starts with ``where``."""
+    """Read the rule of a claim's entry in a file. Errors: ``ValueError`` in one line that starts with ``where``."""
     check_record(f"{where}: rule", entry, DecisionRule, {"statistic", "direction", "threshold", "reason"})
     rule = DecisionRule(**entry)
     if rule.direction not in DIRECTIONS or rule.summary not in SUMMARIES:

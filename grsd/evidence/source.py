@@ -1,4 +1,4 @@
-"""Which commit of this package's repository measures."""
+"""The commit of this package's repository, which results record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ UNKNOWN = "unknown"
 
 @cache
 def commit(package: Path = PACKAGE) -> str:
-    """The commit that ``package`` is checked out at; "-modified" follows if its files differ from that commit.
+    """Return the commit that ``package`` is checked out at, with "-modified" if its files differ from that commit.
 
-    ``"unknown"`` without git, outside a repository, and inside a repository that is not this package's own.
+    Return ``"unknown"`` without git, outside a repository, and inside a repository that does not track the package.
     """
     git = shutil.which("git")
     if git is None:

@@ -1,4 +1,4 @@
-"""Small result tables under data/: text that a diff can show, with the versions and settings that made it."""
+"""Small result tables under data/: text files that diff well, with the versions and settings that made them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NAME = r"\d\d_[a-z0-9_]+-[a-z0-9-]+"
 
 
 def path_of(name: str, folder: str = "tables") -> Path:
-    """data/FOLDER/NAME.csv; ``name`` starts with its notebook's, as a figure's does."""
+    """Return data/FOLDER/NAME.csv; ``name`` starts with the name of its notebook, as a figure's name does."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"table name: expected NOTEBOOK-WHAT such as '02_calibration-power', got {name!r}")
     return project() / "data" / folder / f"{name}.csv"
 
 
 def refuse_to_replace(name: str, folder: str = "predictions") -> None:
-    """Errors: ``FileExistsError`` where a prediction is written already."""
+    """Raise ``FileExistsError`` if the prediction is written already."""
     target = path_of(name, folder)
     if target.exists():
         raise FileExistsError(f"{target.name} is there; forecasts once made are not made again")
@@ -34,8 +34,8 @@ def refuse_to_replace(name: str, folder: str = "predictions") -> None:
 def save_table(data: xr.Dataset, name: str, folder: str = "tables") -> Path:
     """Write a labelled dataset as a CSV file: one row for each combination of its coordinates.
 
-    The first lines, after "# ", are JSON: the attributes (provenance, settings), the dimensions, and the attributes of
-    each variable. Numbers are written so that they are read back exactly.
+    The first lines start with "# " and hold JSON: the attributes (provenance, settings), the dimensions, and the
+    attributes of each variable. Numbers are read back exactly.
     """
     target = path_of(name, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def save_table(data: xr.Dataset, name: str, folder: str = "tables") -> Path:
 
 
 def read_table(name: str, folder: str = "tables") -> xr.Dataset:
-    """The dataset that ``save_table`` wrote. Errors: ``FileNotFoundError`` naming the command that makes it."""
+    """Read the dataset that ``save_table`` wrote. Errors: ``FileNotFoundError`` naming the command that makes it."""
     source = path_of(name, folder)
     if not source.exists():
         raise FileNotFoundError(f"no table {name}; `grsd data data/{folder}/{name}.csv` makes it")
@@ -65,7 +65,7 @@ def read_table(name: str, folder: str = "tables") -> xr.Dataset:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """Integers or floats, every bit as written; otherwise the text."""
+    """Return a column as integers or floats, exact to the last bit, or as text if it is not numeric."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return pd.Series([kind(text) for text in column.replace("", "nan")], name=column.name)

@@ -18,7 +18,7 @@ COLUMNS = 80
 
 
 def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | None = None) -> str:
-    """A Markdown table: claim, whose, verdict with its interval, notebook, figure."""
+    """Return a Markdown table: claim, whose, verdict with its interval, notebook, figure."""
     judged = judged or {}
     rows = ["| claim | whose | verdict | notebook | figure |", "|---|---|---|---|---|"]
     for claim in chosen.values():
@@ -29,13 +29,13 @@ def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | Non
 
 
 def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
-    """The claims that carry a headline and have a result, in the notebooks' order: the README's table and figure."""
+    """Return the claims with a headline and a result, in the notebooks' order, for the README's table and figure."""
     shown = [claim for claim in chosen.values() if claim.headline and claim.id in judged]
     return {claim.id: (claim, judged[claim.id]) for claim in sorted(shown, key=lambda claim: claim.notebook)}
 
 
 def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
-    """A Markdown table for the README: headline, whose, verdict, number with interval and threshold, notebook."""
+    """Return a Markdown table for the README: headline, whose, verdict, number, interval, threshold, notebook."""
     rows = ["| | whose | verdict | measured | notebook |", "|---|---|---|---|---|"]
     for claim, result in headlines(chosen, judged).values():
         number = claim.notebook.partition("_")[0]
@@ -46,7 +46,7 @@ def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
 
 
 def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> None:
-    """Put ``headline_table`` between the two marks of a README. Errors: ``ValueError`` where the marks are missing."""
+    """Put ``headline_table`` between the two marks of a README. Errors: ``ValueError`` if a mark is missing."""
     text = read(readme)
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
@@ -56,7 +56,7 @@ def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[s
 
 
 def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
-    """The same for a terminal: verdict, whose, id and sentence, two lines a claim."""
+    """Return two lines per claim for a terminal: id, whose and verdict, then the sentence."""
     lines = []
     for claim in chosen.values():
         lines.append(f"{claim.id} ({claim.whose}): {_said(claim, judged) or 'not examined yet'}")
@@ -65,7 +65,7 @@ def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> 
 
 
 def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
-    """``verdict_lines`` for a terminal of 80 columns, with the commit that measured, and the count of verdicts."""
+    """Return ``verdict_lines`` for 80 columns, with the commit of each result, and a line that counts the verdicts."""
     lines = []
     for claim in chosen.values():
         said, sentence = verdict_lines({claim.id: claim}, judged)
@@ -75,12 +75,12 @@ def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
 
 
 def wrapped(text: str, indent: str = "  ") -> list[str]:
-    """Lines of at most 80 columns; all but the first are indented."""
+    """Wrap text into lines of at most 80 columns; all but the first are indented."""
     return textwrap.wrap(text, COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def made_by(result: Result) -> str:
-    """The commit that measured the result, or, if that is not known, the one in which it was stored."""
+    """Name the commit that measured the result, or, if that is unknown, the commit in which it was stored."""
     known = result.provenance["commit"]
     if known != UNKNOWN:
         commit, mark, modified = known.partition("-")
@@ -90,7 +90,7 @@ def made_by(result: Result) -> str:
 
 
 def counted(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
-    """How many of the claims have which verdict, in one line."""
+    """Count the claims by verdict, in one line."""
     found = Counter(judged[name].verdict if name in judged else "without a result" for name in chosen)
     order = ("holds", "inconclusive", "fails", "without a result")
     said = {"holds": "hold", "fails": "fail"}

@@ -2,8 +2,8 @@ r"""The integrator of gradient flow, and the flow as an ordinary differential eq
 
 theta' = -grad L is stiff (rates spread over decades) but dissipative, so stability rather than accuracy limits an
 explicit method. The integrator is the second-order Runge-Kutta-Chebyshev method of Sommeijer, Shampine and Verwer
-(RKC: an explicit solver for parabolic PDEs, J. Comput. Appl. Math. 88 (1998) 315): s gradients buy a stable step of
-about .65 s^2 / rho, rho the spectral radius of the Hessian, re-estimated along the way.
+(RKC: an explicit solver for parabolic PDEs, J. Comput. Appl. Math. 88 (1998) 315): s gradients allow a stable step of
+about .65 s^2 / rho, where rho is the spectral radius of the Hessian, which is estimated again along the way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCALARS = ("time", "step", "previous", "radius", "steps_on_radius", "noise", "es
 
 
 class StepUnderflow(RuntimeError):
-    """No step is small enough: a loss that is not smooth, or numbers that overflow."""
+    """Raised if no step is small enough, because the loss is not smooth or numbers overflow."""
 
 
 class Problem:
@@ -49,7 +49,7 @@ class Problem:
         return self.network(self.unflatten(theta), self.inputs) - self.targets
 
     def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """-grad L = -J^T e / N and e."""
+        """Return (-grad L, e), with -grad L = -J^T e / N."""
         self.evaluations += 1
         network = self.network.at(self.unflatten(theta))
         with exact_derivatives():
@@ -57,7 +57,7 @@ class Problem:
         return torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0]), outputs - self.targets
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
-        """J direction: what a change of the parameters does to the residual. Counted as one gradient."""
+        """Return J times ``direction``, the change of the residual. It counts as one gradient."""
         self.evaluations += 1
         network = self.network.at(self.unflatten(theta))
         with exact_derivatives():
@@ -78,7 +78,7 @@ class Problem:
 
 @cache
 def coefficients(stages: int) -> list[tuple[float, float, float, float]]:
-    """(mu, nu, mu~, gamma~) of stages 1..s (SSV 1998, equations 2.7 to 2.10), damping 2/13."""
+    """Return (mu, nu, mu~, gamma~) of stages 1..s (SSV 1998, equations 2.7 to 2.10), for damping 2/13."""
     w0 = 1 + 2 / (13 * stages**2)
     t, dt, ddt = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
     for _ in range(2, stages + 1):
@@ -96,7 +96,7 @@ def coefficients(stages: int) -> list[tuple[float, float, float, float]]:
 
 
 class Chebyshev:
-    """The integrator's state: where the flow is, and what it has cost."""
+    """The integrator and its state: the current point of the flow, and the gradients spent so far."""
 
     def __init__(self, problem: Problem, tolerance: float, state: Mapping[str, np.ndarray] | None = None) -> None:
         self.problem, self.tolerance = problem, tolerance
@@ -115,7 +115,7 @@ class Chebyshev:
         self.step = 0.1 / self.radius
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the rest of the flow depends on, exactly."""
+        """Return everything that the rest of the flow depends on, bit by bit."""
         tensors = {name: getattr(self, name).detach().cpu().numpy().copy() for name in VECTORS}
         scalars = {name: np.array(getattr(self, name)) for name in SCALARS}
         return {**tensors, **scalars, "evaluations": np.array(self.problem.evaluations)}
@@ -139,7 +139,7 @@ class Chebyshev:
         }
 
     def advance(self, end: float, after_step: Callable[[], None] | None = None) -> None:
-        """Step to exactly ``end``. The last step is shortened; the controller's own step is kept for the next."""
+        """Step to exactly ``end``. The last step is shortened; the controller's step is kept for the next call."""
         while self.time < end:
             if float(torch.linalg.vector_norm(self.error)) <= ARRIVED * self.noise:
                 self.time = end
@@ -161,8 +161,10 @@ class Chebyshev:
                 after_step()
 
     def _try(self, step: float) -> bool:
-        """One step and its verdict. The next step follows the error (SSV 1998, section 3); a step cut short by a
-        snapshot never shrinks it."""
+        """Try one step and return whether it is accepted.
+
+        The error sets the next step (SSV 1998, section 3); a step shortened for a snapshot never reduces it.
+        """
         stages = max(2, 1 + int(math.sqrt(1 + 1.54 * step * self.radius)))
         theta = self._stages(step, stages)
         rate, error = self.problem.velocity(theta)
@@ -204,9 +206,9 @@ class Chebyshev:
         return current
 
     def _spectral_radius(self, iterations: int = 30) -> float:
-        """Power method on the Hessian by differences of the gradient, started where the last one ended (SSV 1998).
+        """Estimate the spectral radius of the Hessian by a power method on differences of the gradient (SSV 1998).
 
-        The result carries the authors' safety factor 1.2.
+        It starts from the last vector found. The result includes the authors' safety factor 1.2.
         """
         self.steps_on_radius = 0
         size = math.sqrt(torch.finfo(self.theta.dtype).eps) * max(float(self.theta.norm()), 1e-8)

@@ -72,7 +72,7 @@ class Flow:
 
 
 class FlowError(RuntimeError):
-    """The flow could not be continued; ``flow`` holds what had been computed."""
+    """Raised if the flow cannot be continued; ``flow`` holds the snapshots computed so far."""
 
     def __init__(self, message: str, flow: Flow) -> None:
         super().__init__(message)
@@ -80,7 +80,7 @@ class FlowError(RuntimeError):
 
 
 def log_times(first: float, last: float, count: int) -> np.ndarray:
-    """``count`` times equally spaced in log time from ``first`` to ``last``, both included; float64, shape (count,)."""
+    """Return ``count`` times, equally spaced in log time, from ``first`` to ``last`` inclusive; float64, (count,)."""
     first, last = positive("log_times", "first", first), positive("log_times", "last", last)
     if not first < last:
         raise ValueError(f"log_times(last=...): expected more than first={first!r}, got {last!r}")
@@ -108,18 +108,18 @@ def gradient_flow(
         targets: floating point, of exactly the output's shape.
         times: increasing, not negative; 0 is the start. ``log_times`` gives equally spaced log times.
         tolerance: accepted local error of a step, in the residual and relative to it: |J est| <= tolerance |e|. Once
-            |e| is under 1e4 roundings of the outputs there is nothing left to follow, and the flow stands still.
-        dtype: of the copy; float64 unless asked otherwise.
+            |e| is below 1e4 rounding errors of the outputs, the flow stops moving.
+        dtype: of the copy.
         device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
         progress: show a bar; ``None``: on a terminal and in Jupyter.
-        parameters: what to write into the history's attributes besides versions and settings (seed, depth, ...).
+        parameters: values to write into the history's attributes besides versions and settings (seed, depth, ...).
 
     Returns:
-        ``Flow``. Its history counts every gradient spent and sums the local error estimates: for a flow that
-        contracts, and whose errors decay no slower than e itself, the sum bounds the relative end error.
+        ``Flow``. Its history counts the gradients and sums the local error estimates. If the flow contracts and its
+        errors decay no slower than e itself, this sum bounds the relative error at the end.
 
-    Errors: ``TypeError`` or ``ValueError`` in one line before any computing; ``FlowError``, which carries the
-    snapshots already made, where the step underflows (a loss that is not smooth, or numbers that overflow).
+    Errors: ``TypeError`` or ``ValueError`` in one line before any computing; ``FlowError`` with the snapshots already
+    made if the step underflows (a loss that is not smooth, or numbers that overflow).
     """
     times = _check_times(times)
     descent = Descent(model, inputs, targets, tolerance=tolerance, dtype=dtype, device=device, parameters=parameters)
@@ -144,10 +144,10 @@ def gradient_flow(
 
 
 class Descent:
-    """A gradient flow under way: it can be stopped at any step and taken up again elsewhere with the same bits.
+    """A gradient flow that can be stopped at any step and resumed in another process with the same bits.
 
-    Arguments and refusals as ``gradient_flow``. ``state``: what ``state()`` gave during the same flow; the same bits
-    follow on the same machine with the same number of threads.
+    Arguments and errors are those of ``gradient_flow``. ``state``: a result of ``state()`` from the same flow; the bits
+    are the same on the same machine with the same number of threads.
     """
 
     def __init__(
@@ -179,20 +179,20 @@ class Descent:
         self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
 
     def snapshot(self, time: float, after_step: Callable[[], None] | None = None) -> Snapshot:
-        """Go on to ``time``, calling ``after_step`` after each step; ``StepUnderflow`` where that is impossible."""
+        """Continue to ``time``, calling ``after_step`` after each step; raise ``StepUnderflow`` if no step succeeds."""
         self._integrator.advance(time, after_step)
         return Snapshot(time, self._problem.module(self._integrator.theta), self._integrator.error.detach().clone())
 
     def row(self) -> dict[str, float]:
-        """One row of ``history``, where the flow is now."""
+        """Return the row of ``history`` for the current time."""
         return self._integrator.row()
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the rest of the flow depends on: four vectors and some scalars, exactly."""
+        """Return everything that the rest of the flow depends on, bit by bit: four vectors and some scalars."""
         return self._integrator.state()
 
     def history(self, times: Sequence[float], rows: Sequence[Mapping[str, float]]) -> xr.Dataset:
-        """The labelled history of a ``Flow``, from the rows at the times."""
+        """Return the labelled history of a ``Flow`` from its times and rows."""
         return xr.Dataset(
             {
                 name: ("time", np.array([row[name] for row in rows]), {"long_name": text, "units": units})
@@ -206,10 +206,10 @@ class Descent:
 def nearby(
     snapshot: Snapshot, inputs: Tensor, targets: Tensor, duration: float, offsets: Sequence[int]
 ) -> list[Snapshot]:
-    """The flow at ``snapshot.time + k * duration`` for each k of ``offsets``, backwards too.
+    """Return the flow at ``snapshot.time + k * duration`` for each k of ``offsets``; k may be negative.
 
-    One step of the classical fourth-order Runge-Kutta method per ``duration``: for durations small against
-    1 / lambda_max, where its error is of order (lambda_max duration)^5. ``inputs`` and ``targets`` as in the ``Flow``.
+    Each ``duration`` is one step of the classical fourth-order Runge-Kutta method. It must be small compared with
+    1 / lambda_max; the error of a step is of order (lambda_max duration)^5. ``inputs`` and ``targets`` are the flow's.
     """
     network = Network(snapshot.model, targets.dtype, targets.device)
     problem = Problem(network, inputs, targets)
@@ -229,7 +229,7 @@ def nearby(
 
 
 def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Network, Tensor]:
-    """(the network, its outputs), once they are known to be a function of the parameters alone."""
+    """Return (network, outputs) after checking that the outputs are a function of the parameters alone."""
     network = copied(CALL, model, dtype, device)
     network.forget(inputs[:FEW])
 

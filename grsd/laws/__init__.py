@@ -4,10 +4,10 @@ The law (C4 of arXiv 2512.18209 in this project's operational form) is one of
 
     u(s) = [r +] c e^{(b-1)(s - s_0)},        K_ab = T_ab / sqrt(E_a E_b) = kappa(a-b) e^{(b-1)((s_a + s_b)/2 - s_0)},
 
-s_0 a reference. Over R runs u is the ratio of sums, sum F / sum eps, since a density can come near zero; K is the mean
-of the runs' own K, which for sharp shells is bounded by twice the norm of the rotation between the two. Runs are the
-only independent units: every interval is a delete-one-run jackknife of the whole fit with Student's (or Hotelling's)
-quantile on R - 1 degrees of freedom, and the test flips the sign of whole runs' residuals.
+where s_0 is a reference. Over R runs u is the ratio of sums, sum F / sum eps, since a density can come near zero; K is
+the mean of the runs' own K, which for sharp shells is bounded by twice the norm of the rotation between the two. Only
+runs are independent units: every interval is a delete-one-run jackknife of the whole fit with Student's (or
+Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the signs of the residuals of whole runs.
 """
 
 from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws

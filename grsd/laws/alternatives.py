@@ -1,7 +1,7 @@
-"""Is a power law what predicts best? Rival laws of the velocity, compared on runs and shells that they did not see.
+"""Compare a power law of the velocity with rival laws, by cross-validation over runs and shells.
 
-A richer law always fits better; what counts is what it predicts. Each law is fitted to log|u| with one run and every
-``FOLDS``-th boundary (or one time) left out, and judged by the squared departures of that run there.
+A richer law always fits better, so laws are compared by their predictions. Each law is fitted to log|u| with one run
+and every ``FOLDS``-th boundary (or one time) left out, and judged by the squared deviations of that run there.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Comparison:
 
     Attributes:
         scores: mean squared prediction error, in squared relative units of u, by law.
-        excess, excess_error: score less that of the best law, and its standard error over left-out runs.
+        excess, excess_error: score minus that of the best law, and its standard error over left-out runs.
         best: the law with the smallest score.
-        chosen: the simplest law whose excess is at most 1.5 of its standard errors, or a quarter of the best score: a
-            richer law must predict clearly and distinctly better.
+        chosen: the simplest law whose excess is at most 1.5 of its standard errors, or a quarter of the best score; so
+            a richer law must predict significantly and substantially better.
         runs, places: R and the number of boundaries.
     """
 
@@ -53,17 +53,17 @@ def compare_laws(
 ) -> Comparison:
     """Compare a power law of the velocity with a log-parabola, a broken power law and a log-periodic law.
 
-    log|u| is affine in s = log eigenvalue; quadratic; affine with one change of slope, anywhere; affine plus a wave of
-    any period from 1 to the window's length and twice the mean spacing or more. Simplest first, by parameters: 2, 3, 4
-    and 5.
+    In these laws log|u| is, from simplest to richest: affine in s = log eigenvalue (2 parameters); quadratic (3);
+    affine with one change of slope, anywhere (4); affine plus a wave (5). The wave's period is between 1 and the
+    window's length, and at least twice the mean spacing.
 
     Args:
         budgets: for each of one or several shell widths over the same R >= 4 runs, as in ``law_test``.
         window: (low, high) in s.
-        times: given, ``budgets[i][r]`` is run r at ``times[i]``, at one shell width; the laws are those of t u over
-            x = log(lambda t), as covariance has it; ``window`` is in x, and what is left out is one time after another.
+        times: if given, ``budgets[i][r]`` is run r at ``times[i]``, at one shell width; the laws then describe t u over
+            x = log(lambda t), as covariance requires, ``window`` is in x, and one time after another is left out.
 
-    Source: this project's; leaving out is standard practice, and so is the rule of standard errors. Cost: under .1 s.
+    Source: this project's; cross-validation and the rule of standard errors are standard practice. Cost: under .1 s.
     Errors: ``ValueError`` for fewer than 10 boundaries or fewer than 3 times, or a mean velocity that changes sign.
     """
     if times is None:
@@ -104,7 +104,7 @@ def compare_laws(
 
 
 def _designs(name: str, s: np.ndarray) -> Iterator[np.ndarray]:
-    """(m, p) design matrices, one for each value of what is not linear."""
+    """Yield (m, p) design matrices, one for each value of the law's nonlinear parameter."""
     x = s - s.mean()
     ones, length = np.ones_like(x), x[-1] - x[0]
     if name == "power law":
@@ -122,7 +122,7 @@ def _designs(name: str, s: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _predict(designs: np.ndarray, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(R, m): of K designs (K, m, p) the one that fits each row of values (R, m) best, by weighted least squares."""
+    """Fit each row of values (R, m) with K designs (K, m, p) by weighted least squares; return the best fits (R, m)."""
     root = np.sqrt(weights)
     solve = np.linalg.pinv(designs * root[:, None]) * root
     fitted = designs @ (solve @ values.T)

@@ -25,9 +25,9 @@ def coupling_law(
     """Fit K_ab = kappa(a-b) e^{(b-1)((s_a+s_b)/2 - s_0)}, 1 <= a - b <= k_max, to the couplings of R >= 4 runs.
 
     K is the mean over runs of T_ab / sqrt(E_a E_b). The end shells, which reach to infinity, are left out; ``window``
-    must contain both shells of a pair whole. A common scale adds r eps(s) / sqrt(E_a E_b) to neighbours (exactly, where
-    no eigenvalue sits in three windows) and is fitted so. Other arguments and errors as in ``velocity_law``; k_max must
-    be under R, or the joint region has no degrees of freedom. Source: this project's.
+    must contain both shells of a pair completely. ``scale`` fits the term r eps(s) / sqrt(E_a E_b) that a common scale
+    adds to neighbours (exactly, if no eigenvalue lies in three windows). Other arguments and errors: as in
+    ``velocity_law``; k_max must be less than R, or the joint region has no degrees of freedom. Source: this project's.
     """
     flag("coupling_law", "scale", scale)
     observed = couplings("coupling_law", budgets, k_max=k_max, scale=scale, window=window)
@@ -37,7 +37,7 @@ def coupling_law(
 def couplings(
     call: str, budgets: Sequence[xr.Dataset], *, k_max: int, scale: bool, window: tuple[float, float] | None
 ) -> Ensemble:
-    """K_ab of the unmasked pairs of shells in the window, the mean over runs of each run's own."""
+    """Return K_ab of the unmasked pairs of shells in the window; its value is the mean of the runs' own K_ab."""
     common = common_shells(call, budgets, window)
     whole(call, "k_max", k_max, 1)
     if k_max >= len(common.budgets):

@@ -1,4 +1,4 @@
-"""What a law is fitted to: one observable over R runs on common shells, and its delete-one-run jackknife."""
+"""The data of a fit: one observable over R runs on common shells, and its delete-one-run jackknife."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Ensemble:
     Attributes:
         numerator, denominator: (R, m): F and eps for the velocity, K_ab and 1 for the coupling.
         x: (m,) log eigenvalue. group: (m,) which amplitude of the law applies. separations: (m,) a - b, 0 for u.
-        pumped: (1 + R, m) what a common scale r multiplies, of all runs, then with each left out; dimensionless.
+        pumped: (1 + R, m) the factor of a common scale r, for all runs, then with each left out; dimensionless.
         scaled: whether r is fitted.
     """
 
@@ -34,18 +34,18 @@ class Ensemble:
 
     @cached_property
     def y(self) -> np.ndarray:
-        """(1 + R, m): of all runs, then with each run left out; 1 / time."""
+        """y (1 + R, m) of all runs, then with each run left out; 1 / time."""
         return leave_out(self.numerator) / leave_out(self.denominator)
 
     def departures(self, law: np.ndarray) -> np.ndarray:
-        """(R, m): (numerator - law denominator) / mean denominator. Of mean zero over runs where y's law is ``law``."""
+        """Return (numerator - law denominator) / mean denominator, (R, m); its mean over runs is 0 if y = ``law``."""
         return (self.numerator - law * self.denominator) / self.denominator.mean(0)
 
     def variances(self) -> np.ndarray:
-        """Of y (m,): in each group a power law times the square of y's trend.
+        """Return smoothed variances of y (m,): in each group a power law times the square of y's trend.
 
-        R - 1 degrees of freedom are too few for raw weights, and weights that follow the noise cost coverage: the
-        power is shrunk, to zero where it is under two standard errors of what chance alone would make of it.
+        R - 1 degrees of freedom are too few for raw weights, and weights that follow the noise reduce coverage. So the
+        power is shrunk, and set to zero if it is below two standard errors of its distribution under pure chance.
         """
         raw = self.departures(self.y[0]).var(axis=0, ddof=1) / self.runs
         raw = np.maximum(raw, 1e-24 * np.square(self.y[0]).max())
@@ -64,7 +64,7 @@ class Ensemble:
         return smooth
 
     def enough_for(self, call: str, parameters: int) -> Ensemble:
-        """Itself, or ``ValueError`` where there is not one value more than parameters."""
+        """Return itself; raise ``ValueError`` unless there are more values than parameters."""
         if len(self.x) <= parameters:
             raise ValueError(
                 f"{call}(budgets): {len(self.x)} unmasked values in the window for {parameters} parameters; at least "
@@ -74,13 +74,13 @@ class Ensemble:
 
 
 def leave_out(values: np.ndarray) -> np.ndarray:
-    """(R, ...) -> (1 + R, ...): the mean, then the mean without each run."""
+    """Return the mean over runs, then the means without each run: (R, ...) -> (1 + R, ...)."""
     total, runs = values.sum(0), len(values)
     return np.concatenate([total[None] / runs, (total - values) / (runs - 1)])
 
 
 def jackknife_interval(estimates: np.ndarray, level: float) -> tuple[float, float]:
-    """Of (1 + R,) estimates, the first of all runs, by Student's quantile on R - 1 degrees of freedom."""
+    """Return the interval of (1 + R,) estimates, the first from all runs, by Student's quantile for R - 1 degrees."""
     runs = len(estimates) - 1
     error = np.sqrt((runs - 1) / runs * np.square(estimates[1:] - estimates[1:].mean()).sum())
     half = stats.t.ppf((1 + level) / 2, runs - 1) * error

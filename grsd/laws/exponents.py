@@ -1,4 +1,4 @@
-"""One exponent, three ways: from the profile of the velocity, from the couplings, and from how both change in time.
+"""Estimate one exponent in three ways: from the velocity's profile, from the couplings, and from the change in time.
 
 Log-shift invariance and covariance together give u = c lambda^{b-1} t^{b-2} (theorem 1), so the slope over s, the slope
 of the couplings and the slope in log time, with a free origin of time, must agree.
@@ -30,8 +30,8 @@ ORIGINS = np.concatenate([[0.0], np.geomspace(1e-2, 30, 60)])
 class Exponents:
     """b by ``NAMES``: ``values``, ``intervals`` (jackknife over runs, at ``level``), and whether they agree.
 
-    ``origin``: t_0 >= 0 in c ~ (t + t_0)^{b-2}, time. ``p``: of Hotelling's test that the three are one number;
-    ``times`` (T,), ``amplitudes`` (T,): c at ``reference``, 1 / time.
+    ``origin``: t_0 >= 0 in c ~ (t + t_0)^{b-2}, a time. ``p``: p-value of Hotelling's test that the three are equal.
+    ``times`` (T,); ``amplitudes`` (T,): c at ``reference``, 1 / time.
     """
 
     values: dict[str, float]
@@ -52,11 +52,11 @@ def exponents(
     k_max: int = 1,
     level: float = 0.95,
 ) -> Exponents:
-    """Fit b three ways to R >= 5 runs at T >= 4 times: ``budgets[i][r]`` is run r at ``times[i]``, one shell width.
+    """Fit b in three ways to R >= 5 runs at T >= 4 times: ``budgets[i][r]`` is run r at ``times[i]``, one shell width.
 
     "profile" and "couplings" are means over times of the fits of ``velocity_law`` and ``coupling_law`` in ``window``;
-    "clock" is 2 + d log c / d log(t + t_0), c the amplitude at the middle of the window, t_0 >= 0 fitted. Differences
-    of the three are tested with each run left out in turn. Source: this project's. Cost: negligible.
+    "clock" is 2 + d log c / d log(t + t_0), where c is the amplitude at the middle of the window and t_0 >= 0 is
+    fitted. A jackknife over runs tests the differences of the three. Source: this project's. Cost: negligible.
     Errors: ``ValueError`` for too few runs or times, or an amplitude that changes sign.
     """
     level = level_of("exponents", level)
@@ -93,7 +93,7 @@ def exponents(
 
 
 def _clock(times: np.ndarray, log_amplitude: np.ndarray) -> tuple[float, float]:
-    """b and t_0 of the best line of log c on log(t + t_0)."""
+    """Return b and t_0 of the best line of log c on log(t + t_0)."""
     best = (math.inf, math.nan, math.nan)
     for origin in ORIGINS * times[0]:
         x = np.log(times + origin)

@@ -12,7 +12,7 @@ from grsd.laws.ensemble import Ensemble, jackknife_interval
 from grsd.support.values import level_of, number
 
 EXPONENTS = (-5.0, 7.0)
-FARTHEST = 100.0  # e^(6 * 100) is still a number
+FARTHEST = 100.0  # e^(6 * 100) is still finite
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class LawFit:
         observable: "velocity" or "coupling".
         exponent, exponent_interval: b, dimensionless.
         amplitudes, amplitude_intervals: c or kappa (G,), (G, 2), each at ``level`` on its own; units 1 / time.
-        log_amplitude_intervals: of log |c| or log |kappa| (G, 2); minus infinity to infinity where a sign is unsure.
+        log_amplitude_intervals: of log |c| or log |kappa| (G, 2); infinite if the sign of the amplitude is uncertain.
         covariance: of the amplitudes (G, G), jackknife.
-        scale, scale_interval: r of a common scale M' = r M, units 1 / time; None where it was not fitted.
-        reference: s_0 in log eigenvalue, where the amplitudes are quoted.
-        positions, separations: s (m,) and a - b (m,) of what was fitted (separation 0 for the velocity).
+        scale, scale_interval: r of a common scale M' = r M, units 1 / time; None if it was not fitted.
+        reference: s_0, the log eigenvalue at which the amplitudes are quoted.
+        positions, separations: s (m,) and a - b (m,) of the fitted values (separation 0 for the velocity).
         values, standard_errors, fitted: (m,), 1 / time.
         runs, degrees_of_freedom: R and R - 1.
-        conclusive: False where b ran into the end of its range, or where a free scale cannot be told from the law
+        conclusive: False if b lies at the end of its range, or if a free scale cannot be distinguished from the law
             because the interval of b contains 1.
     """
 
@@ -55,7 +55,7 @@ class LawFit:
     conclusive: bool
 
     def distance(self, amplitudes: Sequence[float] | np.ndarray) -> float:
-        """Hotelling's T^2 of a vector of amplitudes (G,) from the estimate."""
+        """Return Hotelling's T^2 between a vector of amplitudes (G,) and the estimate."""
         given = np.asarray(amplitudes, dtype=float)
         if given.shape != self.amplitudes.shape:
             raise ValueError(
@@ -66,17 +66,17 @@ class LawFit:
 
     @property
     def region(self) -> float:
-        """The joint region: all amplitudes with ``distance`` at most this, G (R - 1) / (R - G) F(G, R - G)."""
+        """Return the largest ``distance`` of amplitudes in the joint region: G (R - 1) / (R - G) F(G, R - G)."""
         count, runs = len(self.amplitudes), self.runs
         return float(stats.f.ppf(self.level, count, runs - count) * count * (runs - 1) / (runs - count))
 
     def contains(self, amplitudes: Sequence[float] | np.ndarray) -> bool:
-        """Whether the joint region at ``level`` contains these amplitudes, quoted at ``reference``."""
+        """Return whether the joint region at ``level`` contains these amplitudes, quoted at ``reference``."""
         return self.distance(amplitudes) <= self.region
 
 
 def fit_law(observable: str, observed: Ensemble, reference: float | None, level: float) -> LawFit:
-    """The weighted fit, of all runs and with each left out. Errors: ``ValueError`` for a level that is none."""
+    """Fit the law with weights, to all runs and with each left out. Errors: ``ValueError`` for an invalid level."""
     call = f"{observable}_law"
     level = level_of(call, level)
     if reference is None:
@@ -124,13 +124,13 @@ def fit_law(observable: str, observed: Ensemble, reference: float | None, level:
 
 
 def exponents_and_amplitudes(observed: Ensemble, reference: float) -> tuple[np.ndarray, np.ndarray]:
-    """b (1 + R,) and amplitudes (1 + R, G) of all runs, then with each left out."""
+    """Return b (1 + R,) and amplitudes (1 + R, G), for all runs, then with each left out."""
     b, amplitudes, _ = _solve(observed, 1 / observed.variances(), reference)
     return b, amplitudes
 
 
 def _solve(observed: Ensemble, weights: np.ndarray, reference: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """b (n,), amplitudes (n, G), r (n,) by variable projection: b on nested grids, the rest linear given b."""
+    """Return b (n,), amplitudes (n, G) and r (n,) by variable projection: b on nested grids, linear fits otherwise."""
     y, z = observed.y, observed.pumped
     groups = np.arange(observed.group.max() + 1)
     member = (observed.group[None, :] == groups[:, None]).astype(float)

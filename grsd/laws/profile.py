@@ -1,4 +1,4 @@
-"""Condition 3 as it is drawn: geometric means over shells and times, with the spread over seeds."""
+"""The curves that plots of condition 3 show: geometric means over shells or times, with the spread over seeds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BIN = 1.5
 
 
 def profile(measured: xr.Dataset, of: str, rate: str = "rho") -> xr.Dataset:
-    """The geometric mean of t rho (or t omega) over ``of``, "time" or "shell", for each depth.
+    """Return the geometric mean of t rho (or t omega) as a function of ``of``, "time" or "shell", for each depth.
 
     Args: ``measured`` from ``evolution.gather``. Times are grouped by their value to two digits, shells in bins 1.5
     wide in log eigenvalue.
-    Returns: ``centre(depth, of)`` and ``factor(depth, of)``, e to the standard error over seeds of the logarithm:
-    centre / factor to centre * factor is one standard error. NaN where fewer than two seeds have a value.
+    Returns: ``centre(depth, of)`` and ``factor(depth, of)`` = e^(standard error over seeds of the logarithm), so that
+    one standard error reaches from centre / factor to centre * factor. NaN if fewer than two seeds have a value.
     """
     needed = dict.fromkeys(("t_rho", "t_omega", "time", "shell", "depth", "seed"), ("point",))
     dataset("profile", "measured", measured, needed, "it with evolution.gather(ensemble)")

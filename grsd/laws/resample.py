@@ -1,4 +1,4 @@
-"""Ensembles like a measured one, of any size: what more runs would say."""
+"""Simulate ensembles of any size from a measured one, to see what more runs would show."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MOST_RUNS = 10_000
 def resampled(
     observable: str, observed: Sequence[Ensemble], runs: int, seed: int, *, lawful: bool = False
 ) -> list[Ensemble]:
-    """``runs`` new runs, normal with the mean and covariance that the measured runs have (all widths together).
+    """Draw ``runs`` new runs from a normal law with the mean and covariance of the measured runs (all widths jointly).
 
     Args:
-        observable, observed: as ``grsd.laws.signflip.observe`` gives them, without a scale.
-        lawful: give them the mean of the fitted law in place of their own.
+        observable, observed: the observable's name, and ensembles from ``grsd.laws.signflip.observe`` without a scale.
+        lawful: use the mean of the fitted law in place of the measured mean.
 
-    Copies of runs would not do: the defect rests on products of different runs, and two copies are not different.
+    Copies of runs would be wrong: the defect is estimated from products of different runs, and copies do not differ.
     Denominators are those of the measured mean. Errors: ``ValueError`` for fewer than 4 runs, or a scale.
     """
     if whole("resampled", "runs", runs, LEAST_RUNS) > MOST_RUNS:

@@ -1,4 +1,4 @@
-"""The test of a law: the signs of whole runs' residuals are flipped, on one or several shell widths together."""
+"""Test a law by flipping the signs of the residuals of whole runs, on one or several shell widths together."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class LawTest:
     """The test of a law on one or several shell widths.
 
     Attributes:
-        p: share of the sign patterns (the identity among them) whose statistic is at least the observed one.
+        p: share of the sign patterns (including the identity) whose statistic is at least the observed one.
         p_by_width: the same for each width alone.
-        statistic: the largest over widths of |sum_r rho_r|^2, rho_r the runs' standardized residuals, less its mean
-            over sign patterns and in units of its standard deviation over them.
+        statistic: |sum_r rho_r|^2, where rho_r are the runs' standardized residuals, minus its mean over sign patterns
+            and divided by its standard deviation over them; the largest over widths.
         defect, defect_interval: D^2, the share of the squared observable that the law leaves unexplained, from products
             of different runs only (unbiased up to the fit; may be negative), and its jackknife interval at ``level``.
-        flips: number of sign patterns; all 2^(R-1) of them up to 4096, so that p >= 1 / flips.
-        fits: one ``LawFit`` a width.
+        flips: number of sign patterns: all 2^(R-1) if these are at most 4096, else 4096; p >= 1 / flips.
+        fits: one ``LawFit`` per width.
         parameters, observations: fitted and observed numbers over all widths.
     """
 
@@ -62,15 +62,15 @@ def law_test(
 
     Args: ``budgets`` is one ensemble, or one for each of several shell widths over the same runs in the same order. One
     width can never exclude a log-periodic law of its own period; two incommensurate widths can (log 2 and log 3), with
-    a smoothing of at most .15 periods. Each width is fitted by itself; the residuals are judged together.
+    a smoothing of at most .15 periods. Each width is fitted separately; the residuals are judged together.
 
-    Each run's departure from the fitted law, F_r - u_fit eps_r over the mean density for velocities and K_r - K_fit for
-    couplings, is standardized by smoothed errors, with the fit's tangent space projected out. Under the law departures
-    are independent with mean zero; where they are symmetric as well, flipping whole runs is exact. (Pseudo-values
-    of the ratio divide by fluctuating densities; skewed by it, they rejected 8 % of planted laws in trials.) The
-    defect uses products of different runs, which is what splitting the runs into halves does, over all
-    halves. The velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and
-    one shorter than about 1.5 widths is hardly seen in them.
+    Each run deviates from the fitted law by (F_r - u_fit eps_r) / mean density for velocities and by K_r - K_fit for
+    couplings. These deviations are standardized by smoothed errors, and the fit's tangent space is projected out. Under
+    the law they are independent with mean zero; if they are also symmetric, the sign-flip test is exact. (Pseudo-values
+    of the ratio divide by fluctuating densities and are skewed: in trials they rejected 8 % of planted laws.) The
+    defect uses products of different runs, which equals an average over all splits of the runs into halves. The
+    velocity is local in s and the sharper observable; couplings average a wave over the shells' width, and hardly show
+    one shorter than about 1.5 widths.
 
     Source: this project's. Cost: negligible. Errors: as in ``coupling_law``.
     """
@@ -87,7 +87,10 @@ def observe(
     scale: bool = False,
     window: tuple[float, float] | None = None,
 ) -> list[Ensemble]:
-    """What ``law_test`` judges, width by width. Arguments and errors: the same; without a window, everything."""
+    """Return the ensembles that ``law_test`` judges, one per width.
+
+    Arguments and errors: as in ``law_test``; without a window, all of the spectrum.
+    """
     choice("law_test", "observable", observable, OBSERVABLES)
     flag("law_test", "scale", scale)
     given = listed("law_test", "budgets", budgets, "runs, or lists of them")
@@ -98,7 +101,7 @@ def observe(
 
 
 def judge_observed(observable: str, observed: Sequence[Ensemble], level: float = 0.95) -> LawTest:
-    """``law_test`` of what ``observe`` gave."""
+    """Apply ``law_test`` to the ensembles from ``observe``."""
     choice("judge_observed", "observable", observable, OBSERVABLES)
     observed = listed("judge_observed", "observed", observed, "ensembles from observe")
     if not all(isinstance(item, Ensemble) for item in observed):
@@ -126,7 +129,7 @@ def judge_observed(observable: str, observed: Sequence[Ensemble], level: float =
 
 
 def _standardize(observed: Ensemble, fit: LawFit) -> tuple[np.ndarray, np.ndarray]:
-    """(R, m) departures from the fit, off its tangent space, and from zero, in units of the standard errors."""
+    """Return (R, m) deviations from the fit, without its tangent space, and from zero, in standard errors."""
     shape = np.exp((fit.exponent - 1) * (observed.x - fit.reference))
     member = observed.group[:, None] == np.arange(len(fit.amplitudes))
     law = fit.amplitudes[observed.group] * shape
@@ -143,7 +146,7 @@ def _share(scores: np.ndarray) -> float:
 
 
 def _signs(runs: int) -> np.ndarray:
-    """(flips, R), the identity first: all sign patterns up to a common sign, or 4096 drawn ones."""
+    """Return sign patterns (flips, R), the identity first: all of them up to a common sign, or 4096 random ones."""
     if 2 ** (runs - 1) <= MOST_FLIPS:
         return np.array([(1, *rest) for rest in product((1, -1), repeat=runs - 1)], dtype=float)
     drawn = np.random.default_rng(0).choice([-1.0, 1.0], size=(MOST_FLIPS, runs))
@@ -154,7 +157,7 @@ def _signs(runs: int) -> np.ndarray:
 def crossed_share(
     residual_gram: np.ndarray, signal_gram: np.ndarray, level: float
 ) -> tuple[float, tuple[float, float]]:
-    """sum over r != q of rho_r . rho_q / the same of the signals, from (R, R) Gram matrices; its jackknife interval."""
+    """Return sum_{r != q} rho_r . rho_q over the same sum of the signals, and its interval; Gram matrices (R, R)."""
 
     def crossed(gram: np.ndarray) -> np.ndarray:
         off = gram - np.diag(np.diag(gram))

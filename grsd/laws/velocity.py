@@ -25,15 +25,15 @@ def velocity_law(
     """Fit u = c e^{(b-1)(s - s_0)}, with ``scale`` u = r + c e^{(b-1)(s - s_0)}, to the velocities of R >= 4 runs.
 
     Args:
-        budgets: one energy budget a run, over common shells, at matched states of the runs.
-        scale: fit a common scale r besides; b near 1 is then not ``conclusive``.
-        window: (low, high) in s of the boundaries used; all that no run masks otherwise. The law is to be judged at and
-            below the frontier lambda t = 1, and away from the ends of the spectrum.
-        reference: s_0; the middle of what is fitted otherwise. Far from the data c inherits the error of b.
+        budgets: one energy budget per run, over common shells, at matched states of the runs.
+        scale: also fit a common scale r; the fit is then not ``conclusive`` for b near 1.
+        window: (low, high) in s of the boundaries used; ``None``: all boundaries that no run masks. Judge the law at
+            and below the frontier lambda t = 1, and away from the ends of the spectrum.
+        reference: s_0; ``None``: the middle of the fitted boundaries. Far from the data c inherits the error of b.
         level: of the intervals.
 
     Source: this project's. Cost: negligible.
-    Errors: ``ValueError`` for fewer than 4 runs, no common unmasked boundary, or fewer than one more than parameters.
+    Errors: ``ValueError`` for fewer than 4 runs, or unless there are more common unmasked boundaries than parameters.
     """
     flag("velocity_law", "scale", scale)
     return fit_law("velocity", velocities("velocity_law", budgets, scale=scale, window=window), reference, level)
@@ -42,9 +42,9 @@ def velocity_law(
 def pooled_velocities(
     call: str, widths: Sequence[Sequence[xr.Dataset]], *, window: tuple[float, float] | None
 ) -> Ensemble:
-    """u at the boundaries of several shell widths over the same runs, by increasing s; a boundary of two counts once.
+    """Return u at the boundaries of several shell widths over the same runs, by increasing s.
 
-    The velocity at a boundary depends on the smoothing alone, not on the width.
+    A boundary that several widths share counts once: u depends on the smoothing, not on the width.
     """
     widths = same_runs(call, "budgets", widths, "width")
     parts = [_boundaries(call, item, window) for item in widths]
@@ -56,7 +56,7 @@ def pooled_velocities(
 def velocities_over_times(
     call: str, budgets: Sequence[Sequence[xr.Dataset]], times: np.ndarray, *, window: tuple[float, float] | None
 ) -> tuple[Ensemble, np.ndarray]:
-    """t u by increasing x = log(lambda t), ``window`` in x, and which time each value is of."""
+    """Return t u by increasing x = log(lambda t), and the index of each value's time; ``window`` is in x."""
     budgets = same_runs(call, "budgets, times", budgets, "time")
     if len(budgets) != len(times):
         raise ValueError(f"{call}(budgets, times): expected the same number of runs at each of the times")
@@ -76,7 +76,7 @@ def velocities_over_times(
 def velocities(
     call: str, budgets: Sequence[xr.Dataset], *, scale: bool, window: tuple[float, float] | None
 ) -> Ensemble:
-    """u at the unmasked boundaries in the window: sum F / sum eps over runs."""
+    """Return u = sum F / sum eps over runs at the unmasked boundaries in the window."""
     return _ensemble(*_boundaries(call, budgets, window), scale=scale).enough_for(call, 2 + scale)
 
 

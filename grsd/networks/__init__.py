@@ -1,9 +1,9 @@
 """The architectures, as ordinary torch modules.
 
-A new one is one function here, or in a file of one's own, under ``@architecture("name")``: it takes ``features`` and
-``outputs`` and the settings of a ``grsd.Spec`` by name (width, depth, activation, weight_scale, branch_scale, seed) and
-returns the module at its start. ``compared=True`` puts it into every comparison of the studies; ``branches=True`` says
-that ``branch_scale`` means something to it.
+To add one, write a function under ``@architecture("name")``, here or in a file of your own. It takes ``features``,
+``outputs`` and, by name, the settings of a ``grsd.Spec`` (width, depth, activation, weight_scale, branch_scale, seed),
+and returns the initialized module. ``compared=True`` adds it to every comparison of the studies; ``branches=True``
+says that it uses ``branch_scale``.
 """
 
 from typing import TYPE_CHECKING

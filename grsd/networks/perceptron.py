@@ -15,18 +15,18 @@ from grsd.support.values import ACTIVATIONS, choice, fits_memory, flag, positive
 
 
 class Erf(nn.Module):
-    """The error function, elementwise: the activation whose infinite-width kernels are closed."""
+    """The elementwise error function, an activation whose infinite-width kernels have closed forms."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.erf(x)
 
 
 LAYERS = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "relu": nn.ReLU, "identity": nn.Identity}
-EACH_LAYER = 1000  # numbers that the bookkeeping of one layer is worth
+EACH_LAYER = 1000  # the bookkeeping of one layer takes about the memory of this many numbers
 
 
 class Perceptron(nn.Module):
-    r"""A perceptron whose plain and residual forms differ in the skips and the scale beta of the branches only.
+    r"""A perceptron; its plain and residual forms differ only in the skips and in the scale beta of the branches.
 
     .. math::
         h_1 = \sigma(W_1 x + b_1), \qquad
@@ -34,19 +34,19 @@ class Perceptron(nn.Module):
         h_l + \beta\,\sigma(W_{l+1} h_l + b_{l+1}) & \text{residual,} \end{cases} \qquad f = V h_L + c .
 
     Weights are drawn from N(0, weight_scale^2 / fan_in), the readout from N(0, 1 / width), biases start at zero. The
-    same seed gives the same weights whatever the form, the dtype or the global random state.
+    same seed gives the same weights for every form, dtype and global random state.
 
     Args:
         features: input features d.
         outputs: output features C.
         width: units in a hidden layer.
         depth: hidden layers L; the residual form has L - 1 skips.
-        residual: whether the skips are there.
+        residual: whether there are skips.
         activation: one of ``ACTIVATIONS``.
         weight_scale: standard deviation of a hidden weight times sqrt(fan_in); 1 is critical for tanh.
         branch_scale: beta, the scale of a residual branch; ``None`` means 1 / sqrt(depth). Unused in the plain form.
         seed: seed of the initial weights.
-        dtype: of the parameters, which lie on the CPU: neither follows torch's global defaults.
+        dtype: of the parameters, which are on the CPU; torch's global defaults change neither.
 
     Shapes: input (N, d), output (N, C); dtype that of the parameters.
     Errors: ``ValueError`` for a size below one, an unknown activation or a scale that is not positive.
@@ -108,15 +108,16 @@ def residual(features: int, outputs: int, **settings: object) -> Perceptron:
 
 @architecture("plain", compared=True)
 def plain(features: int, outputs: int, **settings: object) -> Perceptron:
-    """The same without skips."""
+    """A ``Perceptron`` without skips."""
     return Perceptron(features, outputs, residual=False, **settings)
 
 
 @architecture("orthogonal")
 def orthogonal(features: int, outputs: int, **settings: object) -> Perceptron:
-    """Plain, with random orthogonal matrices between the hidden layers.
+    """A plain ``Perceptron`` with random orthogonal matrices between the hidden layers.
 
-    Linear, every gain is exactly one (dynamical isometry: Saxe, McClelland and Ganguli, arXiv 1312.6120).
+    With a linear activation every gain is exactly one (dynamical isometry: Saxe, McClelland and Ganguli, arXiv
+    1312.6120).
     """
     network = plain(features, outputs, **settings).double()
     with torch.no_grad():
@@ -127,7 +128,7 @@ def orthogonal(features: int, outputs: int, **settings: object) -> Perceptron:
 
 @architecture("aligned")
 def aligned(features: int, outputs: int, **settings: object) -> Perceptron:
-    """Plain, with identities between the hidden layers, so that the singular directions of all layers agree."""
+    """A plain ``Perceptron`` with identities between the hidden layers: all layers share their singular directions."""
     network = plain(features, outputs, **settings).double()
     with torch.no_grad():
         for layer in network.hidden[1:]:

@@ -1,4 +1,4 @@
-"""Experiments: one spec and one function, one labelled file; computed once whoever asks, checked when read."""
+"""Experiments: a spec and a function give one labelled file, which is computed once and checked when it is read."""
 
 from typing import TYPE_CHECKING
 

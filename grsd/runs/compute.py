@@ -1,4 +1,4 @@
-"""One experiment: computed once whoever asks, kept, and taken up again where it was interrupted."""
+"""Run one experiment: compute it once, store it, and resume it if it was interrupted."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def run(
     folder: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """The result of the experiment ``spec``, from its file if there is one, computed and kept otherwise.
+    """Return the result of the experiment ``spec``: read it from its file if there is one, else compute and store it.
 
     The file is named after the function, the spec and the code that computed it (the function's file, the files of grsd
-    that this imports, versions of torch, numpy, scipy, xarray and scikit-learn); whatever changes, it is computed
-    again. It is checked byte by byte when read. Several processes that ask for the same spec compute it once.
+    that it imports, the versions of torch, numpy, scipy, xarray and scikit-learn); if any of these changes, the result
+    is computed again. Every byte is checked on reading. Several processes that ask for the same spec compute it once.
 
     Args:
         spec: the experiment: a ``Spec``, or for another function a mapping or dataclass of plain values, with its seed.
-        function: what computes, ``function(spec) -> xarray.Dataset``, at the top level of a file. The usual one trains
-            the network of a ``Spec`` and measures its shells (``grsd.runs.training``); interrupted, even killed, it
-            goes on from some seconds before and ends with the same bytes. One that takes ``scratch`` (a ``Scratch``)
-            can do so too; one that takes ``progress`` is given it.
-        threads: what the experiment is computed on, whatever the machine has; another number may change last digits,
-            so it is another run.
-        folder: of the results; ``None``: $GRSD_RUNS, else data/runs in the project.
+        function: computes the result, ``function(spec) -> xarray.Dataset``; it stands at the top level of a file. The
+            default trains the network of a ``Spec`` and measures its shells (``grsd.runs.training``); if it is
+            interrupted or killed, it resumes from a few seconds before and ends with the same bytes. A function that
+            takes ``scratch`` (a ``Scratch``) can do so too; one that takes ``progress`` receives it.
+        threads: number of threads of the experiment, on every machine; another number may change the last digits, so
+            it makes another run.
+        folder: folder of the results; ``None``: $GRSD_RUNS, else data/runs in the project.
         progress: show a bar; ``None``: on a terminal and in Jupyter.
 
-    The function runs with torch's, numpy's and xarray's switches as they come and with global random states of its own
+    The function runs under the default switches of torch, numpy and xarray and with global random states of its own
     (``grsd.support.pinned``), so that equal specs give equal bytes whatever the process has set.
 
-    Returns: the function's dataset, the same whether it was computed or read. Attributes ``function``, ``spec`` and
-    ``code`` say what was computed by what, ``versions`` and ``threads`` with what. A result that cannot be kept (a full
-    disk, a variable that no file can hold) is returned all the same, and that is said in one line on stderr.
+    Returns: the function's dataset, the same whether it was computed or read. The attributes ``function``, ``spec``,
+    ``code``, ``versions`` and ``threads`` record its origin. A result that cannot be stored (a full disk, a variable
+    that no file can hold) is returned as well, and one line on stderr reports it.
 
-    Errors: what the function raises (``RuntimeError`` where a flow cannot be continued); ``RuntimeError`` where the
-    source has changed since it was imported; ``TypeError`` for a spec or a function that cannot be named;
-    ``ProjectNotFound`` where there is no folder for results.
+    Errors: the function's own (``RuntimeError`` if a flow cannot be continued); ``RuntimeError`` if the source has
+    changed since it was imported; ``TypeError`` for a spec or a function that cannot be named; ``ProjectNotFound`` if
+    there is no folder for results.
     """
     return obtain(spec, function, folder, progress, threads)[1]
 
@@ -74,9 +74,9 @@ def obtain(
     progress: bool | None = None,
     threads: int = 1,
 ) -> tuple[Path | None, xr.Dataset, float | None]:
-    """``run``: (file, dataset, seconds it took), the last ``None`` where it was already there.
+    """Do the same as ``run`` and return (file, dataset, seconds it took).
 
-    The file is ``None`` where the result could not be kept.
+    The seconds are ``None`` if the result was stored already; the file is ``None`` if it could not be stored.
     """
     stem, marks = identity(spec, function, threads)
     folder = runs_folder(folder)
@@ -101,7 +101,7 @@ def obtain(
 
 
 def identity(spec: object, function: Callable[..., xr.Dataset], threads: int = 1) -> tuple[str, dict[str, str]]:
-    """(stem of the file's name, what the file says it is) of the experiment; the refusals of ``run``."""
+    """Return (stem of the file's name, attributes that identify the experiment). Errors: as in ``run``."""
     if function is train and not isinstance(spec, Spec):
         raise TypeError(f"run(spec): expected a grsd.Spec, got {type(spec).__name__}; a mapping needs its function")
     code = fingerprint(function, *sources_of(spec))
@@ -127,7 +127,7 @@ def _computed(
 
 
 def _keep(result: xr.Dataset, folder: Path, stem: str, scratch: Scratch) -> tuple[Path | None, xr.Dataset]:
-    """(its file or ``None``, the result as a file gives it, or as it is where no file can hold it)."""
+    """Store the result; return (file, result as the file gives it), or (``None``, result) if no file can hold it."""
     result, texts = with_text(result)
     if texts:
         say(f"{stem}: attributes that no file can hold are kept as text: {', '.join(texts)}")

@@ -1,14 +1,15 @@
-"""Datasets as netCDF can hold them, and back: what it cannot hold stands as JSON in the attribute ``grsd_encoding``.
+"""Convert datasets to ones that netCDF can hold, and back.
 
-Numbers, text and plain attributes stand in the file as every netCDF reader expects them. The rest is read back equal:
+Numbers, text and plain attributes stand in the file as every netCDF reader expects them. The attribute
+``grsd_encoding`` describes the rest in JSON, so that it is read back equal:
 
-* booleans as unsigned bytes, dates and durations as 64-bit integers, complex numbers, half and long precision and bytes
-  as their own bytes along one more dimension, and arrays of objects as JSON text, an element each;
-* attributes such as None, booleans, dicts, nested or mixed lists and bytes, and those whose names mean something to
-  netCDF or xarray, in ``grsd_encoding`` itself;
-* variables and dimensions with names that netCDF does not allow, as ``grsd_name_1`` and so on.
+* booleans become unsigned bytes; dates and durations become 64-bit integers; complex numbers, half and long precision
+  and bytes become their own bytes along one more dimension; an array of objects becomes JSON text, one per element;
+* attributes such as None, booleans, dicts, nested or mixed lists and bytes, and attributes whose names have a meaning
+  in netCDF or xarray, go into ``grsd_encoding`` itself;
+* variables and dimensions whose names netCDF does not allow are called ``grsd_name_1`` and so on.
 
-Anything else, such as a MultiIndex, cannot be kept; an attribute of another type can, as its text (``with_text``).
+Anything else, such as a MultiIndex, cannot be stored; an attribute of another type is stored as text (``with_text``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from grsd.runs.values import Unstorable, tagged, untagged
 
 MARK = "grsd_encoding"
 NAME = re.compile(r"(?!grsd_|_nc4_)[^\W\d][\w.+@-]{0,99}")
-# They mean something to netCDF, HDF5 or xarray, which would act on them when the file is read.
+# netCDF, HDF5 or xarray give these names a meaning and would act on them when they read the file.
 RESERVED = {
     "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "_Encoding", "dtype", "coordinates",
     "calendar", "grid_mapping", "bounds", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Dimid",
@@ -35,7 +36,7 @@ LONGEST = 1000
 
 
 def with_text(dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
-    """(``dataset`` with the text of each attribute that cannot be kept in its place, the names of those)."""
+    """Return (``dataset`` with every attribute that cannot be stored replaced by its text, names of those)."""
     changed: list[str] = []
     result = dataset.copy()
     for part in (result, *result.variables.values()):
@@ -44,9 +45,9 @@ def with_text(dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
 
 
 def encode(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, object]]]:
-    """(a dataset that netCDF can hold, how xarray is to write its variables).
+    """Return (a dataset that netCDF can hold, xarray's encoding of each variable).
 
-    Errors: ``Unstorable`` naming the variable or attribute that cannot be kept.
+    Errors: ``Unstorable`` naming the variable or attribute that cannot be stored.
     """
     named = _short_names(dataset)
     marks: dict[str, object] = {"names": {new: tagged(old) for old, new in named.items() if new != old}}
@@ -72,7 +73,7 @@ def encode(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, object]
 
 
 def decode(found: xr.Dataset) -> xr.Dataset:
-    """The dataset of which ``encode`` made ``found``; any other comes back as it is."""
+    """Return the dataset from which ``encode`` made ``found``; any other dataset is returned unchanged."""
     attributes = dict(found.attrs)
     marks = json.loads(attributes.pop(MARK, "{}"))
     kinds, kept = marks.get("variables", {}), marks.get("attributes", {})
@@ -99,7 +100,7 @@ def _short_names(dataset: xr.Dataset) -> dict[Hashable, str]:
 
 
 def _stored(name: Hashable, variable: xr.Variable) -> tuple[np.ndarray, dict[str, str]]:
-    """(values that netCDF can hold, what they were where that is something else)."""
+    """Return (values that netCDF can hold, marks to restore the original values; empty if they are unchanged)."""
     if not isinstance(variable.dtype, np.dtype):
         raise Unstorable(f"{name!r:.60} has the type {variable.dtype}")
     values = np.asarray(variable.values)
@@ -125,7 +126,7 @@ def _stored(name: Hashable, variable: xr.Variable) -> tuple[np.ndarray, dict[str
 
 
 def _as_characters(values: np.ndarray) -> dict[str, object]:
-    """Text as netCDF's arrays of characters: what it declares is what it holds, unlike texts of any length."""
+    """Return the encoding of text as netCDF's character arrays, whose declared size is what the file really holds."""
     longest = max((len(item.encode()) for item in values.ravel().tolist()), default=0)
     return {"dtype": "S1", "char_dim_name": f"grsd_chars_{max(longest, 1)}"}
 
@@ -151,7 +152,7 @@ def _restored(values: np.ndarray, mark: Mapping[str, str]) -> np.ndarray:
 
 
 def _split_attributes(attributes: Mapping, marks: dict[str, object], owner: str) -> dict[str, object]:
-    """The attributes that netCDF holds as they are; the others are put down in ``marks``."""
+    """Return the attributes that netCDF holds unchanged, and record the others in ``marks``."""
     plain, odd = {}, []
     for name, value in attributes.items():
         own = isinstance(name, str) and NAME.fullmatch(name) and name not in RESERVED
@@ -198,7 +199,7 @@ def _attributes_as_text(attributes: Mapping, changed: list[str]) -> dict:
 
 
 def _numbers(value: object) -> np.ndarray | None:
-    """Lists and tuples of several integers or several floats, which netCDF holds as an array."""
+    """Return a list or tuple of several integers or several floats as an array, which netCDF can hold; else None."""
     if type(value) in (list, tuple) and 2 <= len(value) <= LONGEST:
         for kind, dtype in ((int, np.int64), (float, np.float64)):
             if all(type(item) is kind and (kind is float or _fits(item)) for item in value):

@@ -1,9 +1,9 @@
-"""Which code computes: a run made by other code is never reused in silence.
+"""Fingerprint the code that computes, so that a run made by other code is never reused silently.
 
-Code counts as its syntax tree, so that docstrings, comments and layout can be put better without any run being computed
-again; names, defaults and every statement count. The tree is written down without what Python's minor versions write
-differently (empty fields). What remains is their parsers: if one reads the same text as another tree, as 3.12 did with
-some f-strings, the code counts as other code there.
+The fingerprint is taken of the syntax tree: docstrings, comments and layout can change without any run being computed
+again; names, defaults and statements cannot. The tree is written without the empty fields in which Python's minor
+versions differ. Their parsers still matter: if a version parses the same text to another tree, as 3.12 did with some
+f-strings, the code counts as other code there.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ WITHOUT_MEANING = {"ctx", "kind", "type_comment", "type_ignores"}
 
 
 def fingerprint(*functions: Callable) -> str:
-    """sha256 over the functions' names, their files, the files of grsd that these import, and the libraries' versions.
+    """Return sha256 of the functions' names, their files, the files of grsd that these import, and library versions.
 
-    What pins the numbers of a run (``grsd.support.pinned``) counts for every function. Its own file may be anywhere; of
-    what it imports, only grsd counts, directly or not.
+    ``grsd.support.pinned``, which every run uses, counts for every function. A function's own file may be anywhere; of
+    its imports only files of grsd count, directly or indirectly imported.
 
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` if the code of
-    a file has changed since it was imported, so that nobody can say which code would compute.
+    a file has changed since it was imported, so that it is unknown which code would compute.
     """
     names = "".join(f"{function.__qualname__}\n" for function in functions)
     return _fingerprint("run(spec)", names, *(_file(function) for function in functions))
 
 
 def code_of(measure: Callable) -> str:
-    """The same for a function that need not be importable by its name: a lambda, a closure, a ``functools.partial``.
+    """Return the fingerprint of a function that need not be importable: a lambda, a closure, a ``functools.partial``.
 
-    ``"unknown"`` for one that no file defines. Errors: ``RuntimeError`` as for ``fingerprint``.
+    Return ``"unknown"`` if no file defines it. Errors: ``RuntimeError`` as for ``fingerprint``.
     """
     while isinstance(measure, partial):
         measure = measure.func
@@ -65,7 +65,7 @@ def _fingerprint(call: str, names: str, *starts: Path) -> str:
 
 @cache
 def sources(start: Path, package: Path = PACKAGE) -> tuple[Path, ...]:
-    """``start`` and the files of ``package`` that it imports, directly or not, in a fixed order."""
+    """Return ``start`` and the files of ``package`` that it imports, directly or indirectly, in a fixed order."""
     found: set[Path] = set()
     waiting = [start]
     while waiting:
@@ -78,7 +78,7 @@ def sources(start: Path, package: Path = PACKAGE) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=1024)
 def _tree(content: bytes) -> tuple[str, tuple[str, ...]]:
-    """(sha256 of the syntax tree, imported names) of a file; sha256 of its bytes if they are no Python."""
+    """Return (sha256 of the syntax tree, imported names) of a file; sha256 of its bytes if they are no Python."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
@@ -87,9 +87,9 @@ def _tree(content: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _written(tree: ast.AST) -> str:
-    """The tree as text, without positions, empty fields and statements that are only a text, as docstrings are."""
+    """Return the tree as text, without positions, empty fields and docstrings (or other string statements)."""
     written: list[str] = []
-    waiting: list[ast.AST | list | str] = [tree]  # a stack of its own: long sums are trees a thousand levels deep
+    waiting: list[ast.AST | list | str] = [tree]  # no recursion: long sums are trees a thousand levels deep
     while waiting:
         node = waiting.pop()
         if isinstance(node, str):
@@ -120,7 +120,7 @@ def _is_text_alone(node: object) -> bool:
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names that may be modules: ``from a import b`` gives a and a.b."""
+    """Yield dotted names that may be modules: ``from a import b`` gives a and a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -154,5 +154,5 @@ def _version(library: str) -> str:
     return version(library)
 
 
-# Kept as bytes: reading takes some milliseconds, parsing half a second, and only the files that a run needs are parsed.
+# Kept as bytes: reading takes milliseconds, parsing half a second, and only the files that a run needs are parsed.
 _imported = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}

@@ -22,7 +22,7 @@ from grsd.support.values import instance, number, optional_flag, positive, said,
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)
 SHELL_DIMENSIONS = {"shell", "shell_from", "boundary"}
-STEPS = (1e-6, 1.0)  # rounding and the order of the differences spoil what is outside
+STEPS = (1e-6, 1.0)  # below, rounding spoils a difference; above, its finite order does
 EMPTY |= {"mask": UNREACHED, "boundary_mask": UNREACHED}
 
 
@@ -33,12 +33,12 @@ def shell_history(
     progress: bool | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """The energy budget at every snapshot of ``flow``: ``energy_budget``'s variables with a ``time`` dimension.
+    """Return the energy budget at every snapshot of ``flow``: ``energy_budget``'s variables over ``time``.
 
     Without a span the shells cover, at each time, the spectrum and eight smoothings more on either side, where the
-    windows vanish to rounding; shells that a snapshot does not reach are then exactly empty there, and masked.
-    Also ``largest_eigenvalue(time)`` and the flow's own history. Cost: one kernel with its rate and one
-    eigendecomposition a snapshot; only shell-sized results are kept.
+    windows vanish to rounding; shells that a snapshot does not reach are exactly empty there, and masked. The dataset
+    also has ``largest_eigenvalue(time)`` and the flow's own history. Cost: one kernel with its rate and one
+    eigendecomposition per snapshot; only shell-sized results are kept.
     """
     call = "shell_history"
     instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")
@@ -54,7 +54,7 @@ def shell_history(
 def snapshot_budgets(
     snapshot: Snapshot, inputs: Tensor, targets: Tensor, shells: Sequence[LogShells]
 ) -> tuple[xr.Dataset, ...]:
-    """The energy budget of one snapshot for each of ``shells``, in its own dtype, with its ``largest_eigenvalue``."""
+    """Return the energy budget of one snapshot for each of ``shells``, in its dtype, with ``largest_eigenvalue``."""
     decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, inputs, targets, dtype=snapshot.error.dtype))
     budgets = energy_budgets(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
@@ -67,7 +67,7 @@ def join_budgets(
     *,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """``shell_history`` from the budgets of its snapshots and the flow's own history, which has their times."""
+    """Build ``shell_history`` from the budgets of the snapshots and the flow's own history, which has their times."""
     empty = {name: EMPTY.get(name, 0) for name in budgets[0].data_vars}
     time = xr.DataArray(flow_history.time.values, dims="time", name="time", attrs=flow_history.time.attrs)
     edges = ["shell_index", "shell_lower", "shell_upper"]
@@ -85,10 +85,10 @@ def join_budgets(
 
 
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Histories or budgets of one flow at several shell widths as one dataset, which ``at_width`` takes apart again.
+    """Join histories or budgets of one flow at several shell widths into one dataset; ``at_width`` splits it again.
 
-    A single one is returned as it is. Several stand along a dimension ``shell_width``, their shells counted from the
-    lowest: ``shells(shell_width)`` says how many there are, and what lies past them is filled with zeros.
+    A single one is returned unchanged. Several are joined along a dimension ``shell_width``, with shells counted from
+    the lowest: ``shells(shell_width)`` is their number, and the entries past it are zero.
     """
     widths = [history.attrs["shell_width"] for history in histories]
     if len(histories) == 1:
@@ -110,9 +110,9 @@ def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
-    """The part of a run measured with shells of ``width``, named as ``shell_history`` names it.
+    """Return the part of a run measured with shells of ``width``, with the names of ``shell_history``.
 
-    Raises ``ValueError`` where the run was not measured at that width.
+    Errors: ``ValueError`` if the run was not measured at that width.
     """
     instance("at_width", "run", run, xr.Dataset, "a dataset from grsd.run or grsd.shell_history")
     attribute("at_width", "run", run, "shell_width")
@@ -130,13 +130,14 @@ def at_width(run: xr.Dataset, width: float) -> xr.Dataset:
 
 
 def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: float = 0.01) -> xr.Dataset:
-    """dE_a/dt of snapshot ``index`` twice: from the budget, and from a central difference of the flow, without M'.
+    """Compute dE_a/dt of snapshot ``index`` twice: from the budget, and without M' from a central difference.
 
     The difference is of fourth order in ``step`` (in units of 1 / lambda_max) and uses the energies of the shells at
-    four neighbouring times, each from its own kernel and decomposition. The shells cover the snapshot's spectrum.
+    four neighbouring times of the flow, each from its own kernel and decomposition. The shells cover the snapshot's
+    spectrum.
 
-    Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (of the shell's own dissipation and
-    couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
+    Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (the largest of the shell's dissipation
+    and couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
     """
     call = "measured_energy_change"
     instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")

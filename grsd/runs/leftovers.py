@@ -1,4 +1,4 @@
-"""What killed and superseded runs leave behind: removed when nobody holds its lock, and said."""
+"""Remove what killed and outdated runs left behind, unless a process holds its lock, and report it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ STEM = re.compile(r"(?P<experiment>.+-[0-9a-f]{16})-(?P<code>[0-9a-f]{16})")
 
 
 def clean(folder: Path | None = None, *, unfinished: bool = False) -> list[str]:
-    """Remove from a folder of results what no run needs any more, and say what: one line a thing.
+    """Remove from a folder of results the files that no run needs any more; return one line per removed file.
 
-    Unfinished files of killed writers, checkpoints and locks of finished runs, and checkpoints of ``grsd run`` made by
-    other code than this, which nothing will take up again. ``unfinished``: also the checkpoints of interrupted runs,
-    which would go on where they were. Results stay, and so does all whose lock somebody holds, and every file that is
-    not named as this package names them.
+    These are unfinished files of killed writers, checkpoints and locks of finished runs, and checkpoints that
+    ``grsd run`` made with other code, which no run will resume. ``unfinished``: also remove the checkpoints from which
+    interrupted runs would resume. Results stay, and so do locked files and files not named by this package.
     """
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"--folder: there is no folder {one_line(folder)}")
@@ -44,13 +43,13 @@ def clean(folder: Path | None = None, *, unfinished: bool = False) -> list[str]:
 
 
 def _current_codes() -> set[str]:
-    """Of ``train`` today, for every registered data set and architecture."""
+    """Return today's fingerprints of ``train``, for every registered data set and architecture."""
     pairs = product(dataset.entries.values(), architecture.entries.values())
     return {fingerprint(train, *(entry.load() for entry in pair))[:16] for pair in pairs}
 
 
 def tidy(folder: Path, stem: str) -> None:
-    """Remove what is left of the finished run ``stem``, and of the same experiment with other code; said on stderr."""
+    """Remove leftovers of the finished run ``stem``, also those made with other code, and report them on stderr."""
     experiment = STEM.fullmatch(stem)["experiment"]
     for other in _stems(folder, f"{experiment}-*"):
         for line in _remove(folder, other, "of a finished run" if other == stem else "of other code"):
@@ -58,13 +57,13 @@ def tidy(folder: Path, stem: str) -> None:
 
 
 def _stems(folder: Path, pattern: str = "*") -> Iterator[str]:
-    """Of the locks and checkpoints that are there."""
+    """Yield the stems of the locks and checkpoints in the folder."""
     names = {path.name.removesuffix(".lock") for path in (folder / WORK).glob(pattern)}
     return iter(sorted(name for name in names if STEM.fullmatch(name)))
 
 
 def _remove(folder: Path, stem: str, reason: str) -> list[str]:
-    """The lines of what was removed. A lock that nobody holds vanishes without one: it holds nothing."""
+    """Remove leftovers of ``stem`` and return a line per file. A free lock is removed without a line: it is empty."""
     path = folder / WORK / stem
     with unheld(path.with_name(f"{stem}.lock")) as free:
         return [f"{path}: checkpoint {reason}"] if free and Scratch(path, {}).clear() else []

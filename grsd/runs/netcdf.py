@@ -1,4 +1,4 @@
-"""Labelled datasets as the bytes of a netCDF file, and back; a file is looked over before it is read."""
+"""Convert labelled datasets to the bytes of a netCDF file, and back; a file is inspected before it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSIGNED = struct.Struct("<Q")
 
 
 class BadFile(Exception):
-    """Bytes that are not a file of this package, in a few words."""
+    """Raised for bytes that are not a file of this package; the message gives the reason in a few words."""
 
 
 def to_bytes(dataset: xr.Dataset) -> bytes:
@@ -37,7 +37,7 @@ def to_bytes(dataset: xr.Dataset) -> bytes:
 
 
 def from_bytes(payload: bytes) -> xr.Dataset:
-    """The dataset in ``payload``. Errors: ``BadFile`` for anything that ``to_bytes`` did not make."""
+    """Return the dataset in ``payload``. Errors: ``BadFile`` for anything that ``to_bytes`` did not make."""
     try:
         _look_over_heaps(payload)
         with h5py.File(io.BytesIO(payload), "r") as file:
@@ -46,12 +46,12 @@ def from_bytes(payload: bytes) -> xr.Dataset:
             return decode(file.load().drop_encoding())
     except BadFile:
         raise
-    except Exception as error:  # HDF5 has an exception of its own kind for every damage
+    except Exception as error:  # HDF5 raises many kinds of exceptions for damaged files
         raise BadFile(f"it cannot be read as netCDF ({_first_line(error)})") from None
 
 
 def _look_over_heaps(payload: bytes) -> None:
-    """HDF5 reads on for ever in a heap with an entry of no size, so each entry must end after its beginning."""
+    """Refuse a heap that has an entry of size zero, since HDF5 would read it for ever."""
     for found in HEAP.finditer(payload):
         (size,) = UNSIGNED.unpack_from(payload, found.end())
         at, end = found.end() + 8, min(found.start() + size, len(payload))
@@ -65,7 +65,7 @@ def _look_over_heaps(payload: bytes) -> None:
 
 
 def _look_over(file: h5py.File, size: int) -> None:
-    """Everything in one flat group, nothing outside the file, nothing packed, no more numbers than there are bytes."""
+    """Refuse groups, links, numbers in other files, packed numbers, and more declared numbers than bytes."""
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise BadFile(f"{name!r:.60} is a link, which is not followed")
@@ -87,7 +87,7 @@ def _look_over(file: h5py.File, size: int) -> None:
 
 
 def _look_at_attributes(of: h5py.HLObject, size: int) -> None:
-    """Texts and references lie elsewhere in the file, and one may stand for many: read one by one, up to its size."""
+    """Refuse attributes that promise more bytes than the file has: texts lie elsewhere, and many can share one."""
     total = 0.0
     for name in of.attrs:
         attribute = of.attrs.get_id(name)

@@ -1,4 +1,4 @@
-"""Many experiments over the cores of one machine."""
+"""Run many experiments on the cores of one machine."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from grsd.support.values import cores, whole
 
 @dataclass(frozen=True)
 class Member:
-    """What became of one spec: its file and how long it took (``None``: it was already there), or why it failed.
+    """The outcome of one spec: its file and the seconds it took (``None``: it was stored already), or its failure.
 
-    ``result``: the dataset itself, where it could not be kept in a file.
+    ``result``: the dataset itself, if it could not be stored in a file.
     """
 
     spec: object
@@ -36,7 +36,7 @@ class Member:
 
 
 class EnsembleError(RuntimeError):
-    """Some members failed. ``results`` has a dataset or ``None`` for each spec, ``failures`` the failed members."""
+    """Raised if members failed. ``results``: a dataset or ``None`` per spec; ``failures``: the failed members."""
 
     def __init__(self, results: list[xr.Dataset | None], failures: list[Member]) -> None:
         said = "; ".join(f"{member.spec}: {member.failure}" for member in failures)
@@ -53,19 +53,19 @@ def ensemble(
     folder: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> list[xr.Dataset]:
-    """``run`` for each of ``specs``, in parallel: their datasets in the order of ``specs``.
+    """``run`` each of ``specs``, in parallel, and return their datasets in the order of ``specs``.
 
     Args:
-        specs, function, folder: the experiments and what computes them, as in ``run``.
-        workers: processes; ``None``: one a core for the CPU, one in all where a spec wants CUDA. One worker is this
-            process itself.
-        threads: of each run, as in ``run``; ``None``: one, whatever the machine has and however many runs are left.
+        specs, function, folder: the experiments, the function that computes them and the folder, as in ``run``.
+        workers: number of processes; ``None``: one per core for the CPU, a single one if a spec wants CUDA. A single
+            worker is this process itself.
+        threads: per run, as in ``run``; ``None``: one thread, on every machine.
         progress: show a bar with the time left; ``None``: on a terminal and in Jupyter.
 
-    Finished runs are kept whatever happens; the same call goes on with the rest. A script that calls this with several
-    workers needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
+    Finished runs are always kept; the same call goes on with the rest. A script that calls this with several workers
+    needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
 
-    Errors: ``EnsembleError`` at the end where members failed; ``ValueError`` for workers or threads below one;
+    Errors: ``EnsembleError`` at the end if members failed; ``ValueError`` for workers or threads below one;
     ``TypeError`` for a spec or a function that cannot be named.
     """
     specs = list(specs)
@@ -88,9 +88,9 @@ def members(
     folder: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Iterator[tuple[int, Member]]:
-    """(position, member) as they are finished, those computed in this process with bars of their own if ``progress``.
+    """Yield (position, member) as runs finish. ``progress``: show a bar for each run computed in this process.
 
-    Closing the iterator ends the workers at once. A worker that is killed takes its own run with it and no other.
+    Closing the iterator ends the workers at once. If a worker is killed, only its own run fails.
     """
     threads = whole("ensemble", "threads", 1 if threads is None else threads, 1)
     stems = [identity(spec, function, threads)[0] for spec in specs]
@@ -98,7 +98,7 @@ def members(
     there = [index for index, stem in enumerate(stems) if kept(folder, stem)]
     missing = [index for index in range(len(specs)) if index not in there]
     count = _workers([specs[index] for index in missing or there], workers)
-    # What is there is read here: processes start slowly.
+    # Stored runs are read in this process, since new processes start slowly.
     here = [*there, *(missing if count == 1 else [])]
     for index in here:
         yield index, _member(specs[index], function, folder, threads, progress)
@@ -116,7 +116,7 @@ def collected(
     threads: int | None = None,
     folder: str | os.PathLike | None = None,
 ) -> list[xr.Dataset | None]:
-    """The results of ``members`` in the order of ``specs``, read from their files; ``None`` for the failed ones."""
+    """Return the results of ``members`` in the order of ``specs``, read from their files; ``None`` if one failed."""
     results: list[xr.Dataset | None] = []
     for index, spec in enumerate(specs):
         member = done.get(index) or Member(spec, failure="not run")
@@ -128,7 +128,7 @@ def collected(
 
 
 def summary(specs: Sequence, results: Sequence[xr.Dataset | None]) -> str:
-    """A CSV table, one row a result: its spec, then each number in it, those along ``time`` at the last time.
+    """Return a CSV table with one row per result: its spec, then its numbers; those over ``time`` at the last time.
 
     Equal results give equal bytes; ``None`` has no row.
     """

@@ -1,4 +1,4 @@
-"""Experiments as plain values: what is written down, compared and named."""
+"""Write experiments as plain values, so that they can be stored, compared and named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def plain(spec: object) -> dict[str, object]:
-    """The fields of a dataclass or the entries of a mapping, by name; tuples as lists: what JSON and YAML can hold.
+    """Return the fields of a dataclass or the entries of a mapping as JSON and YAML can hold them; tuples as lists.
 
     Errors: ``TypeError`` for anything but a dataclass or a mapping, or a value that is not plain (None, a boolean, a
     number, text, or lists and tuples of them).
@@ -27,12 +27,12 @@ def plain(spec: object) -> dict[str, object]:
 
 
 def text(spec: object) -> str:
-    """``plain(spec)`` as JSON with sorted names."""
+    """Return ``plain(spec)`` as JSON with sorted names."""
     return json.dumps(plain(spec), sort_keys=True)
 
 
 def key(spec: object) -> str:
-    """sha256 of the canonical JSON (sorted names, floats in hexadecimal): the same in every process."""
+    """Return sha256 of the canonical JSON (sorted names, floats in hexadecimal): the same in every process."""
     exact = {name: _exact(value) for name, value in plain(spec).items()}
     return hashlib.sha256(json.dumps(exact, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Tasks over processes that end with this one, however it ends, and leave nothing behind.
+"""Run tasks in processes that always end with this one and leave nothing behind.
 
-A pipe a worker and nothing else: no semaphore or shared memory that a kill could leave, and a worker that is killed
-takes its own task with it and no other.
+Each worker has one pipe, and no semaphore or shared memory that a kill could leave behind. If a worker is killed, only
+its own task fails.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ENDED = "a worker process ended abruptly (killed, out of memory, or a script wit
 def in_processes(
     function: Callable, tasks: Mapping[int, tuple], workers: int, threads: int
 ) -> Iterator[tuple[int, object, str | None]]:
-    """(key, ``function(*task)``, ``None``) of each of ``tasks`` as they are finished, at most ``workers`` at once.
+    """Yield (key, ``function(*task)``, ``None``) for each of ``tasks`` as they finish, at most ``workers`` at once.
 
-    (key, ``None``, why) where a worker ended abruptly. Another takes its place, unless it did not even start. Closing
-    the iterator ends the workers at once. ``threads``: of each worker, known to its libraries when they are loaded.
+    If a worker ends abruptly, yield (key, ``None``, reason); another worker takes its place, unless it never started.
+    Closing the iterator ends the workers at once. ``threads``: per worker, set before its libraries are loaded.
     """
     waiting = list(tasks.items())[::-1]
     pool: dict[Connection, _Worker] = {}
@@ -80,7 +80,7 @@ class _Worker:
 
     def give(self, key: int, task: tuple) -> None:
         self.key = key
-        with suppress(OSError):  # it has ended already, which is seen when it is listened to
+        with suppress(OSError):  # the worker has ended already; the reading side reports that
             self.connection.send(task)
 
     def end(self) -> None:
@@ -89,10 +89,10 @@ class _Worker:
 
 
 def _work(function: Callable, threads: int, connection: Connection) -> None:
-    """A worker: no bars, Ctrl-C left to the parent, and an end as soon as the parent's end of the pipe closes."""
+    """Run tasks in a worker: without bars, ignoring Ctrl-C, until the parent's end of the pipe closes."""
     os.environ[VARIABLE] = "0"
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own would be one between processes, which a kill leaves behind
+    tqdm.set_lock(threading.RLock())  # tqdm's default lock is shared between processes, and a kill would leave it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What an experiment is: one frozen value that can be written down, compared and named."""
+"""The description of an experiment: one frozen value that can be stored, compared and named."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = ("width", "depth", "activation", "weight_scale", "branch_scale", "see
 MOST_WEIGHTS = 10**9
 MOST_SNAPSHOTS = 10_000
 MOST_SHELLS = 1000
-E_FOLDS = 40  # that float64 resolves of a spectrum
+E_FOLDS = 40  # range of log eigenvalue that float64 resolves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,15 @@ class Spec:
         architecture: a name registered in ``grsd.networks``, such as "residual" or "plain"; ``width``, ``depth``,
             ``activation``, ``weight_scale``, ``branch_scale`` (None: the architecture's own) and ``seed`` go to it.
         data: a name registered in ``grsd.datasets``, such as "digits"; ``task``, ``samples``, ``data_seed`` go to it.
-        times: (first, last, count), log-equally spaced, in units of 1 / lambda_max(0), lambda_max(0) the largest
-            eigenvalue of the kernel at the start.
+        times: (first, last, count), equally spaced in log time, in units of 1 / lambda_max(0), where lambda_max(0) is
+            the largest eigenvalue of the kernel at the start.
         tolerance: of ``gradient_flow``.
         shell_widths: one or several widths of shells, measured together.
-        smoothing: delta of all of them; ``None`` means a fifth of the finest width.
-        device: "cpu" or "cuda"; "auto" becomes the one of them that this machine has.
-        dtype: of the flow and of what is measured on it, "float64" or "float32".
+        smoothing: delta of all shells; ``None`` means a fifth of the finest width.
+        device: "cpu" or "cuda"; "auto" becomes "cuda" if this machine has it, else "cpu".
+        dtype: of the flow and of its measurements, "float64" or "float32".
 
-    Equal specs have equal keys; ``str(spec)`` names what differs from the defaults.
+    Equal specs have equal keys; ``str(spec)`` names the fields that differ from the defaults.
     Errors: ``ValueError`` in one line for a value of the wrong type or range.
     """
 
@@ -131,7 +131,7 @@ class Spec:
 
     @property
     def shells(self) -> tuple[LogShells, ...]:
-        """The shells to measure, one ``LogShells`` a width."""
+        """The shells to measure, one ``LogShells`` per width."""
         from grsd.shells import LogShells
 
         smoothing = min(self.shell_widths) / 5 if self.smoothing is None else self.smoothing
@@ -139,15 +139,15 @@ class Spec:
 
     @property
     def key(self) -> str:
-        """sha256 of the fields, exactly: the same in every process."""
+        """Return sha256 of the exact fields: the same in every process."""
         return key(self)
 
     def batch(self) -> Data:
-        """The data to learn."""
+        """Return the training data."""
         return dataset[self.data].load()(self.samples, task=self.task, seed=self.data_seed)
 
     def network(self, data: Data) -> nn.Module:
-        """The network at the start, the same whatever the process has set as default dtype or device."""
+        """Return the initialized network; the process's default dtype and device do not change it."""
         from grsd.support.pinned import usual_numbers
 
         settings = {name: getattr(self, name) for name in SETTINGS}
@@ -155,12 +155,12 @@ class Spec:
             return architecture[self.architecture].load()(data.inputs.shape[1], data.targets.shape[1], **settings)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values by field name, tuples as lists: what JSON and YAML can hold."""
+        """Return plain values by field name, as JSON and YAML can hold them; tuples as lists."""
         return plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Spec:
-        """The spec with these fields; ``ValueError`` naming a field that does not exist."""
+        """Return the spec with these fields. Errors: ``ValueError`` naming a field that does not exist."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -178,7 +178,7 @@ class Spec:
         return cls.from_dict(values)
 
     def with_seeds(self, seeds: Sequence[int]) -> list[Spec]:
-        """This experiment once for each seed of the initial weights."""
+        """Return this experiment once per seed of the initial weights."""
         return [replace(self, seed=seed) for seed in seeds]
 
     def __str__(self) -> str:
@@ -187,9 +187,9 @@ class Spec:
 
 
 def sources_of(experiment: object) -> tuple[Callable, ...]:
-    """The registered functions that make the data and the network of a ``Spec``, or of a mapping with its fields.
+    """Return the registered functions that make the data and network of a ``Spec``, or of a mapping with its fields.
 
-    Their code is part of what a run is.
+    The fingerprint of a run covers their code.
     """
     if isinstance(experiment, Spec):
         experiment = vars(experiment)
@@ -199,12 +199,12 @@ def sources_of(experiment: object) -> tuple[Callable, ...]:
 
 
 def choices() -> dict[str, tuple[str, ...]]:
-    """What the fields may be that are chosen by name; the tasks depend on the data."""
+    """Return the allowed values of the fields that are chosen by name; the tasks depend on the data."""
     return {"architecture": architecture.names(), "data": dataset.names(), **FIXED}
 
 
 def parse(name: str, text: str) -> object:
-    """The value of field ``name`` from a command line; numbers of a tuple are separated by commas."""
+    """Parse the value of field ``name`` from a command line; commas separate the numbers of a tuple."""
     kind = str(get_type_hints(Spec)[name]).removeprefix("<class '").removesuffix("'>")
     if "None" in kind and text == "none":
         return None

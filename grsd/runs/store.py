@@ -1,14 +1,13 @@
-"""Labelled files that are whole or are not there, and are checked when read.
+"""Store labelled files atomically, and check them when they are read.
 
-A file is netCDF 4 (through h5netcdf and h5py) named STEM-SHA256.nc, SHA256 that of its bytes: a truncated, changed or
-misnamed file is found out at every byte, and a complete one appears under its name at once. What it is (``marks``) also
-stands in its attributes, so that a sound file of another experiment is refused.
+A file is netCDF 4 (through h5netcdf and h5py) named STEM-SHA256.nc, where SHA256 is the digest of its bytes: a change
+of any byte, a truncation or a wrong name is detected, and a complete file appears under its name at once. Its
+attributes also hold ``marks`` of the experiment, so that an intact file of another experiment is refused.
 
-The digest proves integrity, not authorship: these are the bytes that somebody named so. Whoever may write to the folder
-can put numbers of their own under a name that fits, and no check here can tell; only let those write whom you believe.
-What a stranger's file cannot do is reach outside: links, numbers in other files and packed numbers are refused, and
-nothing is read that declares more than the file holds (``grsd.runs.netcdf``). HDF5 itself is not hardened against
-files made to break it.
+The digest proves integrity, not authorship. Whoever can write to the folder can store other numbers under a matching
+name, and no check here detects that; give write access only to people you trust. A foreign file cannot reach outside
+itself: links, numbers in other files and packed numbers are refused, and so is a file that declares more numbers than
+it holds (``grsd.runs.netcdf``). HDF5 itself is not hardened against malicious files.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _said: set[Path] = set()
 
 
 def runs_folder(folder: str | os.PathLike | None = None) -> Path:
-    """Where results live: ``folder``, else $GRSD_RUNS, else data/runs in the project. Not created here."""
+    """Return the folder of results: ``folder``, else $GRSD_RUNS, else data/runs in the project. It is not created."""
     named = folder or os.environ.get(VARIABLE)
     return Path(named) if named else project() / "data" / "runs"
 
@@ -48,7 +47,7 @@ def runs_folder(folder: str | os.PathLike | None = None) -> Path:
 def save(folder: Path, stem: str, payload: bytes) -> Path:
     """Write ``payload`` (``grsd.runs.netcdf.to_bytes``) as the one file of ``stem`` in ``folder``, atomically.
 
-    A process killed in between leaves the file that was there before. Errors: ``OSError`` naming the file.
+    If the process is killed in between, the earlier file stays. Errors: ``OSError`` naming the file.
     """
     path = folder / f"{stem}-{hashlib.sha256(payload).hexdigest()}.nc"
     if len(payload) > LARGEST:
@@ -62,7 +61,7 @@ def save(folder: Path, stem: str, payload: bytes) -> Path:
 
 
 def load(folder: Path, stem: str, marks: Mapping[str, str]) -> tuple[Path, xr.Dataset] | None:
-    """The file of ``stem`` and what is in it, or ``None``; a bad file is said on stderr in one line and passed over."""
+    """Return the file of ``stem`` and its dataset, or ``None``; a corrupt file is reported on stderr and skipped."""
     for path in sorted(_files(folder, stem), key=_age):
         try:
             return path, _checked(path, stem, marks)
@@ -76,10 +75,10 @@ def load(folder: Path, stem: str, marks: Mapping[str, str]) -> tuple[Path, xr.Da
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock at ``path``; the system releases it when its holder ends, however it ends.
+    """Hold the lock at ``path`` during the block; the system releases it when this process ends in any way.
 
-    Where it cannot be had (another user's file, a folder or a link under its name, a full disk) that is said in one
-    line, and the block runs without it: at worst two processes compute the same bytes.
+    If the lock cannot be taken (another user's file, a folder or a link under its name, a full disk), one line reports
+    it and the block runs without the lock: at worst two processes compute the same bytes.
     """
     lock = FileLock(path)
     try:
@@ -99,7 +98,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unheld(path: Path) -> Iterator[bool]:
-    """Whether nobody holds the lock at ``path``; it is held inside the block, and gone after it."""
+    """Yield whether the lock at ``path`` was free; if so, hold it during the block and remove it afterwards."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -113,7 +112,7 @@ def unheld(path: Path) -> Iterator[bool]:
 
 
 def release(lock: FileLock, path: Path) -> None:
-    """Let go, if it is held, and remove its file: whoever waits makes a new one."""
+    """Release the lock, if it is held, and remove its file; a waiting process makes a new one."""
     if lock.is_locked:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -122,15 +121,15 @@ def release(lock: FileLock, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Where one computation keeps what it needs to go on after an interruption: files checked like results."""
+    """The checkpoints of one computation, from which it resumes after an interruption; files checked like results."""
 
     folder: Path
     marks: Mapping[str, str]
 
     def save(self, part: str, dataset: xr.Dataset) -> None:
-        """Keep ``dataset`` as ``part``, instead of what was kept as that before.
+        """Store ``dataset`` as ``part`` in place of an earlier one.
 
-        Where that cannot be done (a full disk) it is said once, and the computation goes on without.
+        If it cannot be stored (a full disk), one line reports that once, and the computation goes on without it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -141,12 +140,12 @@ class Scratch:
                 say(f"{self.folder.name}: no checkpoint can be kept ({error}); going on without")
 
     def load(self, part: str) -> xr.Dataset | None:
-        """What was kept as ``part``; ``None`` where there is nothing, or nothing sound."""
+        """Return the stored ``part``, or ``None`` if it is missing or corrupt."""
         found = load(self.folder, part, {**self.marks, "part": part})
         return None if found is None else found[1]
 
     def clear(self) -> bool:
-        """Remove what was kept, and nothing else; whether there was something."""
+        """Remove all stored parts, and nothing else; return whether there were any."""
         there = False
         with contextlib.suppress(OSError):
             if self.folder.is_symlink():
@@ -160,12 +159,12 @@ class Scratch:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(f"grsd: {text}", file=sys.stderr, flush=True)
 
 
 def _checked(path: Path, stem: str, marks: Mapping[str, str]) -> xr.Dataset:
-    """The dataset from the very bytes whose digest was compared."""
+    """Check the digest of the file's bytes and return the dataset decoded from these very bytes."""
     payload = read_file(path, LARGEST)
     if path.stem.removeprefix(f"{stem}-") != hashlib.sha256(payload).hexdigest():
         raise BadFile("its bytes are not those its name promises (truncated, changed or foreign)")
@@ -179,12 +178,12 @@ def _checked(path: Path, stem: str, marks: Mapping[str, str]) -> xr.Dataset:
 
 @lru_cache(maxsize=64)
 def _decoded(payload: bytes) -> xr.Dataset:
-    """Decoding takes a hundred times as long as reading and hashing, and an ensemble's runs are asked for again."""
+    """Decode a payload, with a cache: decoding takes a hundred times as long as reading and hashing."""
     return from_bytes(payload)
 
 
 def kept(folder: Path, stem: str) -> bool:
-    """Whether there is a file of this name, good or damaged."""
+    """Return whether there is a file of this name, intact or damaged."""
     return bool(_files(folder, stem))
 
 

@@ -1,4 +1,4 @@
-"""The computation behind a ``Spec``: train the network and measure its shells, resumable in the middle."""
+"""The computation of a ``Spec``: train the network and measure its shells; it can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ START = {
 
 
 def train(spec: Spec, *, scratch: Scratch | None = None, progress: bool | None = None) -> xr.Dataset:
-    """The shell history of the network of ``spec``, computed here and now; ``grsd.run`` computes it once and keeps it.
+    """Compute the shell history of the network of ``spec``; ``grsd.run`` computes it once and stores it.
 
     Args:
         spec: the experiment.
-        scratch: where to keep, every few seconds, what an interrupted computation needs to go on; with what is there,
-            it goes on from there and ends with the same bits.
+        scratch: stores a checkpoint every few seconds; if it has one already, the computation resumes from there and
+            ends with the same bits.
         progress: show a bar over the snapshots; ``None``: on a terminal and in Jupyter.
 
-    Returns: ``shell_history``'s dataset at the spec's times, with ``start_loss`` and ``start_largest_eigenvalue``; with
-    several shell widths along a dimension ``shell_width``, see ``at_width``.
+    Returns: ``shell_history``'s dataset at the spec's times, with ``start_loss`` and ``start_largest_eigenvalue``;
+    several shell widths lie along a dimension ``shell_width``, see ``at_width``.
 
-    Errors: ``RuntimeError`` where the flow cannot be continued; ``ValueError`` for CUDA where there is none.
+    Errors: ``RuntimeError`` if the flow cannot be continued; ``ValueError`` if the spec wants CUDA and there is none.
     """
     data = spec.batch()
     model = spec.network(data)
@@ -100,7 +100,7 @@ def _part(number: int, index: int) -> str:
 
 
 def _taken_up(scratch: Scratch | None, widths: int) -> tuple[dict[str, np.ndarray], list[tuple[xr.Dataset, ...]]]:
-    """The state of an interrupted computation and its budgets so far; nothing where any part is missing or bad."""
+    """Return the state of an interrupted computation and its budgets so far; empty if any part is missing or bad."""
     found = scratch.load("state") if scratch is not None else None
     if found is None:
         return {}, []

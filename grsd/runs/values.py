@@ -1,4 +1,4 @@
-"""Values as JSON text that is read back equal: what an attribute or an element of an array may be."""
+"""Write the values of attributes and array elements as JSON text that is read back equal."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-KINDS = "biufcmMSU"  # numpy's kinds whose bytes say everything
+KINDS = "biufcmMSU"  # numpy's kinds that their bytes determine
 
 
 class Unstorable(ValueError):
-    """A value that no file of this package can hold."""
+    """Raised for a value that no file of this package can hold."""
 
 
 def tagged(value: object) -> object:
-    """``value`` in JSON's terms; what JSON does not know is an object with one key, its kind.
+    """Return ``value`` as JSON can hold it; a type that JSON lacks becomes an object with one key, its kind.
 
-    Lists, tuples and dicts of: None, booleans, numbers (also complex, also numpy's), text, bytes, dates, times and
-    numpy arrays. Errors: ``Unstorable`` for anything else.
+    Allowed are lists, tuples and dicts of None, booleans, numbers (also complex, also numpy's), text, bytes, dates,
+    times and numpy arrays. Errors: ``Unstorable`` for anything else.
     """
     if isinstance(value, np.generic) and not isinstance(value, str | bytes) and value.dtype.kind in KINDS:
         return {"scalar": [value.dtype.str, value.tobytes().hex()]}
@@ -39,7 +39,7 @@ def tagged(value: object) -> object:
 
 
 def untagged(found: object) -> object:
-    """The value of which ``tagged`` made ``found``. Errors: ``ValueError`` for anything else."""
+    """Return the value from which ``tagged`` made ``found``. Errors: ``ValueError`` for anything else."""
     if isinstance(found, list):
         return [untagged(item) for item in found]
     if not isinstance(found, dict):

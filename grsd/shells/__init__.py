@@ -1,4 +1,4 @@
-"""Shells of the tangent kernel's spectrum: windows, the energy budget, and what is made of budgets."""
+"""Shells of the tangent kernel's spectrum: their windows, their energy budget, and operations on budgets."""
 
 from grsd.shells.budget import energy_budget, energy_budgets, log_range
 from grsd.shells.combine import flux_from_differences, locality, merge_shells, remove_scale, velocity_over_runs

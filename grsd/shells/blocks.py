@@ -1,7 +1,7 @@
-"""Block spin: shells joined into blocks of m neighbours, wherever the blocks may stand.
+"""Block spin: join shells into blocks of m neighbours around any boundary.
 
-Energies and couplings of blocks are sums over their shells, exactly (``grsd.shells.merge_shells`` has them at multiples
-of m). Here blocks stand about every boundary, so that all widths are compared at the same places.
+Energies and couplings of a block are exact sums over its shells. ``grsd.shells.merge_shells`` puts block edges at
+multiples of m; here blocks lie on either side of every boundary, so that all widths are compared at the same places.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Blocks:
     """The common shells of R runs as arrays.
 
     Attributes:
-        index: (n,) of the shells; shell a covers [a, a + 1) widths. width: h.
+        index: (n,) indices of the shells; shell a covers [a, a + 1) widths. width: h.
         energy: (R, n). coupling: (R, n, n). flux: (R, n - 1), through the boundaries ``index[1:] * width``.
-        usable: (n - 1,) boundaries inside the window that no run masks.
-        whole: (n,) shells inside the window, masked in no run and not reaching to infinity.
+        usable: (n - 1,) True for boundaries inside the window that no run masks.
+        whole: (n,) True for finite shells inside the window that no run masks.
     """
 
     index: Int[np.ndarray, " n"]
@@ -39,28 +39,31 @@ class Blocks:
     whole: np.ndarray
 
     def states(self, factor: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
-        """phi = sqrt(E_below E_above), energies of the ``factor`` shells under and over the boundaries ``at``."""
+        """Return phi = sqrt(E_below E_above) of the blocks of ``factor`` shells on either side of boundaries ``at``."""
         below = np.concatenate([np.zeros((len(self.energy), 1)), self.energy.cumsum(1)], axis=1)
         return np.sqrt((below[:, at] - below[:, at - factor]) * (below[:, at + factor] - below[:, at]))
 
     def reached(self, reach: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
-        """The part of the flux through ``at`` between shells at most ``reach`` apart."""
+        """Return the part of the flux through ``at`` that flows between shells at most ``reach`` apart."""
         apart = np.abs(self.index[:, None] - self.index[None, :])
         near = self.coupling * (apart <= reach)
         return np.stack([near[:, c:, :c].sum((1, 2)) for c in at], axis=1)
 
     def neighbours(self, factor: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
-        """The part of the flux through ``at`` between the block of ``factor`` shells over it and the one under it."""
+        """Return the part of the flux through ``at`` between the blocks of ``factor`` shells just below and above."""
         return np.stack([self.coupling[:, c : c + factor, c - factor : c].sum((1, 2)) for c in at], axis=1)
 
     def boundaries(self, factor: int) -> Int[np.ndarray, " B"]:
-        """Positions of the usable boundaries with ``factor`` shells on either side."""
+        """Return the positions of the usable boundaries that have ``factor`` shells on either side."""
         n = len(self.index)
         at = np.arange(1, n)
         return at[self.usable & (at >= factor) & (at <= n - factor)]
 
     def pairs(self, factor: int, apart: int) -> tuple[Float[np.ndarray, "R P"], Float[np.ndarray, " P"]]:
-        """K = T / sqrt(E E) of all pairs of blocks, ``factor`` whole shells each, so many ``apart``; their middles."""
+        """Return (K, middle) of all pairs of blocks of ``factor`` whole shells, ``apart`` blocks apart.
+
+        K = T / sqrt(E E) of the two blocks.
+        """
         lower = np.arange(len(self.index) - factor * (apart + 1) + 1)
         fits = [self.whole[i : i + factor].all() and self.whole[i + factor * apart :][:factor].all() for i in lower]
         lower = lower[np.array(fits, dtype=bool)]
@@ -74,7 +77,7 @@ class Blocks:
         return exchanged / np.sqrt(energy[0] * energy[1]), middle
 
     def only(self, runs: np.ndarray) -> Blocks:
-        """These runs."""
+        """Return the same arrays for these runs only."""
         parts = self.energy[runs], self.coupling[runs], self.flux[runs]
         return Blocks(self.index, self.width, *parts, self.usable, self.whole)
 
@@ -82,7 +85,7 @@ class Blocks:
 def blocks(
     call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None, name: str = "budgets"
 ) -> Blocks:
-    """What all runs share, as arrays. Errors: as ``common_shells``."""
+    """Return the shells that all runs have in common as ``Blocks``. Errors: as ``common_shells``."""
     common: CommonShells = common_shells(call, budgets, window, name)
     index, width, places = common.index, common.width, common.places()
     budgets = common.budgets
@@ -97,7 +100,7 @@ def blocks(
 
 
 def check_factors(call: str, factors: tuple[int, ...]) -> tuple[int, ...]:
-    """Block sizes: whole, increasing, starting at 1."""
+    """Return block sizes if they are whole, increasing and start at 1; raise ``ValueError`` otherwise."""
     found = integers(call, "factors", factors, low=1)
     if len(found) < 2 or found[0] != 1 or found != sorted(set(found)) or found[-1] > MOST_SHELLS:
         raise ValueError(f"{call}(factors=...): expected 1 and larger whole numbers, increasing, got {said(factors)}")

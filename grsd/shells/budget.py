@@ -6,8 +6,8 @@ by smooth cumulative windows W_s(lambda) = Phi((s - log lambda) / delta). Then, 
 .. math:: \frac{d}{dt} \tfrac12 \langle e, w(M) e\rangle = -\langle e, M w(M) e\rangle
           + \tfrac12 \sum_{uv} w^{[1]}(\lambda_u, \lambda_v)\, M'_{uv}\, g_u g_v ,
 
-w^{[1]} the divided differences of the window. Shells and their exchange are the paper's (arXiv 2512.18209, after
-2512.10427); the smooth windows, the coupling matrix and this identity are this project's operational form.
+where w^{[1]} are the divided differences of the window. Shells and their exchange are the paper's (arXiv 2512.18209,
+after 2512.10427); the smooth windows, the coupling matrix and this identity are this project's operational form.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MAY_LACK = {"operator", "operator_normalized"}  # NaN where two shells have no p
 
 @runtime_checkable
 class Approximate(Protocol):
-    """What ``energy_budget`` takes in place of a spectrum: it makes its budgets itself, stated errors included."""
+    """An object that ``energy_budget`` accepts as a spectrum; it computes its budgets and their errors itself."""
 
     dimension: int
     eigenvalues: Tensor
@@ -77,33 +77,34 @@ def energy_budget(
     *,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    r"""The energy budget of the error over shells: dE_a/dt = sum_b T_ab - D_a, exactly.
+    r"""Compute the exact energy budget of the error over shells: dE_a/dt = sum_b T_ab - D_a.
 
     Args:
-        spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate only energies, dissipation and counts are given.
-            From ``grsd.krylov_spectrum``: energies, dissipation and fluxes, each with its error; see there.
+        spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate the budget has only energies, dissipation and
+            counts. One from ``grsd.krylov_spectrum`` gives energies, dissipation and fluxes, each with its error.
         error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum.
         shells: their width and smoothing; ``energy_budgets`` takes several.
-        parameters: what to write into the attributes besides versions and settings (seed, depth, time, ...).
+        parameters: values to write into the attributes besides versions and settings (seed, depth, time, ...).
 
     Returns: a dataset with
 
         * ``energy(shell)`` E_a = 1/2 sum_u w_a g_u^2 and ``dissipation(shell)`` D_a = <e, M w_a e>;
         * ``coupling(shell, shell_from)`` T_ab: energy that ``shell`` gains from ``shell_from`` per time, antisymmetric;
-          ``scale_coupling``: the same for M' = M, to be removed by ``remove_scale``;
+          ``scale_coupling``: the same for M' = M, which ``remove_scale`` uses;
         * ``flux(boundary)`` F: energy that crosses s upward per time, the sum of T_ab over a >= c > b, and its parts
-          ``flux_crossing`` (pairs u = v) and ``flux_rotation``; near avoided crossings only their sum has a meaning;
+          ``flux_crossing`` (pairs u = v) and ``flux_rotation``; near avoided crossings only their sum is meaningful;
         * ``density(boundary)`` eps: energy per unit of s, and ``velocity(boundary)`` u = F / eps, in 1 / time;
-        * ``operator(shell, shell_from)`` R_ab and ``operator_normalized``, NaN where two shells have no pair of modes
-          or nothing moves; ``drift(shell)``, mean M'_uu/lambda_u;
-        * ``modes(shell)`` the window's sum, ``local_modes(boundary)`` the modes within about one smoothing,
-          ``effective_modes(boundary)`` how many of them carry the density;
-        * ``mask``, ``boundary_mask``: zero where the numbers mean something, else the sum of the reasons' flags.
+        * ``operator(shell, shell_from)`` R_ab and ``operator_normalized``, NaN if two shells have no pair of modes or
+          nothing moves; ``drift(shell)``, the mean of M'_uu/lambda_u;
+        * ``modes(shell)``, the window's sum over modes; ``local_modes(boundary)``, the number of modes within about one
+          smoothing; ``effective_modes(boundary)``, the effective number of modes that carry the density;
+        * ``mask``, ``boundary_mask``: zero where the numbers are meaningful, else the sum of the flags of the reasons.
 
-    Pairs of modes closer than 1e-4 smoothings in log lambda use a midpoint expansion of the divided difference, good
-    to rounding down to exact degeneracy. Everything is computed on the spectrum's device; shell-sized results leave.
+    Pairs of modes closer than 1e-4 smoothings in log lambda use a midpoint expansion of the divided difference, which
+    is exact to rounding even for degenerate pairs. Everything is computed on the spectrum's device; only shell-sized
+    results are copied from it.
 
-    Cost: per width four products of (shells, D) with (D, D); a dozen elementwise passes over D x D, shared.
+    Cost: four products of (shells, D) with (D, D) per width, and a dozen elementwise passes over D x D for all widths.
     Source: notebook 01; Daleckii and Krein 1965 for the derivative of a function of a matrix.
     Errors: ``ValueError`` for an error of another size, NaN, dtype or device mismatch, or energies that leave the range
     of the dtype.
@@ -133,7 +134,7 @@ def energy_budgets(
 
 
 def log_range(spectrum: Spectrum) -> tuple[float, float]:
-    """(low, high): log of the smallest eigenvalue, or of the precision floor if that is higher, and of the largest."""
+    """Return (low, high): the logs of the smallest eigenvalue (at least the precision floor) and of the largest."""
     instance("log_range", "spectrum", spectrum, Spectrum, "what grsd.spectrum gave")
     values = spectrum.eigenvalues
     return math.log(max(float(values[0]), spectrum.floor)), math.log(float(values[-1]))
@@ -141,11 +142,11 @@ def log_range(spectrum: Spectrum) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Modes:
-    """What all widths share. ``s`` is log lambda, -inf at and under the floor; the rest is None without a rate.
+    """The arrays that all widths share. ``s`` is log lambda, -inf at and below the floor; the rest is None without M'.
 
-    ``apart``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. Near pairs u <= v: ``middle`` and ``half`` of
-    their log eigenvalues, ``weight`` the sum of 1/2 M'_uv g_u g_v over both orders. ``strength``: M'_uv^2 / (lambda_u
-    lambda_v). ``drift``: M'_uu / lambda_u.
+    ``apart``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. For near pairs u <= v: ``middle`` and
+    ``half``, the mean and half the difference of their log eigenvalues, and ``weight``, the sum of 1/2 M'_uv g_u g_v
+    over both orders. ``strength``: M'_uv^2 / (lambda_u lambda_v). ``drift``: M'_uu / lambda_u.
     """
 
     g: Tensor
@@ -180,7 +181,7 @@ def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
 
 
 def _unit(error: Tensor) -> float:
-    """A power of two, by which dividing is exact: the size of an error whose squares might leave the dtype's range."""
+    """Return a power of two by which to divide an error whose squares might leave the dtype's range; 1 otherwise."""
     largest, safe = float(error.abs().max()), torch.finfo(error.dtype).max ** 0.2
     return 1.0 if largest == 0 or 1 / safe <= largest <= safe else 2.0 ** math.frexp(largest)[1]
 
@@ -220,7 +221,7 @@ def _modes(spectrum: Spectrum, error: Tensor, reach: float) -> _Modes:
 
 
 def _near_coupling(modes: _Modes, shells: LogShells, boundaries: Tensor) -> Tensor:
-    """T of the near pairs: [w_a(u) w_b(v) - w_a(v) w_b(u)] / (lambda_u - lambda_v), expanded about their middle."""
+    """Return T of the near pairs: [w_a(u) w_b(v) - w_a(v) w_b(u)] / (lambda_u - lambda_v) expanded at their middle."""
     size = boundaries.shape[0] + 1
     total = boundaries.new_zeros(size, size)
     for start in range(0, modes.middle.shape[0], max(1, CHUNK // size)):
@@ -237,7 +238,7 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
 
 
 def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, w: Tensor, bell: Tensor) -> dict:
-    """Everything that needs M'. ``bell``: dW/ds at the boundaries, (boundaries, D)."""
+    """Return all parts of the budget that need M'. ``bell``: dW/ds at the boundaries, (boundaries, D)."""
     energies = modes.g.square() / 2
     above = modes.s > -torch.inf
     coupling = w @ modes.apart @ w.T + _near_coupling(modes, shells, at)
@@ -266,7 +267,7 @@ def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, 
 
 
 def _with_units(data: xr.Dataset, total: float, unit: float, largest: float) -> xr.Dataset:
-    """The energies of e from those of e / ``unit``; refused where they leave the range of their dtype."""
+    """Scale the energies of e / ``unit`` to those of e; refuse them if they leave the range of their dtype."""
     dtype = data.energy.dtype
     lost = ["energy"] if 0 < total * unit * unit < np.finfo(dtype).tiny or (total and not unit * unit) else []
     for name in data.data_vars:

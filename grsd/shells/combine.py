@@ -1,4 +1,4 @@
-"""What is made of budgets: coarser shells, pooled runs, the scale removed, how far couplings reach."""
+"""Operations on budgets: merge shells, pool runs, remove the overall scale, measure how far couplings reach."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MADE = "the budget from grsd.spectrum(kernel, rate)"
 
 
 def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
-    """Shells of ``factor`` times the width by sums of energy, dissipation, couplings and modes (block spin).
+    """Merge shells into shells of ``factor`` times the width (block spin): sum energy, dissipation, couplings, modes.
 
-    ``budget`` is what ``energy_budget`` or ``shell_history`` gave. Fluxes, densities and velocities do not depend on
-    the width and are kept at the boundaries that survive. Masks are decided again on the merged shells; the operator
-    coupling, a mean over pairs of modes, is left out. Exact: the result equals the budget at the coarser width with the
-    same smoothing.
+    ``budget`` comes from ``energy_budget`` or ``shell_history``. Fluxes, densities and velocities do not depend on the
+    width and are kept at the remaining boundaries. Masks are decided again on the merged shells; the operator coupling,
+    a mean over pairs of modes, is left out. The result equals exactly the budget at the coarser width with the same
+    smoothing.
     """
     if whole("merge_shells", "factor", factor, 1) > MOST_SHELLS:
         raise ValueError(f"merge_shells(factor=...): expected at most {MOST_SHELLS}, got {said(factor)}")
@@ -57,11 +57,11 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
 
 
 def velocity_over_runs(budgets: Sequence[xr.Dataset]) -> xr.Dataset:
-    r"""u = sum_r F_r / sum_r eps_r over R runs, with its standard error.
+    r"""Return u = sum_r F_r / sum_r eps_r over R runs, with its standard error.
 
-    The ratio of sums, never the mean of ratios: sd = sqrt(sum_r (F_r - u eps_r)^2 / (R (R - 1))) / mean(eps). Runs are
-    joined where all have the boundary unmasked. Returns ``velocity``, ``standard_error`` and the
-    effective sample size ``effective_runs`` over ``boundary``.
+    u is the ratio of sums, not the mean of ratios; sd = sqrt(sum_r (F_r - u eps_r)^2 / (R (R - 1))) / mean(eps). Only
+    boundaries that no run masks are used. Returns ``velocity``, ``standard_error`` and the effective sample size
+    ``effective_runs`` over ``boundary``.
     """
     variables = ["flux", "density", "boundary_mask"]
     budgets = budgets_of("velocity_over_runs", "budgets", budgets, variables, least=2)
@@ -89,11 +89,11 @@ def velocity_over_runs(budgets: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def remove_scale(budget: xr.Dataset, low: float, high: float) -> xr.Dataset:
-    """Take the overall scale rate out of couplings, fluxes and velocities.
+    """Remove the overall scale rate from couplings, fluxes and velocities.
 
     M' = r M gives F = r eps exactly: a network whose kernel only grows moves energy through every boundary at the
     velocity r. Here r is the mean of M'_uu / lambda_u over the modes of the shells whose centres lie in [low, high]
-    (log eigenvalue), and what is left belongs to M' - r M. The result carries ``scale_rate`` r.
+    (log eigenvalue); the result is the budget of M' - r M and has the attribute ``scale_rate`` r.
     """
     if not number("remove_scale", "low", low) < number("remove_scale", "high", high):
         raise ValueError(f"remove_scale(low, high): expected low < high in log eigenvalue, got {low!r} and {high!r}")
@@ -119,12 +119,12 @@ def remove_scale(budget: xr.Dataset, low: float, high: float) -> xr.Dataset:
 
 
 def locality(budget: xr.Dataset) -> xr.Dataset:
-    """How far the exchange through a boundary reaches: signed shares of the flux by distance.
+    """Measure how far the exchange through a boundary reaches, by signed shares of the flux.
 
-    ``share(boundary, reach)``: the sum of T_ab over a >= c > b with centres at most ``reach`` apart, over F(s_c); it
-    tends to one and may overshoot. ``reach_90(boundary)``: the smallest reach from which on the share stays within .1
-    of one, in units of log eigenvalue. Both are NaN where nothing flows. Sums of |T_ab| would count noise and are not
-    used.
+    ``share(boundary, reach)``: the sum of T_ab over a >= c > b with centres at most ``reach`` apart, divided by F(s_c);
+    it tends to one and may overshoot. ``reach_90(boundary)``: the smallest reach beyond which the share stays within .1
+    of one, in units of log eigenvalue. Both are NaN if the flux is zero. Sums of |T_ab| would count noise, so they are
+    not used.
     """
     dataset("locality", "budget", budget, dict.fromkeys(("coupling", "flux")), MADE)
     width = attribute("locality", "budget", budget, "shell_width")
@@ -165,9 +165,9 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
 
 
 def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
-    """The flux without M': F = -dE_</dt - D_<, E_< and D_< the energy and dissipation of all shells under a boundary.
+    """Compute the flux without M': F = -dE_</dt - D_<, with E_< and D_< summed over all shells below a boundary.
 
-    ``history`` is what ``shell_history`` gave; the derivative is the second-order difference of unequally spaced
+    ``history`` comes from ``shell_history``. The derivative is the second-order difference of unequally spaced
     snapshots, so the first and the last are left out and the error falls with the square of their spacing.
     """
     call, needed = "flux_from_differences", ("energy", "dissipation", "boundary", "time")

@@ -25,24 +25,24 @@ class CommonShells:
     high: float
 
     def shells(self, name: str) -> np.ndarray:
-        """(R, shells) values of a shell variable."""
+        """Return the (R, shells) values of a shell variable."""
         return np.stack([b[name].values[at] for b, at in zip(self.budgets, self.places(), strict=True)])
 
     def boundaries(self, name: str) -> np.ndarray:
-        """(R, shells - 1) values of a boundary variable."""
+        """Return the (R, shells - 1) values of a boundary variable."""
         return np.stack([b[name].values[at[1:] - 1] for b, at in zip(self.budgets, self.places(), strict=True)])
 
     def places(self) -> list[np.ndarray]:
-        """Where the common shells stand in each budget."""
+        """Return the positions of the common shells in each budget."""
         return [np.searchsorted(budget.shell_index.values, self.index) for budget in self.budgets]
 
 
 def common_shells(
     call: str, budgets: Sequence[xr.Dataset], window: tuple[float, float] | None, name: str = "budgets"
 ) -> CommonShells:
-    """What all runs share; ``name``: the argument of ``call`` that they came in.
+    """Return the shells that all runs have in common; ``name``: the argument of ``call`` that holds the runs.
 
-    Errors: ``ValueError`` for under 4 runs, other shells in some run, an empty window.
+    Errors: ``ValueError`` for fewer than 4 runs, runs whose shells differ, or an empty window.
     """
     low, high = optional_window(call, window)
     budgets = listed(call, name, budgets, "runs", LEAST_RUNS)
@@ -61,7 +61,7 @@ def common_shells(
 
 
 def same_runs(call: str, name: str, budgets: object, wanted: str, least: int = 1) -> list[list[xr.Dataset]]:
-    """Lists of runs as lists, equally long; ``wanted`` says of what there is one list each."""
+    """Return lists of runs of equal length; ``wanted`` names what the lists belong to, for example "shell width"."""
     groups = [
         listed(call, name, group, "runs")
         for group in listed(call, name, budgets, f"lists of runs, one {wanted}", least)

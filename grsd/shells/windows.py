@@ -1,4 +1,4 @@
-"""Log shells: edges at multiples of a width, smooth windows, what is masked and why."""
+"""Log shells: edges at multiples of a width, smooth windows, masks and their reasons."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class LogShells:
     Args:
         width: h > 0.
         smoothing: delta > 0, the standard deviation of the window's edge; ``None`` means h / 5. A structure of period p
-            in s is invisible unless delta <= .15 p; shells to be merged want delta <= h / 5 at the finest h.
-        span: (low, high) in s to be covered by the shells; ``None`` covers each spectrum from its smallest eigenvalue
-            above the precision floor to its largest. The end shells reach to infinity either way.
+            in s is invisible unless delta <= .15 p; if shells are to be merged, take delta <= h / 5 at the finest h.
+        span: (low, high) in s that the shells cover; ``None`` covers each spectrum from its smallest eigenvalue above
+            the precision floor to its largest. In both cases the end shells reach to infinity.
 
-    Errors: ``ValueError`` for numbers out of range, and where more than 4096 shells would be wanted: what is computed
-    for pairs of shells grows with the square of their number.
+    Errors: ``ValueError`` for numbers out of range, and for more than 4096 shells: the cost grows with the square of
+    their number.
     """
 
     width: float = math.log(2)
@@ -65,7 +65,7 @@ class LogShells:
             )
 
     def indices(self, low: float, high: float) -> range:
-        """The a of the shells that cover [low, high] (or the span, where one was given)."""
+        """Return the indices a of the shells that cover [low, high], or the span if there is one."""
         call = "LogShells.indices"
         low, high = self.span or (number(call, "low", low), number(call, "high", high))
         self._count("width", low, high)
@@ -75,7 +75,7 @@ class LogShells:
     def cumulative(
         self, eigenvalues: Float[Tensor, " D"], boundaries: Float[Tensor, " B"], floor: float
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-        """W_s(lambda_u) and its derivative dW/ds = -lambda dW/dlambda; W = 1 and dW/ds = 0 at and under the floor."""
+        """Return W_s(lambda_u) and dW/ds = -lambda dW/dlambda; W = 1 and dW/ds = 0 at and below the floor."""
         above = eigenvalues > floor
         s = torch.where(above, eigenvalues, torch.ones_like(eigenvalues)).log()
         x = (boundaries[:, None] - s[None, :]) / self.smoothing
@@ -86,9 +86,9 @@ class LogShells:
     def derivatives(
         self, s: Float[Tensor, " P"], boundaries: Float[Tensor, " B"], order: int
     ) -> list[Float[Tensor, "shells P"]]:
-        """The shells' windows w_a and their derivatives in log lambda up to ``order`` <= 3, at log eigenvalues ``s``.
+        """Return the windows w_a and their derivatives in log lambda up to ``order`` <= 3, at log eigenvalues ``s``.
 
-        ``boundaries`` are the interior edges; s = -inf stands for a mode at or under the precision floor.
+        ``boundaries`` are the interior edges; s = -inf stands for a mode at or below the precision floor.
         """
         x = ((boundaries[:, None] - s[None, :]) / self.smoothing).clamp(-40, 40)
         bell = torch.exp(-x.square() / 2) / (self.smoothing * math.sqrt(2 * math.pi))
@@ -103,13 +103,13 @@ class LogShells:
 def mask_flags(
     below: xr.DataArray, modes: xr.DataArray, least: float, energy: xr.DataArray, total: object
 ) -> xr.DataArray:
-    """The sum of the flags of the reasons why a shell or boundary means nothing; zero where it is kept."""
+    """Return the sum of the flags of all reasons to mask a shell or boundary; zero if it is kept."""
     flags = below * MASK_FLAGS["below_floor"] + (modes < least) * MASK_FLAGS["few_modes"]
     return (flags + (energy <= LEAST_SHARE * total) * MASK_FLAGS["no_energy"]).astype(np.int8)
 
 
 def shell_coords(indices: np.ndarray, width: float) -> dict[str, object]:
-    """Coordinates of the shells a = ``indices``: centres, indices, edges (the end shells reach to infinity)."""
+    """Return the coordinates of the shells a = ``indices``: centres, indices, edges (infinite for the end shells)."""
     centre = (indices + 0.5) * width
     lower, upper = indices * width, (indices + 1) * width
     lower, upper = lower.astype(float), upper.astype(float)

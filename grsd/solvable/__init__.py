@@ -1,7 +1,7 @@
 """Models whose shells, velocities and exponents are known in closed form.
 
-Each gives its closed forms, and an ordinary simulation that the estimators read as they read a network: a torch module
-with its batch (``problem``) or the kernel, its rate and the error at a time (``matrices``).
+Each model has its closed forms and a simulation that the estimators treat like a network: a torch module with its batch
+(``problem``), or the kernel, its rate and the error at a time (``matrices``).
 """
 
 from grsd.solvable.aligned import AlignedDeepLinear

@@ -1,7 +1,7 @@
 """Two aligned linear layers: a spectrum with exact degeneracies.
 
-The trajectory of the mode strengths is Saxe, McClelland and Ganguli's (arXiv 1312.6120); its reading as a velocity of
-the kernel's eigenvalues is this project's.
+The trajectory of the mode strengths is Saxe, McClelland and Ganguli's (arXiv 1312.6120); the velocity of the kernel's
+eigenvalues derived from it is this project's.
 """
 
 from __future__ import annotations
@@ -53,37 +53,37 @@ class AlignedDeepLinear:
         fits_memory("AlignedDeepLinear", "strengths", len(self.strengths) ** 2)
 
     def learned(self, time: float) -> Float[np.ndarray, " n"]:
-        """a_i(t), written so that nothing overflows."""
+        """Return a_i(t), in a form that does not overflow."""
         s = np.array(self.strengths, dtype=float)
         decayed = np.exp(-2 * s * not_negative("AlignedDeepLinear.learned", "time", time))
         return s / (1 + (s / self.start - 1) * decayed)
 
     def eigenvalues(self, time: float) -> Float[np.ndarray, " n"]:
-        """m_i = 2 a_i of the modes that carry error; 1 / time."""
+        """Return m_i = 2 a_i of the modes that carry error; 1 / time."""
         return 2 * self.learned(time)
 
     def velocity(self, time: float) -> Float[np.ndarray, " n"]:
-        """v_i = m_i (2 s_i - m_i); 1 / time^2."""
+        """Return v_i = m_i (2 s_i - m_i); 1 / time^2."""
         m = self.eigenvalues(time)
         return m * (2 * np.array(self.strengths) - m)
 
     def all_eigenvalues(self, time: float) -> Float[np.ndarray, "n n"]:
-        """a_i + a_j of the whole kernel, i the output's mode and j the input's."""
+        """Return a_i + a_j of the whole kernel, where i is the output's mode and j the input's."""
         a = self.learned(time)
         return a[:, None] + a[None, :]
 
     def error(self, time: float) -> Float[np.ndarray, " n"]:
-        """e_i = sqrt(N) (a_i - s_i) on the pairs (i, i), N = n; zero on all others."""
+        """Return e_i = sqrt(N) (a_i - s_i) on the pairs (i, i), N = n; the error is zero on all other pairs."""
         a = self.learned(time)
         return np.sqrt(len(a)) * (a - np.array(self.strengths))
 
     def loss(self, times: float | Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
-        """L(t) = |e|^2 / (2N) = 1/2 sum (s - a)^2, shape (T,)."""
+        """Return L(t) = |e|^2 / (2N) = 1/2 sum (s - a)^2, shape (T,)."""
         gaps = [self.learned(t) - np.array(self.strengths) for t in time_array("AlignedDeepLinear.loss", times)]
         return np.square(gaps).sum(1) / 2
 
     def problem(self, time: float = 0.0) -> tuple[nn.Sequential, Float[Tensor, "n n"], Float[Tensor, "n n"]]:
-        """(module at ``time``, inputs, targets): two ``nn.Linear`` without bias, X = sqrt(N) Q, N = n samples."""
+        """Return (module at ``time``, inputs, targets): two ``nn.Linear`` without bias, X = sqrt(N) Q, N = n."""
         n = len(self.strengths)
         u, v, hidden, mix = (rotation(n, (4 * self.seed + i) % SEEDS) for i in range(4))
         root = torch.from_numpy(self.learned(time)).sqrt()

@@ -1,4 +1,4 @@
-"""Balanced diagonal linear networks: spectra that move without rotating.
+"""Balanced diagonal linear networks, whose eigenvalues move but whose eigenvectors do not rotate.
 
 The dynamics of one mode is the literature's (deep diagonal linear networks); the velocity field, its exponents and the
 two conventions for the start are this project's.
@@ -28,9 +28,9 @@ DECAYS, STARTS, MOST_LAYERS = (0.1, 10.0), (1e-30, 1.0), 50
 
 
 class DiagonalModule(nn.Module):
-    """f(x) = sum_k x_k w_1k ... w_Pk; every layer is a ``nn.Linear(1, K)`` of which the diagonal is kept.
+    """f(x) = sum_k x_k w_1k ... w_Pk; every layer is the diagonal of the output of a ``nn.Linear(1, K)``.
 
-    Input (N, K), output (N,). The detour through (N, K, K), for small K, lets the exact tangent kernel take it.
+    Input (N, K), output (N,). Through the intermediate (N, K, K), for small K, the exact tangent kernel supports it.
     """
 
     def __init__(self, weights: Float[Tensor, "P K"]) -> None:
@@ -54,8 +54,8 @@ class DiagonalNet:
     .. math:: m = P \lambda \beta^{2-2/P}, \quad \beta' = m (\beta^* - \beta), \quad
               e = \sqrt{N \lambda} (\beta - \beta^*), \quad v = m' = (2 - 2/P)\, m^2 (\beta^*/\beta - 1) .
 
-    With d = 0, or with a start in proportion to the target, v = t^-2 Psi(m t): covariant under a rescaling of time, and
-    no power law beyond the growth phase.
+    If d = 0, or if the start is proportional to the target, v = t^-2 Psi(m t): it is covariant under a rescaling of
+    time, and no power law beyond the growth phase.
 
     Args:
         depth: P >= 2.
@@ -102,47 +102,47 @@ class DiagonalNet:
 
     @property
     def growth_exponent(self) -> float:
-        """g of m' ~ m^g for ONE mode along time while beta is far below beta*: (3P - 4) / (2P - 2)."""
+        """g = (3P - 4) / (2P - 2) in m' ~ m^g, for one mode over time while beta is far below beta*."""
         return (3 * self.depth - 4) / (2 * self.depth - 2)
 
     @property
     def field_exponent(self) -> float:
-        """dlog v / dlog lambda at ONE time over modes that have not grown: 2, or 2 + d/a for a common start."""
+        """dlog v / dlog lambda at one time over modes that have not grown: 2, or 2 + d/a for a common start."""
         return 2 + self.d / self.a if self.common else 2.0
 
     @property
     def loss_exponent(self) -> float:
-        """r / (a + d(2 - 2/P)), r = a + 2d - 1; for a common small start r / (a + d) (P >= 3; P = 2: a log besides)."""
+        """r / (a + d(2 - 2/P)), r = a + 2d - 1; for a common small start r / (a + d) (with a log factor if P = 2)."""
         r = self.a + 2 * self.d - 1
         return r / (self.a + self.d * (1.0 if self.common else self.power))
 
     def predictor(self, time: float) -> Float[np.ndarray, " K"]:
-        """beta_k(t), k = 1..K."""
+        """Return beta_k(t), k = 1..K."""
         log_k = np.log(np.arange(1, self.modes + 1))
         return np.exp(-self.d * log_k) * self._grown(log_k, time)[0]
 
     def eigenvalues(self, time: float) -> Float[np.ndarray, " K"]:
-        """m_k(t) = P lambda beta^(2-2/P); 1 / time."""
+        """Return m_k(t) = P lambda beta^(2-2/P); 1 / time."""
         return self.depth * np.arange(1, self.modes + 1) ** -float(self.a) * self.predictor(time) ** self.power
 
     def velocity(self, time: float) -> Float[np.ndarray, " K"]:
-        """v_k = m_k' = (2 - 2/P) m^2 (beta*/beta - 1); 1 / time^2."""
+        """Return v_k = m_k' = (2 - 2/P) m^2 (beta*/beta - 1); 1 / time^2."""
         grown, missing = self._grown(np.log(np.arange(1, self.modes + 1)), time)
         return self.power * self.eigenvalues(time) ** 2 * missing / grown
 
     def error(self, time: float) -> Float[np.ndarray, " K"]:
-        """e_k(t) = sqrt(N lambda) (beta - beta*) in the eigenbasis, N = K."""
+        """Return e_k(t) = sqrt(N lambda) (beta - beta*) in the eigenbasis, N = K."""
         log_k = np.log(np.arange(1, self.modes + 1))
         return -math.sqrt(self.modes) * np.exp(-(self.a / 2 + self.d) * log_k) * self._grown(log_k, time)[1]
 
     def loss(
         self, times: float | Sequence[float] | np.ndarray, *, tail: bool = True, direct: int = 1000
     ) -> Float[np.ndarray, " T"]:
-        """L(t) = |e|^2 / (2N) = 1/2 sum lambda (beta - beta*)^2, shape (T,).
+        """Return L(t) = |e|^2 / (2N) = 1/2 sum lambda (beta - beta*)^2, shape (T,).
 
-        ``tail``: of all modes, the first ``direct`` of them one by one; without, of the K modes of the simulation.
-        For P >= 3 a small start makes a sharp front in k, of relative width about start^(1-2/P): where that is under a
-        few percent ``direct`` must reach beyond the front.
+        ``tail``: sum over all modes, the first ``direct`` of them one by one; if False, over the K modes of the
+        simulation. For P >= 3 a small start makes a sharp front in k, of relative width about start^(1-2/P); if that is
+        less than a few percent, ``direct`` must reach beyond the front.
         """
         whole("DiagonalNet.loss", "direct", direct, 1)
         fits_memory("DiagonalNet.loss", "direct", direct)
@@ -162,18 +162,18 @@ class DiagonalNet:
         return np.array(losses)
 
     def matrices(self, time: float) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"], Float[Tensor, " K"]]:
-        """(M, M', e) at a time from the closed form: for spectra too dense for the torch module."""
+        """Return (M, M', e) at a time from the closed form, for spectra that are too dense for the torch module."""
         return diagonal_matrices(self.eigenvalues(time), self.velocity(time), self.error(time))
 
     def problem(self, time: float = 0.0) -> tuple[DiagonalModule, Float[Tensor, "K K"], Float[Tensor, " K"]]:
-        """(module at ``time``, inputs, targets): X = Q diag(sqrt(N lambda)), y = X beta*, balanced weights."""
+        """Return (module at ``time``, inputs, targets): X = Q diag(sqrt(N lambda)), y = X beta*, balanced weights."""
         weights = torch.from_numpy(self.predictor(time) ** (1 / self.depth)).expand(self.depth, -1)
         k = torch.arange(1, self.modes + 1, dtype=torch.float64, device="cpu")
         inputs = rotation(self.modes, self.seed) * torch.sqrt(self.modes * k**-self.a)
         return DiagonalModule(weights), inputs, inputs @ k**-self.d
 
     def _grown(self, log_k: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(x, 1 - x) of x = beta / beta*, which obeys dx/dtau = x^(2-2/P) (1 - x), tau = P lambda beta*^(2-2/P) t."""
+        """Return (x, 1 - x), x = beta / beta*: dx/dtau = x^(2-2/P) (1 - x), tau = P lambda beta*^(2-2/P) t."""
         time = not_negative("DiagonalNet", "time", time)
         tau = self.depth * time * np.exp(-(self.a + self.d * self.power) * log_k)
         x = np.minimum(self.start * np.exp(self.d * log_k), 1 - 1e-15) if self.common else np.array(self.start)
@@ -181,9 +181,9 @@ class DiagonalNet:
 
 
 def _solve(depth: int, x: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(x, 1 - x) after tau. With y = logit x and G(y) the time it takes, Newton for G(y) = G(y0) + tau.
+    """Return (x, 1 - x) after tau: solve G(y) = G(y0) + tau by Newton's method, where y = logit x.
 
-    G is concave and increasing, so Newton from below never oversteps.
+    G is concave and increasing, so Newton's method from below never overshoots.
     """
     y = np.log(x) - np.log1p(-x)
     goal = _duration(depth, y)[0] + tau
@@ -197,9 +197,9 @@ def _solve(depth: int, x: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _duration(depth: int, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """G(y) = int dx / (x^(2-2/P) (1 - x)) and dG/dy = x^-(1-2/P), with x = w^P.
+    """Return the time G(y) = int dx / (x^(2-2/P) (1 - x)) and dG/dy = x^-(1-2/P).
 
-    G = -P/(P-2) w^-(P-2) - log(1 - x) + R(w), R smooth on [0, 1]; for P = 2 it is y itself.
+    With x = w^P, G = -P/(P-2) w^-(P-2) - log(1 - x) + R(w), where R is smooth on [0, 1]; for P = 2, G is y itself.
     """
     if depth == 2:
         return y, np.ones_like(y)
@@ -210,7 +210,7 @@ def _duration(depth: int, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _remainder(depth: int) -> Chebyshev:
-    """R(w) = P int_0^w z (1 - z^(P-2)) / (1 - z^P) dz, both polynomials divided by 1 - z."""
+    """Return R(w) = P int_0^w z (1 - z^(P-2)) / (1 - z^P) dz, with both polynomials divided by 1 - z."""
 
     def integrand(z: np.ndarray) -> np.ndarray:
         top = sum(z**i for i in range(depth - 2))

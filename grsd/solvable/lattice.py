@@ -1,11 +1,12 @@
-r"""A lattice of shells without modes: energies and couplings put there, so that every sum over shells is known.
+r"""A lattice of shells without modes, with prescribed energies and couplings: every sum over shells is known.
 
 .. math:: K_{ab} = \frac{T_{ab}}{\sqrt{E_a E_b}}
           = \mathrm{sgn}(a-b)\,\kappa(|a-b| h)\; u\Big(\frac{s_a+s_b}{2}\Big), \qquad
           E_a = e^{\gamma s_a + \sigma f(s_a)} ,
 
-f a smooth Gaussian field drawn for each run. Where kappa reaches less far than f varies, the flux through a boundary is
-a function of the two shells beside it: the description closes, whatever the shape of u. This project's own.
+where f is a smooth Gaussian field drawn for each run. If the reach of kappa is shorter than the correlation length of
+f, the flux through a boundary is a function of the two shells beside it: the description closes for every shape of u.
+The model is this project's.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ LAW = power_law(1.3, 1.0)
 
 @dataclass(frozen=True)
 class ShellLattice:
-    """An ensemble of shell lattices; a seed is a run.
+    """An ensemble of shell lattices, one run per seed.
 
     Args:
-        velocity: v(lambda, t), read at t = 1; couplings follow u = v / lambda at the middle of a pair (``rigidity``).
+        velocity: v(lambda, t), taken at t = 1; couplings follow u = v / lambda at the middle of a pair.
         profile: kappa over the distance x: "exponential" e^{-x / reach}, "power" (1 + x / reach)^-1.3, "flat" 1.
         reach: in s. ``widening``: the reach grows as e^{widening (s + extent / 2)}; zero keeps shift invariance.
         growth, swell, smooth: gamma, sigma and the correlation length (in s) of the energies.
-        hidden: sd of the log of a factor on the couplings, of the same correlation length, that no energy knows of.
+        hidden: sd of the log of a random factor on the couplings that is independent of the energies and has the same
+            correlation length.
         noise: relative sd of each coupling of each run.
         width, extent: h and the length of the lattice, which ends at s = 0; their ratio is the number of shells.
 
@@ -78,7 +80,7 @@ class ShellLattice:
             raise TypeError(f"{call}(velocity=...): expected a function v(lambda, t), got {said(self.velocity)}")
 
     def budget(self, seed: int) -> xr.Dataset:
-        """One run, with the variables of ``energy_budget`` that make sense without modes; float64."""
+        """Return one run, with the variables of ``energy_budget`` that are defined without modes; float64."""
         rng = np.random.default_rng(seed_of("ShellLattice.budget", "seed", seed))
         index = np.arange(-round(self.extent / self.width), 0)
         s = (index + 0.5) * self.width
@@ -111,11 +113,11 @@ class ShellLattice:
         return xr.Dataset(data, coords, provenance({"seed": seed}) | settings)
 
     def budgets(self, seeds: Sequence[int]) -> list[xr.Dataset]:
-        """One budget a run."""
+        """Return one budget per seed."""
         return [self.budget(seed) for seed in listed("ShellLattice.budgets", "seeds", seeds, "seeds")]
 
     def _field(self, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A Gaussian field of variance one at each s."""
+        """Draw a Gaussian field of variance one at each s."""
         knots = np.arange(s[0] - 2 * self.smooth, s[-1] + 2 * self.smooth, self.smooth / 2)
         bumps = np.exp(-np.square((s[:, None] - knots) / self.smooth))
         return bumps @ rng.standard_normal(len(knots)) / np.linalg.norm(bumps, axis=1)

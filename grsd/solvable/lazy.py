@@ -1,4 +1,4 @@
-"""Linear regression on a power-law spectrum: the lazy regime, where nothing moves in the spectrum.
+"""Linear regression on a power-law spectrum: the lazy regime, in which the spectrum does not move.
 
 Loss and exponent are the literature's (source and capacity conditions; the paper's power law with v = 0).
 """
@@ -33,7 +33,7 @@ class LazyPowerLaw:
     Args:
         a: decay of the spectrum, a > 0.
         r: decay of the target's energy, r > 0.
-        modes: K, the modes (and samples, N = K) of the torch module; the closed-form loss has all modes.
+        modes: K, the modes (and samples, N = K) of the torch module; the closed-form loss sums over all modes.
         seed: of the rotation that mixes the samples.
 
     Errors: ``ValueError`` for an exponent that is not positive or fewer than one mode.
@@ -52,7 +52,7 @@ class LazyPowerLaw:
 
     @property
     def eigenvalues(self) -> Float[np.ndarray, " K"]:
-        """lambda_k, k = 1..K; 1 / time."""
+        """Return lambda_k, k = 1..K; 1 / time."""
         return np.arange(1, self.modes + 1) ** -float(self.a)
 
     @property
@@ -61,20 +61,20 @@ class LazyPowerLaw:
         return self.r / self.a
 
     def velocity(self, time: float) -> Float[np.ndarray, " K"]:
-        """v = 0 for every mode; 1 / time^2."""
+        """Return v = 0 for every mode; 1 / time^2."""
         return np.zeros(self.modes)
 
     def error(self, time: float) -> Float[np.ndarray, " K"]:
-        """e_k(t) in the eigenbasis."""
+        """Return e_k(t) in the eigenbasis."""
         time = not_negative("LazyPowerLaw.error", "time", time)
         k = np.arange(1, self.modes + 1)
         return -math.sqrt(self.modes) * k ** (-(1 + self.r) / 2) * np.exp(-self.eigenvalues * time)
 
     def loss(self, times: float | Sequence[float] | np.ndarray, *, tail: bool = True) -> Float[np.ndarray, " T"]:
-        """L(t) = |e|^2 / (2N), shape (T,).
+        """Return L(t) = |e|^2 / (2N), shape (T,).
 
-        ``tail``: with the modes above K, integrated from K + 1/2 (an incomplete Gamma function, which is
-        (K + 1/2)^-r / (2r) while lambda_K t is small); without, the loss of the torch module.
+        ``tail``: include the modes above K, integrated from K + 1/2 (an incomplete Gamma function, which is
+        (K + 1/2)^-r / (2r) while lambda_K t is small); if False, return the loss of the torch module.
         """
         times = time_array("LazyPowerLaw.loss", times)
         kept = np.array([float(np.square(self.error(t)).sum()) for t in times]) / (2 * self.modes)
@@ -85,12 +85,12 @@ class LazyPowerLaw:
         return kept + first**-self.r / (2 * self.a) * gamma(order) * gammainc(order, x) * x**-order
 
     def asymptotic_loss(self, times: float | Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
-        """Gamma(r/a) (2t)^(-r/a) / (2a), the limit of the loss of all modes; times > 0."""
+        """Return Gamma(r/a) (2t)^(-r/a) / (2a), the limit of the loss of all modes at late times; times > 0."""
         order = self.r / self.a
         return gamma(order) / (2 * self.a) * (2 * time_array("LazyPowerLaw.asymptotic_loss", times)) ** -order
 
     def problem(self) -> tuple[nn.Linear, Float[Tensor, "K K"], Float[Tensor, "K 1"]]:
-        """(module, inputs, targets): a ``nn.Linear`` at zero, X = Q diag(sqrt(N lambda)), y = X w."""
+        """Return (module, inputs, targets): a ``nn.Linear`` at zero, X = Q diag(sqrt(N lambda)), y = X w."""
         module = nn.Linear(self.modes, 1, bias=False, dtype=torch.float64, device="cpu")
         nn.init.zeros_(module.weight)
         mix = rotation(self.modes, self.seed)

@@ -1,18 +1,18 @@
-r"""Planted shells: an ensemble whose shell velocities and couplings are known because they were put there.
+r"""Planted shells: an ensemble with prescribed shell velocities and couplings.
 
 Eigenvalues drift, lambda_u' = v(lambda_u) with v = c lambda^b, and eigenvectors rotate, phi_v' = -sum_u Omega_uv phi_u,
 so M'_uu = v(lambda_u) and M'_uv = Omega_uv (lambda_u - lambda_v). For disjoint windows T_ab is the sum of
-Omega_uv g_u g_v over u in a, v in b; for smooth ones it is sum_uv w_a(u) w_b(v) Omega_uv g_u g_v. Two rotations:
+Omega_uv g_u g_v over u in a, v in b; for smooth ones it is sum_uv w_a(u) w_b(v) Omega_uv g_u g_v. Two rotations exist:
 
 * a kernel in continuous s, with mean energy density eps(s) = e^{gamma s},
   Omega_uv = k(s_u - s_v) e^{(b-1)(s_u+s_v)/2} g_u g_v / (4 sqrt(eps_u eps_v)), k(x) = k_0 (x/l) e^{(1 - x^2/l^2)/2}.
-  Nothing singles out a width: the law holds at every width, offset and smoothing at once;
+  It prefers no width: the law holds at every width, offset and smoothing at once;
 * shells: Omega_uv = g_u g_v sum_ab w_a(u) Z_ab w_b(v), Z = G^-1 T G^-1, G_ab = sum_u w_a w_b g_u^2 and
   T_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2} sqrt(E_a E_b). For sharp windows G = 2 diag(E) and this is
-  kappa(a-b) e^{(b-1)(s_a+s_b)/2} g_u g_v / (4 sqrt(E_a E_b)). It singles out one width: read at another width it is a
-  log-periodic law, and the test of two widths must refuse it.
+  kappa(a-b) e^{(b-1)(s_a+s_b)/2} g_u g_v / (4 sqrt(E_a E_b)). It prefers one width: measured at another width it is a
+  log-periodic law, which the test of two widths must refuse.
 
-This construction is this project's own; it serves to judge the estimators, not to imitate a network.
+The construction is this project's; it tests the estimators and does not imitate a network.
 """
 
 from __future__ import annotations
@@ -40,31 +40,32 @@ FARTHEST, LATEST = 100, 1e4
 
 @dataclass(frozen=True)
 class PlantedShells:
-    r"""An ensemble of planted runs; a seed is a run.
+    r"""An ensemble of planted runs, one per seed.
 
     Args:
         exponent: b of the drift and of the couplings.
         drift: c, v = c lambda^b; units such that u = c e^{(b-1)s} is 1 / time.
         rotation, reach: k_0 (1 / time, the largest value of k) and l (in s) of the kernel.
-        kappa, shells: kappa(1), kappa(2), ... (1 / time) of the planted shells, and which shells these are.
+        kappa, shells: kappa(1), kappa(2), ... (1 / time) of the planted shells, and these shells.
         growth: gamma of the mean energy density e^{gamma s}; g_u are independent Gaussians.
         modes: D, at most 200.
         span: (low, high) of s. ``spectrum``: "even" (midpoints of D equal cells), "random" (independent uniform draws)
             or "power" (lambda_k a power of k from the top of the span to its bottom).
         rotated: random orthogonal eigenvectors instead of the identity.
-        noise, noise_reach: drift and couplings are multiplied by exp(noise f(s) - mean), f a Gaussian field of variance
-            one and about this correlation length, drawn for each run; the factor's mean over runs is exactly one.
-        scale: r; M' gets r M besides.
-        wiggle, period, phase: drift and couplings times 1 + A cos(2 pi s / p + phase), s the middle of a pair.
-        bend: (s_1, b_1): exponent b_1 instead of b above s_1, continuous.
+        noise, noise_reach: drift and couplings are multiplied by exp(noise f(s) - mean), where f is a Gaussian field of
+            variance one and about this correlation length, drawn for each run; over runs the factor has mean exactly 1.
+        scale: r; r M is added to M'.
+        wiggle, period, phase: drift and couplings are multiplied by 1 + A cos(2 pi s / p + phase), s the middle of a
+            pair.
+        bend: (s_1, b_1): the exponent is b_1 instead of b above s_1; the law is continuous there.
 
-    What is exact. Kernel, "even" or "power": the mean over runs of E, eps, F and T is the budget of ``population()``,
-    to rounding. In the interior of an "even" spectrum that is the law to 1e-9 where the smoothing is at least 1.5
-    spacings; F lacks what the kernel would bring from beyond the ends, under 1e-4 of it at 4 reaches from them. Shells:
-    without drift, K_ab of every run at these shells is kappa(a-b) e^{(b-1)(s_a+s_b)/2} times the run's noise, to
-    rounding, for any smoothing. Planted sharp and read with smoothing delta, the shells share modes and lose coupling:
-    kappa(1) of (1, .4) reads 7, 13, 25 % low and kappa(2) 1, 2, 3 % high at delta / h = .05, .1, .2 (alone, kappa(1)
-    reads 8, 16, 30 % low).
+    Accuracy of the kernel ("even" or "power" spectrum): the mean over runs of E, eps, F and T is the budget of
+    ``population()``, to rounding. In the interior of an "even" spectrum this is the law to 1e-9 if the smoothing is at
+    least 1.5 spacings; F lacks the contribution from beyond the ends, which is less than 1e-4 of it at 4 reaches from
+    them. Accuracy of shells: without drift, K_ab of every run at these shells is kappa(a-b) e^{(b-1)(s_a+s_b)/2} times
+    the run's noise, to rounding, for any smoothing. If shells are planted sharp and measured with smoothing delta, they
+    share modes and lose coupling: for kappa = (1, .4), kappa(1) is measured 7, 13, 25 % too low and kappa(2) 1, 2, 3 %
+    too high at delta / h = .05, .1, .2 (for kappa(1) alone, 8, 16, 30 % too low).
 
     Errors: ``ValueError`` for a value out of range, and for kappa without shells.
     """
@@ -120,7 +121,7 @@ class PlantedShells:
             raise ValueError(f"{call}(kappa=..., shells=...): expected both or neither")
 
     def run(self, seed: int) -> tuple[Spectrum, Float[torch.Tensor, " D"]]:
-        """Spectrum, with M' in the eigenbasis, and error e of one run."""
+        """Return the spectrum, with M' in the eigenbasis, and the error e of one run."""
         rng = np.random.default_rng(seed_of("PlantedShells.run", "seed", seed))
         s, density = self._eigenvalues(rng)
         g = self._amplitudes(s, density) * rng.standard_normal(self.modes)
@@ -130,7 +131,7 @@ class PlantedShells:
         return self._member(s, g, vectors, velocity, omega)
 
     def population(self) -> tuple[Spectrum, Float[torch.Tensor, " D"]]:
-        """The run with every g_u at its root mean square and no noise: its budget is the mean over runs (kernel)."""
+        """Return the run with each g_u at its root mean square and no noise; its budget is the mean one (kernel)."""
         if self.spectrum == "random" or self.kappa:
             raise ValueError('PlantedShells.population(): expected spectrum="even" or "power", and no planted kappa')
         s, density = self._eigenvalues(None)
@@ -139,12 +140,12 @@ class PlantedShells:
         return self._member(s, g, np.eye(self.modes), velocity, omega)
 
     def budgets(self, seeds: Sequence[int], shells: LogShells) -> list[xr.Dataset]:
-        """Energy budgets of these runs."""
+        """Return the energy budgets of these runs."""
         seeds = listed("PlantedShells.budgets", "seeds", seeds, "seeds")
         return [energy_budget(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
 
     def budgets_at_widths(self, seeds: Sequence[int], shells: Sequence[LogShells]) -> list[list[xr.Dataset]]:
-        """Energy budgets of these runs for several shells: one list of runs for each of them."""
+        """Return the energy budgets of these runs for several shells: one list of runs for each of them."""
         seeds = listed("PlantedShells.budgets_at_widths", "seeds", seeds, "seeds")
         members = [energy_budgets(*self.run(seed), shells, parameters={"seed": seed}) for seed in seeds]
         return [list(item) for item in zip(*members, strict=True)]
@@ -152,12 +153,12 @@ class PlantedShells:
     def trajectory(
         self, seed: int, times: Sequence[float], *, tolerance: float = 1e-10
     ) -> list[tuple[float, Spectrum, Float[torch.Tensor, " D"]]]:
-        """(time, spectrum, error) of one run along e' = -M e with lambda' = v and the planted rotation, from time 0.
+        """Return (time, spectrum, error) of one run under e' = -M e, lambda' = v and the planted rotation, from time 0.
 
-        In the moving eigenbasis g' = -lambda g + Omega g, Phi' = -Phi Omega: integrated to ``tolerance`` (relative), so
-        snapshots agree with their own M' to that order. Energies decay, the normalization stays that of time 0: with a
-        kernel K decays as the energy does; with shells the law stands at every time. The factor of the noise stays with
-        its mode. Cost: D^2 + 2 D equations; keep D to some 50.
+        In the moving eigenbasis g' = -lambda g + Omega g and Phi' = -Phi Omega. Both are integrated to the relative
+        ``tolerance``, so snapshots agree with their own M' to that order. Energies decay, but the normalization stays
+        that of time 0: with a kernel, K decays as the energy does; with shells, the law holds at every time. The noise
+        factor stays with its mode. Cost: D^2 + 2 D equations; keep D below about 50.
         """
         call = "PlantedShells.trajectory"
         times = vector(call, "times", times, low=0.0, wanted="increasing times from 0 on").tolist()
@@ -194,7 +195,7 @@ class PlantedShells:
         return snapshots
 
     def law(self, s: np.ndarray) -> np.ndarray:
-        """e^{(b-1)s} with its bend and its wiggle."""
+        """Return e^{(b-1)s} with its bend and its wiggle."""
         law = np.exp((self.exponent - 1) * s)
         if self.bend is not None:
             at, above = self.bend
@@ -202,7 +203,7 @@ class PlantedShells:
         return law * (1 + self.wiggle * np.cos(2 * math.pi * s / self.period + self.phase))
 
     def _eigenvalues(self, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-        """s (D,) ascending, and the mean number of modes per unit of s at each."""
+        """Return s (D,), ascending, and the mean number of modes per unit of s at each."""
         low, high = self.span
         rank = np.arange(self.modes)
         if self.spectrum == "power":
@@ -216,7 +217,7 @@ class PlantedShells:
         return np.sqrt(2 * np.exp(self.growth * s) / density)
 
     def _field(self, rng: np.random.Generator) -> np.ndarray | None:
-        """Coefficients of the run's noise on the bumps of ``_bumps``."""
+        """Draw the coefficients of the run's noise on the bumps of ``_bumps``."""
         return rng.standard_normal(self._knots().size) if self.noise else None
 
     def _knots(self) -> np.ndarray:
@@ -224,7 +225,7 @@ class PlantedShells:
         return np.arange(low - 2 * self.noise_reach, high + 3 * self.noise_reach, self.noise_reach / 2)
 
     def _factor(self, s: np.ndarray, field: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The noise at each s (m,), and at each pair (m, m); both of mean one."""
+        """Return the noise factor at each s (m,) and at each pair (m, m); both have mean one."""
         if field is None:
             return np.ones(len(s)), np.ones((len(s), len(s)))
         bumps = np.exp(-np.square((s[:, None] - self._knots()) / self.noise_reach))
@@ -242,7 +243,7 @@ class PlantedShells:
         field: np.ndarray | None,
         level: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """d log lambda / dt (D,) and Omega (D, D), antisymmetric; ``level`` is the mean energy density at each mode."""
+        """Return d log lambda / dt (D,) and antisymmetric Omega (D, D); ``level``: mean energy density at each mode."""
         alone, pair = self._factor(s, field)
         velocity = self.scale + self.drift * self.law(s) * alone
         omega = np.zeros((len(s), len(s)))

@@ -1,7 +1,7 @@
-"""The projected two-layer network of Bordelon, Atanasov and Pehlevan: feature learning that moves all shells alike.
+"""The projected two-layer network of Bordelon, Atanasov and Pehlevan: feature learning moves all shells alike.
 
 The model and the exponent chi(beta) are theirs (arXiv 2409.17858). The closed dynamics below is this project's
-restatement of it, checked by reproducing chi; the shell velocity read off it is this project's.
+restatement, checked by reproducing chi; the shell velocity derived from it is this project's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAST_ALPHA = 0.2
 
 @dataclass(frozen=True)
 class ProjectedTwoLayer:
-    r"""Every mode decays on one clock S(t) that the learned features speed up.
+    r"""A model in which every mode decays on one clock S(t), which the learned features speed up.
 
     .. math:: v_k = w^*_k e^{-\lambda_k S}, \qquad S' = \sqrt{1 + 2 \gamma Q(S)}, \qquad
               Q = \sum_k w^{*2}_k (1 - e^{-\lambda_k S})^2, \qquad \lambda_k = k^{-\alpha}, \quad
@@ -71,7 +71,7 @@ class ProjectedTwoLayer:
         return max(0.0, (1 - self.beta) / (1 + self.beta)) if self.gamma else 0.0
 
     def clock(self, time: float) -> float:
-        """S(t)."""
+        """Return S(t)."""
         t = not_negative("ProjectedTwoLayer.clock", "time", time)
         log_s, elapsed, inverse = _table(self)
         if t > elapsed[-1]:
@@ -89,34 +89,34 @@ class ProjectedTwoLayer:
         return math.exp(s)
 
     def relative_velocity(self, time: float) -> float:
-        """u = S''/S', the same for every mode; 1 / time."""
+        """Return u = S''/S', which is the same for every mode; 1 / time."""
         return float(_speed(self, np.array([self.clock(time)]))[1][0])
 
     def ranks(self, time: float) -> Float[np.ndarray, " K"]:
-        """k at the K nodes of the simulation: equally spaced in log k, four decades of lambda S on either side of 1.
+        """Return k at the K nodes of the simulation, equally spaced in log k.
 
-        Not below k = 1; not whole numbers.
+        They cover four decades of lambda S on either side of 1, but no k below 1; they are not whole numbers.
         """
         s, reach = self.clock(time), math.log(1e4) / self.alpha
         front = math.log(max(s, 1.0)) / self.alpha
         return np.exp(np.linspace(max(0.0, front - reach), front + reach, self.modes))
 
     def eigenvalues(self, time: float) -> Float[np.ndarray, " K"]:
-        """m_k = lambda_k S' at ``ranks(time)``; 1 / time."""
+        """Return m_k = lambda_k S' at ``ranks(time)``; 1 / time."""
         return self.ranks(time) ** -self.alpha * _speed(self, np.array([self.clock(time)]))[0]
 
     def velocity(self, time: float) -> Float[np.ndarray, " K"]:
-        """v_k = m_k u; 1 / time^2."""
+        """Return v_k = m_k u; 1 / time^2."""
         return self.eigenvalues(time) * self.relative_velocity(time)
 
     def error(self, time: float) -> Float[np.ndarray, " K"]:
-        """e_k at ``ranks(time)``, N = 1; a node stands for the modes around it, so |e_k|^2 carries a factor dk."""
+        """Return e_k at ``ranks(time)``, N = 1; a node represents the modes around it, so |e_k|^2 has a factor dk."""
         k = self.ranks(time)
         spacing = k * math.log(k[1] / k[0])
         return -np.sqrt(spacing * k ** (-self.alpha * self.beta - 1)) * np.exp(-(k**-self.alpha) * self.clock(time))
 
     def loss(self, times: float | Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
-        """L(t) = 1/2 sum_k k^(-alpha beta - 1) e^(-2 lambda_k S) over all modes, shape (T,)."""
+        """Return L(t) = 1/2 sum_k k^(-alpha beta - 1) e^(-2 lambda_k S) over all modes, shape (T,)."""
         clocks = [self.clock(float(t)) for t in time_array("ProjectedTwoLayer.loss", times)]
         log_k, weights = _modes(self)
         r = self.alpha * self.beta
@@ -125,12 +125,12 @@ class ProjectedTwoLayer:
         return np.array([0.5 * (float(energy @ np.exp(-2 * s * np.exp(-self.alpha * log_k))) + rest) for s in clocks])
 
     def matrices(self, time: float) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"], Float[Tensor, " K"]]:
-        """(M, M', e) at a time, diagonal, at ``ranks(time)``."""
+        """Return the diagonal (M, M', e) at a time, at ``ranks(time)``."""
         return diagonal_matrices(self.eigenvalues(time), self.velocity(time), self.error(time))
 
 
 def _last(model: ProjectedTwoLayer) -> float:
-    """log k up to which sums are taken: past it lambda S is under rounding at every tabulated time."""
+    """Return the log k at which sums end: beyond it lambda S is below rounding at every tabulated time."""
     return (LOG_CLOCK[1] + LAST) / model.alpha + math.log(1000)
 
 
@@ -140,7 +140,7 @@ def _modes(model: ProjectedTwoLayer) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _speed(model: ProjectedTwoLayer, clocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """S' = sqrt(1 + 2 gamma Q) and dS'/dS = S''/S' at values of S."""
+    """Return S' = sqrt(1 + 2 gamma Q) and dS'/dS = S''/S' at values of S."""
     log_k, weights = _modes(model)
     energy = weights * np.exp(-(model.alpha * model.beta + 1) * log_k)
     eigenvalues = np.exp(-model.alpha * log_k)
@@ -154,7 +154,7 @@ def _speed(model: ProjectedTwoLayer, clocks: np.ndarray) -> tuple[np.ndarray, np
 
 @cache
 def _table(model: ProjectedTwoLayer) -> tuple[np.ndarray, np.ndarray, CubicHermiteSpline]:
-    """(log S, t) at the edges of panels in log S, and log S as a function of log t. S = t at the lowest edge."""
+    """Return (log S, t) at the edges of panels in log S, and log S as a function of log t; S = t at the lowest edge."""
     log_s = np.arange(LOG_CLOCK[0], LOG_CLOCK[1] + STEP / 2, STEP)
     inner = np.exp(log_s[:-1, None] + STEP / 2 * (1 + NODES))
     speed = _speed(model, inner.ravel())[0].reshape(inner.shape)

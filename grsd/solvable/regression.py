@@ -1,8 +1,8 @@
-r"""Linear regression on data with a power-law spectrum: the loss against model size, data and time, twice.
+r"""Linear regression on data with a power-law spectrum: simulated and theoretical loss over model size, data and time.
 
-Inputs have covariance eigenvalues lambda_k = k^-a; the teacher's power in mode k is lambda_k w_k^2 = k^-(1+r), its
-signs random. Drawn: P random features or N samples, gradient flow solved by an eigendecomposition. Theory, before any
-draw: the deterministic equivalent
+Inputs have covariance eigenvalues lambda_k = k^-a; the teacher's power in mode k is lambda_k w_k^2 = k^-(1+r), with
+random signs. The simulation draws P random features or N samples and solves gradient flow by an eigendecomposition. The
+theory, which needs no draw, is the deterministic equivalent
 
 .. math:: \langle e, (K+z)^{-1} e\rangle \simeq \frac{\kappa}{z} \sum_k \frac{k^{-(1+r)}}{\lambda_k+\kappa}, \qquad
           z = \kappa \Big(1 - \frac1P \sum_k \frac{\lambda_k}{\lambda_k+\kappa}\Big) .
@@ -31,7 +31,7 @@ ROUNDS = 60
 
 
 def limit(values: np.ndarray, count: np.ndarray | float, size: int) -> float:
-    """kappa > 0 with sum count lambda / (lambda + kappa) = ``size``; eigenvalues above zero, more than ``size``."""
+    """Solve sum count lambda / (lambda + kappa) = ``size`` for kappa > 0; needs over ``size`` positive eigenvalues."""
 
     def excess(log_kappa: float) -> float:
         return float(np.sum(count * values / (values + math.exp(log_kappa)))) - size
@@ -40,9 +40,10 @@ def limit(values: np.ndarray, count: np.ndarray | float, size: int) -> float:
 
 
 def after_samples(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
-    """What ``size`` samples leave of a loss with that power in each mode, or group of modes, after infinite time.
+    """Return the loss that remains after infinite time on ``size`` samples.
 
-    sum power (kappa / (lambda + kappa))^2 / 2, over 1 - sum (lambda / (lambda + kappa))^2 / size.
+    ``power``: initial power in each mode or group of modes. The loss is sum power (kappa / (lambda + kappa))^2 / 2,
+    divided by 1 - sum (lambda / (lambda + kappa))^2 / size.
     """
     kappa = limit(values, count, size)
     noise = float(np.sum(count * (values / (values + kappa)) ** 2)) / size
@@ -50,16 +51,16 @@ def after_samples(values: np.ndarray, count: np.ndarray | float, power: np.ndarr
 
 
 def after_features(values: np.ndarray, count: np.ndarray | float, power: np.ndarray, size: int) -> float:
-    """What ``size`` random features leave likewise, all samples there: sum power kappa / (lambda + kappa) / 2."""
+    """Return the loss that remains with ``size`` features and all samples: sum power kappa / (lambda + kappa) / 2."""
     kappa = limit(values, count, size)
     return float(power @ (kappa / (values + kappa))) / 2
 
 
 @dataclass(frozen=True)
 class PowerLawRegression:
-    """``a`` > 1 decay of the covariance, 0 < ``r`` < a that of the teacher's power, ``modes`` input dimensions.
+    """A regression problem: covariance decay ``a`` > 1, teacher decay 0 < ``r`` < a, ``modes`` input dimensions.
 
-    Errors: ``ValueError`` for numbers outside that.
+    Errors: ``ValueError`` for numbers outside these ranges.
     """
 
     a: float = 2.0
@@ -74,10 +75,10 @@ class PowerLawRegression:
 
     @property
     def exponents(self) -> dict[str, float]:
-        """Slopes of log loss that the theory forces for r < a: r / a in time, r in P and in N, r / (1 + a) in C = P t.
+        """The theory's exponents of the loss for r < a: r / a in time, r in P and in N, r / (1 + a) in C = P t.
 
-        The first P modes are learnt, or those with lambda t > 1; what is left is the tail k^-r / r. At given compute
-        both errors are alike, P = t^(1/a).
+        The network learns the first P modes, or those with lambda t > 1, and the tail k^-r / r remains. At the best
+        allocation of compute both errors are equal, P = t^(1/a).
         """
         return {"model": -self.r, "data": -self.r, "time": -self.r / self.a, "compute": -self.r / (1 + self.a)}
 
@@ -91,9 +92,9 @@ class PowerLawRegression:
         return np.arange(1, self.modes + 1, dtype=float) ** -(1 + self.r)
 
     def features(self, size: int, times: Sequence[float] | np.ndarray, seed: int) -> Float[np.ndarray, " T"]:
-        """The population loss of ``size`` random features at ``times`` (``math.inf`` allowed), N infinite; shape (T,).
+        """Simulate the population loss (T,) of ``size`` random features at ``times`` (may be ``math.inf``), N infinite.
 
-        The kernel is Lambda^(1/2) A^T A Lambda^(1/2) / P, A a Gaussian matrix. Cost: one (modes, P) Gram matrix.
+        The kernel is Lambda^(1/2) A^T A Lambda^(1/2) / P with a Gaussian matrix A. Cost: one (modes, P) Gram matrix.
         """
         rng = np.random.default_rng([seed, whole("features", "size", size, 1)])
         columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues / size)[:, None]
@@ -104,7 +105,7 @@ class PowerLawRegression:
         return (self.power.sum() - reached.sum() + left) / 2
 
     def samples(self, size: int, seed: int) -> float:
-        """The population loss after infinite time on ``size`` Gaussian samples, all features there."""
+        """Simulate the population loss after infinite time on ``size`` Gaussian samples, with all features."""
         rng = np.random.default_rng([seed, whole("samples", "size", size, 1), 1])
         columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues)[:, None]
         teacher = np.sqrt(self.power / self.eigenvalues) * rng.choice([-1.0, 1.0], self.modes)
@@ -113,7 +114,7 @@ class PowerLawRegression:
 
     @cached_property
     def _grouped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(lambda, how many, power): each mode up to 200, then groups of modes at their middle."""
+        """Return (lambda, count, power): each mode up to 200, then groups of modes at their middle."""
         last = self.modes + 1
         edges = np.append(np.arange(1, min(SINGLE, last)), np.geomspace(min(SINGLE, last), last, GROUPS))
         edges = np.unique(np.rint(edges))
@@ -121,19 +122,19 @@ class PowerLawRegression:
         return middle**-self.a, count, count * middle ** -(1 + self.r)
 
     def limit(self, size: int) -> float:
-        """kappa > 0 with sum lambda / (lambda + kappa) = ``size``: which modes that many features or samples reach."""
+        """Return kappa > 0 with sum lambda / (lambda + kappa) = ``size``: ``size`` features learn modes above kappa."""
         if not whole("limit", "size", size, 1) < self.modes:
             raise ValueError(f"limit(size=...): expected fewer than the {self.modes} modes, got {size}")
         values, count, _ = self._grouped
         return limit(values, count, size)
 
     def samples_theory(self, size: int) -> float:
-        """The mean of ``samples``: ``after_samples``."""
+        """Return the theory's mean of ``samples``, by ``after_samples``."""
         self.limit(size)
         return after_samples(*self._grouped, size)
 
     def features_theory(self, size: int, times: Sequence[float] | np.ndarray) -> Float[np.ndarray, " T"]:
-        """The mean of ``features``: the deterministic equivalent, inverted in time by Talbot's contour of 24 nodes."""
+        """Return the theory's mean of ``features``: a deterministic equivalent, inverted in time by Talbot's method."""
         times = np.asarray(times, dtype=float)
         values, count, power = (part[:, None] for part in self._grouped)
         self.limit(size)

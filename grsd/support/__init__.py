@@ -1,1 +1,1 @@
-"""What every floor stands on: checks of arguments, files, folders, versions, progress."""
+"""Helpers that every other package may import: checks of arguments, files, folders, versions, progress bars."""

@@ -1,4 +1,4 @@
-"""Arguments that are arrays and datasets: what a call needs of them, checked at its door and refused in one line."""
+"""Check arguments that are arrays or datasets before a call computes anything; refuse bad ones in one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MASKS = {("shell",): "mask", ("boundary",): "boundary_mask"}
 def listed(call: str, name: str, value: object, wanted: str, least: int = 1) -> list:
     """Return a sequence of at least ``least`` entries as a list; raise ``TypeError`` or ``ValueError`` otherwise.
 
-    ``wanted`` says in words what it has.
+    ``wanted`` names the entries in the error message, for example "runs".
     """
     if isinstance(value, str | bytes | Mapping | xr.Dataset | xr.DataArray) or not isinstance(
         value, Sequence | np.ndarray | Tensor | range
@@ -60,9 +60,9 @@ def vector(
     high: float = LARGEST,
     wanted: str = "finite numbers (n,)",
 ) -> Float[np.ndarray, " n"]:
-    """Finite numbers from ``low`` to ``high`` as float64 of shape (n,), n >= ``least``; a number counts as one.
+    """Return finite numbers from ``low`` to ``high`` as float64 of shape (n,), n >= ``least``; a scalar has n = 1.
 
-    ``wanted`` says in words what they are.
+    ``wanted`` names the numbers in the error message.
     """
     try:
         array = np.atleast_1d(np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value))
@@ -80,7 +80,7 @@ def vector(
 
 
 def times_of(call: str, name: str, value: object, least: int = 1) -> Float[np.ndarray, " T"]:
-    """Increasing times after 0, at least ``least``, as float64 of shape (T,)."""
+    """Return increasing positive times as float64 of shape (T,), T >= ``least``; raise ``ValueError`` otherwise."""
     array = vector(call, f"{name}=...", value)
     if len(array) < least or (array <= 0).any() or (np.diff(array) <= 0).any():
         raise ValueError(
@@ -90,7 +90,7 @@ def times_of(call: str, name: str, value: object, least: int = 1) -> Float[np.nd
 
 
 def span_of(call: str, name: str, value: object, of: str = "log lambda") -> tuple[float, float]:
-    """(low, high) with low < high, infinite ends allowed; raise ``ValueError`` otherwise."""
+    """Return (low, high) with low < high; the ends may be infinite. Raise ``ValueError`` otherwise."""
     pair = tuple(value) if isinstance(value, Sequence | np.ndarray) and getattr(value, "ndim", 1) == 1 else ()
     low, high = map(real, pair) if len(pair) == 2 else (math.nan, math.nan)
     if not low < high:
@@ -99,7 +99,7 @@ def span_of(call: str, name: str, value: object, of: str = "log lambda") -> tupl
 
 
 def required_window(call: str, value: object) -> tuple[float, float]:
-    """What is judged must be named: ``span_of``, and a refusal that says what may stand there where nothing does."""
+    """Return ``span_of`` the window; ``None`` is refused, because the result depends on the window."""
     if value is None:
         raise ValueError(
             f"{call}(window=...): expected (low, high) in log lambda, got None; what is judged depends on it: "
@@ -109,20 +109,21 @@ def required_window(call: str, value: object) -> tuple[float, float]:
 
 
 def optional_window(call: str, value: object) -> tuple[float, float]:
-    """``span_of``; everything for ``None``."""
+    """Return ``span_of`` the window, or (-inf, inf) for ``None``."""
     return (-math.inf, math.inf) if value is None else span_of(call, "window", value)
 
 
 def described(call: str, parameters: object) -> None:
-    """Refuse parameters that cannot be written into attributes by name."""
+    """Refuse parameters that are neither ``None`` nor a mapping from names to values."""
     if parameters is not None and not (isinstance(parameters, Mapping) and all(isinstance(n, str) for n in parameters)):
         raise TypeError(f"{call}(parameters=...): expected a mapping from names to values, got {said(parameters)}")
 
 
 def dataset(call: str, name: str, value: object, needed: Mapping[str, tuple[str, ...] | None], made: str) -> None:
-    """Refuse what is no dataset with the variables or coordinates ``needed``, real numbers over these dimensions.
+    """Refuse ``value`` unless it is a dataset that has the ``needed`` variables or coordinates as real numbers.
 
-    ``None`` in place of dimensions: any. ``made``: "the history with grsd.shell_history", what to make and how.
+    ``needed`` maps each name to its dimensions; ``None`` allows any dimensions. ``made`` ends the error message: it
+    says what to make and how, for example "the history with grsd.shell_history".
     """
     if not isinstance(value, xr.Dataset):
         raise TypeError(f"{call}({name}): expected a dataset, got {said(value)}; make {made}")
@@ -136,12 +137,12 @@ def dataset(call: str, name: str, value: object, needed: Mapping[str, tuple[str,
             more = set(found.dims) - set(dims)
             hint = f"; choose a time with .isel({more.pop()}=...)" if more else ""
             raise ValueError(
-                f"{call}({name}): expected one snapshot a run, {variable!r} over {dims}, got {found.dims}{hint}"
+                f"{call}({name}): expected one snapshot per run, {variable!r} over {dims}, got {found.dims}{hint}"
             )
 
 
 def attribute(call: str, name: str, value: xr.Dataset, which: str) -> float:
-    """The attribute ``which``, a finite number of at least 0."""
+    """Return the attribute ``which`` if it is a finite number of at least 0; raise ``ValueError`` otherwise."""
     known = value.attrs.get(which)
     if isinstance(known, bool) or not isinstance(known, Real) or not 0 <= known < math.inf:
         raise ValueError(f"{call}({name}): expected a number in the attribute {which!r}, got {said(known)}")
@@ -149,7 +150,7 @@ def attribute(call: str, name: str, value: xr.Dataset, which: str) -> float:
 
 
 def finite(call: str, name: str, value: xr.Dataset, variable: str, kept: np.ndarray | bool = True) -> None:
-    """Refuse NaN, infinity and numbers whose squares leave the range of float64, where ``kept`` is true."""
+    """Refuse NaN, infinity and numbers whose squares leave the range of float64. Only entries with ``kept`` count."""
     size = np.where(kept, np.abs(value.variables[variable].values.astype(float)), 0.0)
     if not np.isfinite(size).all():
         raise ValueError(f"{call}({name}): found NaN or infinity in {variable!r} where nothing is masked")
@@ -162,7 +163,7 @@ def finite(call: str, name: str, value: xr.Dataset, variable: str, kept: np.ndar
 
 
 def _kept(value: xr.Dataset, variable: str) -> np.ndarray | bool:
-    """Where the mask of a budget's variable is zero; for pairs of shells, that of both."""
+    """Return True at the entries of a budget's variable whose mask is zero; for a pair of shells, both masks."""
     dims = SHELLS[variable]
     mask = value.variables.get(MASKS[dims[:1]])
     if mask is None:
@@ -175,15 +176,15 @@ def _kept(value: xr.Dataset, variable: str) -> np.ndarray | bool:
 
 
 def _along(array: np.ndarray, own: tuple[str, ...], dims: tuple[str, ...]) -> np.ndarray:
-    """``array`` over ``own`` dimensions, ready to be broadcast to ``dims``."""
+    """Transpose and expand ``array``, which has the dimensions ``own``, so that it broadcasts to ``dims``."""
     ordered = array.transpose([own.index(dim) for dim in dims if dim in own])
     return ordered[tuple(slice(None) if dim in own else None for dim in dims)]
 
 
 def budget_of(call: str, name: str, value: object, variables: Sequence[str], *, single: bool = True) -> None:
-    """Refuse what is no energy budget with these variables; ``single``: of one snapshot.
+    """Refuse ``value`` unless it is an energy budget with these variables; ``single`` requires one snapshot.
 
-    What is not masked must be finite.
+    Unmasked entries must be finite.
     """
     dims = {variable: SHELLS[variable] if single else None for variable in variables}
     dataset(call, name, value, dims | {"shell_index": ("shell",)}, "the budget from grsd.spectrum(kernel, rate)")
@@ -209,7 +210,7 @@ def budget_of(call: str, name: str, value: object, variables: Sequence[str], *, 
 
 
 def whole_budget(call: str, name: str, value: object, needed: Sequence[str]) -> None:
-    """``budget_of`` for all that a budget or a history holds, and for what is ``needed``."""
+    """Apply ``budget_of`` to the ``needed`` variables and to every budget variable that ``value`` has."""
     known = [variable for variable in SHELLS if variable in needed or variable in getattr(value, "data_vars", ())]
     budget_of(call, name, value, known, single=False)
     wanted = dict.fromkeys(("shell", "shell_index", "shell_lower", "shell_upper"), ("shell",))
@@ -217,7 +218,10 @@ def whole_budget(call: str, name: str, value: object, needed: Sequence[str]) -> 
 
 
 def between(call: str, name: str, value: xr.Dataset, more: tuple[str, ...] = ()) -> None:
-    """Refuse shells without exactly one boundary between neighbours; ``more``: dimensions as long as the shells."""
+    """Refuse a budget unless it has one boundary between each two neighbouring shells.
+
+    ``more``: further dimensions that must be as long as the shell dimension.
+    """
     sizes = dict(value.sizes)
     wrong = [dim for dim in ("shell", *more) if sizes.get(dim) != sizes.get("shell", 0)]
     if wrong or sizes.get("boundary") != sizes["shell"] - 1:
@@ -225,7 +229,7 @@ def between(call: str, name: str, value: xr.Dataset, more: tuple[str, ...] = ())
 
 
 def budgets_of(call: str, name: str, value: object, variables: Sequence[str], least: int = 1) -> list[xr.Dataset]:
-    """Budgets of at least ``least`` runs as a list, each as ``budget_of`` wants it."""
+    """Return the budgets of at least ``least`` runs as a list, each checked by ``budget_of``."""
     runs = listed(call, name, value, "runs", least)
     for run in runs:
         budget_of(call, name, run, variables)
@@ -248,7 +252,7 @@ def tensor(call: str, name: str, value: object) -> Tensor:
 
 
 def integers(call: str, name: str, value: object, least: int = 1, low: int = 0) -> list[int]:
-    """Whole numbers of at least ``low``, at least ``least`` of them, as a list."""
+    """Return at least ``least`` whole numbers, each of at least ``low``, as a list; raise ``ValueError`` otherwise."""
     found = listed(call, name, value, "whole numbers", least)
     if not all(isinstance(item, Integral) and not isinstance(item, bool) and item >= low for item in found):
         raise ValueError(f"{call}({name}=...): expected whole numbers of at least {low}, got {said(value)}")

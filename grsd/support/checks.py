@@ -1,4 +1,4 @@
-"""Refusals: what a call needs is checked before any computing, and said in one line."""
+"""Check models, batches and devices before any computing; raise errors of one line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def floating_dtype(call: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def resolve_device(call: str, device: str | torch.device | None, model: nn.Module) -> torch.device:
-    """The device a call computes on.
+    """Return the device a call computes on.
 
-    ``None`` keeps the model's own device, ``"auto"`` takes CUDA where there is one and the CPU otherwise, anything
-    else is taken as asked. Raises ``ValueError`` for MPS (no float64) and for CUDA where there is none.
+    ``None`` keeps the model's own device; ``"auto"`` takes CUDA if it is available and the CPU otherwise; any other
+    value is taken as it is. Raise ``ValueError`` for MPS (no float64) and for CUDA if it is not available.
     """
     if device is None:
         first = next(iter(model.parameters()), None)
@@ -50,7 +50,7 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
 
 
 def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
-    """Refuse what is not a torch module with a trainable parameter, or not a batch of finite numbers."""
+    """Refuse a model that is no torch module or has no trainable parameter, and inputs that are no finite batch."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{call}(model, ...): expected a torch.nn.Module, got {type(model).__name__}")
     if not any(p.requires_grad for p in model.parameters()):
@@ -70,7 +70,7 @@ def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
 
 
 def check_module(call: str, model: nn.Module, device: str | torch.device | None) -> None:
-    """Refuse what has no exact real derivative here, or is not in one place."""
+    """Refuse a module whose exact real derivative cannot be computed here, or whose tensors lie on several devices."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
@@ -122,9 +122,10 @@ def check_outputs(call: str, outputs: object, samples: int) -> None:
 def repeatable(
     call: str, function: Callable[[], object], kept: Mapping[str, Tensor], again: Callable[[], object] | None = None
 ) -> object:
-    """The model's output, without a graph; refuse one that is random or changes what it must keep.
+    """Return the output of ``function``, computed without a graph; refuse a model that is random or changes ``kept``.
 
-    ``again``: the same a second time, where that is not ``function`` itself.
+    The model is called twice and the two outputs are compared. ``again``: the second call, if it differs from
+    ``function``.
     """
     before = {name: tensor.clone() for name, tensor in kept.items()}
     with torch.no_grad(), in_one_line(call, _not_called):
@@ -142,15 +143,15 @@ def repeatable(
 
 @contextmanager
 def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
-    """What a model raises, or torch for it, as ``RuntimeError`` in one line: ``text`` of it after the call's name.
+    """Turn an exception of a model into a ``RuntimeError`` of one line: the call's name, then ``text(exception)``.
 
-    Refusals of the call itself, and what the system raises, pass.
+    Refusals by the call itself, out-of-memory errors and ``OSError`` pass unchanged.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except Exception as error:  # whatever a model of somebody else's raises
+    except Exception as error:  # a foreign model may raise anything
         if isinstance(error, (ValueError, TypeError, RuntimeError)) and str(error).startswith(call):
             raise
         raise RuntimeError(f"{call}{text(error)}") from error

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, and what killed writers leave behind.
+"""Write files atomically, and remove the unfinished files of killed writers.
 
-Every file of this package is written here: to a fresh file with a random name in the same folder, forced to the disk,
-then renamed. A full disk, a kill or a link that stands in the way therefore never tears or redirects a file. While its
-writer lives, an unfinished file is locked; one that nobody locks was left by a killed writer, and is removed.
+Every file of this package is written here: to a fresh file with a random name in the same folder, which is forced to
+the disk and then renamed. So a full disk, a kill or a symbolic link never tears or redirects a file. A living writer
+keeps its unfinished file locked; an unfinished file without a lock was left by a killed writer and is removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: unfinished files cannot be told from those under way there, and stay
+except ImportError:  # Windows: without locks, abandoned files look like files under way, so none is removed
     fcntl = None
 
 UNFINISHED = re.compile(r"\.grsd-[0-9a-f]{16}\.part")
@@ -30,12 +30,12 @@ ATTEMPTS = 100
 
 
 def write_atomically(path: str | os.PathLike, payload: bytes) -> Path:
-    """Write ``payload`` as the file ``path``, whole or not at all, with the mode the umask gives; returns the path.
+    """Write ``payload`` as the file ``path``, whole or not at all, with the mode from the umask; return the path.
 
     A symbolic link at ``path`` is replaced, not followed.
 
-    Errors: ``OSError`` naming ``path``, with what was there before untouched: a full disk, no permission, or something
-    at ``path`` that is not a file (a folder, a pipe, a device).
+    Errors: ``OSError`` naming ``path`` if the disk is full, permission is missing, or ``path`` is not a file (a
+    folder, a pipe, a device). An earlier file at ``path`` then stays as it was.
     """
     path = Path(path)
     _refuse_other_kinds(path)
@@ -65,7 +65,7 @@ def write_atomically(path: str | os.PathLike, payload: bytes) -> Path:
 
 @contextlib.contextmanager
 def unfinished_folder(parent: Path) -> Iterator[Path]:
-    """A fresh folder in ``parent`` for things that must not outlive the block; after a kill ``sweep`` removes it."""
+    """Make a fresh folder in ``parent`` and remove it after the block; after a kill, ``sweep`` removes it."""
     scratch, descriptor = _fresh(parent, _make_folder)
     try:
         yield scratch
@@ -76,7 +76,10 @@ def unfinished_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed writers left in ``folder``, and return the paths. What a living process holds stays."""
+    """Remove the unfinished files of killed writers in ``folder`` and return their paths.
+
+    Files that a living process has locked stay.
+    """
     removed = []
     if fcntl is None:
         return removed
@@ -88,7 +91,7 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def say_swept(*folders: Path) -> None:
-    """``sweep`` each of ``folders``; one line on stderr for each where there was something."""
+    """``sweep`` each of ``folders`` and report each folder that had unfinished files in one line on stderr."""
     for folder in folders:
         if removed := sweep(folder):
             count = f"{len(removed)} unfinished file{'s' if len(removed) > 1 else ''}"
@@ -96,9 +99,9 @@ def say_swept(*folders: Path) -> None:
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """The bytes of a regular file, never waiting for anybody.
+    """Return the bytes of a regular file without ever blocking.
 
-    Errors: ``OSError``, also for a folder, a pipe or a device, and for more than ``largest`` bytes.
+    Errors: ``OSError``; also for a folder, a pipe, a device, or a file of more than ``largest`` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -133,8 +136,10 @@ def _make_folder(path: Path) -> int:
 
 
 def _fresh(parent: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new locked file or folder in ``parent``: (path, descriptor). A sweeper may win the instant before the lock;
-    then another is made."""
+    """Make a locked file or folder in ``parent`` and return (path, descriptor).
+
+    Another process may sweep it away before it is locked; then make another.
+    """
     for _ in range(ATTEMPTS):
         path = parent / f".grsd-{secrets.token_hex(8)}.part"
         try:
@@ -149,7 +154,7 @@ def _fresh(parent: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether the lock was free and is now held; ``None`` where the file system has no locks."""
+    """Try to take the lock: True if it was free, False if it is held, ``None`` if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,7 +172,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _abandoned(path: Path) -> bool:
-    """Remove ``path`` if nobody holds it; whether it was removed."""
+    """Remove ``path`` if nobody has locked it; return whether it was removed."""
     try:
         folder = stat.S_ISDIR(path.lstat().st_mode)
         descriptor = os.open(path, FOLDER if folder else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -185,7 +190,7 @@ def _abandoned(path: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Make the new name last through a power failure, where the system can sync a folder."""
+    """Sync the folder, if the system can, so that the new name survives a power failure."""
     if hasattr(os, "O_DIRECTORY"):
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Where the companion's notebooks, data and figures are, and whether a folder can be read and written."""
+"""Find the companion's notebooks, data and figures, and check that folders and files can be read and written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PROJECT, FIGURES = "GRSD_PROJECT", "GRSD_FIGURES"
 
 
 class ProjectNotFound(FileNotFoundError):
-    """The package is installed without the companion's repository around it."""
+    """Raised if the companion's repository cannot be found, for example because only the package is installed."""
 
 
 def project(where: str | os.PathLike | None = None) -> Path:
-    """The repository's root: ``where``, else $GRSD_PROJECT, else the folder around this package or the current one.
+    """Return the repository's root: ``where``, else $GRSD_PROJECT, else a parent of this package or the current folder.
 
-    Raises ``ProjectNotFound`` in one line where that folder has no notebooks/profiles.yaml.
+    Raise ``ProjectNotFound`` in one line if that folder has no notebooks/profiles.yaml.
     """
     if where is not None and not isinstance(where, str | os.PathLike):
         raise TypeError(f"project(where=...): expected a folder's path, got {type(where).__name__}")
@@ -34,7 +34,7 @@ def project(where: str | os.PathLike | None = None) -> Path:
 
 
 def figures() -> Path:
-    """Where figures are written: $GRSD_FIGURES (set by ``grsd reproduce``), else build/figures in the project.
+    """Return the folder for figures: $GRSD_FIGURES (set by ``grsd reproduce``), else build/figures in the project.
 
     A notebook run by hand therefore never overwrites the committed figures.
     """
@@ -45,9 +45,9 @@ def figures() -> Path:
 
 
 def writable(call: str, folder: str | os.PathLike) -> Path:
-    """``folder``, which can be written to or can be made; nothing is made here.
+    """Return ``folder`` if it can be written to or created; nothing is created here.
 
-    Errors: ``ValueError`` in one line that starts with ``call``: a file, a loop of links, a place that is read-only.
+    Errors: ``ValueError`` in one line that starts with ``call``, for a file, a loop of links or a read-only place.
     """
     shown = f"{call}: cannot write to {one_line(folder)}"
     there = Path(os.path.abspath(folder))
@@ -65,7 +65,7 @@ def writable(call: str, folder: str | os.PathLike) -> Path:
 
 
 def writable_file(call: str, file: str | os.PathLike) -> Path:
-    """``file``, which can be written or written anew in a folder that is there; nothing is written here.
+    """Return ``file`` if it can be written in an existing folder; nothing is written here.
 
     Errors: ``ValueError`` in one line that starts with ``call``, as for ``writable``; also for a folder or a device.
     """
@@ -85,7 +85,7 @@ def writable_file(call: str, file: str | os.PathLike) -> Path:
 
 
 def read(path: Path) -> str:
-    """The text of a file of the project. Errors: ``ValueError`` in one line where it cannot be read as UTF-8."""
+    """Return the text of a file. Errors: ``ValueError`` in one line if it cannot be read as UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -96,7 +96,7 @@ def read(path: Path) -> str:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These environment variables while the block runs, for the processes that it starts."""
+    """Set these environment variables while the block runs, for the processes that it starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -110,13 +110,13 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """``text`` fit for a refusal: without line breaks or other characters that a terminal obeys, and not endless."""
+    """Return ``text`` for an error message: control characters escaped, at most ``most`` characters."""
     plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
     return plain if len(plain) <= most else f"{plain[: most - 3]}..."
 
 
 def _is_there(path: Path) -> bool:
-    """Also a link to nothing. Errors: those of the system for a name that cannot be one."""
+    """Return whether ``path`` exists; a broken link counts. Errors: ``OSError`` or ``ValueError`` for a bad name."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

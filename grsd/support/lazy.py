@@ -1,4 +1,4 @@
-"""Faces of packages whose names are imported when they are first used (PEP 562): torch takes seconds."""
+"""Lazy packages: a name is imported when it is first used (PEP 562), since importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from importlib.util import find_spec
 
 
 def face(package: str, *more: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of ``package``, from the imports that its ``__init__.py`` has for type checkers.
+    """Return ``__getattr__`` and ``__dir__`` of ``package``, built from the imports in its ``__init__.py``.
 
-    Those stand under ``if TYPE_CHECKING:``, as ordinary lines that editors, and whoever asks which code computes, can
-    read. A name must not be that of a submodule as well: whoever imports the submodule would put it there instead.
-    Submodules are attributes too; those of ``more`` are listed, as is ``__version__`` if it is among them.
+    Those imports stand under ``if TYPE_CHECKING:``, so that editors, type checkers and the fingerprint of the code
+    read them as ordinary lines. No exported name may equal the name of a submodule: importing the submodule would
+    replace it. Submodules are attributes too; ``dir`` lists those of ``more``,
+    and ``__version__`` if it is among them.
     """
     tree = ast.parse(find_spec(package).loader.get_source(package))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

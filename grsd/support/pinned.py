@@ -1,4 +1,4 @@
-"""Numbers that do not depend on what else the process has set: torch's, numpy's and xarray's switches as they come."""
+"""Reset torch's, numpy's and xarray's switches to their defaults, so that the process's settings change no number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-# Parts of torch.backends, parents first: setting one may set those under it. Older torch lacks some.
+# Parts of torch.backends, parents first: setting a parent may set its children. Older torch lacks some.
 PRECISIONS = (
     "",
     "cudnn.",
@@ -41,12 +41,14 @@ OPTIONS = {"arithmetic_join": "inner", "keep_attrs": "default", "use_bottleneck"
 
 @contextlib.contextmanager
 def usual_numbers(seed: int | None = None) -> Iterator[None]:
-    """Inside, and restored after: float32 as the default dtype, the CPU as the default device, gradients on, no
-    autocast, no flushing of denormals, full precision of products, no nondeterministic choice by timing, no errors from
-    numpy's warnings, xarray's own options. Also a decorator.
+    """Compute under the usual switches, and restore the process's own afterwards. Also a decorator.
 
-    ``seed``: of torch's, numpy's and Python's global random numbers, whose states are restored as well; ``None``
-    leaves them alone.
+    The switches: float32 is the default dtype, the CPU is the default device, gradients are on, autocast is off,
+    denormals are kept, products have full precision, no algorithm is chosen by timing, numpy's warnings raise no
+    errors, and xarray has its own options.
+
+    ``seed``: sets torch's, numpy's and Python's global random states, which are restored as well; ``None`` leaves
+    them alone.
     """
     backends = torch.backends
     with contextlib.ExitStack() as stack:
@@ -79,7 +81,7 @@ def usual_numbers(seed: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pinned(threads: int, seed: int | None = None) -> Iterator[None]:
-    """``usual_numbers`` on so many threads of torch and of every BLAS that is loaded."""
+    """Apply ``usual_numbers``, with ``threads`` threads for torch and for every loaded BLAS."""
     with usual_numbers(seed), threadpool_limits(threads), contextlib.ExitStack() as stack:
         _kept(stack, torch.get_num_threads, torch.set_num_threads, threads)
         yield
@@ -88,7 +90,7 @@ def pinned(threads: int, seed: int | None = None) -> Iterator[None]:
 def _kept(
     stack: contextlib.ExitStack, get: Callable[[], object], put: Callable[[object], object], value: object
 ) -> None:
-    """``put(value)``, and what ``get()`` gave before when the stack is left; nothing is put that is there already."""
+    """Put ``value``, and put back the old value of ``get()`` when the stack closes; equal values are not put."""
 
     def putting(wanted: object) -> None:
         if get() != wanted:
@@ -99,10 +101,10 @@ def _kept(
 
 
 def _full_precision(stack: contextlib.ExitStack) -> None:
-    """float32 products in float32, said in torch's old switches and in its new ones.
+    """Compute float32 products in float32, by torch's old switches and by its new ones.
 
-    The old ones change the new ones, and cannot be read where those say more than they can. Restored are therefore
-    first the old ones, as far as they could be read, then the new ones.
+    Setting an old switch changes the new ones, and an old switch cannot be read if the new ones hold a state that it
+    cannot express. So the readable old switches are restored first, then the new ones.
     """
     backends = torch.backends
     old = [
@@ -128,7 +130,7 @@ def _full_precision(stack: contextlib.ExitStack) -> None:
 
 
 def _found(path: str) -> tuple[object, str, object]:
-    """(owner, name, value) of a switch of ``torch.backends``, the value ``None`` where this torch does not have it."""
+    """Return (owner, name, value) of a switch of ``torch.backends``; the value is ``None`` if this torch lacks it."""
     *path, name = path.split(".")
     part = torch.backends
     for step in path:
@@ -145,7 +147,7 @@ def _set_deterministic(state: tuple[bool, bool]) -> None:
 
 
 def _flushes() -> bool:
-    """Whether this thread takes numbers under the smallest normal one for zero."""
+    """Return whether this thread flushes denormal numbers to zero."""
     return sys.float_info.min / 2 == 0
 
 

@@ -1,4 +1,4 @@
-"""One progress bar, shown where somebody can see it."""
+"""A progress bar that shows only on a terminal or in Jupyter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ VARIABLE = "GRSD_PROGRESS"
 
 
 def headless() -> bool:
-    """Whether nobody is watching: GRSD_PROGRESS=0, as ``grsd reproduce`` and the tests set it."""
+    """Return whether GRSD_PROGRESS=0, which ``grsd reproduce`` and the tests set: nobody is watching."""
     return os.environ.get(VARIABLE) == "0"
 
 
 def bar(items: Iterable, *, show: bool | None = None, **labels: object) -> tqdm:
-    """``items`` behind a bar. ``show=None``: on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs)."""
+    """Iterate over ``items`` behind a bar.
+
+    ``show=None``: show it on a terminal or in Jupyter, unless GRSD_PROGRESS=0 (headless runs).
+    """
     if show is None:
         show = not headless() and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(items, disable=not show, leave=False, dynamic_ncols=True, **labels)

@@ -1,4 +1,4 @@
-"""What every result carries: versions, and the parameters that made it."""
+"""The attributes of every result: versions, and the parameters that made it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("grsd", "torch", "numpy", "scipy", "xarray")
 
 
 def provenance(parameters: Mapping[str, object] | None = None) -> dict[str, object]:
-    """Attributes for a labelled result: ``versions`` in one line, and each parameter under its own name.
+    """Return the attributes of a labelled result: ``versions`` in one line, and each parameter under its own name.
 
     Values that a netCDF attribute cannot hold (None, booleans, devices, dtypes) are written as text.
     """
@@ -24,6 +24,6 @@ def provenance(parameters: Mapping[str, object] | None = None) -> dict[str, obje
 
 @cache
 def _versions() -> str:
-    """Read once: every budget carries this line, and package metadata are files."""
+    """Return the versions in one line. They are read once: package metadata are files, and every budget needs them."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"python {platform.python_version()}, {versions}"

@@ -1,4 +1,4 @@
-"""What a file says of one thing, checked against the dataclass it becomes: names of fields, and their types."""
+"""Check a mapping read from a file against the dataclass it becomes: the names of its fields and their types."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LARGEST = 1e300
 
 
 def check_record(where: str, entry: object, kind: type, needed: Set[str]) -> None:
-    """Refuse, in one line that starts with ``where``, what does not give the fields of the dataclass ``kind``.
+    """Refuse an entry whose fields do not fit the dataclass ``kind``, in one line that starts with ``where``.
 
-    ``needed``: fields that must be there. Tuples are lists in a file, other dataclasses and dictionaries mappings.
+    ``needed``: fields that must be there. In a file tuples are lists; dataclasses and dictionaries are mappings.
     """
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected a mapping, got {_shown(entry)}")
@@ -38,7 +38,7 @@ def _check(where: str, value: object, annotated: object) -> None:
 
 
 def _plain(annotated: object) -> type:
-    """What it is in a file."""
+    """Return the type that an annotated field has in a file."""
     if get_origin(annotated) is tuple:
         return list
     return dict if get_origin(annotated) is dict or is_dataclass(annotated) else annotated

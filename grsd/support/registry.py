@@ -1,4 +1,4 @@
-"""Functions registered by a decorator, found in the source of a package: to import them may take seconds."""
+"""Functions registered by a decorator. They are found in the source of a package, since imports may take seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grsd.support.values import said
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered function: where it is, and the facts that its decorator states."""
+    """One registered function: its module, its name, and the facts that its decorator states."""
 
     name: str
     module: str
@@ -27,16 +27,16 @@ class Entry:
 
 
 class Registry:
-    """A decorator for functions, and the table of all that carry it.
+    """A decorator for functions, and the table of all functions that carry it.
 
     Functions in the files of ``package`` are found in their source, so that they are known before anything is
-    imported; any other file registers its own when it is imported. The decorator's arguments are literals or constants
-    of its file.
+    imported; any other file registers its functions when it is imported. The decorator's arguments must be literals
+    or constants of the same file.
 
     Args:
         package: dotted name of the package whose files are read.
-        decorator: the name under which this object is used there.
-        defaults: of the facts that a decorator may state.
+        decorator: the name of this object in those files.
+        defaults: default values of the facts that a decorator may state.
     """
 
     def __init__(self, package: str, decorator: str, **defaults: object) -> None:
@@ -44,7 +44,7 @@ class Registry:
         self._entries: dict[str, Entry] | None = None
 
     def __call__(self, name: str, **facts: object) -> Callable[[Callable], Callable]:
-        """Register a function. Errors: ``ValueError`` if another function has the name, or for unknown facts."""
+        """Register a function. Errors: ``ValueError`` if another function has the name, or if a fact is unknown."""
         if unknown := facts.keys() - self._defaults.keys():
             raise ValueError(f"{self._decorator}({sorted(unknown)[0]}=...): known are {', '.join(self._defaults)}")
 
@@ -60,7 +60,7 @@ class Registry:
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """All entries by name, files and functions in alphabetical and written order."""
+        """All entries by name: files in alphabetical order, functions in the order of their file."""
         if self._entries is None:
             self._entries = {}
             folder = Path(find_spec(self._package).submodule_search_locations[0])
@@ -75,7 +75,7 @@ class Registry:
         return self.entries[name]
 
     def names(self, **facts: object) -> tuple[str, ...]:
-        """Names of all entries, or of those with these facts."""
+        """Return the names of all entries that have these facts."""
         return tuple(name for name, entry in self.entries.items() if facts.items() <= entry.facts.items())
 
     def _written(self, path: Path) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""How a notebook of the companion begins: what grsd refuses is one line, and its small matrices take one thread."""
+"""Set up a notebook of the companion: refusals by grsd show as one line, and torch computes on one thread."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _begun: set[int] = set()
 
 
 def begin() -> None:
-    """In a notebook, once: refusals in one line, and one thread where OMP_NUM_THREADS does not say otherwise.
+    """Show refusals in one line, and set one thread if OMP_NUM_THREADS is not set; once per notebook.
 
-    ``torch.set_num_threads`` changes that later; elsewhere than in a notebook this does nothing.
+    ``torch.set_num_threads`` changes the number later. Outside a notebook this does nothing.
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or id(shell) in _begun:
@@ -38,7 +38,7 @@ def begin() -> None:
 
 
 def is_refusal(error: BaseException, at: TracebackType | None) -> bool:
-    """Whether grsd itself raised this, about a call: its message starts with the call, as in ``Spec(depth=...): ``."""
+    """Return whether grsd itself refused a call: the message starts with the call, as in ``Spec(depth=...): ``."""
     frames = traceback.extract_tb(at)
     raised_here = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
     return raised_here and isinstance(error, REFUSALS) and bool(re.match(r"[\w.]+\(", str(error)))
@@ -51,7 +51,7 @@ def _show(
     at: TracebackType,
     tb_offset: int | None = None,
 ) -> None:
-    """A refusal as one line, everything else as it always is; %tb and %debug show the rest."""
+    """Show a refusal as one line and any other error as usual; %tb and %debug show the rest."""
     if not is_refusal(error, at):
         shell.showtraceback((kind, error, at), tb_offset=tb_offset, running_compiled_code=True)
         return

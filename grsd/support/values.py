@@ -1,4 +1,4 @@
-"""Refusals of plain values: what can be said before torch is imported."""
+"""Check plain values; none of these checks imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_THREADS, EACH_THREAD = 1024, "more than any machine's cores are slower than
 
 
 def said(value: object) -> str:
-    """A value as a refusal quotes it: one line, at most 80 characters; arrays by shape and dtype."""
+    """Return a value as an error message quotes it: one line, at most 80 characters; arrays by shape and dtype."""
     if getattr(value, "shape", ()) and hasattr(value, "dtype"):
         return f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
     if hasattr(value, "data_vars"):
@@ -25,7 +25,7 @@ def said(value: object) -> str:
 
 
 def positive(call: str, name: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
-    """Return ``value`` as a float if it is positive, finite and from ``low`` to ``high``; else raise ``ValueError``."""
+    """Return ``value`` as a float if it is positive, finite and in [low, high]; raise ``ValueError`` otherwise."""
     if not 0 < real(value) < math.inf:
         raise ValueError(f"{call}({name}=...): expected a positive finite number, got {said(value)}")
     return number(call, name, value, low, high)
@@ -63,18 +63,18 @@ def flag(call: str, name: str, value: bool) -> bool:
 
 
 def optional_flag(call: str, name: str, value: bool | None) -> bool | None:
-    """``flag``, or None."""
+    """Return ``flag`` of the value, or None for None."""
     return None if value is None else flag(call, name, value)
 
 
 def instance(call: str, name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Refuse what is no ``kind``; ``wanted`` says in words what is."""
+    """Refuse ``value`` unless it is a ``kind``; ``wanted`` describes that kind in the error message."""
     if not isinstance(value, kind):
         raise TypeError(f"{call}({name}=...): expected {wanted}, got {said(value)}")
 
 
 def fits_memory(call: str, name: str, numbers: int, width: int = 8) -> None:
-    """Refuse more than a quarter of this machine's memory, for copies are made: so many numbers of ``width`` bytes."""
+    """Refuse ``numbers`` numbers of ``width`` bytes if they need more than a quarter of the memory; copies are made."""
     held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
     if 4 * numbers * width > held:
         raise MemoryError(
@@ -84,7 +84,7 @@ def fits_memory(call: str, name: str, numbers: int, width: int = 8) -> None:
 
 
 def real(value: object) -> float:
-    """A real number as a float; NaN for everything that is none, or too large for one."""
+    """Return a real number as a float; NaN for anything else, and for a number too large for a float."""
     try:
         return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -92,7 +92,7 @@ def real(value: object) -> float:
 
 
 def seed_of(call: str, name: str, value: int) -> int:
-    """Return ``value`` if both torch and numpy take it for a seed; raise ``ValueError`` otherwise."""
+    """Return ``value`` if both torch and numpy accept it as a seed; raise ``ValueError`` otherwise."""
     if whole(call, name, value, 0) >= SEEDS:
         raise ValueError(f"{call}({name}=...): expected a seed less than 2^63, got {said(value)}")
     return int(value)
@@ -104,7 +104,7 @@ def whole(call: str, name: str, value: int, least: int) -> int:
 
 
 def between(where: str, value: int, least: int, most: int, why: str) -> int:
-    """Return ``value`` if it is a whole number from ``least`` to ``most``; ``why`` says what ``most`` comes from.
+    """Return ``value`` if it is a whole number from ``least`` to ``most``; ``why`` gives the reason for ``most``.
 
     Errors: ``ValueError`` in one line that starts with ``where``, such as ``--threads`` or ``Spec(depth=...)``.
     """
@@ -120,5 +120,5 @@ def _at_least(where: str, value: int, least: int) -> int:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

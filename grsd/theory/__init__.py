@@ -1,4 +1,4 @@
-"""What the theory says of a velocity between shells: rigidity and its stability, transport, exponents, the loss."""
+"""The theory of velocities between shells: rigidity and its stability, transport, exponents, loss predictions."""
 
 from grsd.theory.band import Band, velocity_band
 from grsd.theory.characteristics import PowerLawVelocity

@@ -1,12 +1,12 @@
 r"""Transport of error energy by the rigid velocity, along characteristics.
 
-With v = c t^{b-2} lambda^b, x = lambda t and tau = log(t / t0) the path of a mode is autonomous,
+With v = c t^{b-2} lambda^b, x = lambda t and tau = log(t / t0), the path of a mode obeys an autonomous equation,
 
 .. math:: \frac{d \log x}{d\tau} = 1 + c\, x^{b-1}, \qquad
           \lambda^{1-b} = \lambda_0^{1-b} - c\, (t^{b-1} - t_0^{b-1}), \qquad
           E(t) = \int \lambda_0^q\, e^{-2 \int \lambda\, dt}\, d\lambda_0 .
 
-The velocity law is the paper's (arXiv 2512.18209); what follows from it here is this project's.
+The velocity law is the paper's (arXiv 2512.18209); the consequences derived here are this project's.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class PowerLawVelocity:
 
     @property
     def fixed_point(self) -> float:
-        """x* = |c|^(-1/(b-1)), where lambda t stands still; NaN unless c < 0 and b != 1."""
+        """x* = |c|^(-1/(b-1)), at which lambda t is constant; NaN unless c < 0 and b != 1."""
         return (-self.c) ** (-1 / (self.b - 1)) if self.c < 0 and self.b != 1 else math.nan
 
     def log_path(self, log_x: np.ndarray | float, tau: np.ndarray | float) -> np.ndarray | np.floating:
-        """log(lambda t) at log time ``tau`` after a start at ``log_x``; the two broadcast.
+        """Return log(lambda t) at log time ``tau`` after a start at ``log_x``; the two broadcast.
 
-        +inf once a mode has run off to infinite eigenvalue (b > 1, c > 0), -inf once it has stopped at zero (b < 1,
+        It is +inf once a mode has reached an infinite eigenvalue (b > 1, c > 0), -inf once it has reached zero (b < 1,
         c < 0).
         """
         log_x, tau = np.asarray(log_x, dtype=float), np.asarray(tau, dtype=float)
@@ -70,19 +70,19 @@ class PowerLawVelocity:
             return log_x + tau - np.log1p(np.maximum(moved, -1.0)) / k
 
     def eigenvalue(self, start: Float[np.ndarray, " n"], start_time: float, time: float) -> Float[np.ndarray, " n"]:
-        """lambda(t) of modes with eigenvalue ``start`` at ``start_time``; 1 / time."""
+        """Return lambda(t) of modes with eigenvalue ``start`` at ``start_time``; 1 / time."""
         log_x = np.log(start) + math.log(positive("eigenvalue", "start_time", start_time))
         return np.exp(self.log_path(log_x, math.log(positive("eigenvalue", "time", time) / start_time))) / time
 
     def losses(self, log_x: Float[np.ndarray, " n"], tau: float) -> Float[np.ndarray, " n"]:
-        """2 int lambda dt along the paths from ``log_x`` over a log time ``tau``: minus the log of what survives."""
+        """Return 2 int lambda dt along paths from ``log_x`` over log time ``tau``; e^-this is the surviving energy."""
         if self.b == 1:
             rate = 1 + self.c
             return 2 * np.exp(log_x) * (np.expm1(rate * tau) / rate if rate else tau)
         return self._losses_along_x(log_x, tau) if self.c >= 0 else self._losses_along_time(log_x, tau)
 
     def _losses_along_x(self, log_x: np.ndarray, tau: float) -> np.ndarray:
-        """2 int dx / (1 + c x^(b-1)), for c >= 0: x only grows, in the end without limit."""
+        """Return 2 int dx / (1 + c x^(b-1)), for c >= 0, where x grows without limit."""
         end = self.log_path(log_x, tau)
         gone = np.isposinf(end)
         end = np.where(gone, 0.0, end)
@@ -95,7 +95,7 @@ class PowerLawVelocity:
         return np.where(gone, np.inf, 2 * total)
 
     def _losses_along_time(self, log_x: np.ndarray, tau: float) -> np.ndarray:
-        """2 int x dtau, for c < 0: x stays below the larger of its start and its lazy path."""
+        """Return 2 int x dtau, for c < 0, where x stays below the larger of its start and its lazy path."""
         edges = np.append(LAYER[tau > LAYER], tau)
         if tau > 2 * PANEL:
             edges = np.append(LAYER, np.linspace(PANEL, tau, 2 + int(tau / PANEL))[1:])
@@ -108,11 +108,11 @@ class PowerLawVelocity:
     def energy(
         self, times: Sequence[float] | np.ndarray, q: float, *, start: float = 1.0, top: float = 1.0
     ) -> Float[np.ndarray, " T"]:
-        """E(t) of modes whose energy per unit of lambda is lambda^q up to ``top`` at time ``start``.
+        """Return E(t) of modes whose energy per unit of lambda is lambda^q up to ``top`` at time ``start``.
 
-        Gauss-Legendre in log lambda0, from the largest mode that is not gone; good to about 1e-11. Times from ``start``
-        on, in any order. Errors: ``ValueError`` for q <= -1, earlier times, or b > 2 with c > 0, where energy reaches
-        infinite eigenvalues undissipated.
+        The integral over log lambda0 is by Gauss-Legendre, from the largest mode that is still there; the error is
+        about 1e-11. Times are at least ``start``, in any order. Errors: ``ValueError`` for q <= -1, earlier times, or
+        b > 2 with c > 0, when energy reaches infinite eigenvalues undissipated.
         """
         call = "PowerLawVelocity.energy"
         q = number(call, "q", q, high=LARGEST)
@@ -131,7 +131,7 @@ class PowerLawVelocity:
             last = min(last, -math.log(self.c * math.expm1((self.b - 1) * tau)) / (self.b - 1))
         reach = (1 + max(self.c, 0.0)) * tau + NEGLIGIBLE / (q + 1)
         edges = last - PANEL * np.arange(2 + int(reach / PANEL))[::-1]
-        if self.b < 1 and self.c < 0:  # late, modes on either side of x* part sharply
+        if self.b < 1 and self.c < 0:  # at late times, modes on either side of x* separate sharply
             near = math.log(self.fixed_point) + np.concatenate([-CLOSE, [0.0], CLOSE])
             edges = np.unique(np.append(edges, near[near < last]))
         half = np.diff(edges)[:, None] / 2

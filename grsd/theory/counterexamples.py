@@ -1,9 +1,9 @@
-r"""Velocities that keep some of the hypotheses of the rigidity theorem and are no power law: none can be dropped.
+r"""Counterexamples to the rigidity theorem without one of its hypotheses: velocities that are no power law.
 
 Theorem 1 (notebook 08): a measurable v with v(e^tau lambda, t) = a(tau, t) v(lambda, t) for all tau (log-shift
 invariance) is c(t) lambda^{b(t)}; one with v(kappa lambda, t / kappa) = kappa^2 v(lambda, t) (covariance) is
-lambda^2 Phi(lambda t); both give c lambda^b t^{b-2}. (arXiv 2512.18209 states that the two together force a power law;
-this form and the proofs are this project's.)
+lambda^2 Phi(lambda t); one with both is c lambda^b t^{b-2}. (arXiv 2512.18209 states that the two together force a
+power law; this form and the proofs are this project's.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Velocity = Callable[[np.ndarray, float], np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """A velocity v(lambda, t), and what holds for it: invariance under the shifts in log lambda named, covariance."""
+    """A velocity v(lambda, t), the shifts of log lambda that leave it invariant, and whether it is covariant."""
 
     velocity: Velocity
     shifts: str
@@ -31,13 +31,13 @@ class Example:
 
 
 def power_law(b: float = 1.5, c: float = 0.3) -> Velocity:
-    """c lambda^b t^{b-2}."""
+    """Return the velocity c lambda^b t^{b-2}."""
     b, c = number("power_law", "b", b), number("power_law", "c", c)
     return lambda eigenvalue, time: c * eigenvalue**b * time ** (b - 2)
 
 
 def log_periodic(b: float = 1.5, period: float = math.log(2), amplitude: float = 0.4) -> Velocity:
-    """lambda^b t^{b-2} (1 + A cos(2 pi log(lambda t) / p)): covariant, and invariant under shifts by multiples of p."""
+    """Return lambda^b t^{b-2} (1 + A cos(2 pi log(lambda t) / p)): covariant, and invariant under shifts by k p."""
     call = "log_periodic"
     b, period, amplitude = number(call, "b", b), positive(call, "period", period), number(call, "amplitude", amplitude)
 
@@ -63,14 +63,14 @@ EXAMPLES: Mapping[str, Example] = {
 
 
 def shift_error(velocity: Velocity, shift: float, time: float, s: np.ndarray) -> float:
-    """Half the spread of log v(e^{s + shift}, t) - log v(e^s, t) over s: 0 where the shift leaves v as it is."""
+    """Return half the spread over s of log v(e^{s + shift}, t) - log v(e^s, t); 0 if v is invariant under the shift."""
     call, moved = "shift_error", number("shift_error", "shift", shift)
     s, time = vector(call, "s", s, low=-300, high=300), positive(call, "time", time)
     return float(np.ptp(_log(call, velocity, np.exp(s + moved), time) - _log(call, velocity, np.exp(s), time)) / 2)
 
 
 def covariance_error(velocity: Velocity, factor: float, time: float, s: np.ndarray) -> float:
-    """Largest |log v(kappa lambda, t / kappa) - log(kappa^2 v(lambda, t))| over s = log lambda."""
+    """Return the largest |log v(kappa lambda, t / kappa) - log(kappa^2 v(lambda, t))| over s = log lambda."""
     call, up = "covariance_error", math.log(positive("covariance_error", "factor", factor))
     s, time = vector(call, "s", s, low=-300, high=300), positive(call, "time", time)
     scaled = _log(call, velocity, factor * np.exp(s), time / factor) - 2 * up
@@ -78,7 +78,7 @@ def covariance_error(velocity: Velocity, factor: float, time: float, s: np.ndarr
 
 
 def _log(call: str, velocity: Velocity, eigenvalue: np.ndarray, time: float) -> np.ndarray:
-    """log v; refused where v is no positive finite number."""
+    """Return log v; raise ``ValueError`` unless v is positive and finite."""
     if not callable(velocity):
         raise TypeError(f"{call}(velocity=...): expected a function v(lambda, t), got {said(velocity)}")
     try:
@@ -92,11 +92,11 @@ def _log(call: str, velocity: Velocity, eigenvalue: np.ndarray, time: float) -> 
 
 
 def additive(rational: int) -> float:
-    """A solution of A(x + y) = A(x) + A(y) that is not linear, at x = rational + q sqrt(2) for every whole q.
+    """Return A(x) at x = rational + q sqrt(2), q whole, for a solution of A(x + y) = A(x) + A(y) that is not linear.
 
-    On the numbers p + q sqrt(2), p and q whole (or rational), which are dense: v = lambda^2 e^{A(log lambda)}, extended
-    to all lambda by a basis of the reals over the rationals, is log-shift invariant and no power law. Not measurable.
-    A(1) = 1 and A(sqrt 2) = 0, so that only the rational part counts.
+    A(1) = 1 and A(sqrt 2) = 0, so that only the rational part counts. It is defined on the dense set of numbers
+    p + q sqrt(2) with whole (or rational) p and q. Extended to all reals by a basis over the rationals, it makes
+    v = lambda^2 e^{A(log lambda)} log-shift invariant, no power law, and not measurable.
     """
     if abs(rational if isinstance(rational, int) else 0) > 2**53:
         raise ValueError(f"additive(rational=...): expected at most 2^53 in size, got {said(rational)}")

@@ -1,7 +1,7 @@
 r"""How far a curve is from every affine function, and how far a band of curves can be.
 
-With g = log u an affine function is a power law: a Chebyshev distance d means u = c e^{(b-1)s} e^{+-d} everywhere, and
-no power law does better. Both are linear programs in slope, intercept and distance.
+If g = log u, an affine function is a power law: a Chebyshev distance d means u = c e^{(b-1)s} e^{+-d} everywhere, and
+no power law is nearer. Both distances are linear programs in slope, intercept and distance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 from grsd.support.arguments import vector
 
 UNBOUNDED = 3
-FARTHEST = 1e9  # of logarithms: the linear programs work to 1e-9 of their largest number
+FARTHEST = 1e9  # largest logarithm: the linear programs are accurate to 1e-9 of their largest number
 MOST = 400
 
 
@@ -30,10 +30,10 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a band that contains the truth everywhere says about the truth's distance to the nearest affine function.
+    """The range of distances to the nearest affine function, over all curves in a band.
 
-    ``least``: some curve of the band is that near, none is nearer. ``most``: none is farther. ``slopes``: of the affine
-    functions that stay in the band where there are any (``least`` 0), else of the nearest one, twice.
+    ``least``, ``most``: the smallest and the largest distance. ``slopes``: the range of slopes of the affine functions
+    inside the band if there are any (``least`` is 0), else the slope of the nearest one, twice.
     """
 
     least: float
@@ -42,10 +42,10 @@ class Certificate:
 
 
 def nearest_affine(s: Float[np.ndarray, " n"], g: Float[np.ndarray, " n"]) -> Nearest:
-    """The Chebyshev fit of g at s; dimensionless if g is a logarithm.
+    """Return the Chebyshev fit of g at s; dimensionless if g is a logarithm.
 
-    Source: a linear program, as in any text on approximation. Errors: ``ValueError`` for other than finite numbers in
-    two or more places.
+    Source: a linear program, as in any text on approximation. Errors: ``ValueError`` for fewer than two places or
+    numbers that are not finite.
     """
     s, g = _curve("nearest_affine", s, g)
     distance, (slope, intercept) = _between(s, g, g)
@@ -55,10 +55,11 @@ def nearest_affine(s: Float[np.ndarray, " n"], g: Float[np.ndarray, " n"]) -> Ne
 def nearest_law(
     s: Float[np.ndarray, " n"], log_time: Float[np.ndarray, " n"], log_velocity: Float[np.ndarray, " n"]
 ) -> Nearest:
-    """The law c lambda^b t^{b-2} nearest to velocities v at points (s, log t), in the supremum of |log v - log law|.
+    """Return the law c lambda^b t^{b-2} nearest to velocities v at points (s, log t), in sup |log v - log law|.
 
-    ``slope`` is b, ``intercept`` log c. log v + 2 log t is to be affine in s + log t, so this is ``nearest_affine``
-    where several times share a place. Source: this project's. Errors: ``ValueError`` for other than finite numbers.
+    ``slope`` is b, ``intercept`` log c. For the law log v + 2 log t is affine in s + log t, so this is like
+    ``nearest_affine``, but several times may share a place. Source: this project's. Errors: ``ValueError`` for numbers
+    that are not finite.
     """
     given = {"s": s, "log_time": log_time, "log_velocity": log_velocity}
     arrays = [vector("nearest_law", name, item, 1, -FARTHEST, FARTHEST) for name, item in given.items()]
@@ -70,13 +71,12 @@ def nearest_law(
 
 
 def certify(s: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]) -> Certificate:
-    """The certificate of the band [low, high] at s.
+    """Return the certificate of the band [low, high] at s.
 
-    ``least`` is the smallest d for which some affine l has low - d <= l <= high + d; ``most`` the largest Chebyshev
-    distance of a curve in the band: over all i < j < k that of the three points that bend most.
-    Where the band is simultaneous at 95 %, so is the certificate. Where it has no lower end, low is minus infinity and
-    ``most`` infinite. Source: this project's.
-    Errors: as in ``nearest_affine``, and where low is above high.
+    ``least`` is the smallest d for which some affine l has low - d <= l <= high + d. ``most`` is the largest Chebyshev
+    distance of a curve in the band, attained at the three points i < j < k that can bend most. If the band is
+    simultaneous at 95 %, so is the certificate. If the band has no lower end somewhere, low is minus infinity there and
+    ``most`` is infinite. Source: this project's. Errors: as in ``nearest_affine``, and if low is above high.
     """
     missing = np.isneginf(low) if isinstance(low, np.ndarray) and low.dtype.kind == "f" else False
     low = np.where(missing, -np.inf, _curve("certify", s, np.where(missing, 0.0, low) if np.any(missing) else low)[1])
@@ -100,7 +100,7 @@ def _between(s: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, t
 def _program(
     s: np.ndarray, low: np.ndarray, high: np.ndarray, cost: tuple[float, float, float], most: float | None
 ) -> np.ndarray:
-    """min cost . (slope, intercept, d) with low - d <= slope s + intercept <= high + d, 0 <= d (<= most)."""
+    """Minimize cost . (slope, intercept, d) under low - d <= slope s + intercept <= high + d and 0 <= d (<= most)."""
     middle = s.mean()
     ones = np.ones_like(s)
     above = np.stack([s - middle, ones, -ones], axis=1)
@@ -118,7 +118,10 @@ def _program(
 
 
 def _most(s: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Three points i < j < k are at distance |g_j - chord| / 2 from affine; a curve at the largest of these (Helly)."""
+    """Return the largest distance of a curve in the band to the affine functions.
+
+    By Helly's theorem it is the largest over three points i < j < k, whose distance is |g_j - chord| / 2.
+    """
     i, j, k = (index.ravel() for index in np.meshgrid(*[np.arange(len(s))] * 3, indexing="ij"))
     kept = (i < j) & (j < k)
     if not kept.any():

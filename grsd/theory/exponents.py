@@ -1,4 +1,4 @@
-"""The exponent p of E ~ t^-p that a rigid velocity forces, and what a curve shows of it in finite time. Ours."""
+"""The exponent p of E ~ t^-p that a rigid velocity forces, and its estimates from curves of finite length. Ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 1e100
 
 @dataclass(frozen=True)
 class LossExponent:
-    """``value``: p, 0 where E stays at a floor or falls like a power of log t, inf where E falls exponentially.
+    """A loss exponent. ``value``: p; 0 if E tends to a floor or falls like a power of log t, inf if exponentially.
 
     ``regime``: "power", "power with a log", "floor", "logarithmic" or "exponential". ``reason``: why, in a sentence.
     """
@@ -28,9 +28,9 @@ class LossExponent:
 
 
 def loss_exponent(b: float, c: float, q: float) -> LossExponent:
-    """The limit of -dlog E / dlog t under v = c t^(b-2) lambda^b, for an energy per unit of lambda ~ lambda^q.
+    """Return the limit of -dlog E / dlog t under v = c t^(b-2) lambda^b, for an energy per unit of lambda ~ lambda^q.
 
-    Source: this project's; each row is compared with ``PowerLawVelocity.energy`` and with ``transport`` in notebook 09.
+    Source: this project's; notebook 09 compares each case with ``PowerLawVelocity.energy`` and with ``transport``.
     Errors: ``ValueError`` for q <= -1 (infinite energy), numbers that are not finite, and b > 2 with c > 0.
     """
     call = "loss_exponent"
@@ -69,7 +69,7 @@ def loss_exponent(b: float, c: float, q: float) -> LossExponent:
 def local_exponent(
     times: Sequence[float] | np.ndarray, energy: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, " T"]:
-    """-dlog E / dlog t by second-order differences (one-sided at the ends), shape (T,). Needs three times > 0."""
+    """Return -dlog E / dlog t by second-order differences (one-sided at the ends), shape (T,), T >= 3, times > 0."""
     times, energy = vector("local_exponent", "times", times), vector("local_exponent", "energy", energy)
     if times.shape != energy.shape or times.size < 3 or not (np.diff(times) > 0).all():
         raise ValueError(
@@ -81,10 +81,10 @@ def local_exponent(
 
 
 def extrapolated_exponent(times: Sequence[float] | np.ndarray, energy: Sequence[float] | np.ndarray) -> float:
-    """The limit of the local exponent, as a polynomial of degree two in 1 / log t fitted to the last half of log t.
+    """Extrapolate the local exponent to its limit, by a quadratic in 1 / log t fitted to the last half of log t.
 
-    Right where corrections are powers of 1 / log t, as at a log; exponentially small ones do no harm. Everything else
-    slow (b near 1) it cannot see: go to later times and look.
+    The result is right if corrections are powers of 1 / log t, as for a power with a log, or exponentially small. Other
+    slow corrections (b near 1) stay in it; compare with later times.
     """
     local = local_exponent(times, energy)
     log_t = np.log(np.asarray(times, dtype=float))

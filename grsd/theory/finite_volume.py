@@ -1,8 +1,8 @@
 r"""Transport of error energy on a grid: d_t eps + d_s(u eps) = -2 e^s eps for any velocity u(s, t).
 
-Conservative upwind fluxes with Koren's third-order limiter, two stages in time, the sink as an exact factor; densities
-stay positive. Where energy piles up within a cell the order falls to about one. The equation, the continuum form of the
-shell budget, is this project's; the scheme is textbook.
+The scheme has conservative upwind fluxes with Koren's third-order limiter, two stages in time, and the sink as an exact
+factor; densities stay positive. If energy piles up within a cell, the order falls to about one. The equation, the
+continuum form of the shell budget, is this project's; the scheme is textbook.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def transport(
     """Carry the energy of cells in s = log lambda from time ``start`` to each of ``times``.
 
     Args:
-        edges: of the cells, equally spaced, increasing, one more than cells.
-        energy: of each cell at ``start``, >= 0.
+        edges: equally spaced, increasing edges of the cells, one more than cells.
+        energy: energy of each cell at ``start``, >= 0.
         velocity: u(s, t) in 1 / time; called with all edges.
-        times: increasing, from ``start`` on.
-        below: energy under the lowest edge, which does not decay; what leaves downward joins it.
-        courant: largest |u| dt / ds; up to 1/3 nothing becomes negative.
-        negligible: cells at either end that together hold less than this share of the energy are emptied, upward as
-            dissipated and downward into ``below``, before they force small steps.
+        times: increasing, at least ``start``.
+        below: energy below the lowest edge, which does not decay; energy that leaves downward is added to it.
+        courant: largest |u| dt / ds; up to 1/3 no density becomes negative.
+        negligible: cells at either end that together hold less than this share of the energy are emptied before they
+            force small steps: their energy counts as dissipated at the upper end, and goes to ``below`` at the lower.
 
-    Returns: ``energy(time)`` of all, ``below`` included; ``density(time, s)`` per unit of s; ``below(time)``;
-    ``escaped(time)``, what left or was emptied upward and counts as dissipated. The number of steps is an attribute.
-    Cost: about .15 ms a step of 1000 cells; |u| (t_end - start) / (courant ds) steps.
+    Returns: ``energy(time)`` in total, including ``below``; ``density(time, s)`` per unit of s; ``below(time)``;
+    ``escaped(time)``, the energy that left or was emptied upward, which counts as dissipated. The number of steps is an
+    attribute. Cost: about .15 ms per step of 1000 cells; |u| (t_end - start) / (courant ds) steps.
     Errors: ``ValueError`` for edges, energies or times that are not as above, or a velocity that is not finite.
     """
     call = "transport"
@@ -140,7 +140,7 @@ def _at(velocity: Velocity, faces: np.ndarray, time: float) -> np.ndarray:
 
 
 def _ends(eps: np.ndarray, low: float, high: float) -> tuple[int, int]:
-    """The cells [first, last) under which there is at most ``low``, over which at most ``high``; 0, 0 if none."""
+    """Return cells [first, last) with at most ``low`` energy below them and ``high`` above them; (0, 0) if none."""
     if eps.sum() <= high:
         return 0, 0
     first = np.searchsorted(np.cumsum(eps), max(low, 0.0), side="right")
@@ -148,7 +148,7 @@ def _ends(eps: np.ndarray, low: float, high: float) -> tuple[int, int]:
 
 
 def _fluxes(eps: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """u eps at all faces, upwind; nothing comes in from outside."""
+    """Return the upwind flux u eps at all faces; nothing flows in from outside."""
     padded = np.pad(eps, 2)
     jump, middle = np.diff(padded), padded[1:-1]
     up = (middle + _limited(jump[:-1], jump[1:]) / 2)[:-1]
@@ -157,6 +157,6 @@ def _fluxes(eps: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _limited(behind: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-    """Koren's slope from the jumps behind and ahead of a cell, in the direction of the flow."""
+    """Return Koren's limited slope from the jumps behind and ahead of a cell, in the direction of the flow."""
     size = np.minimum(2 * np.minimum(np.abs(behind), np.abs(ahead)), np.abs(behind + 2 * ahead) / 3)
     return np.where(behind * ahead > 0, np.sign(behind) * size, 0.0)

@@ -1,7 +1,7 @@
-r"""A loss curve predicted from early velocities: measured energy, carried on by the measured velocity.
+r"""Predict a loss curve from early velocities: transport the measured energy by the measured velocity.
 
-The covariant continuation u(s, t) = Phi(s + log t) / t, Phi measured up to t1, is what the paper's rescaling covariance
-(arXiv 2512.18209) says of later times; the procedure and its baselines are this project's.
+The paper's rescaling covariance (arXiv 2512.18209) predicts u(s, t) = Phi(s + log t) / t at later times, where Phi is
+measured up to t1; the procedure and its baselines are this project's.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ KINDS = ("covariant", "power law", "lazy")
 
 @dataclass(frozen=True)
 class Early:
-    """The part of a history that a prediction may see: made by ``early``, a copy that holds nothing later."""
+    """The part of a history that a prediction may use: a copy, made by ``early``, without any later snapshot."""
 
     history: xr.Dataset
 
     @property
     def until(self) -> float:
-        """t1, the time of the last snapshot held."""
+        """t1, the time of the last snapshot in this part."""
         return float(self.history.time[-1])
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Phi(log x) = t u against log x = s + log t, shape (n,); constant beyond its ends. Called with (s, t) it gives u.
+    """Phi(log x) = t u over log x = s + log t, shape (n,), constant beyond its ends. A call with (s, t) returns u.
 
     ``weight``: the energy density behind each point.
     """
@@ -53,7 +53,7 @@ class Profile:
 
 
 def early(history: xr.Dataset, until: float) -> Early:
-    """The snapshots of ``history`` with 0 < time <= ``until``, copied; of ``shell_history``'s variables what is needed.
+    """Copy the snapshots of ``history`` with 0 < time <= ``until``, with the variables that predictions need.
 
     Errors: ``ValueError`` for a missing variable or fewer than 2 such snapshots.
     """
@@ -80,9 +80,9 @@ def early(history: xr.Dataset, until: float) -> Early:
 
 
 def velocity_profile(seen: Early, efolds: float = 1.0) -> Profile:
-    """Phi from the snapshots of the last ``efolds`` in log time (at least the last): sum t F / sum eps at equal x.
+    """Estimate Phi = sum t F / sum eps at equal x, from the last ``efolds`` of log time (at least the last snapshot).
 
-    Masked boundaries are left out. Errors: ``ValueError`` where none is left.
+    Masked boundaries are left out. Errors: ``ValueError`` if none is left.
     """
     instance("velocity_profile", "seen", seen, Early, "what early(history, until) gives")
     history = seen.history
@@ -104,9 +104,9 @@ def velocity_profile(seen: Early, efolds: float = 1.0) -> Profile:
 
 
 def fitted_power_law(profile: Profile, highest: float = 0.0) -> PowerLawVelocity:
-    """c and b of Phi = c x^(b-1), log-linear least squares at log x <= ``highest`` (the frontier), weighted by density.
+    """Fit Phi = c x^(b-1) at log x <= ``highest`` (the frontier), by log-linear least squares weighted by density.
 
-    Errors: ``ValueError`` for fewer than 3 points, or a Phi that changes sign: no power law does.
+    Errors: ``ValueError`` for fewer than 3 points, or a Phi that changes sign, since no power law does.
     """
     instance("fitted_power_law", "profile", profile, Profile, "what velocity_profile(seen) gives")
     used = profile.log_x <= number("fitted_power_law", "highest", highest)
@@ -123,17 +123,17 @@ def fitted_power_law(profile: Profile, highest: float = 0.0) -> PowerLawVelocity
 def predict_loss(
     seen: Early, times: Sequence[float] | np.ndarray, velocity: str | Velocity = "covariant"
 ) -> xr.DataArray:
-    """The loss at ``times`` >= t1, from the shell energies at t1 carried on by a velocity measured up to t1.
+    """Predict the loss at ``times`` >= t1: transport the shell energies at t1 by a velocity measured up to t1.
 
     Args:
-        seen: from ``early``; nothing else is read.
+        seen: from ``early``; no other data are read.
         times: increasing.
-        velocity: "covariant" (``velocity_profile``), "power law" (``fitted_power_law`` of it; constant
-            above the largest x measured, where nothing is left to move), "lazy" (u = 0: the kernel
-            stands still), or any u(s, t) in 1 / time.
+        velocity: "covariant" (``velocity_profile``), "power law" (``fitted_power_law`` of that profile; constant above
+            the largest measured x, where no energy is left), "lazy" (u = 0: the kernel is constant), or any u(s, t) in
+            1 / time.
 
-    Returns: ``loss(time)``. The energy of a shell is spread by a monotone cubic through the cumulative energy at the
-    edges; that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
+    Returns: ``loss(time)``. A monotone cubic through the cumulative energy at the edges spreads the energy of each
+    shell; that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
     Errors: as ``transport``; ``ValueError`` for times before t1 or another velocity.
     """
     instance("predict_loss", "seen", seen, Early, "what early(history, until) gives")
@@ -151,7 +151,7 @@ def predict_loss(
 
 
 def extended_fit(seen: Early, times: Sequence[float] | np.ndarray, efolds: float = 1.0) -> xr.DataArray:
-    """The baseline that knows no shells: a power law through the losses of the last ``efolds``, extended."""
+    """Extrapolate a power law fitted to the losses of the last ``efolds``: the baseline without shells."""
     instance("extended_fit", "seen", seen, Early, "what early(history, until) gives")
     history = seen.history.loss
     late = history.time.values >= seen.until * math.exp(-positive("extended_fit", "efolds", efolds))

@@ -1,4 +1,4 @@
-r"""The stability theorem on a grid: the defect of shift invariance, and the worst curve that a defect allows.
+r"""The stability theorem on a grid: the defect of shift invariance, and the worst curve for a given defect.
 
 Theorem 2. Let g be bounded on an interval. If for every shift tau there is A(tau) with
 |g(s + tau) - g(s) - A(tau)| <= epsilon, then sup|g - l| <= epsilon for some affine l. On n cells of equal width the
@@ -20,10 +20,10 @@ MOST = 200
 
 
 def shift_defect(g: Float[np.ndarray, " points"], *, furthest: int | None = None) -> float:
-    """epsilon of a curve on an even grid: the largest, over shifts k, of half the spread of g_{i+k} - g_i.
+    """Return epsilon of a curve on an even grid: the largest over shifts k of half the spread of g_{i+k} - g_i.
 
-    ``furthest``: the largest shift, in cells; all by default. Dimensionless if g is a logarithm. With shifts up to T of
-    an interval of length L the theorem gives epsilon * ceil(L / T).
+    ``furthest``: the largest shift, in cells; all by default. epsilon is dimensionless if g is a logarithm. With shifts
+    up to T on an interval of length L the theorem's bound is epsilon * ceil(L / T).
     """
     g = vector("shift_defect", "g", g, 2)
     furthest = len(g) - 1 if furthest is None else min(whole("shift_defect", "furthest", furthest, 1), len(g) - 1)
@@ -31,11 +31,11 @@ def shift_defect(g: Float[np.ndarray, " points"], *, furthest: int | None = None
 
 
 def worst_curve(cells: int, middle: int | None = None) -> tuple[float, Float[np.ndarray, " points"]]:
-    """(distance, g): a curve on ``cells`` + 1 points with shift defect 1 whose point ``middle`` bends most.
+    """Return (distance, g): the curve on ``cells`` + 1 points with shift defect 1 that bends most at point ``middle``.
 
-    Maximizes the Chebyshev distance of the two end points and the one between them, |g_m - chord| / 2: a linear
-    program. Over all m this is the worst of all curves: other three points span a smaller grid, and the bound grows
-    with the grid. Default: the best m. Cost: a program of 2 n unknowns and n^2 constraints for each m.
+    A linear program maximizes the Chebyshev distance of the two end points and the middle one, |g_m - chord| / 2. The
+    largest over all m is the worst of all curves: any other three points span a smaller grid, and the bound grows with
+    the grid. Default: the best m. Cost: a program of 2 n unknowns and n^2 constraints for each m.
     """
     if whole("worst_curve", "cells", cells, 2) > MOST:
         raise ValueError(f"worst_curve(cells=...): expected at most {MOST}, got {said(cells)}: constraints grow as n^2")
