@@ -307,7 +307,7 @@ class Job:
         """Whether rows of what could be factored cost less than doing so, by counts alone."""
         known = factorable(self.reading)
         whole = len(known) == len(self.network.parameters)
-        if whole and self.rate:
+        if whole and (self.rate or self.network.shares):
             return False
         numbers = sum(self.network.parameters[name].numel() for name in known)
         return rows_are_cheap(self.outputs.numel(), numbers, self.reading.operations, whole)
