@@ -26,7 +26,7 @@ from grsd.support.checks import (
 )
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.support.values import fits_memory, positive, said, whole
+from grsd.support.values import fits_memory, positive, said, whole_number
 
 CALL = "gradient_flow"
 TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted
@@ -76,7 +76,7 @@ def log_times(first: float, last: float, count: int) -> np.ndarray:
     first, last = positive("log_times", "first", first), positive("log_times", "last", last)
     if not first < last:
         raise ValueError(f"log_times(last=...): expected more than first={first!r}, got {last!r}")
-    fits_memory("log_times", "count", whole("log_times", "count", count, 2))
+    fits_memory("log_times", "count", whole_number("log_times", "count", count, 2))
     return np.geomspace(first, last, int(count))
 
 

@@ -35,7 +35,7 @@ from grsd.jacobian.prepare import admit
 from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
 from grsd.support.arguments import tensor
 from grsd.support.checks import FEW, check_targets
-from grsd.support.values import said, whole
+from grsd.support.values import said, whole_number
 
 Vector = Float[Tensor, " D"]
 
@@ -104,7 +104,7 @@ class KernelOperator:
         batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
-        whole(call, "batch", batch, 1)
+        whole_number(call, "batch", batch, 1)
         with exact_derivatives():
             admitted = admit(call, model, inputs, dtype, device)
             check_targets(call, targets, tuple(admitted.outputs.shape))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grsd.jacobian.operators import Operator, Vector
 from grsd.support.arguments import tensor
-from grsd.support.values import flag, instance, said, whole
+from grsd.support.values import flag, instance, said, whole_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
         raise ValueError(f"lanczos(start=...): expected {wanted}, got {said(start)}")
     if (own := getattr(operator, "dtype", start.dtype)) != start.dtype:
         raise TypeError(f"lanczos(start=...): expected the operator's {own}, got {start.dtype}")
-    whole("lanczos", "steps", steps, 1)
+    whole_number("lanczos", "steps", steps, 1)
     flag("lanczos", "rate", rate)
     size, norm = operator.dimension, start.norm()
     steps, eps = min(steps, size), torch.finfo(start.dtype).eps

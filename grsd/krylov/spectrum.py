@@ -27,7 +27,7 @@ from grsd.krylov.lanczos import Tridiagonal, lanczos
 from grsd.krylov.rules import Rule, alternatives, best, gauss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
-from grsd.support.values import positive, seed_of, whole
+from grsd.support.values import positive, seed_of, whole_number
 
 CALL = "krylov_spectrum"
 SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
@@ -222,9 +222,9 @@ def krylov_spectrum(
     Cost: time of about 15 forward passes a step; memory 2 D m numbers besides the model's own.
     Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` where e = 0.
     """
-    whole(CALL, "steps", steps, LEAST_STEPS)
+    whole_number(CALL, "steps", steps, LEAST_STEPS)
     positive(CALL, "tolerance", tolerance)
-    if whole(CALL, "probes", probes, 0) == 1:
+    if whole_number(CALL, "probes", probes, 0) == 1:
         raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
     seed = seed_of(CALL, "seed", seed)
     operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)

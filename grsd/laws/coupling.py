@@ -10,7 +10,7 @@ import xarray as xr
 from grsd.laws.ensemble import Ensemble, leave_out
 from grsd.laws.fit import LawFit, fit_law
 from grsd.shells.common import common_shells
-from grsd.support.values import flag, whole
+from grsd.support.values import flag, whole_number
 
 
 def coupling_law(
@@ -39,7 +39,7 @@ def couplings(
 ) -> Ensemble:
     """K_ab of the unmasked pairs of shells in the window, the mean over runs of each run's own."""
     common = common_shells(call, budgets, window)
-    whole(call, "k_max", k_max, 1)
+    whole_number(call, "k_max", k_max, 1)
     if k_max >= len(common.budgets):
         raise ValueError(f"{call}(k_max=...): expected fewer than the {len(common.budgets)} runs, got {k_max}")
     index, width, places = common.index, common.width, common.places()

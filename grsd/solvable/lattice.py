@@ -20,7 +20,7 @@ import xarray as xr
 from grsd.shells.windows import MOST_SHELLS, shell_coords
 from grsd.support.arguments import listed
 from grsd.support.provenance import provenance
-from grsd.support.values import choice, number, positive, said, seed_of, whole
+from grsd.support.values import choice, number, positive, said, seed_of, whole_number
 from grsd.theory import power_law
 from grsd.theory.counterexamples import Velocity
 
@@ -70,7 +70,7 @@ class ShellLattice:
                 raise ValueError(f"{call}({name}=...): expected a number of at least 0, at most 10, got {said(value)}")
         for name in ("growth", "widening"):
             number(call, name, getattr(self, name), -LARGEST_NOISE, LARGEST_NOISE)
-        if whole(call, "extent / width", round(self.extent / self.width), 4) > MOST_SHELLS:
+        if whole_number(call, "extent / width", round(self.extent / self.width), 4) > MOST_SHELLS:
             raise ValueError(
                 f"{call}(extent, width): expected at most {MOST_SHELLS} shells, got {self.extent / self.width:g}"
             )

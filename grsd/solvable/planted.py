@@ -31,7 +31,7 @@ from scipy.integrate import solve_ivp
 from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget
 from grsd.support.arguments import listed, span_of, vector
-from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole
+from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole_number
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200
@@ -92,7 +92,7 @@ class PlantedShells:
         call = "PlantedShells"
         for name in ("reach", "noise_reach", "period"):
             positive(call, name, getattr(self, name), 1e-3, 1e3)
-        if whole(call, "modes", self.modes, 2) > MOST_MODES:
+        if whole_number(call, "modes", self.modes, 2) > MOST_MODES:
             raise ValueError(f"{call}(modes=...): expected at most {MOST_MODES}, got {said(self.modes)}")
         low, high = span_of(call, "span", self.span, "s")
         if max(abs(low), abs(high)) > FARTHEST or high - low > 30:
