@@ -17,14 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.decomposition import Spectrum
-from grsd.krylov.lanczos import Tridiagonal
+from grsd.krylov.tridiagonal import Tridiagonal
 
 ABOVE = 1e-10
 MOST = 128
 
 
 @dataclass(frozen=True)
-class Rule:
+class QuadratureRule:
     """<e, p(M) e> is taken for <start, p(matrix) start>; ``rate``: of the matrix, or None, while ``start`` stays."""
 
     matrix: Float[Tensor, "k k"]
@@ -36,13 +36,13 @@ class Rule:
         return Spectrum(values, vectors, None if self.rate is None else vectors.T @ self.rate @ vectors, floor)
 
 
-def gauss(steps: Tridiagonal) -> Rule:
+def gauss(steps: Tridiagonal) -> QuadratureRule:
     start = steps.matrix.new_zeros(len(steps.matrix))
     start[0] = steps.norm
-    return Rule(steps.matrix, steps.rate, start)
+    return QuadratureRule(steps.matrix, steps.rate, start)
 
 
-def with_node(steps: Tridiagonal, node: float) -> Rule:
+def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
     """One step more, of which ``node``, no eigenvalue of T, is an eigenvalue that stays where it is."""
     matrix, rate, beta = steps.matrix, steps.rate, steps.left
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
@@ -51,20 +51,22 @@ def with_node(steps: Tridiagonal, node: float) -> Rule:
     if rate is not None:
         alpha_rate = 2 * steps.left_rate * float(y[-1]) - float(y @ rate @ y)
         rate = _bordered(rate, steps.left_rate, alpha_rate)
-    return Rule(_bordered(matrix, beta, alpha), rate, torch.cat([gauss(steps).start, matrix.new_zeros(1)]))
+    return QuadratureRule(_bordered(matrix, beta, alpha), rate, torch.cat([gauss(steps).start, matrix.new_zeros(1)]))
 
 
-def best(steps: Tridiagonal, floor: float) -> Rule:
+def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
     """The mean of Gauss's and of Radau's rule; the latter's node is at -``floor``, below any T that rounding leaves."""
     one = gauss(steps)
     if not steps.left:
         return one
     other = with_node(steps, -floor)
     rate = None if one.rate is None else torch.block_diag(one.rate, other.rate)
-    return Rule(torch.block_diag(one.matrix, other.matrix), rate, torch.cat([one.start, other.start]) / math.sqrt(2))
+    return QuadratureRule(
+        torch.block_diag(one.matrix, other.matrix), rate, torch.cat([one.start, other.start]) / math.sqrt(2)
+    )
 
 
-def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[Rule]:
+def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[QuadratureRule]:
     """Gauss's, and those with a node above e^``low``, one a smoothing, or at an end, all others between the ends.
 
     The upper end is the largest Ritz value and its residual, the lower one -``floor``.

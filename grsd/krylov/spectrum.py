@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
 from grsd.jacobian.operators import KernelOperator, Vector
-from grsd.krylov.lanczos import Tridiagonal, lanczos
-from grsd.krylov.rules import Rule, alternatives, best, gauss
+from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
+from grsd.krylov.tridiagonal import Tridiagonal, lanczos
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
 from grsd.support.values import positive, seed_of, whole_number
@@ -116,7 +116,7 @@ class KrylovSpectrum:
                 "model; another error needs steps of its own"
             )
 
-    def _rivals(self, low: float, smoothing: float) -> list[list[Rule]]:
+    def _rivals(self, low: float, smoothing: float) -> list[list[QuadratureRule]]:
         """What else might be: all that the steps allow, and what fewer of them gave."""
         taken, steps = self.tridiagonal, len(self.tridiagonal.matrix)
         if not taken.left:
@@ -192,7 +192,9 @@ class KrylovSpectrum:
         return data.assign(counts.data_vars)
 
 
-def _of(rule: Rule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
+def _of(
+    rule: QuadratureRule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None
+) -> xr.Dataset:
     return energy_budget(rule.spectrum(floor), rule.start, shells, parameters=parameters)
 
 
