@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
-from grsd.jacobian import Network, Trace, exact_derivatives, trace
+from grsd.jacobian import ForwardTrace, Network, exact_derivatives, trace_with_graph
 from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
 from grsd.support.arguments import described, vector
 from grsd.support.checks import (
@@ -226,12 +226,12 @@ def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch
     network.forget(inputs[:FEW])
 
     def outputs() -> Tensor:
-        graph = evaluated(CALL, model, network, inputs, trace)
+        graph = evaluated(CALL, model, network, inputs, trace_with_graph)
         network.composed = graph.composed
         graphs.append(graph)
         return graph.without_graph().outputs
 
-    graphs: list[Trace] = []
+    graphs: list[ForwardTrace] = []
     found = repeatable(CALL, outputs, network.fixed | network.parameters | {"inputs": inputs})
     check_outputs(CALL, found, inputs.shape[0])
     ends = check_leaves(CALL, network, graphs[0], None, [])

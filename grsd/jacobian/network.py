@@ -97,7 +97,7 @@ class Network:
     Each call starts from the attributes that the module had at first: what it keeps of one call does not reach the
     next, so that a tensor computed from parameters and kept is a function of them in every call. ``functional``:
     whether other tensors can stand in for the module's parameters while it is differentiated. ``composed``: whether
-    its calls are watched for functions that others must stand in for; ``shares``: as in ``Tap``, of any call.
+    its calls are watched for functions that others must stand in for; ``shares``: as in ``LayerCallRecorder``, of any call.
     ``keeps``: whether a call has changed attributes.
     """
 

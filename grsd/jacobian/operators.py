@@ -31,7 +31,7 @@ from grsd.jacobian import (
     push_back_and_forth,
     random_like,
 )
-from grsd.jacobian.prepare import admit
+from grsd.jacobian.prepare import prepare
 from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
 from grsd.support.arguments import tensor
 from grsd.support.checks import FEW, check_targets
@@ -106,9 +106,9 @@ class KernelOperator:
     ) -> None:
         whole_number(call, "batch", batch, 1)
         with exact_derivatives():
-            admitted = admit(call, model, inputs, dtype, device)
-            check_targets(call, targets, tuple(admitted.outputs.shape))
-            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs.detach()
+            prepared = prepare(call, model, inputs, dtype, device)
+            check_targets(call, targets, tuple(prepared.outputs.shape))
+            self.network, self.inputs, self._outputs = prepared.network, prepared.inputs, prepared.outputs.detach()
             self.batch = min(int(batch), len(self.inputs))
             self._check_batches(call)
             error = self._outputs - targets.detach().to(self._outputs)

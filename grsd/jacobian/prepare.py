@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian.coupling import COUPLED, is_coupled, parts_of, same_values, the_others
+from grsd.jacobian.groups import random_like
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.size import evaluated_at_once
-from grsd.jacobian.trace import Trace, foreign_leaves, pull, read, trace, unwatched
-from grsd.jacobian.units import random_like
+from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 
 COUPLED_GRADIENT = (
@@ -23,10 +23,10 @@ COUPLED_GRADIENT = (
 
 
 @dataclass
-class Admitted:
+class PreparedModel:
     """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
 
-    ``reading``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
+    ``trace``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
     one with its graph of the samples ``chosen`` alone (None where the model does not take fewer), and ``gradient``,
     J^T u of these for the random u ``probe``.
     """
@@ -35,17 +35,17 @@ class Admitted:
     model: nn.Module
     network: Network
     inputs: Tensor
-    reading: Trace
+    trace: ForwardTrace
     chosen: Tensor
     small: bool
-    few: Trace | None = None
+    few: ForwardTrace | None = None
     probe: Tensor | None = None
     gradient: Parameters | None = None
     checked: bool = False
 
     @property
     def outputs(self) -> Tensor:
-        return self.reading.outputs
+        return self.trace.outputs
 
     @property
     def samples(self) -> int:
@@ -63,7 +63,7 @@ class Admitted:
         call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
         parts = parts_of(self.samples, inputs.device)
         if self.few is None:
-            self.few = _few(call, self.model, network, inputs, chosen, unwatched)
+            self.few = _few(call, self.model, network, inputs, chosen, trace_without_calls)
             parts = parts[1:] if self.few is not None else parts
         if self.few is None:
             parts.append(the_others(parts[0], self.samples))
@@ -73,41 +73,41 @@ class Admitted:
             return
         if network.keeps and not network.repeats(inputs[chosen]):
             raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
-        ends = check_leaves(call, network, few, self.reading.leaves, [])
+        ends = check_leaves(call, network, few, self.trace.leaves, [])
         self.probe = random_like(few.outputs)
         self.gradient = pull(network, few, inputs[chosen], self.probe)
         if self.small:
-            check_leaves(call, network, self.reading, few.leaves, ends)
+            check_leaves(call, network, self.trace, few.leaves, ends)
         elif len(chosen) < len(inputs):
             _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
 
-    def _check_values(self, few: Trace | None, parts: list[Tensor]) -> None:
+    def _check_values(self, few: ForwardTrace | None, parts: list[Tensor]) -> None:
         """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
         network, inputs, outputs = self.network, self.inputs, self.outputs.detach()
         apart = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
         if apart and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
             return
-        again = read(network, inputs).outputs
+        again = trace_forward(network, inputs).outputs
         if not torch.equal(again, outputs) and not same_values(again, outputs, outputs):
             raise ValueError(f"{self.call}(model, ...): {changes('gives another output each time')}")
         raise ValueError(f"{self.call}(model, ...): {COUPLED}")
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Of the graphs."""
-        self.reading, self.few = self.reading.without_graph(), self.few and self.few.without_graph()
+        self.trace, self.few = self.trace.without_graph(), self.few and self.few.without_graph()
 
 
-Small = Callable[[Network, Trace, int], bool]
+Small = Callable[[Network, ForwardTrace, int], bool]
 
 
-def admit(
+def prepare(
     call: str,
     model: nn.Module,
     inputs: Tensor,
     dtype: torch.dtype,
     device: str | torch.device | None,
     small: Small | None = None,
-) -> Admitted:
+) -> PreparedModel:
     """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once.
 
     With it, ``check_samples`` is left to the caller.
@@ -125,28 +125,28 @@ def admit(
     network.forget(inputs[chosen])
     few, fit = None, False
     if direct:
-        reading = evaluated(call, model, network, inputs, trace)
-        fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
+        found = evaluated(call, model, network, inputs, trace_with_graph)
+        fit = _is_output(found.outputs) and small(network, found, len(inputs))
     else:
         few = _few(call, model, network, inputs, chosen)
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
-        reading = evaluated(call, model, network, inputs, trace if fit else read)
-    network.composed = reading.composed
-    check_outputs(call, reading.outputs, len(inputs))
-    if reading.outputs.dtype != dtype:
+        found = evaluated(call, model, network, inputs, trace_with_graph if fit else trace_forward)
+    network.composed = found.composed
+    check_outputs(call, found.outputs, len(inputs))
+    if found.outputs.dtype != dtype:
         raise TypeError(
-            f"{call}(dtype={dtype}): the model casts to {reading.outputs.dtype} on its way; take dtype="
-            f"{reading.outputs.dtype}, or a model that follows its inputs"
+            f"{call}(dtype={dtype}): the model casts to {found.outputs.dtype} on its way; take dtype="
+            f"{found.outputs.dtype}, or a model that follows its inputs"
         )
     written = [name for name, tensor in kept.items() if not _equal(tensor, before[name])]
     if written:
         raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
-    if reading.leaves is not None and not reading.outputs.requires_grad:
+    if found.leaves is not None and not found.outputs.requires_grad:
         raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
-    admitted = Admitted(call, model, network, inputs, reading if fit else reading.without_graph(), chosen, fit, few)
+    prepared = PreparedModel(call, model, network, inputs, found if fit else found.without_graph(), chosen, fit, few)
     if small is None:
-        admitted.check_samples()
-    return admitted
+        prepared.check_samples()
+    return prepared
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -177,8 +177,8 @@ def _few(
     network: Network,
     inputs: Tensor,
     chosen: Tensor,
-    by: Callable[[Network, Tensor], Trace] = trace,
-) -> Trace | None:
+    by: Callable[[Network, Tensor], ForwardTrace] = trace_with_graph,
+) -> ForwardTrace | None:
     try:
         return evaluated(call, model, network, inputs[chosen], by)
     except ValueError:
@@ -202,8 +202,8 @@ def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device
 
 
 def evaluated(
-    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], Trace]
-) -> Trace:
+    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], ForwardTrace]
+) -> ForwardTrace:
     """One evaluation; what the model raises is said in one line, unless it comes from the system."""
     try:
         return by(network, inputs)
@@ -225,14 +225,14 @@ def evaluated(
 def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool:
     try:
         single = Network(model, torch.float32, inputs.device)
-        read(single, inputs.float() if inputs.is_floating_point() else inputs)
+        trace_forward(single, inputs.float() if inputs.is_floating_point() else inputs)
     except Exception:  # whatever it says there, it is no way out
         return False
     return True
 
 
 def check_leaves(
-    call: str, network: Network, graph: Trace, earlier: Parameters | None, ends: list[Tensor]
+    call: str, network: Network, graph: ForwardTrace, earlier: Parameters | None, ends: list[Tensor]
 ) -> list[Tensor]:
     """Refuse outputs that depend on no parameter, and graphs that end in tensors which stay from call to call.
 
@@ -272,7 +272,7 @@ def _check_gradient(
     call: str,
     network: Network,
     inputs: Tensor,
-    few: Trace,
+    few: ForwardTrace,
     chosen: Tensor,
     probe: Tensor,
     gradient: Parameters,
@@ -281,7 +281,7 @@ def _check_gradient(
     """The same gradient of a few outputs, alone and among others."""
     others = torch.cat([chosen - 1, chosen.new_zeros(1)])
     batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
-    among = trace(network, batch)
+    among = trace_with_graph(network, batch)
     check_leaves(call, network, among, few.leaves, ends)
     padded = probe.new_zeros(len(batch), *probe.shape[1:])
     padded[: len(probe)] = probe

@@ -29,14 +29,14 @@ SHARING = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose")
 
 
 READS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
-NOT_ALONE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
+NOT_VMAPPABLE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
 
 
-class Tap(Composed):
+class LayerCallRecorder(Composed):
     """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
 
     ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called; ``alone``: whether there was none
+    tangent) and keep their inputs. ``operations``: how many functions were called; ``vmappable``: whether there was none
     for which ``torch.vmap`` has no rule, or a wrong one; ``shares``: whether any is slow or wrong under ``torch.vmap``
     with weights of each sample's own. ``tangents``: as ``Composed``.
     """
@@ -58,13 +58,13 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations, self.alone, self.shares = 0, True, False
+        self.operations, self.vmappable, self.shares = 0, True, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
-        if func in NOT_ALONE or (func is torch.where and len(args) == 1):
-            self.alone = False
+        if func in NOT_VMAPPABLE or (func is torch.where and len(args) == 1):
+            self.vmappable = False
         self.shares |= func in SHARING or (func is F.embedding and _has_padding(*args, **kwargs))
         used = self._used(args)
         if kwargs:

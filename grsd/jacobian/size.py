@@ -7,8 +7,8 @@ from torch import Tensor
 PER_CALL = 2**20  # multiplications that take as long as calling one function, forward and backward
 PER_CHECK = 2**19  # the same where only checks are spared
 FEW_CALLS = 2**22  # multiplications that take no longer than the calls that avoid them
-AT_ONCE = 2**20  # numbers in Gram matrices that are made at once
-ROWS = 2**24  # numbers in rows that are held though they could be factored
+GRAMS_AT_ONCE = 2**20  # numbers in Gram matrices that are made at once
+HELD_ROWS = 2**24  # numbers in rows that are held though they could be factored
 SAMPLES, MANY_SAMPLES, INPUTS = 32, 128, 2**14
 
 
@@ -25,7 +25,7 @@ def rows_are_cheap(outputs: int, parameters: int, calls: int, known: bool) -> bo
     those that check the samples and find the layouts.
     """
     numbers = outputs * parameters
-    return numbers < ROWS and numbers * outputs < (PER_CHECK if known else PER_CALL) * calls
+    return numbers < HELD_ROWS and numbers * outputs < (PER_CHECK if known else PER_CALL) * calls
 
 
 def rows_avoid_calls(multiplications: int) -> bool:
@@ -35,4 +35,4 @@ def rows_avoid_calls(multiplications: int) -> bool:
 
 def grams_fit(numbers: int) -> bool:
     """Whether so many numbers in Gram matrices are made at once."""
-    return numbers <= AT_ONCE
+    return numbers <= GRAMS_AT_ONCE

@@ -21,18 +21,18 @@ from grsd.jacobian.composed import Composed
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.layers import Call
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.recorder import Tap
+from grsd.jacobian.recorder import LayerCallRecorder
 
 FORWARD, TWICE = "forward", "twice"
 MANY = 16  # cotangents
 
 
 @dataclass
-class Trace:
+class ForwardTrace:
     """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph where there is one.
 
     ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
-    parameters used in any other way; ``operations``: how many functions were called; ``alone``: whether samples can be
+    parameters used in any other way; ``operations``: how many functions were called; ``vmappable``: whether samples can be
     taken one by one under ``torch.vmap``, as far as these tell; ``composed``: whether any was replaced. ``leaves``: the
     parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by
     index. ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
@@ -44,7 +44,7 @@ class Trace:
     names: tuple[tuple[str | None, str | None], ...]
     elsewhere: frozenset[str]
     operations: int
-    alone: bool
+    vmappable: bool
     composed: bool
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
@@ -54,11 +54,11 @@ class Trace:
     input_rates: tuple[Tensor | None, ...] = ()
     backprops: dict[int, Tensor] | None = None
 
-    def same_calls(self, other: Trace) -> bool:
+    def same_calls(self, other: ForwardTrace) -> bool:
         forms = [tuple(call.form for call in trace.calls) for trace in (self, other)]
         return forms[0] == forms[1] and self.names == other.names
 
-    def without_graph(self) -> Trace:
+    def without_graph(self) -> ForwardTrace:
         return replace(
             self,
             outputs=_plain(self.outputs),
@@ -71,32 +71,38 @@ class Trace:
         )
 
 
-def read(network: Network, inputs: Tensor) -> Trace:
+def trace_forward(network: Network, inputs: Tensor) -> ForwardTrace:
     """Run the network once, without a graph."""
     with torch.no_grad():
-        return _noted(network, network.parameters, inputs, Tap(network.parameters, network.dtype)).without_graph()
+        return _recorded(
+            network, network.parameters, inputs, LayerCallRecorder(network.parameters, network.dtype)
+        ).without_graph()
 
 
-def trace(network: Network, inputs: Tensor, direction: Parameters | None = None, by: str = FORWARD) -> Trace:
+def trace_with_graph(
+    network: Network, inputs: Tensor, direction: Parameters | None = None, by: str = FORWARD
+) -> ForwardTrace:
     """Run the network once with a graph; with ``direction``, s = J d by forward mode or by two backward passes.
 
     A network that is not functional gives no graph, and names all its parameters as used elsewhere.
     """
     if not network.functional:
-        return replace(read(network, inputs), elsewhere=frozenset(network.parameters))
+        return replace(trace_forward(network, inputs), elsewhere=frozenset(network.parameters))
     leaves = leaves_of(network.parameters)
     if direction is None:
-        return _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True))
+        return _recorded(network, leaves, inputs, LayerCallRecorder(leaves, network.dtype, graph=True))
     if by == TWICE:
-        found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
+        found = _recorded(network, leaves, inputs, LayerCallRecorder(leaves, network.dtype, graph=True, tangents=True))
         slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
         return replace(found, slopes=slopes, directions=directions)
     return in_forward_mode(lambda: _forward_trace(network, inputs, leaves, leaves_of(direction)))
 
 
-def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> Trace:
+def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> ForwardTrace:
     duals = {name: dual(leaf, directions[name]) for name, leaf in leaves.items()}
-    found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+    found = _recorded(
+        network, duals, inputs, LayerCallRecorder(duals, network.dtype, graph=True, duals=True, tangents=True)
+    )
     pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
     primal, tangent = forward_ad.unpack_dual(found.outputs)
     return replace(
@@ -110,14 +116,14 @@ def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directi
     )
 
 
-def unwatched(network: Network, inputs: Tensor) -> Trace:
+def trace_without_calls(network: Network, inputs: Tensor) -> ForwardTrace:
     """A trace with its graph, and without the calls."""
     if not network.functional:
-        return trace(network, inputs)
+        return trace_with_graph(network, inputs)
     leaves = leaves_of(network.parameters)
     with torch.enable_grad():
         outputs = network(leaves, inputs.detach())
-    return Trace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
+    return ForwardTrace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
 
 
 def outputs_and_gradient(
@@ -133,7 +139,7 @@ def outputs_and_gradient(
             raise
         except (RuntimeError, NotImplementedError):
             network.functional = False
-    outputs = read(network, inputs).outputs
+    outputs = trace_forward(network, inputs).outputs
     return outputs, next(pulled_by_backward(network, inputs, [cotangent(outputs)]))
 
 
@@ -145,24 +151,24 @@ def _plain(outputs: object) -> object:
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
-def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
-    with network.precision(), torch.set_grad_enabled(tap.graph), tap:
+def _recorded(network: Network, parameters: Parameters, inputs: Tensor, recorder: LayerCallRecorder) -> ForwardTrace:
+    with network.precision(), torch.set_grad_enabled(recorder.graph), recorder:
         outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
-    network.shares |= tap.shares
-    names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
-    calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
-    seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
-    return Trace(
+    network.shares |= recorder.shares
+    names = tuple((recorder.name(call.weight), recorder.name(call.bias)) for call in recorder.calls)
+    calls = tuple(replace(call, weight=None, bias=None) for call in recorder.calls)
+    seen = tuple(call.input.detach() for call in calls) if recorder.graph and not recorder.duals else ()
+    return ForwardTrace(
         outputs,
         calls,
-        tuple(tap.shapes),
+        tuple(recorder.shapes),
         names,
-        frozenset(tap.elsewhere),
-        tap.operations,
-        tap.alone,
-        tap.intervened,
-        edges=tuple(tap.edges),
-        leaves=parameters if tap.graph else None,
+        frozenset(recorder.elsewhere),
+        recorder.operations,
+        recorder.vmappable,
+        recorder.intervened,
+        edges=tuple(recorder.edges),
+        leaves=parameters if recorder.graph else None,
         inputs=seen,
         input_rates=(None,) * len(seen),
     )
@@ -217,7 +223,9 @@ def filled(at: Iterable[Tensor], found: Iterable[Tensor | None]) -> list[Tensor]
     return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(at, found, strict=True)]
 
 
-def pull(network: Network, graph: Trace, inputs: Tensor, cotangent: Tensor, *, retain: bool = True) -> Parameters:
+def pull(
+    network: Network, graph: ForwardTrace, inputs: Tensor, cotangent: Tensor, *, retain: bool = True
+) -> Parameters:
     """J^T cotangent on these inputs, from their trace. A graph that plain ``torch.autograd.grad`` cannot go back
     through, since it recomputes parts of the forward pass, makes the network one that is not functional."""
     if graph.leaves is not None:
@@ -257,13 +265,13 @@ def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Paramete
 
 
 @contextmanager
-def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[Trace]:
+def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[ForwardTrace]:
     """A trace without its calls that ends in the module's own parameters; slopes by two backward passes."""
     with own_leaves(network, tangents=direction is not None) as own:
         outputs, slopes, directions = network.module(inputs), None, None
         if direction is not None:
             slopes, directions = slopes_by_two_passes(outputs, own, direction)
-        unseen = Trace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
+        unseen = ForwardTrace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
         yield replace(unseen, leaves=own, slopes=slopes, directions=directions)
 
 

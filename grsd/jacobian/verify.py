@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.trace import pull, trace
+from grsd.jacobian.trace import pull, trace_with_graph
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -103,7 +103,7 @@ def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) ->
     """J^T cotangent, ``batch`` samples at a time."""
     total: Parameters = {}
     for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
-        found = pull(network, trace(network, few), few, part, retain=False)
+        found = pull(network, trace_with_graph(network, few), few, part, retain=False)
         total = {name: total[name] + value for name, value in found.items()} if total else found
     return total
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import exact_derivatives
-from grsd.kernel.job import Job
+from grsd.kernel.computation import KernelComputation
 from grsd.kernel.products import Square
 from grsd.support.values import flag
 
@@ -50,8 +50,8 @@ def tangent_kernel(
     """
     flag("tangent_kernel", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
-        (kernel,) = job.total()
+        computation = KernelComputation("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
+        (kernel,) = computation.total()
     return kernel
 
 
@@ -77,8 +77,10 @@ def tangent_kernel_and_rate(
     """
     flag("tangent_kernel_and_rate", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True)
-        kernel, kernel_rate = job.total()
+        computation = KernelComputation(
+            "tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True
+        )
+        kernel, kernel_rate = computation.total()
     return kernel, kernel_rate
 
 
@@ -98,8 +100,10 @@ def parameter_kernels(
     """
     flag("parameter_kernels", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("parameter_kernels", model, inputs, None, dtype, device, memory_limit, apart=True)
-        return job.shares()
+        computation = KernelComputation(
+            "parameter_kernels", model, inputs, None, dtype, device, memory_limit, per_parameter=True
+        )
+        return computation.shares()
 
 
 def memory_estimate(
@@ -118,5 +122,7 @@ def memory_estimate(
     flag("memory_estimate", "rate", rate)
     with exact_derivatives():
         limit = 2**62 if memory_limit is None else memory_limit
-        job = Job("memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False)
-    return job.plan.peak
+        computation = KernelComputation(
+            "memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False
+        )
+    return computation.plan.peak
