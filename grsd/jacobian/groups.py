@@ -1,4 +1,4 @@
-"""Which parameters are differentiated how: from one forward pass and one small backward pass."""
+"""Groups of parameters and the route by which each is differentiated, from one forward and one small backward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grsd.jacobian.trace import ForwardTrace, gradients, one_per_class
 
 
 class Route(StrEnum):
-    """How a group is multiplied: two Gram matrices contracted, rows formed slice by slice, or rows that are held."""
+    """How a group's share of M is computed: by two Gram matrices, by slices of its rows, or by all rows at once."""
 
     GRAM = "gram"
     SLICES = "slices"
@@ -24,13 +24,13 @@ class Route(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the samples are in a call's output: dimension ``axis``, as its slow (``major``) or its fast index."""
+    """The samples of a call's output lie along dimension ``axis``: its slow index if ``major``, else its fast one."""
 
     axis: int
     major: bool
 
     def split_samples(self, tensor: Tensor, samples: int, lead: int, first: int = 0) -> Tensor:
-        """After ``first`` dimensions: (lead..., rest...) to (samples, positions, rest...)."""
+        """Reshape (first..., lead..., rest...) to (first..., samples, positions, rest...)."""
         before, rest = tensor.shape[:first], tensor.shape[first + lead :]
         axis = first + self.axis
         inside = tensor.shape[axis] // samples
@@ -40,17 +40,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters whose Jacobian is formed together, and how.
+    """Parameters whose Jacobian is formed together.
 
-    ``uses``: the calls that use them, by index, with their layout; none for the generic route. ``route``: contract two
-    Grams, form rows slice by slice, or hold the rows. ``vocabulary``: the tokens that occur, of an embedding.
+    ``uses``: the calls that use them, by index, with their layouts; empty for parameters that no recognised call
+    claims. ``vocabulary``: the tokens that occur, for an embedding.
     """
 
     names: tuple[str, ...]
     weight: bool = False
     bias: bool = False
     uses: tuple[tuple[int, Layout], ...] = ()
-    route: str = Route.ROWS
+    route: Route = Route.ROWS
     vocabulary: Tensor | None = None
 
 
@@ -63,12 +63,11 @@ def plan_groups(
     per_parameter: bool,
     backprops: bool = False,
 ) -> list[ParameterGroup]:
-    """Every trainable parameter in exactly one group, those that nothing uses left out.
+    """Every trainable parameter in exactly one group; parameters that nothing uses are omitted.
 
-    ``trace``: a trace of all samples. ``probe``: J^T v for a random v; a parameter seen nowhere and with no gradient
-    there is unused. ``small``: a trace with its graph, of some of the samples, that makes the same calls; None: every
-    group by the generic route. ``per_parameter``: a group for every single parameter. ``backprops``: keep those of all classes in
-    ``small``.
+    ``trace``: of all samples. ``probe``: J^T v for a random v; a parameter that no call uses is unused if it has no
+    gradient there. ``small``: a trace with its graph of some samples that makes the same calls; None: no call is
+    recognised. ``per_parameter``: one group per parameter. ``backprops``: keep those of all classes in ``small``.
     """
     layouts = [None] * len(trace.calls) if small is None else _layouts(small, backprops)
     samples = len(trace.outputs)
@@ -100,7 +99,7 @@ def _uses(trace: ForwardTrace) -> dict[str, list[int]]:
 
 
 def factorable(trace: ForwardTrace) -> set[str]:
-    """Parameters that only recognised calls of all samples use, always as the same of their arguments, once each."""
+    """Parameters that only recognised calls of all samples use, each call once and always as the same argument."""
     roles: dict[str, set[tuple]] = {}
     partly: set[str | None] = set()
     for call, shape, pair in zip(trace.calls, trace.shapes, trace.names, strict=True):
@@ -123,8 +122,8 @@ def _route(
     uses: tuple[tuple[int, Layout], ...],
     samples: int,
     ones: bool,
-) -> tuple[str, Tensor | None]:
-    """The cheapest exact route by floating point operations, and by what must be held."""
+) -> tuple[Route, Tensor | None]:
+    """(the exact route with the fewest operations and numbers held, the vocabulary of an embedding)."""
     call = trace.calls[uses[0][0]]
     if call.kind != OUTER:
         return Route.ROWS, None
@@ -151,14 +150,14 @@ def _route(
 
 
 def _layouts(small: ForwardTrace, backprops: bool) -> list[Layout | None]:
-    """Find each call's samples: where any shape leaves a choice, by backprops, which vanish on all other samples.
+    """Find the dimension of each call's samples. If shapes leave a choice, backprops decide: they vanish elsewhere.
 
-    ``backprops``: those of all classes are found by the same pass, and kept.
+    ``backprops``: the same pass computes those of all classes, which ``small`` keeps.
     """
     samples, shapes = len(small.outputs), small.shapes
     candidates = [_candidates(call.lead, shape, samples) for call, shape in zip(small.calls, shapes, strict=True)]
     unsure = any(len(layouts) > 1 for layouts in candidates)
-    unsure |= any(call.form == ELEMENTWISE for call in small.calls)  # of which one may have no samples in it
+    unsure |= any(call.form == ELEMENTWISE for call in small.calls)  # some of these may contain no samples
     masks, deltas = _deltas(small, unsure, backprops)
     if backprops:
         small.backprops = {index: delta[len(masks) :] for index, delta in deltas.items()}
@@ -187,7 +186,7 @@ def _candidates(lead: int, shape: torch.Size, samples: int) -> list[Layout]:
 
 
 def _deltas(small: ForwardTrace, masked: bool, backprops: bool) -> tuple[Tensor, dict[int, Tensor]]:
-    """(masks (K, N) of samples, backprops of random outputs of these and then those of all classes, by call)."""
+    """(masks (K, N) of samples, backprops by call: K of random cotangents on the masked samples, then all classes)."""
     outputs, samples = small.outputs, len(small.outputs)
     chosen = torch.arange(samples, device=outputs.device) % 4 % 3 == 0
     masks = torch.stack([chosen, ~chosen]) if masked else chosen.new_zeros(0, samples)
@@ -214,6 +213,6 @@ def _pulled(outputs: Tensor, edges: list, cotangents: Tensor) -> list[Tensor | N
 
 
 def random_like(tensor: Tensor) -> Tensor:
-    """Standard normal numbers, the same for the same shape on every device."""
+    """Standard normal numbers, the same on every device for a given number of elements."""
     generator = torch.Generator("cpu").manual_seed(tensor.numel())
     return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)

@@ -1,4 +1,4 @@
-"""What is refused before any large computing, and the network that is then worked on: a private copy."""
+"""Refuses unsuitable models before any large computation, and prepares a private copy of the others."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COUPLED_GRADIENT = (
 
 @dataclass
 class PreparedModel:
-    """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
+    """A network that is fit for a tangent kernel, its batch on the device, and the traces of its first evaluations.
 
-    ``trace``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
-    one with its graph of the samples ``chosen`` alone (None where the model does not take fewer), and ``gradient``,
-    J^T u of these for the random u ``probe``.
+    ``trace``: of all samples, with its graph if the problem is ``small``. After ``check_samples``: ``few``, a trace
+    with its graph of the ``chosen`` samples alone (None if the model does not accept fewer samples), and
+    ``gradient``, their J^T u for the random u ``probe``.
     """
 
     call: str
@@ -56,7 +56,7 @@ class PreparedModel:
         return self.outputs.numel() // self.samples
 
     def check_samples(self) -> None:
-        """Refuse a model that is random, or in which samples see each other, in outputs or in gradients."""
+        """Raise ``ValueError`` if the model is random, or if samples depend on each other in outputs or gradients."""
         if self.checked:
             return
         self.checked = True
@@ -82,10 +82,10 @@ class PreparedModel:
             _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
 
     def _check_values(self, few: ForwardTrace | None, parts: list[Tensor]) -> None:
-        """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
+        """Raise ``ValueError`` if the model is random, or if the outputs of some samples depend on the others."""
         network, inputs, outputs = self.network, self.inputs, self.outputs.detach()
-        apart = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
-        if apart and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
+        agrees = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
+        if agrees and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
             return
         again = trace_forward(network, inputs).outputs
         if not torch.equal(again, outputs) and not same_values(again, outputs, outputs):
@@ -93,7 +93,7 @@ class PreparedModel:
         raise ValueError(f"{self.call}(model, ...): {COUPLED}")
 
     def release(self) -> None:
-        """Of the graphs."""
+        """Free the graphs."""
         self.trace, self.few = self.trace.without_graph(), self.few and self.few.without_graph()
 
 
@@ -108,9 +108,10 @@ def prepare(
     device: str | torch.device | None,
     small: Small | None = None,
 ) -> PreparedModel:
-    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once.
+    """Check a model and its inputs, and evaluate it once.
 
-    With it, ``check_samples`` is left to the caller.
+    ``small(network, few, samples)``: whether the graph of all samples may be held; if given, the caller has to call
+    ``check_samples``. Errors: ``TypeError`` or ``ValueError`` in one line.
     """
     check_inputs(call, model, inputs)
     check_module(call, model, device)
@@ -150,12 +151,12 @@ def prepare(
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Also where both are NaN."""
+    """Whether they are equal; NaN equals NaN."""
     return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:
-    """Some samples from the last one backwards: no neighbours, not the first one, and not in the order of the batch."""
+    """Indices of some samples in descending order, without neighbours and without the first sample."""
     samples = len(inputs)
     step = max(2, samples // FEW) if samples > 2 else 1
     return torch.arange(samples - 1, 0 if samples > 1 else -1, -step, device=inputs.device)[:FEW]
@@ -184,16 +185,16 @@ def _few(
     except ValueError:
         if len(chosen) == len(inputs):
             raise
-        return None  # it may need its whole batch
+        return None  # the model may need its full batch
 
 
 def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Network:
-    """The network of a model; what cannot be copied is said in one line."""
+    """The network of a model; a model that cannot be copied is a ``TypeError`` in one line."""
     try:
         return Network(model, dtype, device)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # whatever an attribute of the model has against being copied
+    except Exception as error:  # an attribute of the model may raise anything when it is copied
         said = (str(error).strip() or "no message").splitlines()[0]
         raise TypeError(
             f"{call}(model, ...): the model cannot be copied ({type(error).__name__}: {said}); keep what has no copy, "
@@ -204,12 +205,12 @@ def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device
 def evaluated(
     call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], ForwardTrace]
 ) -> ForwardTrace:
-    """One evaluation; what the model raises is said in one line, unless it comes from the system."""
+    """One evaluation; exceptions of the model become a ``ValueError`` in one line, those of the system pass."""
     try:
         return by(network, inputs)
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except Exception as error:  # the model's own
+    except Exception as error:  # raised by the model
         said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
         raise ValueError(
@@ -226,7 +227,7 @@ def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool
     try:
         single = Network(model, torch.float32, inputs.device)
         trace_forward(single, inputs.float() if inputs.is_floating_point() else inputs)
-    except Exception:  # whatever it says there, it is no way out
+    except Exception:  # whatever the reason, float32 does not help
         return False
     return True
 
@@ -234,10 +235,10 @@ def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool
 def check_leaves(
     call: str, network: Network, graph: ForwardTrace, earlier: Parameters | None, ends: list[Tensor]
 ) -> list[Tensor]:
-    """Refuse outputs that depend on no parameter, and graphs that end in tensors which stay from call to call.
+    """Raise ``ValueError`` if no output depends on a parameter, or if the graph ends in a tensor kept between calls.
 
-    ``earlier``: the leaves of a graph that was made before; ``ends``: in what else it ended. Returns in what else this
-    one ends: tensors that the model makes in its call (for a gradient of its own) are not to be found a second time.
+    ``earlier``: the leaves of an earlier graph; ``ends``: the other tensors in which it ended. Returns the other
+    tensors in which this graph ends: one that the model creates within a call does not occur in two graphs.
     """
     if graph.leaves is None:
         return []
@@ -278,7 +279,7 @@ def _check_gradient(
     gradient: Parameters,
     ends: list[Tensor],
 ) -> None:
-    """The same gradient of a few outputs, alone and among others."""
+    """Raise ``ValueError`` if the gradient of a few outputs is another one among other samples."""
     others = torch.cat([chosen - 1, chosen.new_zeros(1)])
     batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
     among = trace_with_graph(network, batch)
@@ -290,7 +291,7 @@ def _check_gradient(
 
 
 def same_gradient(one: Parameters, other: Parameters) -> bool:
-    """Whether two gradients agree but for rounding."""
+    """Whether two gradients agree up to rounding errors."""
     difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
     size = sum(float(part.square().sum()) for part in one.values())
     eps = max(torch.finfo(part.dtype).eps for part in one.values())

@@ -13,7 +13,7 @@ from grsd.jacobian.trace import FORWARD, filled, slopes_by_two_passes, trace_wit
 
 
 def push(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
-    """J vector, of the output's shape, by forward mode."""
+    """J vector, with the shape of the output, by forward mode."""
 
     def pushed() -> Tensor:
         duals = {name: dual(p, vector[name]) for name, p in network.parameters.items()}
@@ -63,8 +63,8 @@ def push_and_rate_back_and_forth(
     rate: Parameters,
     by: str = FORWARD,
 ) -> tuple[Tensor, Tensor]:
-    """The same as the transpose of backward passes: three times dearer, and right where forward mode is not their
-    transpose (an embedding's padding, which they leave out)."""
+    """The same as the transpose of backward passes. It costs three times as much, and is correct if forward mode is not
+    their transpose (backward passes omit an embedding's padding)."""
     graph = trace_with_graph(network, inputs, direction, by)
     pushed, _ = slopes_by_two_passes(graph.outputs, graph.leaves, vector)
     changed, _ = slopes_by_two_passes(graph.slopes, graph.leaves, vector)

@@ -1,10 +1,11 @@
-r"""The Jacobian of each group in factored form or as rows, and its exact derivative along a direction.
+r"""The Jacobian of each parameter group, in factored form or as rows, and its exact derivative along a direction.
 
 .. math:: \frac{\partial f_{ic}}{\partial W} = \sum_t \delta_{ict}\, a_{it}^T
 
-with a the layer's features and delta the derivative of output (i, c) in the layer's output. Tied and reused weights:
-the uses become further positions t of one sum. The derivatives along d: of a by forward mode; of delta, and of rows, by
-the backward passes of s = J d, since the derivative of s in a layer's output is that of delta along d.
+Here a are the layer's features and delta is the derivative of output (i, c) with respect to the layer's output. If a
+weight is used several times, all uses are further positions t of one sum. Along d, the derivative of a comes from
+forward mode, those of delta and of rows from backward passes of s = J d: the derivative of s with respect to a layer's
+output is that of delta along d.
 """
 
 from __future__ import annotations
@@ -41,20 +42,24 @@ Differentiated = list[tuple[Parts, Parts | None]]
 
 
 class RowMethod(StrEnum):
-    """How the rows of parameters are found that no recognised call claims."""
+    """How to find the rows of parameters that no recognised call claims.
+
+    PER_SAMPLE: each sample in a batch of its own, under ``torch.vmap``. WHOLE_BATCH: from the graph of all samples.
+    ONE_OUTPUT: one backward pass per output, without ``torch.vmap``.
+    """
 
     PER_SAMPLE = "per sample"
     WHOLE_BATCH = "whole batch"
     ONE_OUTPUT = "one output"
 
 
-OWN_COPIES = 2**16  # parameters of which each sample may have its own
-COTANGENTS = 128  # at most so many are pulled back at once
+OWN_COPIES = 2**16  # largest number of parameters that are copied for each sample
+COTANGENTS = 128  # largest number that is pulled back at once
 
 
 @dataclass(frozen=True)
 class Direction:
-    """d, and how J d is found: ``FORWARD`` mode, or ``TWICE`` backwards."""
+    """``along``: d. ``by``: J d by ``FORWARD`` mode, or by ``TWICE``, two backward passes."""
 
     along: Parameters
     by: str = FORWARD
@@ -70,14 +75,14 @@ def jacobian(
     graph: ForwardTrace | None = None,
     at_once: int = 1,
 ) -> tuple[Differentiated, Tensor]:
-    """For each group its Jacobian on these inputs and the derivative along the direction, and the outputs.
+    """(the Jacobian of each group on these inputs with its derivative along the direction, the outputs).
 
-    A group's parts are (features (N, G, T, p), backprops) with J_ic = sum_t delta_ict a_it^T for each group, or
-    (rows (N, C, P),) where its route is Route.ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
-    is Route.GRAM, (N, G, C, q, T) where it is Route.SLICES. ``route``: how the rows of parameters that no recognised call claims
-    are found. RowMethod.PER_SAMPLE: each sample in a batch of its own, under ``torch.vmap``; RowMethod.WHOLE_BATCH: ``at_once`` samples of the
-    whole batch after another, for a network that is not functional by its own parameters; RowMethod.ONE_OUTPUT: one output after
-    another, without ``torch.vmap``. ``graph``: a trace of these very inputs, where there is one already.
+    The parts of a group are (features (N, G, T, p), backprops), with J_ic = sum_t delta_ict a_it^T for each of G groups
+    of channels, or (rows (N, C, P),) on the route ROWS. The axes of the backprops suit their products: (G, T, N, C, q)
+    on the route GRAM, (N, G, C, q, T) on the route SLICES.
+
+    ``graph``: a trace of the same inputs, if there is one already. ``at_once``: samples whose rows are pulled back at
+    once from the graph of the whole batch; if the network is not functional, that graph has its own parameters.
     """
     recognised = [group for group in groups if group.uses]
     generic = [group.names[0] for group in groups if not group.uses]
@@ -102,9 +107,8 @@ def jacobian(
     of = _Assembly(graph, backprops, len(inputs), direction is not None)
     del graph
     parts: Differentiated = [((), None)] * len(groups)
-    order = sorted(
-        range(len(groups)), key=lambda place: groups[place].route != Route.ROWS
-    )  # these free more than they hold
+    # Groups with rows come first: they release more memory than their result occupies.
+    order = sorted(range(len(groups)), key=lambda place: groups[place].route != Route.ROWS)
     last = {index: place for place in order for index, _ in groups[place].uses}
     for place in order:
         group = groups[place]
@@ -120,7 +124,7 @@ def jacobian(
 def _backprops(
     graph: ForwardTrace, recognised: Sequence[ParameterGroup], batched: bool, retain: bool
 ) -> dict[int, tuple[Tensor, Tensor | None]]:
-    """(delta, its derivative along the direction or None), (C, *shape of the call's output) each, by call."""
+    """By call: (delta, its derivative along the direction or None), each (C, *shape of the call's output)."""
     wanted = sorted({index for group in recognised for index, _ in group.uses})
     if graph.backprops is not None:
         return {index: (graph.backprops[index], None) for index in wanted}
@@ -144,7 +148,7 @@ def _backprops(
 
 
 class _Assembly:
-    """Parts of groups from what was kept of their calls and from backprops."""
+    """Assembles the parts of groups from the kept inputs of their calls and from backprops."""
 
     def __init__(
         self, graph: ForwardTrace | None, backprops: dict[int, tuple[Tensor, Tensor | None]], samples: int, rate: bool
@@ -206,7 +210,7 @@ class _Assembly:
 
 
 def _one_position(group: ParameterGroup, a: Tensor, delta: Tensor) -> Parts:
-    """Parts from features (N, p) and backprops (C, N, q) of a linear layer without positions."""
+    """The parts of a linear layer without positions, from features (N, p) and backprops (C, N, q)."""
     if not group.weight:
         a = a.new_ones(len(a), 1)
     elif group.bias:
@@ -226,7 +230,7 @@ def outer_product(delta: Tensor, a: Tensor) -> Tensor:
 
 
 def _positions(call: Call, by_sample: Tensor, first: int) -> Tensor:
-    """After ``first`` dimensions: (N, K, G, T, p) to (N, G, K T, p); (N, K, T, shape...) to (N, K T, size)."""
+    """Merge axes after the ``first``: (N, K, G, T, p) to (N, G, K T, p), or (N, K, T, shape...) to (N, K T, size)."""
     if call.kind == OUTER:
         return by_sample.transpose(first + 1, first + 2).flatten(first + 2, first + 3)
     return by_sample.flatten(first + 1, first + 2).flatten(first + 2)
@@ -242,10 +246,10 @@ Rows = dict[str, tuple[Tensor, Tensor | None]]
 def _rows_per_sample(
     network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None
 ) -> tuple[Rows, Tensor]:
-    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own.
+    """Rows (N, C, P) of the named parameters; each sample is in a batch of its own and has parameters of its own.
 
-    Backward passes are plain ones, of the batch that ``torch.vmap`` makes of the samples; along a direction always two,
-    since forward mode under ``torch.vmap`` imports for a second.
+    Plain backward passes go through the batch that ``torch.vmap`` makes of the samples. J d is found by two backward
+    passes, since the imports of forward mode under ``torch.vmap`` take a second.
     """
     selected = {name: network.parameters[name] for name in names}
     if direction is None and (network.shares or sum(p.numel() for p in selected.values()) > OWN_COPIES):
@@ -272,7 +276,7 @@ def _rows_per_sample(
 
 
 def _rows_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
-    """The same by ``torch.func.vjp``, which imports for a second: faster where parameters are many."""
+    """The same by ``torch.func.vjp``: faster if there are many parameters, although its imports take a second."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)
@@ -284,7 +288,7 @@ def _rows_with_shared_parameters(network: Network, selected: Parameters, inputs:
 
 
 def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Tensor | None], outputs: Tensor) -> Rows:
-    """From derivatives (C, N, *shape) in the leaves (N, *shape), None for zero, to rows (N, C, P)."""
+    """Rows (N, C, P) from derivatives (C, N, *shape) in the leaves (N, *shape); None means zero."""
 
     def rows(leaf: Tensor, of: Tensor | None) -> Tensor:
         if of is None:
@@ -298,7 +302,7 @@ def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Te
 
 
 def _rows_of_batch(graph: ForwardTrace, names: Sequence[str], at_once: int, batched: bool) -> Rows:
-    """Rows from a graph of the whole batch: of ``at_once`` samples after the other."""
+    """Rows from a graph of the whole batch, of ``at_once`` samples at a time."""
     outputs = graph.outputs
     samples, classes = len(outputs), outputs.numel() // len(outputs)
     leaves = [graph.leaves[name] for name in names]
@@ -332,7 +336,7 @@ def _rows_of_batch(graph: ForwardTrace, names: Sequence[str], at_once: int, batc
 def _rows_one_by_one(
     network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None
 ) -> tuple[Rows, Tensor]:
-    """Rows by one backward pass per output, with nothing of ``torch.func``, on the module's own parameters."""
+    """Rows by one backward pass per output on the module's own parameters, without ``torch.func``."""
     with torch.no_grad():
         outputs = network(network.parameters, inputs)
     samples = len(outputs)
@@ -350,14 +354,14 @@ def _rows_one_by_one(
 
 
 def can_vmap_samples(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
-    """Whether samples in batches of their own, under vmap, give the same outputs."""
+    """Whether single samples under ``torch.vmap`` have the same outputs as in the batch."""
     if len(inputs) == 1:
         return False
     few = inputs[:2]
     try:
         with torch.no_grad():
             alone = vmap(lambda sample: network(network.parameters, sample[None])[0])(few)
-    except Exception:  # whatever vmap or the module refuses, the other route does without
+    except Exception:  # whatever vmap or the module refuses, the whole batch avoids it
         return False
     eps = torch.finfo(outputs.dtype).eps
     return alone.shape == outputs[:2].shape and bool(
