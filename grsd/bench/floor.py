@@ -1,4 +1,4 @@
-"""What no implementation of the same routes can save: their matrix products and one backward pass a class."""
+"""The least work of any implementation of the same routes: matrix products and one backward pass per class."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from grsd.kernel.tiles import tile_pairs
 
 
 def floor(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Callable[[], None]:
-    """The products of ``tangent_kernel``'s own routes on its own shapes, ready to run, after C backward passes.
+    """A function that runs C backward passes and the products of ``tangent_kernel``'s routes on its own shapes.
 
-    For each group what its route multiplies, subtile by subtile: the Gram of the features and that of the backprops, where
-    two Grams are contracted; the rows, where they are slices, and their products. Contractions, sums, copies and
-    the self-check are not counted. Everything at once, no memory limit.
+    The products of each group are those of pairs of tiles: on the route GRAM the Gram matrices of features and of
+    backprops, on the route SLICES the rows and their products. Contractions, sums, copies and the self-check are not
+    counted. There is no memory limit.
     """
     with exact_derivatives():
         computation = KernelComputation("bench", model, inputs, None, inputs.dtype, None, None)
@@ -47,7 +47,7 @@ def floor(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str |
 
 
 def _pairs(group: ParameterGroup, parts: Parts, workspace: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is multiplied, left by right: rows of some samples with those of others, each pair of samples once."""
+    """(left, right) factors of the products: rows of some samples and of others, so that each pair occurs once."""
     positions, rows = None, parts
     if group.route == Route.GRAM:
         a, delta = parts

@@ -195,9 +195,9 @@ def _ratios(
     return measured, mapped, growth
 
 
-def _amplitude(found: Blocks, factor: int, apart: int, exponent: float) -> float:
+def _amplitude(found: Blocks, factor: int, distance: int, exponent: float) -> float:
     """kappa of blocks, least squares over their positions; NaN where none fits."""
-    couplings, middle = found.pairs(factor, apart)
+    couplings, middle = found.pairs(factor, distance)
     if not middle.size:
         return np.nan
     shape = np.exp((exponent - 1) * middle)

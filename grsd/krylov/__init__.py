@@ -1,4 +1,4 @@
-"""Shell energies, dissipations and fluxes where M does not fit into memory: Krylov's route."""
+"""Shell energies, dissipations and fluxes by Krylov methods, for kernels that do not fit into memory."""
 
 from grsd.jacobian.operators import DenseOperator, KernelOperator, Operator
 from grsd.krylov.spectrum import KrylovSpectrum, krylov_spectrum

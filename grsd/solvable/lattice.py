@@ -83,13 +83,13 @@ class ShellLattice:
         index = np.arange(-round(self.extent / self.width), 0)
         s = (index + 0.5) * self.width
         energy = np.exp(self.growth * s + self.swell * self._field(s, rng))
-        apart = index[:, None] - index[None, :]
+        distance = index[:, None] - index[None, :]
         middle = (s[:, None] + s[None, :]) / 2
         reach = self.reach * np.exp(self.widening * (middle + self.extent / 2))
-        x = np.abs(apart) * self.width / reach
-        kappa = np.sign(apart) * {"exponential": np.exp(-x), "power": (1 + x) ** -1.3, "flat": 1.0}[self.profile]
+        x = np.abs(distance) * self.width / reach
+        kappa = np.sign(distance) * {"exponential": np.exp(-x), "power": (1 + x) ** -1.3, "flat": 1.0}[self.profile]
         factor = np.exp(self.hidden * self._field(s, rng) / 2)
-        scatter = np.triu(1 + self.noise * rng.standard_normal(apart.shape), 1)
+        scatter = np.triu(1 + self.noise * rng.standard_normal(distance.shape), 1)
         law = self.velocity(np.exp(middle), 1.0) / np.exp(middle)
         root = np.sqrt(energy) * factor
         coupling = kappa * law * (scatter + scatter.T) * root[:, None] * root[None, :]

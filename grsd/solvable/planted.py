@@ -262,8 +262,8 @@ class PlantedShells:
         w = np.diff(np.concatenate([np.zeros((1, len(s))), below, np.ones((1, len(s)))]), axis=0)
         energy = w @ np.square(g) / 2
         centre = (index + 0.5) * self.shells.width
-        apart = index[:, None] - index[None, :]
-        kappa = np.concatenate([[0.0], self.kappa, np.zeros(len(index))])[np.abs(apart)] * np.sign(apart)
+        distance = index[:, None] - index[None, :]
+        kappa = np.concatenate([[0.0], self.kappa, np.zeros(len(index))])[np.abs(distance)] * np.sign(distance)
         law = self.law((centre[:, None] + centre[None, :]) / 2) * self._factor(centre, field)[1]
         coupling = kappa * law * np.sqrt(energy[:, None] * energy[None, :])
         inverse = np.linalg.pinv((w * np.square(g)) @ w.T, rcond=1e-13, hermitian=True)
