@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 
 import pytest
@@ -8,12 +7,12 @@ from torch import nn
 
 import grsd
 from grsd.jacobian import ParameterGroup, Route, RowMethod, exact_derivatives
+from grsd.jacobian import rows as differentiation
+from grsd.jacobian import trace as tracing
 from grsd.kernel.computation import KernelComputation
 from grsd.kernel.plan import Pass, Plan, Problem, make_plan
 from grsd.kernel.products import KernelAccumulator
 from grsd.kernel.tiles import tile_pairs
-
-differentiation, tracing = sys.modules["grsd.jacobian.rows"], sys.modules["grsd.jacobian.trace"]
 
 
 @pytest.fixture

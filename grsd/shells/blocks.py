@@ -60,7 +60,7 @@ class Blocks:
         return at[self.usable & (at >= factor) & (at <= n - factor)]
 
     def pairs(self, factor: int, distance: int) -> tuple[Float[np.ndarray, "R P"], Float[np.ndarray, " P"]]:
-        """K = T / sqrt(E E) of all pairs of blocks, ``factor`` whole shells each, ``distance`` blocks apart; their middles."""
+        """K = T / sqrt(E E) of pairs of blocks of ``factor`` whole shells, ``distance`` blocks apart; their middles."""
         lower = np.arange(len(self.index) - factor * (distance + 1) + 1)
         fits = [self.whole[i : i + factor].all() and self.whole[i + factor * distance :][:factor].all() for i in lower]
         lower = lower[np.array(fits, dtype=bool)]

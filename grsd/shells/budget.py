@@ -134,9 +134,9 @@ def log_range(spectrum: Spectrum) -> tuple[float, float]:
 class _Modes:
     """What all widths share. ``s`` is log lambda, -inf at and under the floor; the rest is None without a rate.
 
-    ``far_pairs``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. Near pairs u <= v: ``middle`` and ``half`` of
-    their log eigenvalues, ``weight`` the sum of 1/2 M'_uv g_u g_v over both orders. ``strength``: M'_uv^2 / (lambda_u
-    lambda_v). ``drift``: M'_uu / lambda_u.
+    ``far_pairs``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. Near pairs u <= v: ``middle`` and
+    ``half`` of their log eigenvalues, ``weight`` the sum of 1/2 M'_uv g_u g_v over both orders. ``strength``:
+    M'_uv^2 / (lambda_u lambda_v). ``drift``: M'_uu / lambda_u.
     """
 
     g: Tensor
