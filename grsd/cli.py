@@ -163,7 +163,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     _need("reproduce", "papermill")
     from grsd.reproduce import reproduce  # papermill takes longer to import than some runs to compute
 
-    jobs = reproduce(
+    runs = reproduce(
         only=options.only,
         profile=options.profile,
         settings=options.set,
@@ -172,7 +172,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         where=options.project,
         refresh=options.refresh,
     )
-    return int(any(job.failure for job in jobs))
+    return int(any(run.failure for run in runs))
 
 
 def _need(command: str, module: str) -> None:

@@ -69,7 +69,7 @@ def spectrum(kernel: Float[Tensor, "D D"], rate: Float[Tensor, "D D"] | None = N
     """Decompose M once and rotate M' into its eigenbasis.
 
     Args: symmetric tensors of the same shape, dtype (float32 or float64) and device; M positive semidefinite.
-    Cost: one symmetric eigendecomposition, and two matrix products where a rate is given.
+    Cost: one symmetric eigendecomposition, and two matrix products if a rate is given.
     Errors: ``ValueError`` for another shape, NaN, asymmetry, a negative eigenvalue beyond rounding, M = 0, or numbers
     that leave the range of the dtype.
     """

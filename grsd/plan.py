@@ -1,4 +1,4 @@
-"""Turn a request to run notebooks into jobs; names and types are checked before anything runs or is imported."""
+"""Turn a request to run notebooks into runs; names and types are checked before anything runs or is imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Refused(ValueError):
 
 
 @dataclass
-class Job:
+class NotebookRun:
     """One notebook to run: its path, the values of its parameters, and the outcome."""
 
     notebook: Path
@@ -41,8 +41,8 @@ def plan(
     profile: str = "default",
     settings: Sequence[str] = (),
     device: str | None = None,
-) -> list[Job]:
-    """Return the jobs of a request, each parameter checked by name and type; raise ``Refused`` in one line otherwise.
+) -> list[NotebookRun]:
+    """Return the notebook runs of a request; raise ``Refused`` in one line for a wrong name or type of a parameter.
 
     ``only``: names or numbers of notebooks. ``settings``: ``name=value``; a parameter goes to the chosen notebooks that
     have it, and at least one must have it. ``device`` sets the parameter of that name.
@@ -65,7 +65,7 @@ def plan(
     if device is not None:
         requested["device"] = device
 
-    jobs, taken = [], set()
+    runs, taken = [], set()
     known: set[str] = set()
     for path in chosen:
         declared = declared_in(path)
@@ -78,11 +78,11 @@ def plan(
         for name in requested.keys() & declared.keys():
             values[name] = _typed(requested[name], declared[name], name)
             taken.add(name)
-        jobs.append(Job(path, values))
+        runs.append(NotebookRun(path, values))
     for name in sorted(requested.keys() - taken):
         where = ", ".join(path.stem for path in chosen)
         raise Refused(f"no parameter {_said(name)} in {where}; there are {', '.join(sorted(known))}")
-    return jobs
+    return runs
 
 
 def declared_in(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from grsd.plan import Job, Refused, plan
+from grsd.plan import NotebookRun, Refused, plan
 from grsd.support.files import say_swept, unfinished_folder, write_atomically
 from grsd.support.folders import FIGURES, PROJECT, environment, one_line, project, writable
 from grsd.support.progress import VARIABLE as PROGRESS
@@ -29,8 +29,8 @@ def reproduce(
     output: Path | None = None,
     where: Path | None = None,
     refresh: bool = False,
-) -> list[Job]:
-    """Run notebooks in order and return one ``Job`` per notebook; progress and results go to the terminal.
+) -> list[NotebookRun]:
+    """Run notebooks in order and return one ``NotebookRun`` per notebook; progress and results go to the terminal.
 
     Executed copies go to build/PROFILE, and figures to figures/ if the notebooks run at their own defaults. With
     another profile or changed parameters both go under build/PROFILE (build/custom); with ``output`` both go there.
@@ -43,7 +43,7 @@ def reproduce(
     be written to; ``ProjectNotFound``.
     """
     root = project(where)
-    jobs = plan(root, only=only, profile=profile, settings=settings, device=device)
+    runs = plan(root, only=only, profile=profile, settings=settings, device=device)
     changed = bool(settings or device)
     if refresh and (profile != "default" or changed or output):
         raise Refused("--refresh goes with the notebooks' own defaults: no --profile, --set, --device or --output")
@@ -62,23 +62,23 @@ def reproduce(
     say_swept(build, pictures, root / "notebooks", *data)
     places = {PROJECT: str(root), FIGURES: str(pictures), PROGRESS: "0", THREADS: threads}
     with unfinished_folder(build) as kernels, environment(places | {KERNELS: str(kernels)}):
-        for number, job in enumerate(jobs, 1):
-            print(f"[{number}/{len(jobs)}] {job.notebook.stem}", flush=True)
-            _execute(job, build / job.notebook.name)
-            job.figures = sorted(pictures.glob(f"{job.notebook.stem}-*"))
-            print(f"      {_report(job, pictures)}", file=sys.stderr if job.failure else sys.stdout, flush=True)
-            if refresh and not job.failure:
-                _refresh(job)
-    return jobs
+        for number, run in enumerate(runs, 1):
+            print(f"[{number}/{len(runs)}] {run.notebook.stem}", flush=True)
+            _execute(run, build / run.notebook.name)
+            run.figures = sorted(pictures.glob(f"{run.notebook.stem}-*"))
+            print(f"      {_report(run, pictures)}", file=sys.stderr if run.failure else sys.stdout, flush=True)
+            if refresh and not run.failure:
+                _refresh(run)
+    return runs
 
 
-def _execute(job: Job, output: Path) -> None:
+def _execute(run: NotebookRun, output: Path) -> None:
     import papermill  # a slow import; a wrong request is refused without it
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     _register()
-    job.output = output
+    run.output = output
     start = time.perf_counter()
     # The kernel is on the loopback interface; without this, ipykernel warns at each start that TCP is not encrypted.
     quiet = Config({"KernelManager": {"transport_encryption": "auto"}})
@@ -86,22 +86,22 @@ def _execute(job: Job, output: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(
-                str(job.notebook),
+                str(run.notebook),
                 f"{MEMORY}{output}",
-                parameters=job.parameters,
-                cwd=str(job.notebook.parent),
+                parameters=run.parameters,
+                cwd=str(run.notebook.parent),
                 progress_bar={"leave": False} if sys.stderr.isatty() else False,
                 config=quiet,
             )
     except PapermillExecutionError as error:
-        job.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
+        run.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
     except Exception as error:  # after any error, the other notebooks still run
         what = {OSError: "its files", RuntimeError: "its kernel"}
         kind = next((said for cause, said in what.items() if isinstance(error, cause)), type(error).__name__)
-        job.failure = one_line(f"{kind}: {' '.join(str(error).split())}", 300)
+        run.failure = one_line(f"{kind}: {' '.join(str(error).split())}", 300)
     finally:
-        _write_executed(job)
-    job.seconds = time.perf_counter() - start
+        _write_executed(run)
+    run.seconds = time.perf_counter() - start
 
 
 class _InMemory:
@@ -127,38 +127,38 @@ def _register() -> None:
     papermill_io.register(MEMORY, _executed)
 
 
-def _write_executed(job: Job) -> None:
-    """Write the notebook as far as it was executed; if the disk is full, that is the job's failure."""
+def _write_executed(run: NotebookRun) -> None:
+    """Write the notebook as far as it was executed; if the disk is full, that is the run's failure."""
     import nbformat
 
-    text = _executed.written.pop(f"{MEMORY}{job.output}", None)
+    text = _executed.written.pop(f"{MEMORY}{run.output}", None)
     if text is None:
         return
     notebook = nbformat.reads(text, as_version=4)
-    notebook.metadata.papermill.output_path = str(job.output)
+    notebook.metadata.papermill.output_path = str(run.output)
     try:
-        write_atomically(job.output, nbformat.writes(notebook).encode())
+        write_atomically(run.output, nbformat.writes(notebook).encode())
     except OSError as error:
-        job.failure = job.failure or f"its executed copy: {error}"
+        run.failure = run.failure or f"its executed copy: {error}"
 
 
-def _report(job: Job, pictures: Path) -> str:
-    kept = os.path.relpath(job.output)
-    if job.failure:
-        return f"{job.notebook.stem} stopped at {job.failure} (what ran is kept in {kept})"
-    text = f"{job.seconds:.0f} s, {kept}"
-    return f"{text}, {len(job.figures)} files in {os.path.relpath(pictures)}" if job.figures else text
+def _report(run: NotebookRun, pictures: Path) -> str:
+    kept = os.path.relpath(run.output)
+    if run.failure:
+        return f"{run.notebook.stem} stopped at {run.failure} (what ran is kept in {kept})"
+    text = f"{run.seconds:.0f} s, {kept}"
+    return f"{text}, {len(run.figures)} files in {os.path.relpath(pictures)}" if run.figures else text
 
 
-def _refresh(job: Job) -> None:
+def _refresh(run: NotebookRun) -> None:
     """Write the executed copy over the committed notebook, without the metadata that change from run to run."""
     import nbformat
 
-    notebook = nbformat.read(job.output, as_version=4)
+    notebook = nbformat.read(run.output, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-    write_atomically(job.notebook, (nbformat.writes(notebook) + "\n").encode())
+    write_atomically(run.notebook, (nbformat.writes(notebook) + "\n").encode())

@@ -53,7 +53,7 @@ from grsd.conditions import (
     profile_flow,
     propagation,
 )
-from grsd.krylov.lanczos import lanczos
+from grsd.krylov.tridiagonal import lanczos
 from grsd.laws import profile
 from grsd.shells import log_range
 from grsd.studies import calibration, initial_incoherence

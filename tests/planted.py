@@ -7,12 +7,12 @@ import torch
 import xarray as xr
 from threadpoolctl import threadpool_info
 
-from grsd.support.values import whole
+from grsd.support.values import whole_number
 
 
 def planted(spec):
     generator = np.random.default_rng(spec["seed"])
-    draws = generator.normal(size=whole("planted", "draws", spec["draws"], 1))
+    draws = generator.normal(size=whole_number("planted", "draws", spec["draws"], 1))
     return xr.Dataset({"draw": ("sample", draws), "mean": ((), draws.mean())}, attrs={"exponent": spec["exponent"]})
 
 

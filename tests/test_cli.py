@@ -76,11 +76,12 @@ def test_installed_without_the_repository(tmp_path):
 
 
 def test_exit_code_of_a_failing_notebook(monkeypatch):
-    from grsd.plan import Job
+    from grsd.plan import NotebookRun
 
     for failure, code in ((None, 0), ("cell In [1]: ValueError: no", 1)):
         monkeypatch.setattr(
-            "grsd.reproduce.reproduce", lambda failure=failure, **_: [Job(Path("00_a.ipynb"), {}, failure=failure)]
+            "grsd.reproduce.reproduce",
+            lambda failure=failure, **_: [NotebookRun(Path("00_a.ipynb"), {}, failure=failure)],
         )
         assert cli.main(["reproduce"]) == code
 

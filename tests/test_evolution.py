@@ -106,7 +106,7 @@ def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):
             s, t = np.arange(-5.0, 0.0), np.geomspace(1, 100, 5)
             log = slope_time * np.log(t)[:, None] + slope_shell * s + slope_depth * np.log(depth) - 2
             log = log + noise * rng.standard_normal(log.shape)
-            data = {f"t_{name}": (("time", "shell"), np.exp(log)) for name in evolution.RATES}
+            data = {f"t_{name}": (("time", "shell"), np.exp(log)) for name in evolution.RELATIVE_RATES}
             runs.append(study.xr.Dataset(data, {"time": t, "shell": s}, {"depth": depth, "seed": number}))
     return runs
 

@@ -166,8 +166,8 @@ def test_a_full_disk_of_an_executed_notebook(full, tmp_path, capsys):
     output.mkdir()
     (output / "00_first.ipynb").write_text("old")
     full.fill()
-    (job,) = reproduce(where=root, output=output)
-    assert job.failure.startswith("its executed copy: [Errno 28] No space left on device")
+    (run,) = reproduce(where=root, output=output)
+    assert run.failure.startswith("its executed copy: [Errno 28] No space left on device")
     assert (output / "00_first.ipynb").read_text() == "old"
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -133,8 +133,8 @@ def ended(*_, **__):
 @pytest.fixture
 def harmless(monkeypatch, tmp_path):
     """Nothing computes, starts or listens, and nothing is written but in ``tmp_path``."""
-    monkeypatch.setattr(grsd.reproduce, "_execute", lambda job, output: setattr(job, "output", output))
-    monkeypatch.setattr(grsd.reproduce, "_refresh", lambda job: None)
+    monkeypatch.setattr(grsd.reproduce, "_execute", lambda run, output: setattr(run, "output", output))
+    monkeypatch.setattr(grsd.reproduce, "_refresh", lambda run: None)
     monkeypatch.setattr(parallel, "members", lambda *_, **__: (item for item in ()))
     monkeypatch.setattr("grsd.runs.compute.run", ended)
     monkeypatch.setattr(grsd.studies.confirm, "confirm_claims", lambda names, among: [])

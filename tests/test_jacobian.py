@@ -6,19 +6,17 @@ from untouched import state
 
 import grsd
 from grsd.jacobian import (
-    ALONE,
-    CAREFUL,
-    GRAM,
-    ROWS,
     Network,
-    can_run_alone,
+    Route,
+    RowMethod,
+    can_vmap_samples,
     exact_derivatives,
     jacobian,
-    plan_units,
+    plan_groups,
     pull,
     pull_and_rate,
     random_like,
-    trace,
+    trace_with_graph,
 )
 
 
@@ -26,38 +24,40 @@ def network(model):
     return Network(model, torch.float64, torch.device("cpu"))
 
 
-def units_of(net, inputs, apart=False):
-    graph = trace(net, inputs)
-    return plan_units(net, graph, pull(net, graph, inputs, random_like(graph.outputs)), graph, apart=apart), graph
+def groups_of(net, inputs, per_parameter=False):
+    graph = trace_with_graph(net, inputs)
+    return plan_groups(
+        net, graph, pull(net, graph, inputs, random_like(graph.outputs)), graph, per_parameter=per_parameter
+    ), graph
 
 
-@pytest.mark.parametrize("route", [ALONE, CAREFUL])
-def test_parts_give_the_jacobian(any_case, route):
-    """sum_t delta a^T, or the rows, against the dense Jacobian of the parameters each unit names."""
+@pytest.mark.parametrize("row_method", [RowMethod.PER_SAMPLE, RowMethod.ONE_OUTPUT])
+def test_parts_give_the_jacobian(any_case, row_method):
+    """sum_t delta a^T, or the rows, against the dense Jacobian of the parameters each group names."""
     model, inputs, _ = any_case
     net = network(model)
     with exact_derivatives():
-        units, reading = units_of(net, inputs)
-        if route == ALONE and not can_run_alone(net, inputs, reading.outputs):
+        groups, trace = groups_of(net, inputs)
+        if row_method == RowMethod.PER_SAMPLE and not can_vmap_samples(net, inputs, trace.outputs):
             return
-        samples, classes = len(inputs), reading.outputs.numel() // len(inputs)
+        samples, classes = len(inputs), trace.outputs.numel() // len(inputs)
         dense = jacrev(lambda p: functional_call(model, p, (inputs,)).reshape(samples, classes))(net.parameters)
         try:
-            parts, outputs = jacobian(net, inputs, units, route=route)
+            parts, outputs = jacobian(net, inputs, groups, row_method=row_method)
         except RuntimeError:
             assert isinstance(model, torch.nn.Sequential)
             assert any(isinstance(part, torch.nn.PReLU) for part in model)
-            assert route != CAREFUL
+            assert row_method != RowMethod.ONE_OUTPUT
             return
-    assert torch.equal(outputs, reading.outputs) or torch.allclose(outputs, reading.outputs, atol=1e-14)
-    for unit, (part, _) in zip(units, parts, strict=True):
-        if unit.route == ROWS:
+    assert torch.equal(outputs, trace.outputs) or torch.allclose(outputs, trace.outputs, atol=1e-14)
+    for group, (part, _) in zip(groups, parts, strict=True):
+        if group.route == Route.ROWS:
             rows = part[0]
         else:
             features, backprops = part
-            layout = "gtncq" if unit.route == GRAM else "ngcqt"
+            layout = "gtncq" if group.route == Route.GRAM else "ngcqt"
             rows = torch.einsum(f"{layout},ngtp->ncgqp", backprops, features).flatten(2)
-        expected = torch.cat([dense[name].flatten(2) for name in unit.names], -1)
+        expected = torch.cat([dense[name].flatten(2) for name in group.names], -1)
         norm = expected.square().sum(-1)
         assert torch.allclose(rows.square().sum(-1), norm, atol=1e-12)
         assert torch.allclose(
@@ -69,12 +69,12 @@ def test_every_used_parameter_is_in_one_unit(any_case):
     model, inputs, _ = any_case
     net = network(model)
     with exact_derivatives():
-        for apart in (False, True):
-            units, _ = units_of(net, inputs, apart)
-            names = [name for unit in units for name in unit.names]
+        for per_parameter in (False, True):
+            groups, _ = groups_of(net, inputs, per_parameter)
+            names = [name for group in groups for name in group.names]
             assert len(names) == len(set(names))
             assert set(net.parameters) - set(names) <= {"unused"}
-            assert not apart or all(len(unit.names) == 1 for unit in units)
+            assert not per_parameter or all(len(group.names) == 1 for group in groups)
 
 
 def test_recognised_layers_need_no_generic_route():
@@ -82,9 +82,9 @@ def test_recognised_layers_need_no_generic_route():
     for case in ZOO:
         model, inputs, _ = case.make()
         with exact_derivatives():
-            units, _ = units_of(network(model), inputs)
-        generic[case.name] = {unit.names[0] for unit in units if not unit.uses}
-    assert {name for name, units in generic.items() if units} == {
+            groups, _ = groups_of(network(model), inputs)
+        generic[case.name] = {group.names[0] for group in groups if not group.uses}
+    assert {name for name, groups in generic.items() if groups} == {
         "cross attention, bias rows",
         "weight norm",
         "weight norm by a hook",
@@ -103,7 +103,7 @@ def test_the_module_is_never_written_to(any_case):
     before = state(model, inputs)
     net = network(model)
     with exact_derivatives():
-        direction = pull(net, trace(net, inputs), inputs, targets)
+        direction = pull(net, trace_with_graph(net, inputs), inputs, targets)
         pull_and_rate(net, inputs, torch.ones_like(targets), direction, torch.zeros_like(targets))
     for tensor in net.parameters.values():
         tensor.add_(1.0)
@@ -126,7 +126,7 @@ def test_a_copy_can_be_made_of_a_module_that_caches():
     with exact_derivatives():
         net = network(model)
         x = torch.randn(2, 5, dtype=torch.float64)
-        pull(net, trace(net, x), x, torch.ones(2, 3, dtype=torch.float64))
+        pull(net, trace_with_graph(net, x), x, torch.ones(2, 3, dtype=torch.float64))
     assert model.last is kept
 
 
@@ -178,8 +178,8 @@ def test_parameters_added_or_multiplied_are_known():
 
     model, inputs = Raw().double(), torch.randn(6, 3, 4, dtype=torch.float64)
     with exact_derivatives():
-        units, _ = units_of(network(model), inputs)
-    assert {unit.names[0] for unit in units if not unit.uses} == {"table", "row"}
+        groups, _ = groups_of(network(model), inputs)
+    assert {group.names[0] for group in groups if not group.uses} == {"table", "row"}
     rows = [
         torch.cat([g.flatten() for g in torch.autograd.grad(out, list(model.parameters()), retain_graph=True)])
         for out in model(inputs).flatten()

@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 
 import pytest
@@ -7,21 +6,21 @@ from models import CASES, ZOO, dense, differences
 from torch import nn
 
 import grsd
-from grsd.jacobian import ALONE, GRAM, ROWS, SLICES, TOGETHER, Unit, exact_derivatives
-from grsd.kernel.job import Job
-from grsd.kernel.plan import Group, Plan, Problem, make_plan
-from grsd.kernel.products import Blocks
-from grsd.kernel.strips import visits
-
-differentiation, tracing = sys.modules["grsd.jacobian.rows"], sys.modules["grsd.jacobian.trace"]
+from grsd.jacobian import ParameterGroup, Route, RowMethod, exact_derivatives
+from grsd.jacobian import rows as differentiation
+from grsd.jacobian import trace as tracing
+from grsd.kernel.computation import KernelComputation
+from grsd.kernel.plan import Pass, Plan, Problem, make_plan
+from grsd.kernel.products import KernelAccumulator
+from grsd.kernel.tiles import tile_pairs
 
 
 @pytest.fixture
 def as_large(monkeypatch):
     """The routes of problems that are large, on the small ones of the table."""
     monkeypatch.setattr("grsd.jacobian.size.FEW_CALLS", 0)
-    monkeypatch.setattr("grsd.jacobian.size.AT_ONCE", 0)
-    monkeypatch.setattr("grsd.jacobian.size.ROWS", 0)
+    monkeypatch.setattr("grsd.jacobian.size.GRAMS_AT_ONCE", 0)
+    monkeypatch.setattr("grsd.jacobian.size.HELD_ROWS", 0)
 
 
 def relative(found, expected):
@@ -78,19 +77,19 @@ def test_unused_parameters_have_no_share():
     assert set(dict(model.named_parameters())) - set(grsd.parameter_kernels(model, inputs)) == {"unused"}
 
 
-@pytest.mark.parametrize(("batch", "tile", "groups"), [(1, 2, 2)])
-def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch, batch, tile, groups):
+@pytest.mark.parametrize(("batch", "tile", "passes"), [(1, 2, 2)])
+def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch, batch, tile, passes):
     """Any plan gives the same matrices, by the routes of large problems too; slices of a few numbers too."""
     model, inputs, targets = any_case
     expected = grsd.tangent_kernel_and_rate(model, inputs, targets)
     request.getfixturevalue("as_large")
 
-    def cut(units, samples):
-        size = -(-len(units) // groups)
-        packs = [tuple(units[i : i + size]) for i in range(0, len(units), size)]
-        return Plan(tuple(Group(pack, tile or samples, batch) for pack in packs), workspace=7)
+    def cut(groups, samples):
+        size = -(-len(groups) // passes)
+        packs = [tuple(groups[i : i + size]) for i in range(0, len(groups), size)]
+        return Plan(tuple(Pass(pack, tile or samples, batch) for pack in packs), workspace=7)
 
-    monkeypatch.setattr("grsd.kernel.job.whole", cut)
+    monkeypatch.setattr("grsd.kernel.computation.single_pass_plan", cut)
     if type(model).__name__ == "Branches" and batch <= 4 < len(inputs):
         return
     for part, one in zip(grsd.tangent_kernel_and_rate(model, inputs, targets), expected, strict=True):
@@ -105,10 +104,20 @@ def test_every_route_is_taken(request):
             request.getfixturevalue(fixture)
         for case in CASES + ZOO:
             with exact_derivatives():
-                job = Job("job", *case.make(), torch.float64, None, None, rate=True)
-            routes |= {unit.route if unit.uses else "generic" for unit in job.units} | {job.way.route}
-            routes |= {"rows of everything"} if not job.way.factored else set()
-    assert routes == {GRAM, ROWS, SLICES, "generic", ALONE, TOGETHER, "rows of everything"}
+                computation = KernelComputation("computation", *case.make(), torch.float64, None, None, rate=True)
+            routes |= {group.route if group.uses else "generic" for group in computation.groups} | {
+                computation.strategy.row_method
+            }
+            routes |= {"rows of everything"} if not computation.strategy.factored else set()
+    assert routes == {
+        Route.GRAM,
+        Route.ROWS,
+        Route.SLICES,
+        "generic",
+        RowMethod.PER_SAMPLE,
+        RowMethod.WHOLE_BATCH,
+        "rows of everything",
+    }
 
 
 def test_without_vmap(any_case, monkeypatch):
@@ -196,7 +205,7 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
     seen = []
 
     def spoil(name):
-        right = getattr(Blocks, name)
+        right = getattr(KernelAccumulator, name)
 
         def spoiled(self, target, *rest):
             mine = target.data_ptr() == self.matrices[which].data_ptr()
@@ -205,7 +214,7 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
             else:
                 right(self, target, *rest)
 
-        monkeypatch.setattr(Blocks, name, spoiled)
+        monkeypatch.setattr(KernelAccumulator, name, spoiled)
 
     spoil("_put")
     spoil("_multiply")
@@ -226,7 +235,9 @@ def test_a_network_that_depends_on_its_batch_size_is_refused_in_parts(as_large, 
         def forward(self, x):
             return self.layer(x) * (2 if len(x) == 2 else 1)
 
-    monkeypatch.setattr("grsd.kernel.job.whole", lambda units, samples: Plan((Group(tuple(units), samples, 2),)))
+    monkeypatch.setattr(
+        "grsd.kernel.computation.single_pass_plan", lambda groups, samples: Plan((Pass(tuple(groups), samples, 2),))
+    )
     with pytest.raises(RuntimeError, match="outputs of a part of the batch differ by"):
         grsd.tangent_kernel(Depends(), torch.randn(6, 5))
 
@@ -288,7 +299,7 @@ def test_the_estimate_is_what_is_held(name, rate, monkeypatch):
 
 
 def test_a_tight_limit_costs_repetitions_and_changes_nothing():
-    """Through the planner itself: groups, tiles and batches, on a network of convolutions."""
+    """Through the planner itself: passes, tiles and batches, on a network of convolutions."""
     case = next(case for case in ZOO if case.name == "resnet")
     model, x, y = replace(case, inputs=(12, *case.inputs[1:]), outputs=(12, *case.outputs[1:])).make()
     free = grsd.tangent_kernel_and_rate(model, x, y)
@@ -296,14 +307,16 @@ def test_a_tight_limit_costs_repetitions_and_changes_nothing():
     for share in (1.5, 0.1):
         limit = int(share * grsd.memory_estimate(model, x, rate=True))
         with exact_derivatives():
-            job = Job("job", model, x, y, torch.float64, None, limit, rate=True, refuse=False)
-            plans.append(job.plan)
-            for part, one in zip(job.total(), free, strict=True):
+            computation = KernelComputation(
+                "computation", model, x, y, torch.float64, None, limit, rate=True, refuse=False
+            )
+            plans.append(computation.plan)
+            for part, one in zip(computation.total(), free, strict=True):
                 assert relative(part, one) < 1e-12
-    assert len(plans[0].groups) == 1
-    assert plans[0].groups[0].batch == 12
-    assert any(len(plan.groups) > 1 for plan in plans)
-    assert any(group.tile < 12 for plan in plans for group in plan.groups)
+    assert len(plans[0].passes) == 1
+    assert plans[0].passes[0].batch == 12
+    assert any(len(plan.passes) > 1 for plan in plans)
+    assert any(one_pass.tile < 12 for plan in plans for one_pass in plan.passes)
 
 
 def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
@@ -315,8 +328,8 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
         matrices=1,
         device=torch.device("cuda"),
         before=0,
-        units=[Unit(("weight",))],
-        work=lambda units, count: [((torch.zeros(10, count, 3),), None) for _ in units],
+        groups=[ParameterGroup(("weight",))],
+        work=lambda groups, count: [((torch.zeros(10, count, 3),), None) for _ in groups],
     )
     assert make_plan(problem, 10**9).host
     assert make_plan(problem, 10**9).peak < 10**9
@@ -329,13 +342,13 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
 def test_every_pair_of_samples_is_visited_once(samples, classes, positions):
     cpu, room = torch.device("cpu"), 2**20
     count = torch.zeros(samples, samples, dtype=torch.int64)
-    for mine, others in visits(cpu, classes, samples, None, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, None, positions, room):
         count[mine, others] += 1
         sizes = [samples.stop - samples.start for samples in (mine, others)]
         assert positions is None or positions * classes * sizes[0] * sizes[1] <= room
     assert (count.triu() == torch.ones(samples, samples).triu()).all()
     assert int(count.sum()) <= 0.5 * samples**2 + max(40, 160 / classes) * samples
     count = torch.zeros(samples, 50, dtype=torch.int64)
-    for mine, others in visits(cpu, classes, samples, 50, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, 50, positions, room):
         count[mine, others] += 1
     assert (count == 1).all()

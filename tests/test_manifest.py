@@ -10,7 +10,7 @@ import pytest
 from grsd import cli
 from grsd.evidence import claims
 from grsd.evidence.manifest import Entry, committed, entry_of, listing, manifest, named
-from grsd.plan import Job, plan
+from grsd.plan import NotebookRun, plan
 from grsd.support.folders import project
 
 ENTRIES = (
@@ -37,8 +37,8 @@ def test_every_committed_file_has_one_entry():
             if options.command == "claims":
                 assert all(known[name].rule for name in options.confirm or ())
             if options.command == "reproduce":
-                (job,) = planned(*options.only, options.profile)
-                assert path.split("/")[-1].startswith(job.notebook.stem)
+                (run,) = planned(*options.only, options.profile)
+                assert path.split("/")[-1].startswith(run.notebook.stem)
         if entry.makes is not None:
             assert callable(entry.function(path))
     assert used == set(entries), "an entry that matches nothing"
@@ -113,7 +113,7 @@ def test_one_door(monkeypatch, capsys):
     assert cli.main(["data", "figures/08_not-there.svg"]) == 1
     line = "grsd data: figures/08_not-there.svg: grsd reproduce --only 08 did not make it"
     assert capsys.readouterr().err == f"{line}\n"
-    monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [Job(project(), {}, failure="cell In [1]")])
+    monkeypatch.setattr("grsd.reproduce.reproduce", lambda **_: [NotebookRun(project(), {}, failure="cell In [1]")])
     assert cli.main(["data", "figures/08_rigidity-collapse.svg"]) == 1
     assert cli.main(["data", "cuda.csv"]) == 2
     line = (

@@ -85,19 +85,19 @@ def executed(tmp_path_factory):
     """Notebook 01 twice at profile ``test`` with other parameters: by ``reproduce``, and from another folder."""
     once = tmp_path_factory.mktemp("once")
     settings = [f"{name}={str(value).lower()}" for name, value in OTHER.items()]
-    (job,) = reproduce(only=["01"], profile="test", settings=settings, output=once)
-    assert job.failure is None
+    (run,) = reproduce(only=["01"], profile="test", settings=settings, output=once)
+    assert run.failure is None
     again = tmp_path_factory.mktemp("again")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRSD_FIGURES", str(again / "figures"))
         papermill.execute_notebook(
-            str(job.notebook),
-            str(again / job.notebook.name),
-            parameters=job.parameters,
+            str(run.notebook),
+            str(again / run.notebook.name),
+            parameters=run.parameters,
             cwd=str(again),
             progress_bar=False,
         )
-    return job, once, again
+    return run, once, again
 
 
 def said(path):
@@ -106,9 +106,9 @@ def said(path):
 
 def test_values_at_other_parameters(executed):
     """What the notebook prints, against the library called here with the same parameters."""
-    job, _, _ = executed
-    text = said(job.output)
-    chosen = job.parameters
+    run, _, _ = executed
+    text = said(run.output)
+    chosen = run.parameters
     data = grsd.digits(chosen["samples"])
     network = grsd.Perceptron(64, 10, width=20, depth=3, seed=7, residual=False)
     top = torch.linalg.eigvalsh(grsd.tangent_kernel(network, data.inputs))[-1].item()
@@ -126,7 +126,7 @@ def test_values_at_other_parameters(executed):
     check = grsd.measured_energy_change(flow, middle, shells)
     table = next(
         output.data["text/plain"]
-        for cell in code(job.output)
+        for cell in code(run.output)
         for output in cell.outputs
         if "discrepancy" in output.get("data", {}).get("text/plain", "")
     )
@@ -148,9 +148,9 @@ def test_figures_are_the_same_bytes_from_any_folder(executed):
 
 
 def test_the_tour_at_profile_test(tmp_path):
-    (job,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
-    assert job.failure is None
-    lines = said(job.output).splitlines()
+    (run,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
+    assert run.failure is None
+    lines = said(run.output).splitlines()
     assert [line.split(":")[0] for line in lines] == list(architecture.names(compared=True))
     assert all(re.search("has learned (faster|slower) than its frozen kernel", line) for line in lines)
-    assert len(job.figures) == 4
+    assert len(run.figures) == 4

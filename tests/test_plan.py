@@ -32,8 +32,8 @@ def test_types_and_profiles(root):
     assert (first.notebook.stem, second.notebook.stem) == ("00_first", "01_second")
     assert first.parameters == second.parameters == {}
     assert plan(root, profile="test")[0].parameters == {}, "a profile of nothing"
-    (job,) = plan(root, only=["00"], profile="full", settings=["count=7", "steps=[1, 2]", "name=7"], device="cpu")
-    assert job.parameters == {"rate": 1e-3, "flag": True, "count": 7, "steps": [1, 2], "name": "7", "device": "cpu"}
+    (run,) = plan(root, only=["00"], profile="full", settings=["count=7", "steps=[1, 2]", "name=7"], device="cpu")
+    assert run.parameters == {"rate": 1e-3, "flag": True, "count": 7, "steps": [1, 2], "name": "7", "device": "cpu"}
     assert plan(root, only=["01_second"], settings=["divisor=3"])[0].parameters == {"divisor": 3}
     assert plan(root, settings=["divisor=3"])[0].parameters == {}
     assert list(declared_in(root / "notebooks" / "00_first.ipynb")) == [

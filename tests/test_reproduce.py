@@ -96,11 +96,11 @@ def test_a_refusal_fails_its_cell_in_one_line(root, capsys):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2:] = [new_code_cell(source)]
     nbformat.write(notebook, path)
-    (job,) = reproduce(where=root, only=["01"], settings=["divisor=-3"])
+    (run,) = reproduce(where=root, only=["01"], settings=["divisor=-3"])
     refusal = "ValueError: Spec(depth=...): expected a whole number of at least 1, got -3"
-    assert job.failure == f"cell In [4]: {refusal}"
+    assert run.failure == f"cell In [4]: {refusal}"
     assert f"01_second stopped at cell In [4]: {refusal} (what ran is kept in" in capsys.readouterr().err
-    cells = nbformat.read(job.output, as_version=4).cells
+    cells = nbformat.read(run.output, as_version=4).cells
     (error,) = [output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert error.traceback == [f"{refusal}  (%tb shows where)"]
 

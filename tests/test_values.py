@@ -3,7 +3,7 @@ import math
 import pytest
 
 from grsd.networks import LAYERS
-from grsd.support.values import ACTIVATIONS, between, cores, positive, whole
+from grsd.support.values import ACTIVATIONS, between, cores, positive, whole_number
 
 
 def test_names_are_those_of_the_layers():
@@ -11,7 +11,7 @@ def test_names_are_those_of_the_layers():
 
 
 def test_what_is_right_comes_back():
-    assert (between("f", 3, 1, 3, "why"), positive("f", "x", 2), whole("f", "n", 0, 0)) == (3, 2.0, 0)
+    assert (between("f", 3, 1, 3, "why"), positive("f", "x", 2), whole_number("f", "n", 0, 0)) == (3, 2.0, 0)
     assert cores() >= 1
 
 
@@ -27,9 +27,9 @@ def test_what_is_right_comes_back():
         (lambda: positive("f", "x", math.nan), "f(x=...): expected a positive finite number, got nan"),
         (lambda: positive("f", "x", True), "f(x=...): expected a positive finite number, got True"),
         (lambda: positive("f", "x", 10**400), "f(x=...): expected a positive finite number, got a longer number"),
-        (lambda: whole("f", "n", "3", 1), "f(n=...): expected a whole number of at least 1, got '3'"),
+        (lambda: whole_number("f", "n", "3", 1), "f(n=...): expected a whole number of at least 1, got '3'"),
         (
-            lambda: whole("f", "n", -(10**5000), 1),
+            lambda: whole_number("f", "n", -(10**5000), 1),
             "f(n=...): expected a whole number of at least 1, got a longer number",
         ),
     ],

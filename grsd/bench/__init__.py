@@ -1,4 +1,4 @@
-"""Time, CPU time and memory of this package beside its peers, in one run on one machine."""
+"""Compares time, CPU time and memory of this package with its peers, in one run on one machine."""
 
 from grsd.bench.measure import bench
 from grsd.bench.zoo import bench_zoo

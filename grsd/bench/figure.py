@@ -1,4 +1,4 @@
-"""The benchmark's table as a picture: seconds and memory of every method, problem by problem, and the floor."""
+"""The benchmark's table as a figure: seconds and memory of every method for each problem, and the floor."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ QUANTITIES = {"cpu_s": "CPU time [s]", "peak_gib": "peak memory above the start 
 RATIOS = {"cpu_s": "cpu_ratio", "peak_gib": "peak_ratio"}
 OWN_STAGES = STAGES.keys() - {"eigh alone", "one gradient"}
 GREY = "#666666"
-LEAST_GIB = 1e-3  # a page or two is no measurement
+LEAST_GIB = 1e-3  # a few pages are no measurement
 
 
 def draw(table: pd.DataFrame, path: Path) -> Path:
-    """Write the SVG ``path``: one row of panels a case; the dashed line is the floor of the routes chosen.
+    """Write the SVG ``path``: one row of panels per case; the dashed line is the floor of the chosen routes.
 
-    ``table``: as ``grsd.bench`` writes it. Methods without a number stand with their note.
+    ``table``: as ``grsd.bench`` writes it. Methods without a number are listed with their note.
     """
     with mpl.rc_context(STYLE):
         figure = panels(table)

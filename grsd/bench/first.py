@@ -1,7 +1,7 @@
-"""A program: CPU seconds of the first kernel in a fresh process, beyond ``import torch``, printed as JSON.
+"""Program that prints the CPU seconds of a process's first kernel, beyond ``import torch``, as JSON.
 
-``python first.py NAME HOW``, HOW: grsd, rate, or a way to a Jacobian (``grsd.bench.jacobians``). Neither the import of
-the table nor the making of the network is counted.
+``python first.py NAME HOW``, HOW: grsd, rate, or a name in ``grsd.bench.jacobians.WAYS``. Neither the import of the
+table nor the construction of the network is counted.
 """
 
 import json

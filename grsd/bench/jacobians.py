@@ -1,4 +1,4 @@
-"""The kernel by a Jacobian of torch alone: the fastest way that works for a network."""
+"""The kernel by torch's own Jacobians: the fastest one that works for a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def per_sample(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def whole_batch(model: nn.Module, inputs: Tensor) -> Tensor:
-    """``torch.func.jacrev`` of all outputs at once: right where samples do not see each other."""
+    """``torch.func.jacrev`` of all outputs at once; correct if samples do not depend on each other."""
     buffers = dict(model.named_buffers())
     with sdpa_kernel(SDPBackend.MATH):
         jacobian = jacrev(lambda p: functional_call(model, p | buffers, (inputs,)).reshape(-1))(trained(model))
@@ -26,9 +26,9 @@ def whole_batch(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def by_rows(model: nn.Module, inputs: Tensor) -> Tensor:
-    """One backward pass an output, which overwrites the parameters' gradients.
+    """One backward pass per output; the parameters' gradients are overwritten.
 
-    Not ``torch.autograd.grad``, which reentrant checkpoints forbid.
+    ``torch.autograd.grad`` is not used, since reentrant checkpoints forbid it.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows: list[list[Tensor]] = [[] for _ in parameters]
@@ -48,9 +48,9 @@ WAYS = {"vmap(jacrev)": per_sample, "jacrev": whole_batch, "rows": by_rows}
 def by_jacobian(
     build: Callable[[], nn.Module], inputs: Tensor, right: Callable[[Tensor], bool] = lambda kernel: True
 ) -> str:
-    """The first of ``WAYS`` that does not fail and gives what is ``right``; "" if there is none.
+    """The first name in ``WAYS`` whose kernel does not raise and is ``right``; "" if there is none.
 
-    Each is tried on a network made anew.
+    Each is tried on a new network.
     """
     for way, kernel in WAYS.items():
         with suppress(Exception):  # functorch raises many kinds, and its batching rule of torch.cdist is wrong

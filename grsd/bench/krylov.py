@@ -1,4 +1,4 @@
-r"""Krylov's route judged: against the dense budget at D = 2000, against the flow itself where M does not fit.
+r"""Tests of the Krylov route: against the dense budget at D = 2000, and against the flow itself if M does not fit.
 
 ``python -m grsd.bench.krylov`` prints both tables and writes them to data/benchmarks/; a few minutes on two cores.
 """
@@ -47,7 +47,7 @@ def against_dense(
     steps: Sequence[int] = (STEPS, 120),
     shells: LogShells = SHELLS,
 ) -> pd.DataFrame:
-    """Perceptrons that learn digits: the share of E declared converged, the largest error beside the stated one.
+    """For perceptrons that learn digits: the share of E declared converged, and the largest true over stated error.
 
     ``sizes``: width and depth of each; ``forms``: residual or not.
     """
@@ -78,13 +78,13 @@ def _declared(
 
 
 def same(budget: xr.Dataset, shells: LogShells) -> LogShells:
-    """Shells that cover just those of the budget."""
+    """Shells with exactly the span of the budget."""
     low, high = budget.shell_index.values[[0, -1]] * shells.width
     return replace(shells, span=(float(low), float(high + shells.width)))
 
 
 def compare(budget: xr.Dataset, dense: xr.Dataset) -> dict[str, float]:
-    """``declared``: share of E in shells that converged; ``worst_NAME``: largest error there, in stated ones."""
+    """``declared``: share of E in converged shells; ``worst_NAME``: their largest ratio of true to stated error."""
     sure = budget["mask"] == 0
     row = {"declared": float(budget.energy.where(sure, 0).sum() / budget.energy.sum())}
     for mask, names in JUDGED.items():
@@ -95,9 +95,9 @@ def compare(budget: xr.Dataset, dense: xr.Dataset) -> dict[str, float]:
 
 
 def against_flow(samples: int = 10_000, steps: int = STEPS, shells: LogShells = SHELLS) -> tuple[dict, pd.DataFrame]:
-    """A partly trained network whose M has (10 ``samples``)^2 entries: (time, memory and sums; flux by boundary).
+    """(time, memory and sums; flux by boundary) of a partly trained network whose M has (10 ``samples``)^2 entries.
 
-    ``flux_from_snapshots``: -dE_</dt - D_< by central differences of the flow, each E_< by Krylov's route itself.
+    ``flux_from_snapshots``: -dE_</dt - D_< by central differences of the flow; each E_< comes from the Krylov route.
     """
     snapshot, inputs, targets = _partly_trained(samples)
     before = peak("cpu")

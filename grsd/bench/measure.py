@@ -1,4 +1,4 @@
-"""The plan of the benchmark, and its table: every call in a process of its own, forked where torch is there already."""
+"""The plan of the benchmark and its table. Every call has a process of its own, forked after torch is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from grsd.support.folders import project
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 
-SLOW = 3.0  # seconds of CPU; what takes longer is timed once
+SLOW = 3.0  # seconds of CPU; slower calls are timed once
 JACREV = "torch.func jacrev"
 SMALL = (
     Case("mlp", 64, "float32", (OURS, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
@@ -59,16 +59,16 @@ def bench(
 
     Args:
         large: the rows that take minutes instead of the small ones: ResNet-18, and shells without the kernel.
-        folder: another place for both files.
+        folder: folder of both files, instead of data/benchmarks.
         neural_tangents: the Python of an environment that has neural-tangents, "" to make one in a temporary folder
             with pip (see ``grsd.bench.neural_tangents``), ``None`` for no such rows.
 
-    Ratios are to the first method of each case. Peers that are not installed stand as such. The result of every
-    method that gives a kernel is first compared with this package's; one that differs is a ``RuntimeError``. Peak
-    memory is that of a fresh process above what it held before the call.
+    Ratios are to the first method of each case. Peers that are not installed are listed as such. Every kernel is
+    first compared with this package's; a different one is a ``RuntimeError``. Peak memory is that of a fresh process
+    minus what it held before the call.
 
-    Errors: ``ValueError`` in one line, before anything is timed, for a folder that cannot be written to, a number of
-    threads, a CUDA device or a Python that there is not.
+    Errors: ``ValueError`` in one line, before anything is timed, for a folder that cannot be written to, a wrong number
+    of threads, or a missing CUDA device or Python.
     """
     folder = folder or project() / "data" / "benchmarks"
     check_request(device, threads, folder, neural_tangents)
@@ -110,6 +110,6 @@ def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) ->
 
 
 def device_name(device: str) -> str:
-    """As the tables' files are named."""
+    """The device's name in the file names of tables."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu-{platform.machine()}-{os.cpu_count()}"
     return name.lower().replace(" ", "-")

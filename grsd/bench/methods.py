@@ -1,4 +1,4 @@
-"""The kernel by this package's calls, and by a plain Jacobian of ``torch.func``."""
+"""The kernel by this package, and by a plain Jacobian of ``torch.func``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def product(rows: Sequence[Tensor]) -> Tensor:
 def torch_jacrev(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
     """One Jacobian for each sample by ``vmap(jacrev)``, then one product summed over parameters.
 
-    Attention by its plain formula: what is fused has no batching rule and is slower here.
+    Attention is unfused: the fused functions have no batching rule and are slower here.
     """
     parameters = trained(model)
     buffers = dict(model.named_buffers())

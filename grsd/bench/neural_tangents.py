@@ -1,6 +1,6 @@
-"""neural-tangents, which needs an old jax, in an environment of its own; this file is also what runs there.
+"""neural-tangents, which needs an old jax, in an environment of its own; this file is also the script that runs there.
 
-As a script it knows nothing of this package: ``python neural_tangents.py FOLDER`` reads the weights and inputs that
+The script does not import this package: ``python neural_tangents.py FOLDER`` reads the weights and inputs that
 ``row`` wrote there, times the three implementations and writes back the kernel and the seconds of the fastest.
 """
 
@@ -25,7 +25,7 @@ LONGEST = 300
 
 
 def row(case: object, python: str) -> dict[str, dict[str, object]]:
-    """The row of one case, or nothing where the problem is not written here for jax.
+    """The row of one case; empty if the problem has no model in jax here.
 
     ``case``: a ``grsd.bench.worker.Case``. ``python``: of an environment that has neural-tangents; "" makes one.
     """
@@ -51,9 +51,9 @@ _made: dict[str, object] = {}
 
 
 def environment() -> Path:
-    """The Python of an environment with neural-tangents, made with pip once a process and deleted at its end.
+    """The Python of an environment with neural-tangents, made with pip once per process and deleted at its end.
 
-    Its dependency on tensorflow is left out: only a part that is not used here needs it.
+    The dependency on tensorflow is omitted: only a part that is not used here needs it.
     """
     if "python" not in _made:
         folder = tempfile.TemporaryDirectory(prefix="grsd-neural-tangents-")
@@ -74,7 +74,7 @@ def _run(command: list[str], **variables: str) -> None:
 
 
 def _hand_over(case: object, folder: Path) -> object:
-    """Weights and inputs to files; returns this package's kernel."""
+    """Write weights and inputs to files; returns this package's kernel."""
     import torch
 
     from grsd.bench.methods import METHODS
@@ -126,7 +126,7 @@ MODELS = {"mlp": _mlp, "cnn": _cnn, "cnn, wide": _cnn}
 
 
 def _measure(folder: Path) -> None:
-    if hasattr(os, "sched_setaffinity"):  # one thread: jax works with a second one whatever its flags say
+    if hasattr(os, "sched_setaffinity"):  # one core, since jax starts a second thread despite its flags
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
     sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.experimental")
@@ -135,7 +135,10 @@ def _measure(folder: Path) -> None:
     import neural_tangents as nt
     from jax._src import source_info_util
 
-    moved = {"source_info_util": source_info_util, "config": jax.config}  # since neural-tangents was last released
+    moved = {
+        "source_info_util": source_info_util,
+        "config": jax.config,
+    }  # moved within jax since the last release of neural-tangents
     vars(jax.interpreters.ad).update(moved)
     plan = json.loads((folder / "plan.json").read_text())
     state = {name: jax.numpy.asarray(value) for name, value in np.load(folder / "state.npz").items()}

@@ -1,4 +1,4 @@
-"""Peers that can be installed beside torch, each in its best form; one that is missing raises ``ImportError``."""
+"""Peers that can be installed beside torch, each in its fastest form; a missing one raises ``ImportError``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def _gram(rows: Tensor, samples: int) -> Tensor:
-    """(C, N, P), the gradients of class c of sample i, to M, rows sample-major."""
+    """M, rows sample-major, from gradients (C, N, P)."""
     rows = rows.transpose(0, 1).flatten(0, 1)
     return (rows @ rows.T).div_(samples)
 
 
 def nngeometry(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
-    """Its Gram matrix; where there are convolutions its dense Jacobian and one product, ten times faster there."""
+    """Its Gram matrix; for convolutions its dense Jacobian and one product, which is ten times faster."""
     from nngeometry import GramMatrix, Jacobian
 
     model = copy.deepcopy(model)
@@ -28,7 +28,7 @@ def nngeometry(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: 
 
 
 def backpack(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
-    """BatchGrad, one backward pass a class, and one product."""
+    """BatchGrad in one backward pass per class, and one product."""
     from backpack import backpack, extend
     from backpack.extensions import BatchGrad
 
@@ -44,12 +44,12 @@ def backpack(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: st
 
 
 def curvlinops(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Tensor:
-    """J^T applied to all unit vectors at once, and one product: cheaper than J applied to the result."""
+    """J^T applied to all unit vectors at once, and one product; applying J to the result would cost more."""
     from curvlinops import TransposedJacobianLinearOperator
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     operator = TransposedJacobianLinearOperator(model, parameters, [(inputs, targets)], check_deterministic=False)
-    with sdpa_kernel(SDPBackend.MATH):  # what is fused has no batching rule
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
         columns = operator @ torch.eye(targets.numel(), dtype=inputs.dtype, device=inputs.device)
     return (columns.T @ columns).div_(len(inputs))
 

@@ -1,4 +1,4 @@
-"""The networks that are timed, with random weights and inputs of a fixed seed."""
+"""The networks that are timed, with random weights and inputs from fixed seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Problem:
 
 
 class PreActivation(nn.Module):
-    """A pre-activation block, norm-relu-conv twice, with a 1x1 short cut where the shape changes."""
+    """A pre-activation block, norm-relu-conv twice, with a 1x1 shortcut if the shape changes."""
 
     def __init__(self, here: int, there: int, stride: int = 1) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def cnn(channels: int, blocks: int = 4) -> nn.Module:
 
 
 def resnet18() -> nn.Module:
-    """11.2 million parameters; the stem for 32x32 images."""
+    """ResNet-18 with a stem for 32x32 images; 11.2 million parameters."""
     widths = [
         (64, 64, 1),
         (64, 64, 1),

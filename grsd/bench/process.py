@@ -1,4 +1,4 @@
-"""A call in a process of its own, forked where torch is there already; a program in a fresh interpreter."""
+"""Runs a function in a process of its own, forked after torch is imported, or a program in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 PACKAGE = Path(__file__).resolve().parents[2]
-LATE = ("torch._dynamo", "sympy")  # what torch.func imports when first called
+LATE = ("torch._dynamo", "sympy")  # imported by torch.func at its first call
 T = TypeVar("T")
 
 
 def in_a_process(what: str, function: Callable[..., T], *arguments: object) -> T:
-    """``function(*arguments)``; imports are made once, in the server that the process is forked from.
+    """``function(*arguments)``; imports happen once, in the server from which the process is forked.
 
-    What it raises is a ``RuntimeError`` that begins with ``what``.
+    Exceptions become a ``RuntimeError`` that names ``what``.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__, *LATE])
@@ -32,7 +32,7 @@ def in_a_process(what: str, function: Callable[..., T], *arguments: object) -> T
 
 
 def in_a_fresh_interpreter(program: Path, arguments: Sequence[str], threads: int) -> dict[str, float]:
-    """What the program prints in its last line, as JSON. Raises ``RuntimeError`` with its last words."""
+    """The last line that the program prints, as JSON. Errors: ``RuntimeError`` with the last line of its stderr."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PACKAGE)}
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-P", str(program), *arguments], env=environment, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, checked before the first of its many minutes."""
+"""Checks the arguments of a benchmark before it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HAS_IT = "import sys, importlib.util as u; sys.exit(any(u.find_spec(n) is None f
 
 
 def check_request(device: str, threads: int, folder: Path, neural_tangents: str | None) -> None:
-    """Errors: ``ValueError`` in one line for what ``bench`` cannot do: see its arguments."""
+    """Raise ``ValueError`` in one line if ``bench`` cannot run with these arguments."""
     between("bench(threads=...)", threads, 1, MOST_THREADS, EACH_THREAD)
     writable("bench(folder=...)", folder)
     if device == "cuda" and not torch.cuda.is_available():

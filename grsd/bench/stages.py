@@ -1,4 +1,4 @@
-"""What comes after the kernel: each step ready to run on what it needs, which is made before and not timed."""
+"""The steps after the kernel, as functions that are ready to run: their inputs are computed before and not timed."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def budget(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str 
 
 
 def step(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Ready:
-    """The integrator from 0 to 1 / lambda_max: its set-up and a few steps."""
+    """The integrator from 0 to 1 / lambda_max: its initialization and a few steps."""
     time = 1 / float(torch.linalg.eigvalsh(tangent_kernel(model, inputs, dtype=inputs.dtype))[-1])
     return lambda: gradient_flow(model, inputs, targets, [0.0, time], dtype=inputs.dtype, progress=False)
 
 
 def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Ready:
-    """One gradient of the loss by plain autograd: what a step of the integrator is made of."""
+    """One gradient of the loss by plain autograd, the unit of cost of the integrator."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return lambda: torch.autograd.grad((model(inputs) - targets).square().sum() / (2 * len(inputs)), parameters)
 
 
 def krylov(model: nn.Module, inputs: Tensor, targets: Tensor, memory_limit: str | None) -> Ready:
-    """80 products with M and its rate, and the budget from them; M is never formed."""
+    """80 products with M and M', and the budget from them; M is never formed."""
 
     def run() -> object:
         modes = krylov_spectrum(model, inputs, targets)

@@ -1,4 +1,4 @@
-"""What runs in the processes of the benchmark: one call for memory and agreement, rounds of calls for time."""
+"""Runs in the processes of the benchmark: one call measures memory and agreement, rounds of calls measure time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREPARED = STAGES | {FLOOR: floor}
 
 @dataclass(frozen=True)
 class Case:
-    """One problem of the benchmark's plan; ``methods`` are run in turn, ``repeats`` times each where they are fast."""
+    """One problem of the benchmark's plan; ``methods`` run in turn, the fast ones ``repeats`` times each."""
 
     problem: str
     samples: int
@@ -38,10 +38,9 @@ class Case:
 
 
 def alone(case: Case, method: str, device: str, threads: int) -> dict[str, object]:
-    """One call after a small one of the same kind: wall and CPU seconds, and bytes above what was held before.
+    """Wall and CPU seconds of one call after a small one, and its peak bytes minus those held before.
 
-    A kernel that differs from this package's is a ``RuntimeError``; a peer that is missing, or that cannot take the
-    problem, is a ``note``.
+    A kernel that differs from this package's is a ``RuntimeError``; a peer that is missing or raises gets a ``note``.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
@@ -62,13 +61,13 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
     if method in KERNELS and method != OURS:
         check_same(method, result, METHODS[OURS](model, inputs, targets, case.memory_limit), case.dtype)
     times = {"wall_s": wall, "cpu_s": cpu, "repeats": 1}
-    if method == FLOOR:  # what it multiplies was made before
+    if method == FLOOR:  # its factors were made before, so that its memory means nothing
         return times
     return times | {"peak_gib": (most - before) / 2**30, "process_gib": most / 2**30}
 
 
 def together(case: Case, methods: Sequence[str], device: str, threads: int) -> dict[str, dict[str, float]]:
-    """Medians of ``case.repeats`` rounds over these methods, in turn, after one round that is not counted."""
+    """Median seconds over ``case.repeats`` rounds of all methods in turn, after one round that is not counted."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     problem = PROBLEMS[case.problem].make(case.samples, getattr(torch, case.dtype), device)
@@ -106,7 +105,7 @@ def _timed(run: Callable[[], object], device: str) -> tuple[float, float, object
 
 
 def peak(device: str) -> int:
-    """The most bytes held so far: by the process, or on the GPU."""
+    """Peak bytes so far, of the process or on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

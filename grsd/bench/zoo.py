@@ -1,4 +1,4 @@
-"""Every family of the table timed beside a Jacobian of torch alone, and the first kernel of a process."""
+"""Times every model family beside torch's own Jacobian, and the first kernel of a process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 
 REPEATS = 5
-SHARE, ALLOWANCE = 1.1, 0.005  # of the Jacobian's seconds; seconds
-FIRST = {"grsd": 0.6, "rate": 0.9}  # seconds for known layers; others may take what the Jacobian takes
+SHARE, ALLOWANCE = 1.1, 0.005  # factor of the Jacobian's seconds; additional seconds
+FIRST = {"grsd": 0.6, "rate": 0.9}  # seconds for known layers; others may take as long as the Jacobian
 AGREE = 1e-6  # some families compute in float32
 LIMIT = f"limit = {SHARE} * jacrev + {1000 * ALLOWANCE:.0f} ms"
 KNOWN = (
@@ -53,13 +53,13 @@ def bench_zoo(
     """Write data/benchmarks/zoo-DEVICE.csv: CPU seconds of ``tangent_kernel`` in float64, on one thread, N * C >= 80.
 
     Args:
-        folder: another place for the file.
+        folder: folder of the file, instead of data/benchmarks.
         names: some of the families; ``None``: all whose kernel is exact.
-        starts: of which the first kernel in a fresh process is timed too; ``None``: the usual ones among ``names``.
+        starts: families whose first kernel in a fresh process is also timed; ``None``: ``STARTS`` within ``names``.
 
-    ``grsd_s``, its checks included, and ``jacrev_s`` are medians of 5 calls in turn; ``jacrev_by`` is the first way
-    that gives the kernel: ``torch.func.jacrev`` under ``vmap``, of the whole batch, or a backward pass an output.
-    ``first_s`` are seconds beyond ``import torch``. A family that cannot be timed stands with the reason.
+    ``grsd_s``, checks included, and ``jacrev_s`` are medians of 5 alternating calls; ``jacrev_by`` is the first method
+    that gives the kernel: ``torch.func.jacrev`` under ``vmap``, of the whole batch, or one backward pass per output.
+    ``first_s`` are seconds beyond ``import torch``. A family that cannot be timed is listed with the reason.
     """
     known = [name for name, family in FAMILIES.items() if family.kernel is None]
     names = known if names is None else list(names)
@@ -98,10 +98,10 @@ def verdict(seconds: float, limit: float, prefix: str = "") -> dict[str, object]
 
 
 def measured(name: str) -> dict[str, object]:
-    """In a process of its own: one call each that is not counted, then rounds of both.
+    """Time both methods in this process: one call each that is not counted, then alternating calls.
 
-    Each Jacobian is of a network made anew, which no call has left anything in. A kernel that no Jacobian gives is a
-    ``RuntimeError``.
+    Each Jacobian is that of a new network, without traces of earlier calls. If no Jacobian gives the kernel, a
+    ``RuntimeError`` is raised.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def started(name: str, way: str) -> dict[str, object]:
-    """The first kernel, and the first with its rate, in fresh processes, against their limits."""
+    """Time the first kernel, and the first kernel with its rate, in fresh processes, and compare with their limits."""
     program = Path(first.__file__)
     cpu: dict[str, float] = {}
     for method in ("grsd", "rate", way):
@@ -154,6 +154,6 @@ def started(name: str, way: str) -> dict[str, object]:
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether all trainable parameters are those of layers with a route of their own."""
+    """Whether all trainable parameters belong to layers with a factored route."""
     own = [part for part in model.modules() if any(p.requires_grad for p in part.parameters(recurse=False))]
     return all(type(part) in KNOWN for part in own)

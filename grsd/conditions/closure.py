@@ -29,7 +29,7 @@ from grsd.laws.ensemble import jackknife_interval
 from grsd.shells import LogShells
 from grsd.shells.blocks import blocks, check_factors
 from grsd.support.arguments import required_window
-from grsd.support.values import whole
+from grsd.support.values import whole_number
 
 name = "closure"
 paper = "a renormalizable coarse-grained description"
@@ -104,7 +104,7 @@ def judge(
     Errors: ``ValueError`` for fewer than 4 runs, runs whose shells differ, or no boundary with enough shells beside it.
     """
     factors = check_factors("closure.judge", factors)
-    if whole("closure.judge", "permutations", permutations, 19) > MOST_PERMUTATIONS:
+    if whole_number("closure.judge", "permutations", permutations, 19) > MOST_PERMUTATIONS:
         raise ValueError(f"closure.judge(permutations=...): expected at most {MOST_PERMUTATIONS}, got {permutations}")
     window = required_window("closure.judge", window)
     ensemble = at_first_width(ensemble)

@@ -27,7 +27,7 @@ from grsd.shells import LogShells, energy_budget
 from grsd.shells.windows import MOST_SHELLS
 from grsd.support.arguments import attribute, dataset, finite, listed
 from grsd.support.checks import check_inputs
-from grsd.support.values import instance, level_of, number, positive, said, whole
+from grsd.support.values import instance, level_of, number, positive, said, whole_number
 
 name = "covariance"
 paper = "the time-rescaling covariance of gradient flow"
@@ -82,7 +82,7 @@ def between_problems(
     check_inputs(call, model, inputs)
     instance(call, "targets", targets, Tensor, "a torch.Tensor")
     positive(call, "time", time)
-    if whole(call, "steps", steps, 1) > MOST_EFOLDS / shells.width:
+    if whole_number(call, "steps", steps, 1) > MOST_EFOLDS / shells.width:
         raise ValueError(
             f"{call}(steps=...): expected kappa = e^(steps width) of at most e^{MOST_EFOLDS:g}, got {steps!r}"
         )

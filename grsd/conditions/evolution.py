@@ -47,7 +47,7 @@ SLOPE = 0.1
 BOUND = 3.0
 LEAST_RUNS = 8
 LARGEST = 100.0
-RATES = ("rho", "omega")
+RELATIVE_RATES = ("rho", "omega")
 SLOPES = ("time", "shell", "depth")
 
 
@@ -107,7 +107,7 @@ def shell_rates(decomposed: Spectrum, shells: LogShells) -> xr.Dataset:
     slope = shells.derivatives(middle, edges, 1)[1] * above / torch.where(above, values, torch.ones_like(values))
     kept = (modes >= LEAST_MODES) & (index * shells.width >= math.log(decomposed.floor))
     kept[[0, -1]] = False
-    found = {name: np.full(len(index), np.nan) for name in RATES}
+    found = {name: np.full(len(index), np.nan) for name in RELATIVE_RATES}
     for a in np.flatnonzero(kept):
         inside = windows[a] > LEAST_WEIGHT
         root = windows[a][inside].sqrt()
@@ -144,13 +144,13 @@ def along(
         if time * top < FIRST_TIME * (1 - 1e-9):
             continue
         row = shell_rates(decomposed, shells).drop_vars(["shell_index", "modes"])
-        rows.append((time * row).rename({name: f"t_{name}" for name in RATES}))
+        rows.append((time * row).rename({name: f"t_{name}" for name in RELATIVE_RATES}))
         times.append(time * top)
     if not rows:
         raise ValueError("evolution.along(states): expected at least one state at t >= 1 / lambda_max(0), got none")
     axis = xr.DataArray(times, dims="time", name="time", attrs={"long_name": "time", "units": "1/lambda_max(0)"})
     joined = xr.concat(rows, dim=axis, join="outer", combine_attrs="drop")
-    for name in RATES:
+    for name in RELATIVE_RATES:
         joined[f"t_{name}"].attrs = {"long_name": f"t {name}", "units": "1"}
     joined["shell"] = joined.shell - math.log(top)
     joined.shell.attrs = {"long_name": "shell's centre, log of lambda / lambda_max(0)", "units": "1"}
@@ -240,7 +240,7 @@ def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
         raise ValueError(f"{call}(ensemble): expected at least 2 seeds, got {len(seeds)}")
     values, intervals, suprema, tops, estimates = {}, {}, {}, {}, []
     holds, fails, largest = True, False, 0.0
-    for rate in RATES:
+    for rate in RELATIVE_RATES:
         fitted = [slopes(measured, rate, exponent)]
         fitted += [slopes(measured.isel(point=measured.seed.values != seed), rate, exponent) for seed in seeds]
         for of in fitted[0]:
@@ -271,7 +271,7 @@ def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
     _check("control_ratio", measured)
     exponent = number("control_ratio", "exponent", exponent, -LARGEST, LARGEST)
     parts = []
-    for rate in RATES:
+    for rate in RELATIVE_RATES:
         parts += [abs(value) / SLOPE for value in slopes(measured, rate, exponent).values()]
         parts.append(float(measured[f"t_{rate}"].max()) / BOUND)
     return max(parts)
@@ -280,7 +280,7 @@ def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:
 def slopes(measured: xr.Dataset, rate: str, exponent: float = 1.0) -> dict[str, float]:
     """Return slopes of log(t rho) or log(t omega) on "time", "shell" and, for several depths, "depth"."""
     _check("evolution.slopes", measured)
-    choice("evolution.slopes", "rate", rate, RATES)
+    choice("evolution.slopes", "rate", rate, RELATIVE_RATES)
     exponent = number("evolution.slopes", "exponent", exponent, -LARGEST, LARGEST)
     log_t, s, depth = np.log(measured.time.values), measured.shell.values, np.log(measured.depth.values)
     y = np.log(measured[f"t_{rate}"].values) + (1 - exponent) * (s + log_t)

@@ -31,7 +31,7 @@ from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.shells import LogShells, energy_budget
 from grsd.support.arguments import attribute, dataset, described, listed
-from grsd.support.values import SEEDS, instance, said, seed_of, whole
+from grsd.support.values import SEEDS, instance, said, seed_of, whole_number
 
 name = "incoherence"
 paper = "weak functional incoherence at initialization"
@@ -275,7 +275,7 @@ def _coherence(square: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def check_flips(call: str, name: str, flips: int, least: int) -> None:
     """Refuse fewer sign flips than ``least``, or more than ``MOST_FLIPS``."""
-    if whole(call, name, flips, least) > MOST_FLIPS:
+    if whole_number(call, name, flips, least) > MOST_FLIPS:
         raise ValueError(f"{call}({name}=...): expected at most {MOST_FLIPS}, got {said(flips)}")
 
 

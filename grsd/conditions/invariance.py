@@ -25,7 +25,7 @@ from grsd.laws import LawTest, judge_observed, observe, resampled
 from grsd.laws.ensemble import Ensemble
 from grsd.shells import LogShells
 from grsd.support.arguments import integers, required_window
-from grsd.support.values import flag, whole
+from grsd.support.values import flag, whole_number
 
 name = "invariance"
 paper = "log-shift invariance of the renormalized couplings"
@@ -148,7 +148,7 @@ def power(
     call = "invariance.power"
     window = required_window(call, window)
     runs, flags = integers(call, "runs", runs, low=LEAST_OBSERVED), flag(call, "lawful", lawful)
-    whole(call, "draws", draws, 1)
+    whole_number(call, "draws", draws, 1)
     if max(runs) * draws > MOST_DRAWN:
         raise ValueError(f"{call}(runs, draws): expected at most {MOST_DRAWN} runs drawn, got {max(runs) * draws}")
     observed = _observed(call, ensemble, window, observable, 2, False)

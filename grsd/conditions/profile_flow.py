@@ -31,7 +31,7 @@ from grsd.shells import LogShells
 from grsd.shells.blocks import Blocks, blocks, check_factors
 from grsd.shells.windows import MOST_SHELLS
 from grsd.support.arguments import listed, required_window, vector
-from grsd.support.values import number, positive, said, whole
+from grsd.support.values import number, positive, said, whole_number
 
 name = "profile_flow"
 paper = "the flow of the couplings under coarse-graining"
@@ -58,9 +58,9 @@ def coarser_profile(
     """
     call = "coarser_profile"
     kappa = vector(call, "kappa", kappa, wanted="kappa(1), kappa(2), ...")
-    if whole(call, "factor", factor, 1) > MOST_SHELLS:
+    if whole_number(call, "factor", factor, 1) > MOST_SHELLS:
         raise ValueError(f"{call}(factor=...): expected at most {MOST_SHELLS} shells, got {said(factor)}")
-    h, m = positive(call, "width", width), whole(call, "factor", factor, 1)
+    h, m = positive(call, "width", width), whole_number(call, "factor", factor, 1)
     beta = number(call, "exponent", exponent) - 1 + number(call, "growth", growth)
     grown = h * m * max(abs(beta), abs(growth))
     if grown > LARGEST_LOG:
@@ -133,7 +133,7 @@ def judge(
     """
     ensemble = listed("profile_flow.judge", "ensemble", ensemble, "runs", LEAST_RUNS)
     factors = check_factors("profile_flow.judge", factors)
-    if whole("profile_flow.judge", "separations", separations, 2) > MOST_SHELLS:
+    if whole_number("profile_flow.judge", "separations", separations, 2) > MOST_SHELLS:
         raise ValueError(
             f"profile_flow.judge(separations=...): expected at most {MOST_SHELLS}, got {said(separations)}"
         )
@@ -197,9 +197,9 @@ def _ratios(
     return measured, mapped, growth
 
 
-def _amplitude(found: Blocks, factor: int, apart: int, exponent: float) -> float:
+def _amplitude(found: Blocks, factor: int, distance: int, exponent: float) -> float:
     """Return kappa of blocks by least squares over their positions; NaN if no pair of blocks fits."""
-    couplings, middle = found.pairs(factor, apart)
+    couplings, middle = found.pairs(factor, distance)
     if not middle.size:
         return np.nan
     shape = np.exp((exponent - 1) * middle)

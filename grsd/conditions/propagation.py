@@ -131,10 +131,10 @@ def measure(
     with np.errstate(divide="ignore"):
         half = np.log(mean) / 2
     upper = np.triu_indices(len(mean), 1)
-    apart = upper[1] - upper[0]
+    distance = upper[1] - upper[0]
     data["worst"] = (), np.abs(half[upper]).max(), {"long_name": "largest |1/2 log G| over pairs", "units": "nats"}
-    rate = float((half[upper] * apart).sum() / np.square(apart).sum())
-    data["lyapunov"] = (), rate, {"long_name": "slope of 1/2 log G on m - l", "units": "nats/node"}
+    lyapunov = float((half[upper] * distance).sum() / np.square(distance).sum())
+    data["lyapunov"] = (), lyapunov, {"long_name": "slope of 1/2 log G on m - l", "units": "nats/node"}
     index = np.arange(1, len(order) + 1)
     coords = {"l": index, "m": index, "l_name": ("l", order), "m_name": ("m", order)}
     settings = {"depth": len(order), "samples": len(batch), "side": side} | dict(parameters or {})

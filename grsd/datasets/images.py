@@ -16,7 +16,7 @@ from torch import Tensor
 from grsd.datasets.data import Data
 from grsd.datasets.registry import dataset
 from grsd.support.pinned import pinned
-from grsd.support.values import said, seed_of, whole
+from grsd.support.values import said, seed_of, whole_number
 
 DIGITS = 1797
 TASKS = ("one-hot", "parity")
@@ -42,7 +42,7 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository (1998).
     Errors: ``ValueError`` for N outside 1..1797 or an unknown task.
     """
-    if whole("digits", "samples", samples, 1) > DIGITS:
+    if whole_number("digits", "samples", samples, 1) > DIGITS:
         raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {said(samples)}")
     if not isinstance(task, str) or task not in TASKS:
         raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {said(task)}")
@@ -76,7 +76,7 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     Source: scikit-learn's sample images, 427 x 640, CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
     Errors: ``ValueError`` for N outside 1..8480 or an unknown task.
     """
-    if whole("patches", "samples", samples, 1) > PATCHES:
+    if whole_number("patches", "samples", samples, 1) > PATCHES:
         raise ValueError(f"patches(samples=...): the set has {PATCHES} samples, got {said(samples)}")
     if not isinstance(task, str) or task not in PATCH_TASKS:
         raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {said(task)}")

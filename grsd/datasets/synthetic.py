@@ -7,7 +7,7 @@ import torch
 
 from grsd.datasets.data import Data
 from grsd.support.pinned import pinned
-from grsd.support.values import fits_memory, positive, seed_of, whole
+from grsd.support.values import fits_memory, positive, seed_of, whole_number
 
 DECAYS = (1e-3, 50.0)
 
@@ -21,7 +21,7 @@ def power_law(samples: int = 100, *, features: int = 512, a: float = 1.5, r: flo
     Source: the regression of ``grsd.solvable.regression``, as a data set for networks. Errors: ``ValueError`` for
     numbers that are not positive.
     """
-    shape = whole("power_law", "samples", samples, 1), whole("power_law", "features", features, 1)
+    shape = whole_number("power_law", "samples", samples, 1), whole_number("power_law", "features", features, 1)
     fits_memory("power_law", "samples, features", shape[0] * shape[1])
     seed = seed_of("power_law", "seed", seed)
     rank = np.arange(1, features + 1, dtype=float)

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
-from grsd.jacobian import Network, Trace, exact_derivatives, trace
+from grsd.jacobian import ForwardTrace, Network, exact_derivatives, trace_with_graph
 from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
 from grsd.support.arguments import described, vector
 from grsd.support.checks import (
@@ -26,7 +26,7 @@ from grsd.support.checks import (
 )
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.support.values import fits_memory, positive, said, whole
+from grsd.support.values import fits_memory, positive, said, whole_number
 
 CALL = "gradient_flow"
 TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted
@@ -84,7 +84,7 @@ def log_times(first: float, last: float, count: int) -> np.ndarray:
     first, last = positive("log_times", "first", first), positive("log_times", "last", last)
     if not first < last:
         raise ValueError(f"log_times(last=...): expected more than first={first!r}, got {last!r}")
-    fits_memory("log_times", "count", whole("log_times", "count", count, 2))
+    fits_memory("log_times", "count", whole_number("log_times", "count", count, 2))
     return np.geomspace(first, last, int(count))
 
 
@@ -234,12 +234,12 @@ def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch
     network.forget(inputs[:FEW])
 
     def outputs() -> Tensor:
-        graph = evaluated(CALL, model, network, inputs, trace)
+        graph = evaluated(CALL, model, network, inputs, trace_with_graph)
         network.composed = graph.composed
         graphs.append(graph)
         return graph.without_graph().outputs
 
-    graphs: list[Trace] = []
+    graphs: list[ForwardTrace] = []
     found = repeatable(CALL, outputs, network.fixed | network.parameters | {"inputs": inputs})
     check_outputs(CALL, found, inputs.shape[0])
     ends = check_leaves(CALL, network, graphs[0], None, [])

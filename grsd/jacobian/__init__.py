@@ -2,6 +2,7 @@
 
 from grsd.jacobian.composed import Composed
 from grsd.jacobian.copies import private_copy
+from grsd.jacobian.groups import ParameterGroup, Route, factorable, plan_groups, random_like
 from grsd.jacobian.network import Network, Parameters, exact_derivatives
 from grsd.jacobian.products import (
     pull_and_rate,
@@ -11,44 +12,46 @@ from grsd.jacobian.products import (
     push_back_and_forth,
 )
 from grsd.jacobian.rows import (
-    ALONE,
-    CAREFUL,
-    TOGETHER,
     Differentiated,
     Direction,
     Parts,
-    can_run_alone,
+    RowMethod,
+    can_vmap_samples,
     jacobian,
     outer_product,
 )
-from grsd.jacobian.trace import FORWARD, TWICE, Trace, foreign_leaves, outputs_and_gradient, pull, read, trace
-from grsd.jacobian.units import GRAM, ROWS, SLICES, Unit, factorable, plan_units, random_like
+from grsd.jacobian.trace import (
+    FORWARD,
+    TWICE,
+    ForwardTrace,
+    foreign_leaves,
+    outputs_and_gradient,
+    pull,
+    trace_forward,
+    trace_with_graph,
+)
 
 __all__ = [
-    "ALONE",
-    "CAREFUL",
     "FORWARD",
-    "GRAM",
-    "ROWS",
-    "SLICES",
-    "TOGETHER",
     "TWICE",
     "Composed",
     "Differentiated",
     "Direction",
+    "ForwardTrace",
     "Network",
+    "ParameterGroup",
     "Parameters",
     "Parts",
-    "Trace",
-    "Unit",
-    "can_run_alone",
+    "Route",
+    "RowMethod",
+    "can_vmap_samples",
     "exact_derivatives",
     "factorable",
     "foreign_leaves",
     "jacobian",
     "outer_product",
     "outputs_and_gradient",
-    "plan_units",
+    "plan_groups",
     "private_copy",
     "pull",
     "pull_and_rate",
@@ -57,6 +60,6 @@ __all__ = [
     "push_and_rate_back_and_forth",
     "push_back_and_forth",
     "random_like",
-    "read",
-    "trace",
+    "trace_forward",
+    "trace_with_graph",
 ]

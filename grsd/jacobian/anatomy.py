@@ -1,4 +1,4 @@
-"""Where everything of a module lies, found in one walk: torch's own iterators walk the whole module each time."""
+"""All parts, parameters and buffers of a module, found in one walk; torch's iterators take one walk each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Compositions in the place of fused functions, and the network's precision in the place of casts to a lower one.
+"""Replaces fused functions by compositions, and casts to a lower precision by the network's own precision.
 
-Some fused functions have no derivative in forward mode, none of second order, or (layer and instance normalization,
-linear solves) a wrong one; what they are composed of has all of them.
+Some fused functions have no derivative in forward mode, none of second order, or a wrong one (layer and instance
+normalization, linear solves); the elementary functions that they consist of have correct derivatives.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from grsd.jacobian.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from grsd.jacobian.recurrent import CELLS, LAYERS
 
 LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -33,39 +34,32 @@ def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
 
 
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-    out = _standardized(input, tuple(range(-len(shape), 0)), eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+def _layer_norm(*args: object, **kwargs: object) -> Tensor:
+    norm = LayerNorm(*args, **kwargs)
+    shape = (norm.normalized_shape,) if isinstance(norm.normalized_shape, int) else norm.normalized_shape
+    out = _standardized(norm.input, tuple(range(-len(shape), 0)), norm.eps)
+    out = out if norm.weight is None else out * norm.weight
+    return out if norm.bias is None else out + norm.bias
 
 
-def _rms_norm(
-    input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
-    out = input * (input.square().mean(dims, keepdim=True) + eps).rsqrt()
-    return out if weight is None else out * weight
+def _rms_norm(*args: object, **kwargs: object) -> Tensor:
+    norm = RMSNorm(*args, **kwargs)
+    dims = tuple(range(-len(norm.normalized_shape), 0))
+    eps = torch.finfo(norm.input.dtype).eps if norm.eps is None else norm.eps
+    out = norm.input * (norm.input.square().mean(dims, keepdim=True) + eps).rsqrt()
+    return out if norm.weight is None else out * norm.weight
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 2))
 
 
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    grouped = input.reshape(input.shape[0], num_groups, -1)
-    out = _standardized(grouped, (-1,), eps).reshape(input.shape)
-    out = out if weight is None else out * _channels(weight, input)
-    return out if bias is None else out + _channels(bias, input)
+def _group_norm(*args: object, **kwargs: object) -> Tensor:
+    norm = GroupNorm(*args, **kwargs)
+    grouped = norm.input.reshape(norm.input.shape[0], norm.num_groups, -1)
+    out = _standardized(grouped, (-1,), norm.eps).reshape(norm.input.shape)
+    out = out if norm.weight is None else out * _channels(norm.weight, norm.input)
+    return out if norm.bias is None else out + _channels(norm.bias, norm.input)
 
 
 def _instance_norm(
@@ -83,26 +77,18 @@ def _instance_norm(
     return _group_norm(input, input.shape[1], weight, bias, eps)
 
 
-def still_batch_norm(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """``F.batch_norm`` in evaluation mode; backwards, many cotangents at once, one product where torch's has four."""
-    scale = (running_var + eps).rsqrt()
-    out = (input - _channels(running_mean, input)) * _channels(scale if weight is None else scale * weight, input)
-    return out if bias is None else out + _channels(bias, input)
+def still_batch_norm(*args: object, **kwargs: object) -> Tensor:
+    """``F.batch_norm`` in evaluation mode; backwards it takes one product per cotangent, torch's own takes four."""
+    norm = BatchNorm(*args, **kwargs)
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    out = (norm.input - _channels(norm.running_mean, norm.input)) * _channels(scale, norm.input)
+    return out if norm.bias is None else out + _channels(norm.bias, norm.input)
 
 
-def _batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *args, **options) -> Tensor:
-    training = options.get("training", args[2] if len(args) > 2 else False)
-    function = F.batch_norm if training or running_mean is None else still_batch_norm
-    return function(input, running_mean, running_var, *args, **options)
+def _batch_norm(*args: object, **kwargs: object) -> Tensor:
+    norm = BatchNorm(*args, **kwargs)
+    return F.batch_norm(*norm) if norm.uses_batch_statistics else still_batch_norm(*norm)
 
 
 def _attention(
@@ -130,7 +116,7 @@ def _attention(
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """With ``inplace`` as torch has it; what backward passes need is then kept apart from what is overwritten."""
+    """Adds torch's option ``inplace``; backward passes then use a copy of the input that is overwritten."""
 
     def called(input: Tensor, *args: float, inplace: bool = False, **options: float) -> Tensor:
         return input.copy_(function(input.clone(), *args, **options)) if inplace else function(input, *args, **options)
@@ -143,7 +129,7 @@ def _shifted(x: Tensor, dim: int) -> Tensor:
 
 
 def _usual_dim(x: Tensor, dim: int | None) -> int:
-    """torch's own choice where none is named."""
+    """The dimension that torch chooses if none is given."""
     return (0 if x.ndim in {0, 1, 3} else 1) if dim is None else dim
 
 
@@ -192,7 +178,7 @@ def _hardswish(x: Tensor) -> Tensor:
 
 
 def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    """Flat on its kinks too, as torch has it; ``clamp`` is not."""
+    """Its derivative is zero at its kinks, as torch's is; that of ``clamp`` is not."""
     return torch.where((x > min_val) & (x < max_val), x, x.detach().clamp(min_val, max_val))
 
 
@@ -217,7 +203,7 @@ def embedding_bag(
     rows = F.embedding(input, weight)
     kept = torch.ones_like(input, dtype=torch.bool) if padding_idx is None else input != padding_idx % len(weight)
     if mode == "max":
-        rows = rows.masked_fill(~kept[..., None], -math.inf).max(1).values  # of ties the first, as torch has it
+        rows = rows.masked_fill(~kept[..., None], -math.inf).max(1).values  # the first of ties, as in torch
         return rows.masked_fill(~kept.any(1, keepdim=True), 0.0)
     factors = kept.to(weight.dtype)
     out = (rows * (factors if per_sample_weights is None else factors * per_sample_weights)[..., None]).sum(1)
@@ -275,7 +261,7 @@ TO = frozenset({Tensor.to, Tensor.type, Tensor.type_as})
 
 
 def _is_written_in_python(function: Callable) -> bool:
-    """Whether it is a function of ``torch.nn.functional`` that asks for modes itself, not through another one."""
+    """Whether a function of ``torch.nn.functional`` is Python code that dispatches on modes itself."""
     if type(function) is not types.FunctionType or function.__module__ != F.__name__ or function.__closure__:
         return False
     return "handle_torch_function" in function.__code__.co_names and getattr(F, function.__name__, None) is function
@@ -283,7 +269,7 @@ def _is_written_in_python(function: Callable) -> bool:
 
 @cache
 def _seen_through(function: Callable) -> Callable:
-    """The same function without its first lines' dispatch on modes, so that the calls inside it are seen."""
+    """The same function without its dispatch on modes, so that the calls inside it are seen."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     unseen = function.__globals__ | dict.fromkeys(names, lambda *_: False)
     copied = types.FunctionType(
@@ -301,9 +287,10 @@ OPENED: dict[Callable, Callable] = {
 
 
 class Composed(TorchFunctionMode):
-    """Puts compositions in the place of fused functions, and ``dtype`` in that of lower precision in a float64 pass.
+    """Replaces fused functions by compositions, and in float64 passes casts to lower precision by casts to ``dtype``.
 
-    ``tangents``: also those that first derivatives by backward passes do without. ``intervened``: whether it has.
+    ``tangents``: also replace functions whose first derivatives by backward passes are correct. ``intervened``: whether
+    any function or cast has been replaced.
     """
 
     def __init__(self, dtype: torch.dtype, *, tangents: bool = False) -> None:
@@ -318,7 +305,7 @@ class Composed(TorchFunctionMode):
         return self.called(func, args, kwargs or {})
 
     def called(self, func: Callable, args: tuple, kwargs: dict) -> object:
-        """The function's result, or that of what stands in its place."""
+        """The result of the function or of its replacement."""
         if self.lower:
             if func in CASTS:
                 self.intervened = True

@@ -1,4 +1,4 @@
-"""A private copy of a module: in another precision, nothing trainable, and made faster than ``copy.deepcopy`` does."""
+"""A private copy of a module: in a given precision, without trainable parameters, and faster than ``copy.deepcopy``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ HOOKS = OWN - HELD
 
 
 def private_copy(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The copy alone."""
+    """A deep copy of ``module`` in ``dtype`` on ``device``; none of its parameters is trainable."""
     return copy_and_attributes(module, dtype, device)[0]
 
 
 def copy_and_attributes(
     module: nn.Module, dtype: torch.dtype, device: torch.device
 ) -> tuple[nn.Module, Anatomy, Attributes, Anatomy]:
-    """A deep copy in ``dtype`` on ``device``, tensors that the module keeps as attributes included; nothing trainable.
-    Then its anatomy and attributes, and the anatomy of the module itself.
+    """(a deep copy in ``dtype`` on ``device``, its anatomy, its attributes, the anatomy of ``module``).
 
-    Kept tensors with a graph are copied as leaves, so that a graph that ends in them can be told.
+    Tensors that the module keeps as attributes are copied too. Those with a graph are copied as leaves, so that a
+    graph that ends in them is recognised. No parameter of the copy is trainable.
     """
     theirs = anatomy = Anatomy(module)
     memo = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors_with_graph(anatomy)}
@@ -51,7 +51,7 @@ def copy_and_attributes(
 def _copied(
     module: nn.Module, anatomy: Anatomy, dtype: torch.dtype, device: torch.device, memo: dict[int, object]
 ) -> nn.Module:
-    """Parts first, each as an empty object of its class; then their attributes, which may lead to any of them."""
+    """Make each part as an empty object of its class first, then copy its attributes, which may refer to any part."""
     parts = [part for _, part in anatomy.parts if not hasattr(type(part), "__deepcopy__")]
     memo |= {id(part): type(part).__new__(type(part)) for part in parts}
     tensors = [*anatomy.parameters.values(), *anatomy.buffers.values()]

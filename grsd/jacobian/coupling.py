@@ -1,4 +1,4 @@
-"""Whether samples see each other: parts of a batch by themselves must give what they gave among all."""
+"""Whether samples depend on each other: a part of the batch must have the same outputs without the other samples."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ Function = Callable[[Tensor], Tensor]
 
 
 def parts_of(samples: int, device: torch.device) -> list[Tensor]:
-    """Indices of about half of the samples, several times, so that each pair is parted in most of these parts, for few
-    samples in one at least. The first part is without the first sample; none is in the order of the batch."""
+    """Several lists of indices, each of about half of the samples, that separate each pair in most of the lists.
+
+    With few samples each pair is separated at least once. The first list omits the first sample; no list is in the
+    order of the batch.
+    """
     index = torch.arange(samples, device=device)
     if samples == 1:
         return [index]
@@ -28,15 +31,15 @@ def parts_of(samples: int, device: torch.device) -> list[Tensor]:
 
 
 def the_others(part: Tensor, samples: int) -> Tensor:
-    """Indices of all samples that are not in a part, backwards."""
+    """Indices of all samples that are not in a part, in descending order."""
     kept = torch.ones(samples, dtype=torch.bool, device=part.device).index_fill_(0, part, False)
     return kept.nonzero().flatten().flip(0)
 
 
 def is_coupled(function: Function, inputs: Tensor, outputs: Tensor, parts: list[Tensor]) -> bool:
-    """Whether a part gives other outputs than it gave in the batch; without a graph.
+    """Whether a part has other outputs alone than in the batch; computed without a graph.
 
-    A part that the model does not take alone is evaluated in a whole batch, copies of it in the place of all others.
+    If the model refuses a part alone, the part is evaluated in a full batch that is filled up with copies of it.
     """
     with torch.no_grad():
         return any(not same_values(_evaluated(function, inputs, part), outputs[part], outputs) for part in parts)
@@ -47,25 +50,25 @@ def _evaluated(function: Function, inputs: Tensor, part: Tensor) -> Tensor:
         return function(inputs[part])
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except Exception:  # whatever a model says that needs its whole batch
+    except Exception:  # a model that needs a full batch may raise anything
         return function(inputs[among_copies(part, len(inputs))])[part]
 
 
 def among_copies(part: Tensor, samples: int) -> Tensor:
-    """Indices of a whole batch: these samples in their places, copies of them in the place of all others."""
+    """Indices of a full batch: the samples of ``part`` stay in place, copies of them replace all others."""
     filled = part.repeat(-(-samples // len(part)))[:samples]
     filled[part] = part
     return filled
 
 
 def same_values(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    """Whether they agree but for rounding of numbers as large as those of ``scale``."""
+    """Whether two tensors agree up to rounding errors at the size of ``scale``."""
     if not isinstance(one, Tensor) or one.shape != other.shape:
         return False
     return bool((one - other).abs().max() <= 1e4 * torch.finfo(scale.dtype).eps * scale.abs().max())
 
 
 def check_coupling(call: str, function: Function, inputs: Tensor, outputs: Tensor) -> None:
-    """Refuse a model in which samples see each other; ``outputs``: what ``function`` gives of all inputs."""
+    """Raise ``ValueError`` if samples depend on each other; ``outputs``: those of ``function`` for all inputs."""
     if is_coupled(function, inputs, outputs, parts_of(len(inputs), inputs.device)):
         raise ValueError(f"{call}(model, ...): {COUPLED}")

@@ -1,7 +1,7 @@
-"""Forward mode by torch's own kernels alone.
+"""Forward mode that uses only torch's compiled kernels.
 
-For a plain tensor beside a dual torch asks a kernel in Python for the shape of the tangent that is missing: a third of
-a millisecond each time, and the first time a second for what that imports. Zeros in its place cost neither.
+If a dual meets a plain tensor, torch calls a Python kernel for the shape of the missing tangent: this takes a third of
+a millisecond per call, and one second for imports at the first call. An explicit tangent of zeros avoids both.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def _functions(name: str) -> list[Callable]:
     return [getattr(place, name) for place in (torch, Tensor, F) if hasattr(place, name)]
 
 
-NUMBERS: dict[Callable, Callable] = {  # the same with a number as a number, and not as a tensor
+NUMBERS: dict[Callable, Callable] = {  # the same function for a Python number
     function: getattr(aten, kind + end).Scalar
     for name, kind in WITH_NUMBERS.items()
     for end in ("", "_")
     for function in _functions(name + end)
 }
-FIRST: dict[Callable, int] = {  # of the arguments that may be given a tangent: none that is written to
+FIRST: dict[Callable, int] = {  # the first argument that may be given a tangent: none that is written to
     **{function: 0 for name in [*WITH_NUMBERS, *OTHERS] for function in _functions(name)},
     **{function: 1 for name in WITH_NUMBERS for function in _functions(name + "_")},
-    F.linear: 2,  # zeros for one of its factors would cost a product
+    F.linear: 2,  # zero tangents of its factors would cost a product each
 }
 RECIPROCAL = frozenset({Tensor.__rdiv__, Tensor.__rtruediv__})
 
 
 class ZeroTangents(TorchFunctionMode):
-    """Gives plain operands of duals a tangent of zeros, where torch does not do without."""
+    """Gives the plain operands of duals a tangent of zeros, in the functions for which torch needs one."""
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         first, kwargs = FIRST.get(func), kwargs or {}
@@ -77,16 +77,16 @@ def _completed(args: tuple, first: int) -> tuple:
 
 
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:
-    """``forward_ad.make_dual`` in the only level, without registering torch's decompositions, which takes long."""
+    """``forward_ad.make_dual`` at level 0, without registering torch's decompositions, which takes long."""
     return aten._make_dual.default(primal, tangent, level=0)
 
 
 def in_forward_mode(run: Callable[[], T]) -> T:
-    """``run()`` where duals can be made; once more with the decompositions where a function has no other tangent."""
+    """``run()`` at a dual level; if a function has no tangent, again with torch's decompositions registered."""
     try:
         with forward_ad.dual_level(), ZeroTangents():
             return run()
     except NotImplementedError:
         with forward_ad.dual_level(), ZeroTangents():
-            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # registers them
+            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # registers the decompositions
             return run()

@@ -1,7 +1,7 @@
-"""What a module keeps between calls: found, put back as it was, and left out where it would hide a dependence.
+"""Attributes that a module keeps between calls: they are found, restored, and dropped if they hide a dependence.
 
-A tensor computed from parameters in one call and used in the next is a constant for every derivative of that next
-call. So each call starts from the same attributes, and what was kept before is dropped if the module makes it anew.
+A tensor computed from parameters in one call and used in the next is a constant for the derivatives of the next call.
+Therefore each call starts from the same attributes, and a kept tensor is dropped if the module computes it again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from grsd.jacobian.anatomy import Anatomy
 
-OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps there itself
+OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes of torch itself
 OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
 SIMPLE = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 
 
 class Container(NamedTuple):
-    """Something mutable that attributes of a module lead to; ``of``: the object whose attributes it is, by its path."""
+    """A container that a module's attributes reach by ``path``; ``attributes``: whether it is a ``__dict__``."""
 
     path: str
     values: MutableMapping | MutableSequence | MutableSet | deque | tuple
@@ -39,11 +39,11 @@ class Container(NamedTuple):
         return [] if isinstance(self.values, MutableSet) else list(enumerate(self.values))
 
     def name(self, key: object) -> str:
-        """As the user writes it after ``model.``: kept['b'], block.table, rows[3]."""
+        """The entry as the user writes it after ``model.``: kept['b'], block.table, rows[3]."""
         return f"{self.path}.{key}".lstrip(".") if self.attributes else f"{self.path}[{key!r}]"
 
     def copy(self) -> tuple[int, object]:
-        """Its size, and what is in it."""
+        """(the number of entries, a shallow copy of them)."""
         if isinstance(self.values, MutableSet):
             return len(self.values), set(self.values)
         if self.attributes or isinstance(self.values, MutableMapping):
@@ -51,7 +51,7 @@ class Container(NamedTuple):
         return len(self.values), list(self.values)
 
     def marks(self) -> list[int] | None:
-        """What is in it by identity: where these are as they were, ``same`` need not be asked."""
+        """The identities of the entries of a dict or list, else None; if they are unchanged, so is the container."""
         if isinstance(self.values, dict):
             return [*map(id, self.values), *map(id, self.values.values())]
         return list(map(id, self.values)) if isinstance(self.values, list) else None
@@ -106,7 +106,7 @@ def _containers(anatomy: Anatomy) -> Iterator[Container]:
 
 @dataclass(frozen=True)
 class KeptTensor:
-    """A tensor among the attributes that is neither a parameter nor a buffer, and where it is."""
+    """A tensor among the attributes that is neither a parameter nor a buffer, with its container and key."""
 
     container: Container
     key: object
@@ -117,7 +117,7 @@ class KeptTensor:
         return self.container.name(self.key)
 
     def drop(self, *, delete: bool) -> None:
-        """Attributes become None, or are deleted; entries are taken out, of a list all, since others would move up."""
+        """Set an attribute to None, or ``delete`` it; remove an entry. Lists are emptied: other entries would move."""
         values = self.container.values
         if self.container.attributes and not delete:
             values[self.key] = None
@@ -127,25 +127,25 @@ class KeptTensor:
             values.clear()
 
     def now(self) -> object:
-        """What stands in its place."""
+        """The present value at its place."""
         return dict(self.container.items).get(self.key)
 
 
 def _pairs(values: object) -> Iterable[tuple[object, object]]:
-    """What ``Container.items`` gave when these values were saved."""
+    """The pairs that ``Container.items`` returned when these values were saved."""
     if isinstance(values, dict):
         return values.items()
     return () if isinstance(values, set) else enumerate(values)
 
 
 def tensors_with_graph(anatomy: Anatomy) -> list[Tensor]:
-    """Tensors that a module keeps of an earlier call with gradients."""
+    """Tensors with a graph that a module keeps from an earlier call."""
     values = (value for container in _containers(anatomy) for _, value in container.items)
     return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
 
 
 class Attributes:
-    """The attributes of a module and of its parts as they are now, and what they lead to."""
+    """The present attributes of a module and of its parts, and all containers that they refer to."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
@@ -154,7 +154,7 @@ class Attributes:
 
     @cached_property
     def tensors(self) -> list[KeptTensor]:
-        """Those that are neither parameters nor buffers."""
+        """Tensors among the attributes that are neither parameters nor buffers."""
         found = [
             KeptTensor(container, key, value)
             for container, (_, values), _ in self._saved
@@ -166,7 +166,7 @@ class Attributes:
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """Those in lists, dictionaries or objects, where torch does not look for them, by name."""
+        """Modules by name in lists, dictionaries or objects, where torch does not look for them."""
         found = {
             container.name(key): value
             for container, (_, values), _ in self._saved
@@ -177,7 +177,7 @@ class Attributes:
         return {name: value for name, value in found.items() if id(value) not in known}
 
     def name_of(self, tensor: Tensor) -> str | None:
-        """How a tensor that is neither a parameter nor a buffer is reached from the module, if it is."""
+        """The name by which a tensor is reached from the module; None if it is not, or is a parameter or buffer."""
         for kept in self.tensors:
             if kept.tensor is tensor:
                 return kept.name
@@ -188,7 +188,7 @@ class Attributes:
         return None
 
     def restore(self) -> bool:
-        """Put all back as it was; whether anything had changed."""
+        """Restore all attributes; returns whether any had changed."""
         changed = False
         for container, saved, marks in self._saved:
             if (marks is None or container.marks() != marks) and not container.same(saved):
@@ -206,7 +206,7 @@ class Attributes:
 
 
 def forget(anatomy: Anatomy, call: Callable[[], object]) -> None:
-    """Drop the kept tensors that ``call()`` makes anew with a graph: these are functions of the parameters."""
+    """Drop the kept tensors that ``call()`` computes again with a graph: these are functions of the parameters."""
     candidates = [kept for kept in Attributes(anatomy).tensors if kept.tensor.is_floating_point()]
     if not candidates or _dropped(anatomy, candidates, call):
         return
@@ -226,7 +226,7 @@ def _done_without(anatomy: Anatomy, chosen: list[KeptTensor], call: Callable[[],
     try:
         call()
         anew = all(isinstance(value := kept.now(), Tensor) and value.requires_grad for kept in chosen)
-    except Exception:  # whatever a module says when what it keeps is missing
+    except Exception:  # a module may raise anything if a kept tensor is missing
         anew = False
     (without if anew else before).restore()
     return anew

@@ -1,9 +1,9 @@
-r"""What each known layer's parameters see: the features that multiply its backprops.
+r"""The features that multiply the backprops of each known layer.
 
 For a call ``out = layer(input, weight, bias)`` with delta = df/d(out) the Jacobian of the weight is a sum over
 positions t of delta_t times features_t: an outer product for linear layers and convolutions (after unfolding) and for
-embeddings (one-hot tokens), an elementwise product for the scales of normalizations. Calls are recognised by the
-function of ``torch.nn.functional`` they make, whoever makes them.
+embeddings (one-hot tokens), an elementwise product for the scales of normalizations. A call is recognised by its
+function of ``torch.nn.functional``, in whatever module it is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grsd.jacobian.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+
 OUTER, SCALE = "outer", "scale"
 LINEAR, ELEMENTWISE = ("linear",), ("elementwise",)
 
@@ -23,11 +25,11 @@ LINEAR, ELEMENTWISE = ("linear",), ("elementwise",)
 class Call:
     """One recognised call of a layer.
 
-    ``lead``: the number of the output's first dimensions among which the samples are to be found. ``features(input)``:
-    those dimensions first, then (groups, positions, p) for OUTER and (positions, *weight.shape) for SCALE.
+    ``lead``: the number of leading dimensions of the output, one of which contains the samples. ``features(input)``:
+    these dimensions, then (groups, positions, p) for OUTER and (positions, *weight.shape) for SCALE.
     ``arrange(delta)``: the backprops likewise, (groups, positions, q) or (positions, *weight.shape) after the lead.
-    ``input`` is smaller than the features and kept in their place until they are used; None where only the call is
-    noted. Calls of the same ``form`` may be added position by position.
+    ``input`` is kept instead of the features, since it is smaller; None if the trace has no graph. Calls of the same
+    ``form`` may be added position by position.
     """
 
     kind: str
@@ -81,7 +83,7 @@ def _convolution(dimensions: int) -> Callable[..., Call | None]:
             patches = F.pad(input, [p for pair in reversed(around) for p in pair])
             for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), 2):
                 patches = patches.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
-            places = range(2, 2 + dimensions)  # last, so that what lies together is copied together
+            places = range(2, 2 + dimensions)  # last, so that contiguous numbers are copied together
             patches = patches.permute(0, 1, *(axis + dimensions for axis in places), *places)
             return patches.reshape(input.shape[0], groups, weight[0].numel(), -1).transpose(2, 3)
 
@@ -101,7 +103,7 @@ def _each(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
 def _trailing(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, lead: int, normalized: Callable[[Tensor], Tensor]
 ) -> Call:
-    """Scales of the last dimensions, those after the first ``lead``."""
+    """The call of a normalization whose scales multiply the dimensions after the first ``lead``."""
     return Call(
         SCALE,
         weight,
@@ -114,22 +116,18 @@ def _trailing(
     )
 
 
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Call:
-    lead = input.ndim - len(normalized_shape)
-    return _trailing(input, weight, bias, lead, lambda x: F.layer_norm(x, normalized_shape, eps=eps))
+def _layer_norm(*args: object, **kwargs: object) -> Call:
+    norm = LayerNorm(*args, **kwargs)
+    shape, eps = norm.normalized_shape, norm.eps  # alone, since what the call keeps must not keep its input alive
+    lead = norm.input.ndim - len(shape)
+    return _trailing(norm.input, norm.weight, norm.bias, lead, lambda x: F.layer_norm(x, shape, eps=eps))
 
 
-def _rms_norm(
-    input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None = None, eps: float | None = None
-) -> Call:
-    lead = input.ndim - len(normalized_shape)
-    return _trailing(input, weight, None, lead, lambda x: F.rms_norm(x, normalized_shape, eps=eps))
+def _rms_norm(*args: object, **kwargs: object) -> Call:
+    norm = RMSNorm(*args, **kwargs)
+    shape, eps = norm.normalized_shape, norm.eps
+    lead = norm.input.ndim - len(shape)
+    return _trailing(norm.input, norm.weight, None, lead, lambda x: F.rms_norm(x, shape, eps=eps))
 
 
 def _channels(
@@ -141,25 +139,18 @@ def _channels(
     return Call(SCALE, weight, bias, 1, input, lambda x: last(normalized(x)), last, ("scale",))
 
 
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Call:
-    return _channels(input, weight, bias, lambda x: F.group_norm(x, num_groups, eps=eps))
+def _group_norm(*args: object, **kwargs: object) -> Call:
+    norm = GroupNorm(*args, **kwargs)
+    groups, eps = norm.num_groups, norm.eps
+    return _channels(norm.input, norm.weight, norm.bias, lambda x: F.group_norm(x, groups, eps=eps))
 
 
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Call | None:
-    if training or running_mean is None:
+def _batch_norm(*args: object, **kwargs: object) -> Call | None:
+    norm = BatchNorm(*args, **kwargs)
+    if norm.uses_batch_statistics:
         return None
-    return _channels(input, weight, bias, lambda x: F.batch_norm(x, running_mean, running_var, eps=eps))
+    mean, var, eps = norm.running_mean, norm.running_var, norm.eps
+    return _channels(norm.input, norm.weight, norm.bias, lambda x: F.batch_norm(x, mean, var, eps=eps))
 
 
 def _embedding(

@@ -1,4 +1,4 @@
-"""A module as a function of its trainable parameters, on a private copy: the user's module is never written to."""
+"""A module as a function of its trainable parameters. It is a private copy: the user's module is never changed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Parameters = dict[str, Tensor]
 
 
 def unwrapped(module: nn.Module) -> tuple[nn.Module, str]:
-    """The module that a wrapper for several devices holds, and what it puts in front of the names of parameters."""
+    """(the module inside a wrapper for several devices, the prefix that the wrapper adds to names of parameters)."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return (module.module, "module.") if isinstance(module, wrappers) else (module, "")
 
 
 @contextmanager
 def _without_checkpoints() -> Iterator[None]:
-    """Within: nothing is recomputed backwards; what ``torch.utils.checkpoint`` gives is the same."""
+    """Inside, ``torch.utils.checkpoint`` recomputes nothing in backward passes; its results are the same."""
     places = {
         "CheckpointFunction": types.SimpleNamespace(apply=lambda function, _, *args: function(*args)),
         "_checkpoint_without_reentrant_generator": lambda *_, **__: iter((None,)),
@@ -46,7 +46,7 @@ def _without_checkpoints() -> Iterator[None]:
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Within: 10-bit products on NVIDIA GPUs, or none; by the old switches where torch has no others."""
+    """Inside, 10-bit products on NVIDIA GPUs are allowed or not; sets the old switches if torch has no new ones."""
     backends = torch.backends
     parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn] if hasattr(backends.cudnn, "conv") else []
     name, value = ("fp32_precision", "tf32" if allowed else "ieee") if parts else ("allow_tf32", allowed)
@@ -63,11 +63,11 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def exact_derivatives(tf32: bool = False) -> Iterator[None]:
-    """Within: attention by its formula, full precision, nothing kept by parametrizations, nothing compiled, gradients.
+    """Inside, attention is unfused, products have full precision, gradients are on; nothing is cached or compiled.
 
     Fused attention has no forward mode, TF32 has 10 bits, ``parametrize.cached()`` would keep a tensor of the first
     evaluation for all others, and under ``no_grad`` forward derivatives of some backward passes are silently lost.
-    Afterwards all is as it was.
+    All switches are restored at the end.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     cache = parametrize._cache_enabled, parametrize._cache
@@ -90,15 +90,14 @@ def exact_derivatives(tf32: bool = False) -> Iterator[None]:
 
 
 class Network:
-    """f as a function of (parameters, inputs). ``parameters``: the trainable ones; ``fixed``: the rest and buffers.
+    """f as a function of (parameters, inputs). ``parameters``: the trainable ones; ``fixed``: all others, and buffers.
 
-    ``prefix``: what the user's names of parameters have before these.
+    Each call starts from the attributes that the module had at first: no call passes a tensor on to the next one, so
+    that a kept tensor computed from parameters is a function of them in every call.
 
-    Each call starts from the attributes that the module had at first: what it keeps of one call does not reach the
-    next, so that a tensor computed from parameters and kept is a function of them in every call. ``functional``:
-    whether other tensors can stand in for the module's parameters while it is differentiated. ``composed``: whether
-    its calls are watched for functions that others must stand in for; ``shares``: as in ``Tap``, of any call.
-    ``keeps``: whether a call has changed attributes.
+    ``prefix``: of the user's names of parameters. ``functional``: whether the module can be differentiated with other
+    tensors in place of its parameters. ``composed``: whether functions must be replaced in its calls (``Composed``).
+    ``shares``: as in ``LayerCallRecorder``, over all calls. ``keeps``: whether a call has changed attributes.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -121,7 +120,7 @@ class Network:
         self._own = [(d, dict(d)) for _, part in anatomy.parts for d in (part._parameters, part._buffers) if d]
 
     def __call__(self, parameters: Parameters, inputs: Tensor, *, tangents: bool = False) -> Tensor:
-        """f(inputs); ``tangents``: composed of functions that forward mode and second derivatives are right for."""
+        """f(inputs); ``tangents``: by functions whose forward mode and second derivatives are right (``Composed``)."""
         with self.precision(), self._composed(tangents):
             return self.plain(parameters, inputs)
 
@@ -129,7 +128,7 @@ class Network:
         return Composed(self.dtype, tangents=tangents) if self.composed or tangents else nullcontext()
 
     def plain(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        """The call under whatever ``TorchFunctionMode`` is in force."""
+        """f(inputs) under the present ``TorchFunctionMode``, without ``Composed``."""
         try:
             if self.functional:
                 return self._with(parameters, inputs)
@@ -139,7 +138,7 @@ class Network:
             self.restore()
 
     def _with(self, parameters: Parameters, inputs: Tensor) -> Tensor:
-        """The module's own call, with other tensors in the place of its parameters."""
+        """Call the module with other tensors in place of its parameters."""
         try:
             for held, key, name in self._places:
                 held[key] = parameters[name]
@@ -152,7 +151,7 @@ class Network:
                 held.update(own)
 
     def repeats(self, inputs: Tensor) -> bool:
-        """Whether two calls in a row, with what the module keeps of the first one, give the same."""
+        """Whether two calls in a row, attributes not restored in between, have the same outputs."""
         with torch.no_grad(), self.precision(), Composed(self.dtype):
             first, second = (self.module(inputs) for _ in range(2))
         self.restore()
@@ -160,7 +159,7 @@ class Network:
 
     @contextmanager
     def own(self, parameters: Parameters) -> Iterator[Parameters]:
-        """The module's own parameters, with these values."""
+        """Inside, the module's own parameters have the values ``parameters``."""
         own = self._trainable
         before = {name: p.detach().clone() for name, p in own.items()}
         try:
@@ -182,25 +181,25 @@ class Network:
         return there
 
     def trainable_module(self) -> nn.Module:
-        """A copy of the module, its trainable parameters with requires_grad as the user's have."""
+        """A copy of the module with ``requires_grad`` as in the user's module."""
         module = copy.deepcopy(self.module)
         for name, p in module.named_parameters():
             p.requires_grad_(name in self.parameters)
         return module
 
     def in_float64(self) -> Network:
-        """The same network in float64; itself where it is."""
+        """The same network in float64; itself if it is in float64."""
         if self.dtype == torch.float64:
             return self
         return Network(self.trainable_module(), torch.float64, self.device)
 
     def restore(self) -> None:
-        """Put the module's attributes back as they were before its first call."""
+        """Restore the module's attributes to their values before its first call."""
         self.keeps |= self.attributes.restore()
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Tensors that the module makes are made in the network's own precision, whatever the default is."""
+        """Inside, the default dtype is that of the network, so that tensors that the module creates have it."""
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
@@ -209,7 +208,7 @@ class Network:
             torch.set_default_dtype(before)
 
     def forget(self, inputs: Tensor) -> None:
-        """Drop what the module kept of calls before this one, as far as it makes it anew from its parameters."""
+        """Drop the tensors kept from earlier calls that the module computes again from its parameters."""
         if not self.attributes.tensors:
             return
         leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}

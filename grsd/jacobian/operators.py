@@ -2,8 +2,8 @@ r"""The tangent kernel and its rate as products with vectors: neither J nor M is
 
 .. math:: M v = J (J^T v) / N, \qquad (M v)' = M' v + M v'
 
-Each product walks twice over the batch, a few samples at a time: memory grows with D, with the number of parameters and
-with the activations of those few. ``DenseOperator`` does the same for matrices that are at hand.
+Each product passes twice over the batch, a few samples at a time: memory grows with D, the number of parameters and the
+activations of these few samples. ``DenseOperator`` provides the same products for given matrices.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from grsd.jacobian import (
     push_back_and_forth,
     random_like,
 )
-from grsd.jacobian.prepare import admit
+from grsd.jacobian.prepare import prepare
 from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
 from grsd.support.arguments import tensor
 from grsd.support.checks import FEW, check_targets
-from grsd.support.values import said, whole
+from grsd.support.values import said, whole_number
 
 Vector = Float[Tensor, " D"]
 
@@ -55,7 +55,7 @@ class Operator(Protocol):
 
 @dataclass(frozen=True)
 class DenseOperator:
-    """The products of matrices that are at hand, (D, D) each."""
+    """The products of given matrices, (D, D) each."""
 
     kernel: Float[Tensor, "D D"]
     rate: Float[Tensor, "D D"]
@@ -89,8 +89,9 @@ class KernelOperator:
 
     Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
     Attributes: ``error``: e = f(X) - Y, (D,), sample-major; ``dimension``: D.
-    Cost: ``product`` one forward and two backward passes over the batch, ``product_and_rate`` about four times that.
-    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` where torch has no correct second derivative of the model.
+    Cost: ``product`` takes one forward and two backward passes over the batch, ``product_and_rate`` about four times as
+    much.
+    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` if torch has no correct second derivative of the model.
     """
 
     def __init__(
@@ -104,11 +105,11 @@ class KernelOperator:
         batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
-        whole(call, "batch", batch, 1)
+        whole_number(call, "batch", batch, 1)
         with exact_derivatives():
-            admitted = admit(call, model, inputs, dtype, device)
-            check_targets(call, targets, tuple(admitted.outputs.shape))
-            self.network, self.inputs, self._outputs = admitted.network, admitted.inputs, admitted.outputs.detach()
+            prepared = prepare(call, model, inputs, dtype, device)
+            check_targets(call, targets, tuple(prepared.outputs.shape))
+            self.network, self.inputs, self._outputs = prepared.network, prepared.inputs, prepared.outputs.detach()
             self.batch = min(int(batch), len(self.inputs))
             self._check_batches(call)
             error = self._outputs - targets.detach().to(self._outputs)
@@ -159,7 +160,7 @@ class KernelOperator:
         same_outputs(call, (torch.cat(parts) - self._outputs).abs().max(), self._outputs)
 
     def _choose(self, call: str) -> tuple[str, Callable, Callable]:
-        """Forward mode where it agrees with the backward pass on the first samples, else that one's transpose."""
+        """Forward mode if it agrees with the backward pass on some samples, else the transpose of backward passes."""
         network, few = self.network, self.inputs[: min(self.batch, FEW)]
         v = random_like(self._outputs[: len(few)])
         change = network.parameters

@@ -1,4 +1,4 @@
-"""What is refused before any large computing, and the network that is then worked on: a private copy."""
+"""Refuses unsuitable models before any large computation, and prepares a private copy of the others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian.coupling import COUPLED, is_coupled, parts_of, same_values, the_others
+from grsd.jacobian.groups import random_like
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.size import evaluated_at_once
-from grsd.jacobian.trace import Trace, foreign_leaves, pull, read, trace, unwatched
-from grsd.jacobian.units import random_like
+from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 
 COUPLED_GRADIENT = (
@@ -23,29 +23,29 @@ COUPLED_GRADIENT = (
 
 
 @dataclass
-class Admitted:
-    """A network fit for a tangent kernel, its batch on the device, and what its first evaluations gave.
+class PreparedModel:
+    """A network that is fit for a tangent kernel, its batch on the device, and the traces of its first evaluations.
 
-    ``reading``: a trace of all samples, with its graph if they are ``small`` enough. After ``check_samples``: ``few``,
-    one with its graph of the samples ``chosen`` alone (None where the model does not take fewer), and ``gradient``,
-    J^T u of these for the random u ``probe``.
+    ``trace``: of all samples, with its graph if the problem is ``small``. After ``check_samples``: ``few``, a trace
+    with its graph of the ``chosen`` samples alone (None if the model does not accept fewer samples), and
+    ``gradient``, their J^T u for the random u ``probe``.
     """
 
     call: str
     model: nn.Module
     network: Network
     inputs: Tensor
-    reading: Trace
+    trace: ForwardTrace
     chosen: Tensor
     small: bool
-    few: Trace | None = None
+    few: ForwardTrace | None = None
     probe: Tensor | None = None
     gradient: Parameters | None = None
     checked: bool = False
 
     @property
     def outputs(self) -> Tensor:
-        return self.reading.outputs
+        return self.trace.outputs
 
     @property
     def samples(self) -> int:
@@ -56,14 +56,14 @@ class Admitted:
         return self.outputs.numel() // self.samples
 
     def check_samples(self) -> None:
-        """Refuse a model that is random, or in which samples see each other, in outputs or in gradients."""
+        """Raise ``ValueError`` if the model is random, or if samples depend on each other in outputs or gradients."""
         if self.checked:
             return
         self.checked = True
         call, network, inputs, chosen = self.call, self.network, self.inputs, self.chosen
         parts = parts_of(self.samples, inputs.device)
         if self.few is None:
-            self.few = _few(call, self.model, network, inputs, chosen, unwatched)
+            self.few = _few(call, self.model, network, inputs, chosen, trace_without_calls)
             parts = parts[1:] if self.few is not None else parts
         if self.few is None:
             parts.append(the_others(parts[0], self.samples))
@@ -73,44 +73,45 @@ class Admitted:
             return
         if network.keeps and not network.repeats(inputs[chosen]):
             raise ValueError(f"{call}(model, ...): {changes('gives another output each time')}")
-        ends = check_leaves(call, network, few, self.reading.leaves, [])
+        ends = check_leaves(call, network, few, self.trace.leaves, [])
         self.probe = random_like(few.outputs)
         self.gradient = pull(network, few, inputs[chosen], self.probe)
         if self.small:
-            check_leaves(call, network, self.reading, few.leaves, ends)
+            check_leaves(call, network, self.trace, few.leaves, ends)
         elif len(chosen) < len(inputs):
             _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
 
-    def _check_values(self, few: Trace | None, parts: list[Tensor]) -> None:
-        """Refuse a model that is random, or in which the outputs of some samples depend on the others."""
+    def _check_values(self, few: ForwardTrace | None, parts: list[Tensor]) -> None:
+        """Raise ``ValueError`` if the model is random, or if the outputs of some samples depend on the others."""
         network, inputs, outputs = self.network, self.inputs, self.outputs.detach()
-        apart = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
-        if apart and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
+        agrees = few is None or same_values(few.outputs.detach(), outputs[self.chosen], outputs)
+        if agrees and not is_coupled(partial(network, network.parameters), inputs, outputs, parts):
             return
-        again = read(network, inputs).outputs
+        again = trace_forward(network, inputs).outputs
         if not torch.equal(again, outputs) and not same_values(again, outputs, outputs):
             raise ValueError(f"{self.call}(model, ...): {changes('gives another output each time')}")
         raise ValueError(f"{self.call}(model, ...): {COUPLED}")
 
-    def let_go(self) -> None:
-        """Of the graphs."""
-        self.reading, self.few = self.reading.without_graph(), self.few and self.few.without_graph()
+    def release(self) -> None:
+        """Free the graphs."""
+        self.trace, self.few = self.trace.without_graph(), self.few and self.few.without_graph()
 
 
-Small = Callable[[Network, Trace, int], bool]
+Small = Callable[[Network, ForwardTrace, int], bool]
 
 
-def admit(
+def prepare(
     call: str,
     model: nn.Module,
     inputs: Tensor,
     dtype: torch.dtype,
     device: str | torch.device | None,
     small: Small | None = None,
-) -> Admitted:
-    """``small(network, few, samples)``: whether all samples may be evaluated with their graph at once.
+) -> PreparedModel:
+    """Check a model and its inputs, and evaluate it once.
 
-    With it, ``check_samples`` is left to the caller.
+    ``small(network, few, samples)``: whether the graph of all samples may be held; if given, the caller has to call
+    ``check_samples``. Errors: ``TypeError`` or ``ValueError`` in one line.
     """
     check_inputs(call, model, inputs)
     check_module(call, model, device)
@@ -125,37 +126,37 @@ def admit(
     network.forget(inputs[chosen])
     few, fit = None, False
     if direct:
-        reading = evaluated(call, model, network, inputs, trace)
-        fit = _is_output(reading.outputs) and small(network, reading, len(inputs))
+        found = evaluated(call, model, network, inputs, trace_with_graph)
+        fit = _is_output(found.outputs) and small(network, found, len(inputs))
     else:
         few = _few(call, model, network, inputs, chosen)
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
-        reading = evaluated(call, model, network, inputs, trace if fit else read)
-    network.composed = reading.composed
-    check_outputs(call, reading.outputs, len(inputs))
-    if reading.outputs.dtype != dtype:
+        found = evaluated(call, model, network, inputs, trace_with_graph if fit else trace_forward)
+    network.composed = found.composed
+    check_outputs(call, found.outputs, len(inputs))
+    if found.outputs.dtype != dtype:
         raise TypeError(
-            f"{call}(dtype={dtype}): the model casts to {reading.outputs.dtype} on its way; take dtype="
-            f"{reading.outputs.dtype}, or a model that follows its inputs"
+            f"{call}(dtype={dtype}): the model casts to {found.outputs.dtype} on its way; take dtype="
+            f"{found.outputs.dtype}, or a model that follows its inputs"
         )
     written = [name for name, tensor in kept.items() if not _equal(tensor, before[name])]
     if written:
         raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
-    if reading.leaves is not None and not reading.outputs.requires_grad:
+    if found.leaves is not None and not found.outputs.requires_grad:
         raise ValueError(f"{call}(model, ...): no output depends on a trainable parameter; M would be zero")
-    admitted = Admitted(call, model, network, inputs, reading if fit else reading.without_graph(), chosen, fit, few)
+    prepared = PreparedModel(call, model, network, inputs, found if fit else found.without_graph(), chosen, fit, few)
     if small is None:
-        admitted.check_samples()
-    return admitted
+        prepared.check_samples()
+    return prepared
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Also where both are NaN."""
+    """Whether they are equal; NaN equals NaN."""
     return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:
-    """Some samples from the last one backwards: no neighbours, not the first one, and not in the order of the batch."""
+    """Indices of some samples in descending order, without neighbours and without the first sample."""
     samples = len(inputs)
     step = max(2, samples // FEW) if samples > 2 else 1
     return torch.arange(samples - 1, 0 if samples > 1 else -1, -step, device=inputs.device)[:FEW]
@@ -177,23 +178,23 @@ def _few(
     network: Network,
     inputs: Tensor,
     chosen: Tensor,
-    by: Callable[[Network, Tensor], Trace] = trace,
-) -> Trace | None:
+    by: Callable[[Network, Tensor], ForwardTrace] = trace_with_graph,
+) -> ForwardTrace | None:
     try:
         return evaluated(call, model, network, inputs[chosen], by)
     except ValueError:
         if len(chosen) == len(inputs):
             raise
-        return None  # it may need its whole batch
+        return None  # the model may need its full batch
 
 
 def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Network:
-    """The network of a model; what cannot be copied is said in one line."""
+    """The network of a model; a model that cannot be copied is a ``TypeError`` in one line."""
     try:
         return Network(model, dtype, device)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # whatever an attribute of the model has against being copied
+    except Exception as error:  # an attribute of the model may raise anything when it is copied
         said = (str(error).strip() or "no message").splitlines()[0]
         raise TypeError(
             f"{call}(model, ...): the model cannot be copied ({type(error).__name__}: {said}); keep what has no copy, "
@@ -202,14 +203,14 @@ def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device
 
 
 def evaluated(
-    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], Trace]
-) -> Trace:
-    """One evaluation; what the model raises is said in one line, unless it comes from the system."""
+    call: str, model: nn.Module, network: Network, inputs: Tensor, by: Callable[[Network, Tensor], ForwardTrace]
+) -> ForwardTrace:
+    """One evaluation; exceptions of the model become a ``ValueError`` in one line, those of the system pass."""
     try:
         return by(network, inputs)
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except Exception as error:  # the model's own
+    except Exception as error:  # raised by the model
         said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
         raise ValueError(
@@ -225,19 +226,19 @@ def evaluated(
 def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool:
     try:
         single = Network(model, torch.float32, inputs.device)
-        read(single, inputs.float() if inputs.is_floating_point() else inputs)
-    except Exception:  # whatever it says there, it is no way out
+        trace_forward(single, inputs.float() if inputs.is_floating_point() else inputs)
+    except Exception:  # whatever the reason, float32 does not help
         return False
     return True
 
 
 def check_leaves(
-    call: str, network: Network, graph: Trace, earlier: Parameters | None, ends: list[Tensor]
+    call: str, network: Network, graph: ForwardTrace, earlier: Parameters | None, ends: list[Tensor]
 ) -> list[Tensor]:
-    """Refuse outputs that depend on no parameter, and graphs that end in tensors which stay from call to call.
+    """Raise ``ValueError`` if no output depends on a parameter, or if the graph ends in a tensor kept between calls.
 
-    ``earlier``: the leaves of a graph that was made before; ``ends``: in what else it ended. Returns in what else this
-    one ends: tensors that the model makes in its call (for a gradient of its own) are not to be found a second time.
+    ``earlier``: the leaves of an earlier graph; ``ends``: the other tensors in which it ended. Returns the other
+    tensors in which this graph ends: one that the model creates within a call does not occur in two graphs.
     """
     if graph.leaves is None:
         return []
@@ -272,16 +273,16 @@ def _check_gradient(
     call: str,
     network: Network,
     inputs: Tensor,
-    few: Trace,
+    few: ForwardTrace,
     chosen: Tensor,
     probe: Tensor,
     gradient: Parameters,
     ends: list[Tensor],
 ) -> None:
-    """The same gradient of a few outputs, alone and among others."""
+    """Raise ``ValueError`` if the gradient of a few outputs is another one among other samples."""
     others = torch.cat([chosen - 1, chosen.new_zeros(1)])
     batch = inputs[torch.cat([chosen, others[~torch.isin(others, chosen)]])]
-    among = trace(network, batch)
+    among = trace_with_graph(network, batch)
     check_leaves(call, network, among, few.leaves, ends)
     padded = probe.new_zeros(len(batch), *probe.shape[1:])
     padded[: len(probe)] = probe
@@ -290,7 +291,7 @@ def _check_gradient(
 
 
 def same_gradient(one: Parameters, other: Parameters) -> bool:
-    """Whether two gradients agree but for rounding."""
+    """Whether two gradients agree up to rounding errors."""
     difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
     size = sum(float(part.square().sum()) for part in one.values())
     eps = max(torch.finfo(part.dtype).eps for part in one.values())

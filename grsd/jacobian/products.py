@@ -9,11 +9,11 @@ from torch.func import jvp
 
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.trace import FORWARD, filled, slopes_by_two_passes, trace
+from grsd.jacobian.trace import FORWARD, filled, slopes_by_two_passes, trace_with_graph
 
 
 def push(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
-    """J vector, of the output's shape, by forward mode."""
+    """J vector, with the shape of the output, by forward mode."""
 
     def pushed() -> Tensor:
         duals = {name: dual(p, vector[name]) for name, p in network.parameters.items()}
@@ -26,7 +26,7 @@ def push(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
 
 def push_back_and_forth(network: Network, inputs: Tensor, vector: Parameters) -> Tensor:
     """The same without forward mode, as the transpose of a backward pass."""
-    graph = trace(network, inputs)
+    graph = trace_with_graph(network, inputs)
     return slopes_by_two_passes(graph.outputs, graph.leaves, vector)[0].detach()
 
 
@@ -34,7 +34,7 @@ def pull_and_rate(
     network: Network, inputs: Tensor, cotangent: Tensor, direction: Parameters, rate: Tensor, by: str = FORWARD
 ) -> tuple[Parameters, Parameters]:
     """J^T cotangent and its derivative along ``direction``, while the cotangent changes by ``rate``."""
-    graph = trace(network, inputs, direction, by)
+    graph = trace_with_graph(network, inputs, direction, by)
     at = [*graph.directions.values(), *graph.leaves.values()]
     pairs = [(graph.slopes, cotangent), (graph.outputs, rate)]
     pairs = [(of, u) for of, u in pairs if of is not None and of.requires_grad]
@@ -63,9 +63,9 @@ def push_and_rate_back_and_forth(
     rate: Parameters,
     by: str = FORWARD,
 ) -> tuple[Tensor, Tensor]:
-    """The same as the transpose of backward passes: three times dearer, and right where forward mode is not their
-    transpose (an embedding's padding, which they leave out)."""
-    graph = trace(network, inputs, direction, by)
+    """The same as the transpose of backward passes. It costs three times as much, and is correct if forward mode is not
+    their transpose (backward passes omit an embedding's padding)."""
+    graph = trace_with_graph(network, inputs, direction, by)
     pushed, _ = slopes_by_two_passes(graph.outputs, graph.leaves, vector)
     changed, _ = slopes_by_two_passes(graph.slopes, graph.leaves, vector)
     moved, _ = slopes_by_two_passes(graph.outputs, graph.leaves, rate)

@@ -1,7 +1,7 @@
-"""Watches a forward pass for the calls that use parameters, and notes where the graph leaves them.
+"""Records the calls of a forward pass that use parameters, and the graph edges of their outputs.
 
-No hook is put on any module: the functions of ``torch.nn.functional`` are seen where they are called. Where a call's
-output lies in the graph is noted as an edge, which later changes in place do not move.
+No module gets a hook: a ``TorchFunctionMode`` sees the functions of ``torch.nn.functional``. The place of a call's
+output in the graph is recorded as an edge, which later changes in place do not move.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ SHARING = frozenset(getattr(F, f"conv{kind}{d}d") for kind in ("", "_transpose")
 
 
 READS = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
-NOT_ALONE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
+NOT_VMAPPABLE = READS | {Tensor.nonzero, torch.nonzero, torch.unique, torch.cdist, *LAYERS}
 
 
-class Tap(Composed):
-    """``calls``: the recognised calls, with their outputs' ``shapes``. ``elsewhere``: parameters used in any other way.
+class LayerCallRecorder(Composed):
+    """``calls``: the recognised calls, with the ``shapes`` of their outputs. ``elsewhere``: parameters used otherwise.
 
-    ``graph``: note also where their outputs are in the graph (``edges``; for ``duals`` in the second place that of the
-    tangent) and keep their inputs. ``operations``: how many functions were called; ``alone``: whether there was none
-    for which ``torch.vmap`` has no rule, or a wrong one; ``shares``: whether any is slow or wrong under ``torch.vmap``
-    with weights of each sample's own. ``tangents``: as ``Composed``.
+    ``graph``: also record the ``edges`` of the outputs (for ``duals`` the second of each pair is that of the tangent)
+    and keep the inputs. ``operations``: number of functions called. ``vmappable``: whether ``torch.vmap`` has a correct
+    rule for all of them. ``shares``: whether any is slow or wrong under ``torch.vmap`` if each sample has weights of
+    its own. ``tangents``: as in ``Composed``.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Tap(Composed):
         self.shapes: list[torch.Size] = []
         self.edges: list[tuple[GradientEdge | None, GradientEdge | None]] = []
         self.elsewhere: set[str] = set()
-        self.operations, self.alone, self.shares = 0, True, False
+        self.operations, self.vmappable, self.shares = 0, True, False
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         self.operations += 1
-        if func in NOT_ALONE or (func is torch.where and len(args) == 1):
-            self.alone = False
+        if func in NOT_VMAPPABLE or (func is torch.where and len(args) == 1):
+            self.vmappable = False
         self.shares |= func in SHARING or (func is F.embedding and _has_padding(*args, **kwargs))
         used = self._used(args)
         if kwargs:
@@ -79,11 +79,11 @@ class Tap(Composed):
         mine = set() if call is None else {self.name(call.weight), self.name(call.bias)} - {None}
         self.elsewhere |= used - mine
         if mine:
-            self._note(call, out)
+            self._record(call, out)
         return out
 
     def _call(self, func: Callable, args: tuple, kwargs: dict) -> Call | None:
-        """The call, where it is recognised."""
+        """The call if it is recognised, else None."""
         if func in RECOGNISED:
             return RECOGNISED[func](*args, **kwargs)
         if func not in OPERATORS or len(args) != 2 or kwargs:
@@ -93,7 +93,7 @@ class Tap(Composed):
             return None
         return elementwise(other, own, product=OPERATORS[func])
 
-    def _note(self, call: Call, out: Tensor) -> None:
+    def _record(self, call: Call, out: Tensor) -> None:
         self.calls.append(call if self.graph else replace(call, input=None))
         self.shapes.append(out.shape)
         if self.graph:

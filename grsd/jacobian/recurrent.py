@@ -1,4 +1,4 @@
-"""Recurrent layers as the linear layers that they are made of, so that these are seen one by one."""
+"""Recurrent layers composed of linear layers, so that each linear call is seen."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
-r"""The Jacobian of each unit in factored form or as rows, and its exact derivative along a direction.
+r"""The Jacobian of each parameter group, in factored form or as rows, and its exact derivative along a direction.
 
 .. math:: \frac{\partial f_{ic}}{\partial W} = \sum_t \delta_{ict}\, a_{it}^T
 
-with a the layer's features and delta the derivative of output (i, c) in the layer's output. Tied and reused weights:
-the uses become further positions t of one sum. The derivatives along d: of a by forward mode; of delta, and of rows, by
-the backward passes of s = J d, since the derivative of s in a layer's output is that of delta along d.
+Here a are the layer's features and delta is the derivative of output (i, c) with respect to the layer's output. If a
+weight is used several times, all uses are further positions t of one sum. Along d, the derivative of a comes from
+forward mode, those of delta and of rows from backward passes of s = J d: the derivative of s with respect to a layer's
+output is that of delta along d.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -18,12 +20,13 @@ from torch.autograd import forward_ad
 from torch.func import vjp, vmap
 
 from grsd.jacobian.duals import dual, in_forward_mode
+from grsd.jacobian.groups import ParameterGroup, Route
 from grsd.jacobian.layers import LINEAR, OUTER, Call
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.trace import (
     FORWARD,
     TWICE,
-    Trace,
+    ForwardTrace,
     gradients,
     leaves_of,
     one_per_class,
@@ -31,21 +34,32 @@ from grsd.jacobian.trace import (
     pulled_by_backward,
     pulled_twice,
     slopes_by_two_passes,
-    trace,
+    trace_with_graph,
 )
-from grsd.jacobian.units import GRAM, ROWS, SLICES, Unit
 
 Parts = tuple[Tensor, ...]
 Differentiated = list[tuple[Parts, Parts | None]]
 
-ALONE, TOGETHER, CAREFUL = "alone", "together", "careful"
-OWN_COPIES = 2**16  # parameters of which each sample may have its own
-COTANGENTS = 128  # at most so many are pulled back at once
+
+class RowMethod(StrEnum):
+    """How to find the rows of parameters that no recognised call claims.
+
+    PER_SAMPLE: each sample in a batch of its own, under ``torch.vmap``. WHOLE_BATCH: from the graph of all samples.
+    ONE_OUTPUT: one backward pass per output, without ``torch.vmap``.
+    """
+
+    PER_SAMPLE = "per sample"
+    WHOLE_BATCH = "whole batch"
+    ONE_OUTPUT = "one output"
+
+
+OWN_COPIES = 2**16  # largest number of parameters that are copied for each sample
+COTANGENTS = 128  # largest number that is pulled back at once
 
 
 @dataclass(frozen=True)
 class Direction:
-    """d, and how J d is found: ``FORWARD`` mode, or ``TWICE`` backwards."""
+    """``along``: d. ``by``: J d by ``FORWARD`` mode, or by ``TWICE``, two backward passes."""
 
     along: Parameters
     by: str = FORWARD
@@ -54,63 +68,64 @@ class Direction:
 def jacobian(
     network: Network,
     inputs: Tensor,
-    units: Sequence[Unit],
+    groups: Sequence[ParameterGroup],
     *,
-    route: str,
+    row_method: RowMethod,
     direction: Direction | None = None,
-    graph: Trace | None = None,
+    graph: ForwardTrace | None = None,
     at_once: int = 1,
 ) -> tuple[Differentiated, Tensor]:
-    """For each unit its Jacobian on these inputs and the derivative along the direction, and the outputs.
+    """(the Jacobian of each group on these inputs with its derivative along the direction, the outputs).
 
-    A unit's parts are (features (N, G, T, p), backprops) with J_ic = sum_t delta_ict a_it^T for each group, or
-    (rows (N, C, P),) where its route is ROWS. The backprops lie as they are multiplied: (G, T, N, C, q) where the route
-    is GRAM, (N, G, C, q, T) where it is SLICES. ``route``: how the rows of parameters that no recognised call claims
-    are found. ALONE: each sample in a batch of its own, under ``torch.vmap``; TOGETHER: ``at_once`` samples of the
-    whole batch after another, for a network that is not functional by its own parameters; CAREFUL: one output after
-    another, without ``torch.vmap``. ``graph``: a trace of these very inputs, where there is one already.
+    The parts of a group are (features (N, G, T, p), backprops), with J_ic = sum_t delta_ict a_it^T for each of G groups
+    of channels, or (rows (N, C, P),) on the route ROWS. The axes of the backprops suit their products: (G, T, N, C, q)
+    on the route GRAM, (N, G, C, q, T) on the route SLICES.
+
+    ``graph``: a trace of the same inputs, if there is one already. ``at_once``: samples whose rows are pulled back at
+    once from the graph of the whole batch; if the network is not functional, that graph has its own parameters.
     """
-    tapped = [unit for unit in units if unit.uses]
-    generic = [unit.names[0] for unit in units if not unit.uses]
+    recognised = [group for group in groups if group.uses]
+    generic = [group.names[0] for group in groups if not group.uses]
     rows: dict[str, tuple[Tensor, Tensor | None]] = {}
     outputs, backprops = None, {}
-    if generic and route == ALONE:
-        rows, outputs = _alone(network, generic, inputs, direction)
-    elif generic and route == TOGETHER and not network.functional:
+    if generic and row_method == RowMethod.PER_SAMPLE:
+        rows, outputs = _rows_per_sample(network, generic, inputs, direction)
+    elif generic and row_method == RowMethod.WHOLE_BATCH and not network.functional:
         with own_graph(network, inputs, None if direction is None else direction.along) as own:
-            rows, outputs = _together(own, generic, at_once, batched=True), own.outputs.detach()
-    elif generic and route == CAREFUL and (direction is None or direction.by == TWICE):
-        rows, outputs = _one_by_one(network, generic, inputs, direction)
+            rows, outputs = _rows_of_batch(own, generic, at_once, batched=True), own.outputs.detach()
+    elif generic and row_method == RowMethod.ONE_OUTPUT and (direction is None or direction.by == TWICE):
+        rows, outputs = _rows_one_by_one(network, generic, inputs, direction)
     given = graph is not None
-    if not given and (tapped or not rows):
-        graph = trace(network, inputs, *(() if direction is None else (direction.along, direction.by)))
+    if not given and (recognised or not rows):
+        graph = trace_with_graph(network, inputs, *(() if direction is None else (direction.along, direction.by)))
     if graph is not None:
         outputs = graph.outputs.detach() if outputs is None or not given else outputs
         if generic and not rows:
-            rows = _together(graph, generic, at_once, batched=route != CAREFUL)
-        if tapped:
-            backprops = _backprops(graph, tapped, batched=route != CAREFUL, retain=given)
+            rows = _rows_of_batch(graph, generic, at_once, batched=row_method != RowMethod.ONE_OUTPUT)
+        if recognised:
+            backprops = _backprops(graph, recognised, batched=row_method != RowMethod.ONE_OUTPUT, retain=given)
     of = _Assembly(graph, backprops, len(inputs), direction is not None)
     del graph
-    parts: Differentiated = [((), None)] * len(units)
-    order = sorted(range(len(units)), key=lambda place: units[place].route != ROWS)  # these free more than they hold
-    last = {index: place for place in order for index, _ in units[place].uses}
+    parts: Differentiated = [((), None)] * len(groups)
+    # Groups with rows come first: they release more memory than their result occupies.
+    order = sorted(range(len(groups)), key=lambda place: groups[place].route != Route.ROWS)
+    last = {index: place for place in order for index, _ in groups[place].uses}
     for place in order:
-        unit = units[place]
-        if unit.uses:
-            parts[place] = of.unit(unit)
-            of.let_go({index for index, _ in unit.uses if last[index] == place})
+        group = groups[place]
+        if group.uses:
+            parts[place] = of.group(group)
+            of.release({index for index, _ in group.uses if last[index] == place})
         else:
-            row, rate = rows.pop(unit.names[0])
+            row, rate = rows.pop(group.names[0])
             parts[place] = (row,), None if direction is None else (rate,)
     return parts, outputs
 
 
 def _backprops(
-    graph: Trace, tapped: Sequence[Unit], batched: bool, retain: bool
+    graph: ForwardTrace, recognised: Sequence[ParameterGroup], batched: bool, retain: bool
 ) -> dict[int, tuple[Tensor, Tensor | None]]:
-    """(delta, its derivative along the direction or None), (C, *shape of the call's output) each, by call."""
-    wanted = sorted({index for unit in tapped for index, _ in unit.uses})
+    """By call: (delta, its derivative along the direction or None), each (C, *shape of the call's output)."""
+    wanted = sorted({index for group in recognised for index, _ in group.uses})
     if graph.backprops is not None:
         return {index: (graph.backprops[index], None) for index in wanted}
     select = one_per_class(graph.outputs)
@@ -133,70 +148,72 @@ def _backprops(
 
 
 class _Assembly:
-    """Parts of units from what was kept of their calls and from backprops."""
+    """Assembles the parts of groups from the kept inputs of their calls and from backprops."""
 
     def __init__(
-        self, graph: Trace | None, backprops: dict[int, tuple[Tensor, Tensor | None]], samples: int, rate: bool
+        self, graph: ForwardTrace | None, backprops: dict[int, tuple[Tensor, Tensor | None]], samples: int, rate: bool
     ) -> None:
         self.samples, self.rate, self.backprops = samples, rate, backprops
         self.calls = {index: graph.calls[index] for index in backprops}
         self.inputs = {index: (graph.inputs[index], graph.input_rates[index]) for index in backprops}
 
-    def unit(self, unit: Unit) -> tuple[Parts, Parts | None]:
+    def group(self, group: ParameterGroup) -> tuple[Parts, Parts | None]:
         with torch.no_grad():
             if not self.rate:
-                return self._parts(unit, {index: a for index, (a, _) in self.inputs.items()}, self._deltas(unit)), None
-            return in_forward_mode(lambda: self._parts_and_rates(unit))
+                return self._parts(
+                    group, {index: a for index, (a, _) in self.inputs.items()}, self._deltas(group)
+                ), None
+            return in_forward_mode(lambda: self._parts_and_rates(group))
 
-    def _parts_and_rates(self, unit: Unit) -> tuple[Parts, Parts]:
-        inputs = {index: _dual(*self.inputs[index]) for index, _ in unit.uses}
-        deltas = {index: _dual(*self.backprops[index]) for index, _ in unit.uses}
-        pairs = [forward_ad.unpack_dual(part) for part in self._parts(unit, inputs, deltas)]
+    def _parts_and_rates(self, group: ParameterGroup) -> tuple[Parts, Parts]:
+        inputs = {index: _dual(*self.inputs[index]) for index, _ in group.uses}
+        deltas = {index: _dual(*self.backprops[index]) for index, _ in group.uses}
+        pairs = [forward_ad.unpack_dual(part) for part in self._parts(group, inputs, deltas)]
         parts = tuple(pair.primal for pair in pairs)
         return parts, tuple(torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent for pair in pairs)
 
-    def let_go(self, indices: set[int]) -> None:
+    def release(self, indices: set[int]) -> None:
         for index in indices:
             del self.backprops[index], self.inputs[index]
 
-    def _deltas(self, unit: Unit) -> dict[int, Tensor]:
-        return {index: self.backprops[index][0] for index, _ in unit.uses}
+    def _deltas(self, group: ParameterGroup) -> dict[int, Tensor]:
+        return {index: self.backprops[index][0] for index, _ in group.uses}
 
-    def _parts(self, unit: Unit, inputs: dict[int, Tensor], deltas: dict[int, Tensor]) -> Parts:
-        index, layout = unit.uses[0]
-        one = len(unit.uses) == 1 and inputs[index].ndim == 2 and len(inputs[index]) == self.samples
-        if one and unit.route == GRAM and self.calls[index].form == LINEAR and layout.axis == 0:
-            return _one_position(unit, inputs[index], deltas[index])
+    def _parts(self, group: ParameterGroup, inputs: dict[int, Tensor], deltas: dict[int, Tensor]) -> Parts:
+        index, layout = group.uses[0]
+        one = len(group.uses) == 1 and inputs[index].ndim == 2 and len(inputs[index]) == self.samples
+        if one and group.route == Route.GRAM and self.calls[index].form == LINEAR and layout.axis == 0:
+            return _one_position(group, inputs[index], deltas[index])
         left, right = [], []
-        for index, layout in unit.uses:
+        for index, layout in group.uses:
             call, delta = self.calls[index], deltas[index]
             arranged = call.arrange(delta.flatten(0, 1)).unflatten(0, (len(delta), -1))
-            delta = _positions(call, layout.apart(arranged, self.samples, call.lead, 1), 1)
+            delta = _positions(call, layout.split_samples(arranged, self.samples, call.lead, 1), 1)
             right.append(delta)
-            if unit.weight:
-                a = _positions(call, layout.apart(call.features(inputs[index]), self.samples, call.lead), 0)
-                left.append(_one_hot(a, unit.vocabulary, delta) if unit.vocabulary is not None else a)
+            if group.weight:
+                a = _positions(call, layout.split_samples(call.features(inputs[index]), self.samples, call.lead), 0)
+                left.append(_one_hot(a, group.vocabulary, delta) if group.vocabulary is not None else a)
         delta = torch.cat(right, -2) if len(right) > 1 else right[0]
         a = (torch.cat(left, -2) if len(left) > 1 else left[0]) if left else None
-        if self.calls[unit.uses[0][0]].kind == OUTER:
+        if self.calls[group.uses[0][0]].kind == OUTER:
             if a is None:
                 a = delta.new_ones(*delta.shape[1:-1], 1)
-            elif unit.bias:
+            elif group.bias:
                 a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], -1)
-            if unit.route == GRAM:
+            if group.route == Route.GRAM:
                 return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
             delta = delta.permute(1, 2, 0, 4, 3).contiguous()
-            return (a, delta) if unit.route == SLICES else (outer_product(delta, a),)
-        rows = [(delta * a).sum(2).transpose(0, 1)] if unit.weight else []
-        rows += [delta.sum(2).transpose(0, 1)] if unit.bias else []
+            return (a, delta) if group.route == Route.SLICES else (outer_product(delta, a),)
+        rows = [(delta * a).sum(2).transpose(0, 1)] if group.weight else []
+        rows += [delta.sum(2).transpose(0, 1)] if group.bias else []
         return (torch.cat(rows, -1),)
 
 
-def _one_position(unit: Unit, a: Tensor, delta: Tensor) -> Parts:
-    """Parts from features (N, p) and backprops (C, N, q) of a linear layer without positions."""
-    if not unit.weight:
+def _one_position(group: ParameterGroup, a: Tensor, delta: Tensor) -> Parts:
+    """The parts of a linear layer without positions, from features (N, p) and backprops (C, N, q)."""
+    if not group.weight:
         a = a.new_ones(len(a), 1)
-    elif unit.bias:
+    elif group.bias:
         a = torch.cat([a, a.new_ones(len(a), 1)], -1)
     return a[:, None, None], delta.transpose(0, 1).contiguous()[None, None]
 
@@ -207,13 +224,13 @@ def _dual(value: Tensor, tangent: Tensor | None) -> Tensor:
 
 def outer_product(delta: Tensor, a: Tensor) -> Tensor:
     """Rows (N, C, G q p) of the Jacobian from backprops (N, G, C, q, T) and features (N, G, T, p)."""
-    samples, groups, classes = delta.shape[:3]
+    samples, channel_groups, classes = delta.shape[:3]
     rows = torch.bmm(delta.flatten(0, 1).flatten(1, 2), a.flatten(0, 1))
-    return rows.view(samples, groups, classes, -1).transpose(1, 2).flatten(2)
+    return rows.view(samples, channel_groups, classes, -1).transpose(1, 2).flatten(2)
 
 
 def _positions(call: Call, by_sample: Tensor, first: int) -> Tensor:
-    """After ``first`` dimensions: (N, K, G, T, p) to (N, G, K T, p); (N, K, T, shape...) to (N, K T, size)."""
+    """Merge axes after the ``first``: (N, K, G, T, p) to (N, G, K T, p), or (N, K, T, shape...) to (N, K T, size)."""
     if call.kind == OUTER:
         return by_sample.transpose(first + 1, first + 2).flatten(first + 2, first + 3)
     return by_sample.flatten(first + 1, first + 2).flatten(first + 2)
@@ -226,15 +243,17 @@ def _one_hot(tokens: Tensor, vocabulary: Tensor, like: Tensor) -> Tensor:
 Rows = dict[str, tuple[Tensor, Tensor | None]]
 
 
-def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None) -> tuple[Rows, Tensor]:
-    """Rows (N, C, P) of the named parameters, each sample in a batch of its own with parameters of its own.
+def _rows_per_sample(
+    network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None
+) -> tuple[Rows, Tensor]:
+    """Rows (N, C, P) of the named parameters; each sample is in a batch of its own and has parameters of its own.
 
-    Backward passes are plain ones, of the batch that ``torch.vmap`` makes of the samples; along a direction always two,
-    since forward mode under ``torch.vmap`` imports for a second.
+    Plain backward passes go through the batch that ``torch.vmap`` makes of the samples. J d is found by two backward
+    passes, since the imports of forward mode under ``torch.vmap`` take a second.
     """
     selected = {name: network.parameters[name] for name in names}
     if direction is None and (network.shares or sum(p.numel() for p in selected.values()) > OWN_COPIES):
-        return _alone_with_shared_parameters(network, selected, inputs)
+        return _rows_with_shared_parameters(network, selected, inputs)
 
     def of_each(parameters: Parameters) -> Parameters:
         return {n: parameters[n].detach().expand(len(inputs), *parameters[n].shape).requires_grad_() for n in names}
@@ -256,8 +275,8 @@ def _alone(network: Network, names: Sequence[str], inputs: Tensor, direction: Di
     return _rows(leaves, found[: len(names)], found[len(names) :], outputs), outputs.detach()
 
 
-def _alone_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
-    """The same by ``torch.func.vjp``, which imports for a second: faster where parameters are many."""
+def _rows_with_shared_parameters(network: Network, selected: Parameters, inputs: Tensor) -> tuple[Rows, Tensor]:
+    """The same by ``torch.func.vjp``: faster if there are many parameters, although its imports take a second."""
 
     def one(sample: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         outputs, pull = vjp(lambda chosen: network(network.parameters | chosen, sample[None]), selected)
@@ -269,7 +288,7 @@ def _alone_with_shared_parameters(network: Network, selected: Parameters, inputs
 
 
 def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Tensor | None], outputs: Tensor) -> Rows:
-    """From derivatives (C, N, *shape) in the leaves (N, *shape), None for zero, to rows (N, C, P)."""
+    """Rows (N, C, P) from derivatives (C, N, *shape) in the leaves (N, *shape); None means zero."""
 
     def rows(leaf: Tensor, of: Tensor | None) -> Tensor:
         if of is None:
@@ -282,8 +301,8 @@ def _rows(leaves: Parameters, found: Sequence[Tensor | None], rates: Sequence[Te
     return dict(zip(leaves, zip(all_rows(found), all_rows(rates), strict=True), strict=True))
 
 
-def _together(graph: Trace, names: Sequence[str], at_once: int, batched: bool) -> Rows:
-    """Rows from a graph of the whole batch: of ``at_once`` samples after the other."""
+def _rows_of_batch(graph: ForwardTrace, names: Sequence[str], at_once: int, batched: bool) -> Rows:
+    """Rows from a graph of the whole batch, of ``at_once`` samples at a time."""
     outputs = graph.outputs
     samples, classes = len(outputs), outputs.numel() // len(outputs)
     leaves = [graph.leaves[name] for name in names]
@@ -314,10 +333,10 @@ def _together(graph: Trace, names: Sequence[str], at_once: int, batched: bool) -
     return {name: (columns[k], rates[k]) for k, name in enumerate(names)}
 
 
-def _one_by_one(
+def _rows_one_by_one(
     network: Network, names: Sequence[str], inputs: Tensor, direction: Direction | None
 ) -> tuple[Rows, Tensor]:
-    """Rows by one backward pass per output, with nothing of ``torch.func``, on the module's own parameters."""
+    """Rows by one backward pass per output on the module's own parameters, without ``torch.func``."""
     with torch.no_grad():
         outputs = network(network.parameters, inputs)
     samples = len(outputs)
@@ -334,15 +353,15 @@ def _one_by_one(
     return dict(zip(names, zip(columns[: len(names)], rates, strict=True), strict=True)), outputs
 
 
-def can_run_alone(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
-    """Whether samples in batches of their own, under vmap, give the same outputs."""
+def can_vmap_samples(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
+    """Whether single samples under ``torch.vmap`` have the same outputs as in the batch."""
     if len(inputs) == 1:
         return False
     few = inputs[:2]
     try:
         with torch.no_grad():
             alone = vmap(lambda sample: network(network.parameters, sample[None])[0])(few)
-    except Exception:  # whatever vmap or the module refuses, the other route does without
+    except Exception:  # whatever vmap or the module refuses, the whole batch avoids it
         return False
     eps = torch.finfo(outputs.dtype).eps
     return alone.shape == outputs[:2].shape and bool(

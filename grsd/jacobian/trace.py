@@ -1,8 +1,8 @@
-"""One forward pass: what it called, and with a graph, the derivatives that backward passes through it give.
+"""Traces of a forward pass: its calls and, if it has a graph, derivatives by backward passes through the graph.
 
-All derivatives are by plain autograd, so that what a user's training can differentiate can be differentiated here.
-Along a direction d of the parameters the graph also holds s = J d, by forward mode or by two backward passes. What a
-backward pass gives of s is the derivative along d of what it gives of the outputs, since second derivatives commute.
+All derivatives are by plain autograd, so that every model that can be trained can be differentiated here. Along a
+direction d of the parameters the graph also contains s = J d, by forward mode or by two backward passes. A backward
+pass from s gives the derivative along d of a backward pass from the outputs, since second derivatives commute.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from grsd.jacobian.composed import Composed
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.jacobian.layers import Call
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.recorder import Tap
+from grsd.jacobian.recorder import LayerCallRecorder
 
 FORWARD, TWICE = "forward", "twice"
-MANY = 16  # cotangents
+MANY = 16  # cotangents for which torch.vmap is worth its start
 
 
 @dataclass
-class Trace:
-    """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph where there is one.
+class ForwardTrace:
+    """``outputs`` and, along a direction, ``slopes`` s = J d of the same shape, with their graph if there is one.
 
-    ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias); ``elsewhere``:
-    parameters used in any other way; ``operations``: how many functions were called; ``alone``: whether samples can be
-    taken one by one under ``torch.vmap``, as far as these tell; ``composed``: whether any was replaced. ``leaves``: the
-    parameters that the graph ends in; ``directions``: d as leaves too. ``inputs``, ``input_rates``: of the calls, by
-    index. ``backprops``: (C, *shape) of the calls, by index, where they have been found already.
+    ``calls``, ``shapes``, ``edges``: of the recognised calls, in order; ``names``: their (weight, bias). ``elsewhere``:
+    parameters that are used in other ways. ``operations``: number of functions called. ``vmappable``: whether none of
+    them prevents ``torch.vmap`` over samples. ``composed``: whether any was replaced. ``leaves``: the parameters in
+    which the graph ends; ``directions``: d as leaves. ``inputs``, ``input_rates``: of the calls, by index.
+    ``backprops``: (C, *shape) by call, if they have been computed already.
     """
 
     outputs: Tensor
@@ -44,7 +44,7 @@ class Trace:
     names: tuple[tuple[str | None, str | None], ...]
     elsewhere: frozenset[str]
     operations: int
-    alone: bool
+    vmappable: bool
     composed: bool
     edges: tuple[tuple[GradientEdge | None, GradientEdge | None], ...] = ()
     leaves: Parameters | None = None
@@ -54,11 +54,11 @@ class Trace:
     input_rates: tuple[Tensor | None, ...] = ()
     backprops: dict[int, Tensor] | None = None
 
-    def same_calls(self, other: Trace) -> bool:
+    def same_calls(self, other: ForwardTrace) -> bool:
         forms = [tuple(call.form for call in trace.calls) for trace in (self, other)]
         return forms[0] == forms[1] and self.names == other.names
 
-    def without_graph(self) -> Trace:
+    def without_graph(self) -> ForwardTrace:
         return replace(
             self,
             outputs=_plain(self.outputs),
@@ -71,32 +71,38 @@ class Trace:
         )
 
 
-def read(network: Network, inputs: Tensor) -> Trace:
-    """Run the network once, without a graph."""
+def trace_forward(network: Network, inputs: Tensor) -> ForwardTrace:
+    """Run the network once without a graph."""
     with torch.no_grad():
-        return _noted(network, network.parameters, inputs, Tap(network.parameters, network.dtype)).without_graph()
+        return _recorded(
+            network, network.parameters, inputs, LayerCallRecorder(network.parameters, network.dtype)
+        ).without_graph()
 
 
-def trace(network: Network, inputs: Tensor, direction: Parameters | None = None, by: str = FORWARD) -> Trace:
-    """Run the network once with a graph; with ``direction``, s = J d by forward mode or by two backward passes.
+def trace_with_graph(
+    network: Network, inputs: Tensor, direction: Parameters | None = None, by: str = FORWARD
+) -> ForwardTrace:
+    """Run the network once with a graph; ``direction``: also compute s = J d, by forward mode or two backward passes.
 
-    A network that is not functional gives no graph, and names all its parameters as used elsewhere.
+    The trace of a network that is not functional has no graph, and all parameters are in ``elsewhere``.
     """
     if not network.functional:
-        return replace(read(network, inputs), elsewhere=frozenset(network.parameters))
+        return replace(trace_forward(network, inputs), elsewhere=frozenset(network.parameters))
     leaves = leaves_of(network.parameters)
     if direction is None:
-        return _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True))
+        return _recorded(network, leaves, inputs, LayerCallRecorder(leaves, network.dtype, graph=True))
     if by == TWICE:
-        found = _noted(network, leaves, inputs, Tap(leaves, network.dtype, graph=True, tangents=True))
+        found = _recorded(network, leaves, inputs, LayerCallRecorder(leaves, network.dtype, graph=True, tangents=True))
         slopes, directions = slopes_by_two_passes(found.outputs, leaves, direction)
         return replace(found, slopes=slopes, directions=directions)
     return in_forward_mode(lambda: _forward_trace(network, inputs, leaves, leaves_of(direction)))
 
 
-def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> Trace:
+def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directions: Parameters) -> ForwardTrace:
     duals = {name: dual(leaf, directions[name]) for name, leaf in leaves.items()}
-    found = _noted(network, duals, inputs, Tap(duals, network.dtype, graph=True, duals=True, tangents=True))
+    found = _recorded(
+        network, duals, inputs, LayerCallRecorder(duals, network.dtype, graph=True, duals=True, tangents=True)
+    )
     pairs = [forward_ad.unpack_dual(call.input) for call in found.calls]
     primal, tangent = forward_ad.unpack_dual(found.outputs)
     return replace(
@@ -110,20 +116,20 @@ def _forward_trace(network: Network, inputs: Tensor, leaves: Parameters, directi
     )
 
 
-def unwatched(network: Network, inputs: Tensor) -> Trace:
-    """A trace with its graph, and without the calls."""
+def trace_without_calls(network: Network, inputs: Tensor) -> ForwardTrace:
+    """A trace with its graph that does not record the calls."""
     if not network.functional:
-        return trace(network, inputs)
+        return trace_with_graph(network, inputs)
     leaves = leaves_of(network.parameters)
     with torch.enable_grad():
         outputs = network(leaves, inputs.detach())
-    return Trace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
+    return ForwardTrace(outputs, (), (), (), frozenset(), 0, True, network.composed, leaves=leaves)
 
 
 def outputs_and_gradient(
     network: Network, inputs: Tensor, cotangent: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Parameters]:
-    """(f, J^T u) for u a function of f, without watching the calls."""
+    """(f, J^T u) for u = cotangent(f); calls are not recorded."""
     leaves = leaves_of(network.parameters)
     if network.functional:
         outputs = network(leaves, inputs.detach())
@@ -133,7 +139,7 @@ def outputs_and_gradient(
             raise
         except (RuntimeError, NotImplementedError):
             network.functional = False
-    outputs = read(network, inputs).outputs
+    outputs = trace_forward(network, inputs).outputs
     return outputs, next(pulled_by_backward(network, inputs, [cotangent(outputs)]))
 
 
@@ -145,24 +151,26 @@ def _plain(outputs: object) -> object:
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
-def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -> Trace:
-    with network.precision(), torch.set_grad_enabled(tap.graph), tap:
-        outputs = network.plain(parameters, inputs.detach())  # of which the model may ask for gradients
-    network.shares |= tap.shares
-    names = tuple((tap.name(call.weight), tap.name(call.bias)) for call in tap.calls)
-    calls = tuple(replace(call, weight=None, bias=None) for call in tap.calls)
-    seen = tuple(call.input.detach() for call in calls) if tap.graph and not tap.duals else ()
-    return Trace(
+def _recorded(network: Network, parameters: Parameters, inputs: Tensor, recorder: LayerCallRecorder) -> ForwardTrace:
+    with network.precision(), torch.set_grad_enabled(recorder.graph), recorder:
+        outputs = network.plain(
+            parameters, inputs.detach()
+        )  # detached, since the model may ask for gradients of its inputs
+    network.shares |= recorder.shares
+    names = tuple((recorder.name(call.weight), recorder.name(call.bias)) for call in recorder.calls)
+    calls = tuple(replace(call, weight=None, bias=None) for call in recorder.calls)
+    seen = tuple(call.input.detach() for call in calls) if recorder.graph and not recorder.duals else ()
+    return ForwardTrace(
         outputs,
         calls,
-        tuple(tap.shapes),
+        tuple(recorder.shapes),
         names,
-        frozenset(tap.elsewhere),
-        tap.operations,
-        tap.alone,
-        tap.intervened,
-        edges=tuple(tap.edges),
-        leaves=parameters if tap.graph else None,
+        frozenset(recorder.elsewhere),
+        recorder.operations,
+        recorder.vmappable,
+        recorder.intervened,
+        edges=tuple(recorder.edges),
+        leaves=parameters if recorder.graph else None,
         inputs=seen,
         input_rates=(None,) * len(seen),
     )
@@ -171,7 +179,7 @@ def _noted(network: Network, parameters: Parameters, inputs: Tensor, tap: Tap) -
 def gradients(
     of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, *, batched: bool = True, retain: bool = True
 ) -> list[Tensor | None]:
-    """For a stack of cotangents, the stacked derivatives in each of ``at``; None where ``of`` does not depend on it."""
+    """Derivatives of <cotangent, of> in each of ``at``, stacked over cotangents; None if ``of`` does not use it."""
     if batched and len(cotangents) >= MANY:
         return _gradients_of_many(of, at, cotangents, retain)
     if batched:
@@ -185,7 +193,7 @@ def gradients(
 def _gradients_of_many(
     of: Tensor, at: Sequence[Tensor | GradientEdge], cotangents: Tensor, retain: bool
 ) -> list[Tensor | None]:
-    """By ``torch.vmap``, which has rules for more functions than ``is_grads_batched``, and takes longer to begin."""
+    """By ``torch.vmap``: it has rules for more functions than ``is_grads_batched``, but takes longer to start."""
     there: list[bool] = []
 
     def one(cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -217,9 +225,14 @@ def filled(at: Iterable[Tensor], found: Iterable[Tensor | None]) -> list[Tensor]
     return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(at, found, strict=True)]
 
 
-def pull(network: Network, graph: Trace, inputs: Tensor, cotangent: Tensor, *, retain: bool = True) -> Parameters:
-    """J^T cotangent on these inputs, from their trace. A graph that plain ``torch.autograd.grad`` cannot go back
-    through, since it recomputes parts of the forward pass, makes the network one that is not functional."""
+def pull(
+    network: Network, graph: ForwardTrace, inputs: Tensor, cotangent: Tensor, *, retain: bool = True
+) -> Parameters:
+    """J^T cotangent on these inputs, from their trace.
+
+    If ``torch.autograd.grad`` fails, since the graph recomputes parts of the forward pass, ``network.functional``
+    becomes False and the module's own parameters are used.
+    """
     if graph.leaves is not None:
         try:
             return pulled(graph.outputs, graph.leaves, cotangent, retain=retain)
@@ -231,7 +244,7 @@ def pull(network: Network, graph: Trace, inputs: Tensor, cotangent: Tensor, *, r
 
 
 def slopes_by_two_passes(outputs: Tensor, leaves: Parameters, direction: Parameters) -> tuple[Tensor, Parameters]:
-    """(s = J d, d as leaves), both with a graph: the derivative in w of <J^T w, d>."""
+    """(s = J d with a graph, d as leaves): s is the derivative of <J^T w, d> with respect to w."""
     directions = leaves_of(direction)
     w = torch.zeros_like(outputs, requires_grad=True)
     gradient = torch.autograd.grad(outputs, list(leaves.values()), w, create_graph=True, allow_unused=True)
@@ -242,7 +255,7 @@ def slopes_by_two_passes(outputs: Tensor, leaves: Parameters, direction: Paramet
 
 @contextmanager
 def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Parameters]:
-    """The private module's own parameters as leaves: what recomputes parts of its forward pass backwards needs them."""
+    """Inside, the module's own parameters are leaves; modules that recompute parts in backward passes need this."""
     with network.own(network.parameters) as own:
         try:
             for p in own.values():
@@ -257,13 +270,13 @@ def own_leaves(network: Network, *, tangents: bool = False) -> Iterator[Paramete
 
 
 @contextmanager
-def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[Trace]:
-    """A trace without its calls that ends in the module's own parameters; slopes by two backward passes."""
+def own_graph(network: Network, inputs: Tensor, direction: Parameters | None) -> Iterator[ForwardTrace]:
+    """A trace without calls whose graph ends in the module's own parameters; slopes by two backward passes."""
     with own_leaves(network, tangents=direction is not None) as own:
         outputs, slopes, directions = network.module(inputs), None, None
         if direction is not None:
             slopes, directions = slopes_by_two_passes(outputs, own, direction)
-        unseen = Trace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
+        unseen = ForwardTrace(outputs, (), (), (), frozenset(own), 0, False, network.composed)
         yield replace(unseen, leaves=own, slopes=slopes, directions=directions)
 
 
@@ -290,14 +303,14 @@ def pulled_twice(
 
 
 def foreign_leaves(outputs: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
-    """Tensors that require gradients, in which the graph of the outputs ends, and that are not among ``leaves``."""
+    """Tensors that require gradients in which the graph of the outputs ends, except ``leaves``."""
     known = {id(leaf) for leaf in leaves}
     waiting = [] if outputs.grad_fn is None else [outputs.grad_fn]
     seen, found = set(waiting), []
     while waiting:
         node = waiting.pop()
         following = node.next_functions
-        if not following:  # only where the graph ends may there be a leaf
+        if not following:  # leaves are only at the ends of the graph
             variable = getattr(node, "variable", None)
             if isinstance(variable, Tensor) and id(variable) not in known:
                 found.append(variable)

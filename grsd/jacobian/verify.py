@@ -2,7 +2,7 @@
 
 v^T M v = |J^T v|^2 / N takes one backward pass. v^T M' v = 2 <J^T v, (J^T v)'> / N takes the derivative of J^T v along
 the flow, here from a difference of two gradients in float64: it shares nothing with forward mode, so that it sees what
-forward mode misses, such as a detached norm.
+forward mode misses, for example a detached norm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.trace import pull, trace
+from grsd.jacobian.trace import pull, trace_with_graph
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -36,7 +36,7 @@ class Expected:
         return cls(probe, gradient, float(inner(gradient, gradient)) / len(probe))
 
     def disagreement(self, matrix: Tensor) -> str | None:
-        """What is wrong where M disagrees with the backward pass, and None where they agree."""
+        """None if M agrees with the backward pass, else the problem in words."""
         found = quadratic(matrix, self.probe)
         if not math.isfinite(found) or not math.isfinite(self.size):
             return f"M {OVERFLOW}"
@@ -76,7 +76,7 @@ class ExpectedRate:
         )
 
     def _change(self, step: float) -> tuple[float, float, float]:
-        """(v^T M' v, a bound of it, what rounding makes of it)."""
+        """(v^T M' v, an upper bound of its size, its rounding error)."""
         network = self.network.in_float64()
         inputs = self.inputs.double() if self.inputs.is_floating_point() else self.inputs
         direction = {name: d.double() for name, d in self.direction.items()}
@@ -103,7 +103,7 @@ def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) ->
     """J^T cotangent, ``batch`` samples at a time."""
     total: Parameters = {}
     for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
-        found = pull(network, trace(network, few), few, part, retain=False)
+        found = pull(network, trace_with_graph(network, few), few, part, retain=False)
         total = {name: total[name] + value for name, value in found.items()} if total else found
     return total
 
@@ -113,12 +113,12 @@ def inner(left: Parameters, right: Parameters) -> Tensor:
 
 
 def size_of(parameters: Parameters) -> float:
-    """The Euclidean norm, also where squares would overflow."""
+    """The Euclidean norm, also if squares would overflow."""
     return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parameters.values()))
 
 
 def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:
-    """Raise ``RuntimeError`` where a part of the batch gave other outputs than the whole."""
+    """Raise ``RuntimeError`` if a part of the batch has other outputs than it has in the whole batch."""
     scale = float(outputs.abs().max())
     if not float(deviation) <= TOLERANCE[outputs.dtype] * max(scale, 1e-300):
         raise RuntimeError(
@@ -128,7 +128,7 @@ def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:
 
 
 def check_part(matrix: Tensor, chosen: Tensor, probe: Tensor, gradient: Parameters) -> bool:
-    """Whether the part of M that belongs to the ``chosen`` samples is M of these alone: u^T M u = |J^T u|^2 / N."""
+    """Whether the block of M for the ``chosen`` samples is the M of these alone: u^T M u = |J^T u|^2 / N."""
     classes = probe.numel() // len(probe)
     rows = (chosen[:, None] * classes + torch.arange(classes, device=chosen.device)).reshape(-1).to(matrix.device)
     u = probe.reshape(-1).to(matrix)

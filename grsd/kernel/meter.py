@@ -1,4 +1,4 @@
-"""The most memory that a computation holds at once, counted on few samples and carried over to many."""
+"""The peak memory of a computation, measured on few samples and extrapolated to many."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def through(few: float, more: float, samples: int = 1) -> Line:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the storages that operations make, while they live. What a kernel allocates inside itself is not seen."""
+    """Counts the bytes of storages that operations create, while they live; not what kernels allocate internally."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,23 +1,25 @@
-"""What was differentiated batch by batch, put together as if it had been one batch."""
+"""Parts of Jacobians put together: batches of samples into one tile, tiles of several groups into one product."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from grsd.jacobian import GRAM, Differentiated, Parts, Unit
+from grsd.jacobian import Differentiated, ParameterGroup, Parts, Route
+from grsd.kernel.products import KernelAccumulator, Tile
 
 
-def joined(pieces: Iterator[Differentiated], units: Sequence[Unit], samples: int) -> Differentiated:
-    """Batches one after another, each copied into its place and let go."""
+def joined(pieces: Iterator[Differentiated], groups: Sequence[ParameterGroup], samples: int) -> Differentiated:
+    """The parts of all batches as if they had been one batch; each batch is freed once it is copied to its place."""
     piece = next(pieces)
-    axes = [[_sample_axis(unit, part) for part in _tensors(own)] for unit, own in zip(units, piece, strict=True)]
+    axes = [[_sample_axis(group, part) for part in _tensors(own)] for group, own in zip(groups, piece, strict=True)]
     if _tensors(piece[0])[0].shape[axes[0][0]] == samples:
         return piece
     places = [
         [part.new_empty([samples if i == axis else size for i, size in enumerate(part.shape)]) for part, axis in pairs]
-        for pairs in (zip(_tensors(unit), own, strict=True) for unit, own in zip(piece, axes, strict=True))
+        for pairs in (zip(_tensors(group), own, strict=True) for group, own in zip(piece, axes, strict=True))
     ]
     sizes = [len(parts) for parts, _ in piece]
     start = 0
@@ -25,25 +27,51 @@ def joined(pieces: Iterator[Differentiated], units: Sequence[Unit], samples: int
         start = _copied(piece, places, axes, start)
         piece = None
         piece = next(pieces, None)
-    return [
-        (tuple(whole_unit[:size]), tuple(whole_unit[size:]) or None)
-        for whole_unit, size in zip(places, sizes, strict=True)
-    ]
+    return [(tuple(filled[:size]), tuple(filled[size:]) or None) for filled, size in zip(places, sizes, strict=True)]
+
+
+def merged(
+    groups: Sequence[ParameterGroup],
+    tiles: list[Tile],
+    accumulator_of: Callable[[ParameterGroup], KernelAccumulator],
+    small: bool,
+) -> Iterator[tuple[ParameterGroup, Tile]]:
+    """Each group with its tile; in a ``small`` problem those of one accumulator, route and shape are multiplied as one.
+
+    Tiles are removed from ``tiles``. SLICES stay single: their rows are never all held.
+    """
+    alike: dict[object, list[tuple[ParameterGroup, Tile]]] = {}
+    for group in groups:
+        own = tiles.pop(0)
+        shapes = tuple(part.shape for part in own.parts) if group.route == Route.GRAM else ()
+        if not small or group.route == Route.SLICES:
+            yield group, own
+        else:
+            alike.setdefault((id(accumulator_of(group)), group.route, shapes), []).append((group, own))
+    for (_, route, _), members in alike.items():
+        group, first = members[0]
+        axes = (1, 0) if route == Route.GRAM else (-1,)
+        kinds = zip(*(tile.both for _, tile in members), strict=True)
+        both = [
+            tuple(torch.cat(parts, axis) for parts, axis in zip(zip(*kind, strict=True), axes, strict=True))
+            for kind in kinds
+        ]
+        yield group, Tile(first.samples, *both)
 
 
 def _copied(piece: Differentiated, places: list[list[Tensor]], axes: list[list[int]], start: int) -> int:
-    """Copy a batch to its place; where the next one starts."""
-    for unit, whole_unit, own in zip(piece, places, axes, strict=True):
-        for part, place, axis in zip(_tensors(unit), whole_unit, own, strict=True):
+    """Copy a batch to its place; returns the start of the next one."""
+    for group, filled, own in zip(piece, places, axes, strict=True):
+        for part, place, axis in zip(_tensors(group), filled, own, strict=True):
             place.narrow(axis, start, part.shape[axis]).copy_(part)
     return start + part.shape[axis]
 
 
-def _tensors(unit: tuple[Parts, Parts | None]) -> Parts:
-    parts, rates = unit
+def _tensors(group: tuple[Parts, Parts | None]) -> Parts:
+    parts, rates = group
     return parts + (rates or ())
 
 
-def _sample_axis(unit: Unit, part: Tensor) -> int:
-    """Backprops (G, T, N, C, q) whose Grams are made have the samples in between, all other parts in front."""
-    return 2 if unit.route == GRAM and part.ndim == 5 else 0
+def _sample_axis(group: ParameterGroup, part: Tensor) -> int:
+    """The axis of the samples: 2 for the backprops (G, T, N, C, q) of the route GRAM, 0 for all other parts."""
+    return 2 if group.route == Route.GRAM and part.ndim == 5 else 0

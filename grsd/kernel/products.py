@@ -1,4 +1,4 @@
-"""J J^T and J' J^T + J J'^T from the parts of each unit, summed into the upper halves of sample-major matrices."""
+"""J J^T and J' J^T + J J'^T from the parts of each parameter group, summed into the upper halves of the matrices."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.jacobian import GRAM, ROWS, Parts, Unit, outer_product
+from grsd.jacobian import ParameterGroup, Parts, Route, outer_product
 from grsd.jacobian.size import grams_fit
-from grsd.kernel.strips import BLOCK, PAD, band_samples, slice_width, visits
+from grsd.kernel.tiles import MIRROR_PAD, MIRROR_ROWS, gram_samples, slice_width, tile_pairs
 
 Square = Float[Tensor, "D D"]
 
 
 def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Square:
-    """On a CPU by NumPy, which asks the system for huge pages: torch's own cost a page fault every 4 KiB."""
+    """Zeros (size, size); on a CPU by NumPy, which uses huge pages: torch's cost one page fault per 4 KiB."""
     if device.type == "cpu":
         return torch.from_numpy(np.zeros((size, size), str(dtype).removeprefix("torch.")))
     return torch.zeros(size, size, dtype=dtype, device=device)
@@ -28,7 +28,7 @@ def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Square:
 
 @dataclass(frozen=True)
 class Tile:
-    """One unit's Jacobian on a range of samples, and its rate where that is asked for."""
+    """One group's Jacobian on a range of samples, and its rate if there is one."""
 
     samples: slice
     parts: Parts
@@ -43,19 +43,20 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Samples ``mine`` of one tile against ``others`` of another, and the part of each matrix that they fill."""
+class Subtile:
+    """Samples ``mine`` of one tile, ``others`` of a second one, and the part of each matrix that they fill."""
 
     mine: slice
     others: slice
     targets: list[Tensor]
 
 
-class Blocks:
-    """M, and M' where ``rate``, from the diagonal on: each pair of tiles once, of a tile with itself one triangle.
+class KernelAccumulator:
+    """Accumulates the upper triangle of M (and of M' if ``rate``). Each pair of tiles is visited once; a tile paired
+    with itself fills only its upper triangle.
 
-    ``matrices`` (D, D), made when they are first needed, may lie on another device than the parts. ``workspace`` bounds
-    the numbers in one slice of rows; Gram matrices of a ``small`` problem are made without slices.
+    ``matrices`` (D, D) are allocated when they are first needed and may lie on another device than the parts.
+    ``workspace`` bounds the numbers in one slice of rows; a ``small`` problem computes its Gram matrices at once.
     """
 
     def __init__(
@@ -72,48 +73,48 @@ class Blocks:
         self.small = small
         self.dtype, self.device = dtype, device
         self._asked: object = None
-        self._strips_of: list[Strip] = []  # of the last tiles: the next unit's are often the same
+        self._subtiles_of: list[Subtile] = []  # kept, since the next group often has the same tiles
 
     @cached_property
     def matrices(self) -> list[Square]:
         size = self.samples * self.classes
         return [zeros(size, self.dtype, self.device) for _ in range(1 + self.rate)]
 
-    def add(self, unit: Unit, here: Tile, there: Tile) -> None:
-        """One unit's share between two tiles."""
-        if unit.route == GRAM and here is there and self._fits(here):
+    def add(self, group: ParameterGroup, here: Tile, there: Tile) -> None:
+        """Add one group's share for two tiles."""
+        if group.route == Route.GRAM and here is there and self._fits_at_once(here):
             self._add_all_groups(here)
             return
-        if unit.route == GRAM:
-            for group in range(here.parts[0].shape[1]):
-                self._add_grams(here, there, group)
+        if group.route == Route.GRAM:
+            for channel_group in range(here.parts[0].shape[1]):
+                self._add_grams(here, there, channel_group)
             return
-        for left, right in _slices(unit, here, there, self.workspace):
-            for strip in self._strips(here, there):
-                rows = [part[strip.mine].flatten(0, 1) for part in left]
-                columns = [part[strip.others].flatten(0, 1).T for part in right]
-                self._multiply(strip.targets[0], rows[0], columns[0])
+        for left, right in _slices(group, here, there, self.workspace):
+            for subtile in self._subtiles(here, there):
+                rows = [part[subtile.mine].flatten(0, 1) for part in left]
+                columns = [part[subtile.others].flatten(0, 1).T for part in right]
+                self._multiply(subtile.targets[0], rows[0], columns[0])
                 if here.rates is not None:
-                    self._multiply(strip.targets[1], rows[1], columns[0])
-                    self._multiply(strip.targets[1], rows[0], columns[1])
+                    self._multiply(subtile.targets[1], rows[1], columns[0])
+                    self._multiply(subtile.targets[1], rows[0], columns[1])
 
     def finish(self) -> list[Square]:
-        """Fill the other half; the blocks are used up."""
+        """Mirror the upper triangles in place and return the matrices; nothing may be added afterwards."""
         for matrix in self.matrices:
-            apart = matrix.new_empty(BLOCK, len(matrix) + PAD)
-            for start in range(0, len(matrix), BLOCK):
-                rows = matrix[start : start + BLOCK, start:]
-                square = rows[:, :BLOCK].triu_()
+            buffer = matrix.new_empty(MIRROR_ROWS, len(matrix) + MIRROR_PAD)
+            for start in range(0, len(matrix), MIRROR_ROWS):
+                rows = matrix[start : start + MIRROR_ROWS, start:]
+                square = rows[:, :MIRROR_ROWS].triu_()
                 square += square.triu(1).T
-                rest = apart[: len(rows), : max(0, rows.shape[1] - BLOCK)].copy_(rows[:, BLOCK:])
-                matrix[start + BLOCK :, start : start + BLOCK] = rest.T
+                rest = buffer[: len(rows), : max(0, rows.shape[1] - MIRROR_ROWS)].copy_(rows[:, MIRROR_ROWS:])
+                matrix[start + MIRROR_ROWS :, start : start + MIRROR_ROWS] = rest.T
         return self.matrices
 
-    def _fits(self, tile: Tile) -> bool:
-        """Whether all Gram matrices of a tile with one position per sample are made at once."""
-        _, groups, positions, _ = tile.parts[0].shape
+    def _fits_at_once(self, tile: Tile) -> bool:
+        """Whether the Gram matrices of all channel groups are computed at once; only for one position per sample."""
+        _, channel_groups, positions, _ = tile.parts[0].shape
         size = len(tile) * self.classes
-        fits = self.small and grams_fit(groups * size**2)
+        fits = self.small and grams_fit(channel_groups * size**2)
         return positions == 1 and fits and tile.parts[0].device == self.device
 
     def _add_all_groups(self, tile: Tile) -> None:
@@ -130,25 +131,26 @@ class Blocks:
             added(self.matrices[1], product_rate[0], gram)
             added(self.matrices[1], product, gram_rate[0])
 
-    def _add_grams(self, here: Tile, there: Tile, group: int) -> None:
-        left = [_by_position(parts, group) for parts in here.both]
-        right = left if there is here else [_by_position(parts, group) for parts in there.both]
+    def _add_grams(self, here: Tile, there: Tile, channel_group: int) -> None:
+        left = [_by_position(parts, channel_group) for parts in here.both]
+        right = left if there is here else [_by_position(parts, channel_group) for parts in there.both]
         rate = here.rates is not None
         pairs = list(product(range(len(left[0][1])), range(len(right[0][1]))))
-        strips = self._strips(here, there, len(pairs))
-        room = [left[0][1].new_empty(max(strip.targets[0].numel() for strip in strips)) for _ in range(1 + rate)]
-        for mine, others, band in _bands(strips, len(there), len(pairs), self.workspace):
+        subtiles = self._subtiles(here, there, len(pairs))
+        room = [left[0][1].new_empty(max(subtile.targets[0].numel() for subtile in subtiles)) for _ in range(1 + rate)]
+        for mine, others, sharing in _sharing_gram(subtiles, len(there), len(pairs), self.workspace):
             a, b = ([features[samples] for features, _ in side] for side, samples in ((left, mine), (right, others)))
             grams = [_gram(a[0], b[0])]
             if rate:
                 grams.append(_gram(a[1], b[0]).add_(_gram(a[0], b[1])))
-            for strip in band:
+            for subtile in sharing:
                 weight, *weight_rate = (
-                    self._weights(gram[_within(strip.mine, mine), :, _within(strip.others, others)]) for gram in grams
+                    self._weights(gram[_within(subtile.mine, mine), :, _within(subtile.others, others)])
+                    for gram in grams
                 )
-                rows = [delta[:, self._rows(strip.mine)] for _, delta in left]
-                columns = [delta[:, self._rows(strip.others)].transpose(1, 2) for _, delta in right]
-                target = strip.targets
+                rows = [delta[:, self._rows(subtile.mine)] for _, delta in left]
+                columns = [delta[:, self._rows(subtile.others)].transpose(1, 2) for _, delta in right]
+                target = subtile.targets
                 block, *change = (numbers[: target[0].numel()].view(target[0].shape) for numbers in room)
                 for t, s in pairs:
                     torch.mm(rows[0][t], columns[0][s], out=block)
@@ -158,17 +160,18 @@ class Blocks:
                         self._put(target[1], change[0], weight[t, s])
                         self._put(target[1], block, weight_rate[0][t, s])
 
-    def _strips(self, here: Tile, there: Tile, positions: int | None = None) -> list[Strip]:
-        """``positions``: pairs whose products are held before they are added; else they are made in their place."""
+    def _subtiles(self, here: Tile, there: Tile, positions: int | None = None) -> list[Subtile]:
+        """``positions``: number of position pairs multiplied into a scratch buffer; None: accumulate directly."""
         device = here.parts[0].device
         if device != self.device:
             positions = positions or 1
         asked = (here.samples, there.samples, positions)
         if self._asked != asked:
             other = None if there is here else len(there)
-            pairs = visits(device, self.classes, len(here), other, positions, self.workspace)
-            self._asked, self._strips_of = asked, [Strip(*pair, self._targets(here, there, *pair)) for pair in pairs]
-        return self._strips_of
+            pairs = tile_pairs(device, self.classes, len(here), other, positions, self.workspace)
+            self._asked = asked
+            self._subtiles_of = [Subtile(*pair, self._targets(here, there, *pair)) for pair in pairs]
+        return self._subtiles_of
 
     def _targets(self, here: Tile, there: Tile, mine: slice, others: slice) -> list[Tensor]:
         rows, columns = (
@@ -181,7 +184,7 @@ class Blocks:
         return slice(samples.start * self.classes, samples.stop * self.classes)
 
     def _weights(self, gram: Tensor) -> Tensor:
-        """(n, T, m, S) to (T, S, n, 1, m C), the same for all classes."""
+        """(n, T, m, S) to (T, S, n, 1, m C): each weight is repeated for all classes."""
         return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
 
     def _multiply(self, target: Tensor, rows: Tensor, columns: Tensor) -> None:
@@ -199,30 +202,30 @@ class Blocks:
             target += (block * weight).div_(self.samples).to(target.device)
 
 
-def _bands(
-    strips: list[Strip], others: int, positions: int, workspace: int
-) -> Iterator[tuple[slice, slice, list[Strip]]]:
-    """Strips that share a Gram matrix of the features, with the samples that they span."""
-    step = band_samples(strips[0].mine.stop, others, positions, workspace)
-    bands = [[strip] for strip in strips]
+def _sharing_gram(
+    subtiles: list[Subtile], others: int, positions: int, workspace: int
+) -> Iterator[tuple[slice, slice, list[Subtile]]]:
+    """(samples, other samples, the subtiles within them) that share one Gram matrix of the features."""
+    step = gram_samples(subtiles[0].mine.stop, others, positions, workspace)
+    runs = [[subtile] for subtile in subtiles]
     if step:
-        bands = [list(band) for _, band in groupby(strips, lambda strip: strip.mine.start // step)]
-    for band in bands:
-        yield slice(band[0].mine.start, band[-1].mine.stop), slice(band[0].others.start, band[-1].others.stop), band
+        runs = [list(run) for _, run in groupby(subtiles, lambda subtile: subtile.mine.start // step)]
+    for run in runs:
+        yield slice(run[0].mine.start, run[-1].mine.stop), slice(run[0].others.start, run[-1].others.stop), run
 
 
 def _within(samples: slice, span: slice) -> slice:
     return slice(samples.start - span.start, samples.stop - span.start)
 
 
-def _by_position(parts: Parts, group: int) -> tuple[Tensor, Tensor]:
-    """Features (n, T, p) and backprops (T, n C, q) of one group."""
+def _by_position(parts: Parts, channel_group: int) -> tuple[Tensor, Tensor]:
+    """Features (n, T, p) and backprops (T, n C, q) of one group of channels."""
     a, delta = parts
-    return a[:, group], delta[group].flatten(1, 2)
+    return a[:, channel_group], delta[channel_group].flatten(1, 2)
 
 
 def _pairs(values: Tensor, rates: Tensor | None = None) -> list[Tensor]:
-    """(G, n, p) to Gram matrices (G, n, n), and their rates."""
+    """Gram matrices (G, n, n) of values (G, n, p), and their rates."""
     gram = values @ values.transpose(1, 2)
     if rates is None:
         return [gram]
@@ -231,15 +234,15 @@ def _pairs(values: Tensor, rates: Tensor | None = None) -> list[Tensor]:
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """(n, T, p) and (m, S, p) to (n, T, m, S)."""
+    """Inner products (n, T, m, S) of features (n, T, p) and (m, S, p)."""
     return (a.flatten(0, 1) @ b.flatten(0, 1).T).view(*a.shape[:2], *b.shape[:2])
 
 
 def _slices(
-    unit: Unit, here: Tile, there: Tile, workspace: int
+    group: ParameterGroup, here: Tile, there: Tile, workspace: int
 ) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Rows (n, C, columns), with their rates where there are, of both tiles, over slices of the unit's features."""
-    if unit.route == ROWS:
+    """Rows (n, C, columns) of both tiles, with their rates if there are any, for each slice of the group's features."""
+    if group.route == Route.ROWS:
         yield tuple(part for (part,) in here.both), tuple(part for (part,) in there.both)
         return
     a, delta = here.parts

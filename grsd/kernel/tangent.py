@@ -1,9 +1,9 @@
 r"""The empirical tangent kernel M = J J^T / N and its exact rate M' along gradient flow, for any torch module.
 
-Each parameter takes the cheapest exact route: two small Gram matrices contracted, M_(ic)(jd) = sum_ts (a_it . a_js)
-(delta_ict . delta_jds) / N; rows of the Jacobian formed slice by slice; or, for parameters used in a way that is not
-recognised, rows by one backward pass per output. Products are summed into one half of the matrix, mirrored at the end.
-Definitions: arXiv 2512.18209 as restated in README.md; the routes are this project's.
+Each parameter takes the cheapest exact route: two small Gram matrices are contracted, M_(ic)(jd) = sum_ts (a_it . a_js)
+(delta_ict . delta_jds) / N; rows of the Jacobian are formed slice by slice; or, for parameters that no recognised call
+uses, rows by one backward pass per output. Products are summed into one half of the matrix, which is mirrored at the
+end. Definitions: arXiv 2512.18209 as restated in README.md; the routes are this project's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import exact_derivatives
-from grsd.kernel.job import Job
+from grsd.kernel.computation import KernelComputation
 from grsd.kernel.products import Square
 from grsd.support.values import flag
 
@@ -30,28 +30,28 @@ def tangent_kernel(
 
     Args:
         model: maps (N, ...) to (N, C) or (N,). Every parameter with requires_grad counts, wherever it is used; frozen
-            ones are left out. The module is left untouched.
+            ones are omitted. The module is not changed.
         inputs: the batch, shape (N, ...); floating point or integers (tokens).
         dtype: float64 unless asked otherwise: eigenvalues under about D * eps * lambda_max mean nothing.
         device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        memory_limit: bytes, or text such as "4GiB", for all that is held on the device at once; ``None``: three
-            quarters of what is free. Under a tighter limit work is repeated; a matrix larger than half of the limit on
-            a GPU is collected in the host's memory and returned there.
+        memory_limit: bytes, or text such as "4GiB", for everything that is held on the device at once; ``None``: three
+            quarters of the free memory. Under a tighter limit work is repeated; on a GPU a matrix larger than half of
+            the limit is collected in the host's memory and returned there.
         tf32: allow the 10-bit products of NVIDIA GPUs in float32.
 
-    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is what backward
-        passes give: where a model detaches or changes gradients, M is made of these.
+    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is defined by backward
+    passes: if a model detaches or changes gradients, M is that of the changed gradients.
 
-    Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computing: samples that see
-    each other (in outputs or in gradients), active dropout, another output's shape, NaN, mixed devices, complex or
-    sparse tensors, tensors that require gradients and are no parameters, or that are kept between calls out of reach.
-    ``RuntimeError`` where M disagrees with |J^T v|^2 / N of one backward pass for a random v, or torch has no
-    derivative. A warning says so if only one backward pass per output is left.
+    Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computation: samples that
+    depend on each other (in outputs or in gradients), active dropout, another output's shape, NaN, mixed devices,
+    complex or sparse tensors, tensors that require gradients but are no parameters, or that are kept between calls
+    outside the module. ``RuntimeError`` if M disagrees with |J^T v|^2 / N of one backward pass for a random v, or if
+    torch has no derivative. A warning says if only one backward pass per output is left.
     """
     flag("tangent_kernel", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
-        (kernel,) = job.total()
+        computation = KernelComputation("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
+        (kernel,) = computation.total()
     return kernel
 
 
@@ -68,17 +68,19 @@ def tangent_kernel_and_rate(
     """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N).
 
     J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, by backward passes through
-    forward mode, or through backward passes where torch has no forward mode.
+    forward mode, or through backward passes if torch has no forward mode.
 
     Args: as ``tangent_kernel``; ``targets``: floating point, of exactly the output's shape.
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
-    Errors: as ``tangent_kernel``; ``RuntimeError`` where v^T M' v disagrees with a difference of J^T v along the flow:
+    Errors: as ``tangent_kernel``; ``RuntimeError`` if v^T M' v disagrees with a difference of J^T v along the flow:
     the model detaches something that depends on its parameters, so that M' by torch's derivatives is not dM/dt.
     """
     flag("tangent_kernel_and_rate", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True)
-        kernel, kernel_rate = job.total()
+        computation = KernelComputation(
+            "tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True
+        )
+        kernel, kernel_rate = computation.total()
     return kernel, kernel_rate
 
 
@@ -93,13 +95,15 @@ def parameter_kernels(
 ) -> dict[str, Square]:
     """Each parameter's share of M, by the name ``model.named_parameters()`` gives it; M is their sum.
 
-    A tied parameter stands once, under its first name. Parameters that no output depends on are left out. All shares,
+    A tied parameter appears once, under its first name. Parameters that no output depends on are omitted. All shares,
     (D, D) each, are held at once. Args and errors as ``tangent_kernel``.
     """
     flag("parameter_kernels", "tf32", tf32)
     with exact_derivatives(tf32):
-        job = Job("parameter_kernels", model, inputs, None, dtype, device, memory_limit, apart=True)
-        return job.shares()
+        computation = KernelComputation(
+            "parameter_kernels", model, inputs, None, dtype, device, memory_limit, per_parameter=True
+        )
+        return computation.shares()
 
 
 def memory_estimate(
@@ -113,10 +117,12 @@ def memory_estimate(
 ) -> int:
     """Bytes that ``tangent_kernel`` (``rate=True``: ``tangent_kernel_and_rate``) holds at its peak under this limit.
 
-    Counted on one and two samples and carried over to all, before anything large is made. Args as ``tangent_kernel``.
+    Measured on a few samples and extrapolated to all, before anything large is computed. Args as ``tangent_kernel``.
     """
     flag("memory_estimate", "rate", rate)
     with exact_derivatives():
         limit = 2**62 if memory_limit is None else memory_limit
-        job = Job("memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False)
-    return job.plan.peak
+        computation = KernelComputation(
+            "memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False
+        )
+    return computation.plan.peak

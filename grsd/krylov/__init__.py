@@ -1,8 +1,8 @@
-"""Shell energies, dissipations and fluxes where M does not fit into memory: Krylov's route."""
+"""Shell energies, dissipations and fluxes by Krylov methods, for kernels that do not fit into memory."""
 
 from grsd.jacobian.operators import DenseOperator, KernelOperator, Operator
-from grsd.krylov.lanczos import Tridiagonal, lanczos
 from grsd.krylov.spectrum import KrylovSpectrum, krylov_spectrum
+from grsd.krylov.tridiagonal import Tridiagonal, lanczos
 
 __all__ = [
     "DenseOperator",

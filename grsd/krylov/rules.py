@@ -1,10 +1,11 @@
-r"""Quadrature rules from one tridiagonal matrix: what the steps not taken may still bring.
+r"""Quadrature rules from one tridiagonal matrix: which results are still possible after m Lanczos steps.
 
-After m steps T and beta_m are known and alpha_{m+1} is not. T itself is Gauss's rule. Each alpha_{m+1} gives another
-one, which agrees with all that was seen and has a node wherever it is asked to be: of all measures with these moments
-it puts the most weight there (Chebyshev, Markov, Stieltjes). With the node at 0 it is Radau's rule, which errs to the
-other side of Gauss's: their mean is the best guess, and how far the others are from it is what it may be wrong by.
-Source: Golub, Some modified matrix eigenvalue problems (1973), for alpha_{m+1}; its rate is this project's.
+After m steps T and beta_m are known, but alpha_{m+1} is not. T itself is Gauss's rule. Each value of alpha_{m+1} gives
+a further rule that agrees with all steps so far and has a node at a prescribed place: of all measures with these
+moments it puts the most weight there (Chebyshev, Markov, Stieltjes). With the node at 0 it is Radau's rule, whose error
+has the opposite sign of Gauss's: the mean of both is the best estimate, and the distance of the other rules from it
+measures its error. Source: Golub, Some modified matrix eigenvalue problems (1973), for alpha_{m+1}; its rate is this
+project's.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grsd.decomposition import Spectrum
-from grsd.krylov.lanczos import Tridiagonal
+from grsd.krylov.tridiagonal import Tridiagonal
 
-ABOVE = 1e-10
-MOST = 128
+LEAST_RESIDUAL = 1e-10  # of the largest Ritz value
+MOST_NODES = 128
 
 
 @dataclass(frozen=True)
-class Rule:
-    """<e, p(M) e> is taken for <start, p(matrix) start>; ``rate``: of the matrix, or None, while ``start`` stays."""
+class QuadratureRule:
+    """Approximates <e, p(M) e> by <start, p(matrix) start>; ``rate``: of ``matrix`` at a fixed ``start``, or None."""
 
     matrix: Float[Tensor, "k k"]
     rate: Float[Tensor, "k k"] | None
@@ -36,47 +37,50 @@ class Rule:
         return Spectrum(values, vectors, None if self.rate is None else vectors.T @ self.rate @ vectors, floor)
 
 
-def gauss(steps: Tridiagonal) -> Rule:
+def gauss(steps: Tridiagonal) -> QuadratureRule:
     start = steps.matrix.new_zeros(len(steps.matrix))
     start[0] = steps.norm
-    return Rule(steps.matrix, steps.rate, start)
+    return QuadratureRule(steps.matrix, steps.rate, start)
 
 
-def with_node(steps: Tridiagonal, node: float) -> Rule:
-    """One step more, of which ``node``, no eigenvalue of T, is an eigenvalue that stays where it is."""
-    matrix, rate, beta = steps.matrix, steps.rate, steps.left
+def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
+    """The rule of one more step with an eigenvalue fixed at ``node``, which is no eigenvalue of T."""
+    matrix, rate, beta = steps.matrix, steps.rate, steps.beta
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     y = torch.linalg.solve(matrix - node * identity, beta * identity[-1])
     alpha = node + beta * float(y[-1])
     if rate is not None:
-        alpha_rate = 2 * steps.left_rate * float(y[-1]) - float(y @ rate @ y)
-        rate = _bordered(rate, steps.left_rate, alpha_rate)
-    return Rule(_bordered(matrix, beta, alpha), rate, torch.cat([gauss(steps).start, matrix.new_zeros(1)]))
+        alpha_rate = 2 * steps.beta_rate * float(y[-1]) - float(y @ rate @ y)
+        rate = _bordered(rate, steps.beta_rate, alpha_rate)
+    return QuadratureRule(_bordered(matrix, beta, alpha), rate, torch.cat([gauss(steps).start, matrix.new_zeros(1)]))
 
 
-def best(steps: Tridiagonal, floor: float) -> Rule:
-    """The mean of Gauss's and of Radau's rule; the latter's node is at -``floor``, below any T that rounding leaves."""
+def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
+    """The mean of Gauss's and Radau's rules; Radau's node is -``floor``, below all eigenvalues of the rounded T."""
     one = gauss(steps)
-    if not steps.left:
+    if not steps.beta:
         return one
     other = with_node(steps, -floor)
     rate = None if one.rate is None else torch.block_diag(one.rate, other.rate)
-    return Rule(torch.block_diag(one.matrix, other.matrix), rate, torch.cat([one.start, other.start]) / math.sqrt(2))
+    return QuadratureRule(
+        torch.block_diag(one.matrix, other.matrix), rate, torch.cat([one.start, other.start]) / math.sqrt(2)
+    )
 
 
-def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[Rule]:
-    """Gauss's, and those with a node above e^``low``, one a smoothing, or at an end, all others between the ends.
+def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[QuadratureRule]:
+    """Gauss's rule, plus rules with one prescribed node: at either end of the spectrum, or on a grid above e^``low``
+    with one node per ``smoothing``. All their nodes lie between the ends.
 
-    The upper end is the largest Ritz value and its residual, the lower one -``floor``.
+    The upper end is the largest Ritz value plus its residual, the lower end is -``floor``.
     """
     theta, vectors = torch.linalg.eigh(steps.matrix)
-    reach = (steps.left * vectors[-1]).abs()
-    top = float(theta[-1] + torch.maximum(reach[-1], ABOVE * theta[-1]))
+    residual = (steps.beta * vectors[-1]).abs()
+    top = float(theta[-1] + torch.maximum(residual[-1], LEAST_RESIDUAL * theta[-1]))
     count = math.ceil(max(0.0, math.log(top) - low) / smoothing)
     places = {"dtype": theta.dtype, "device": theta.device}
-    grid = torch.linspace(low, math.log(top), min(count + 1, MOST), **places)[:-1].exp()
+    grid = torch.linspace(low, math.log(top), min(count + 1, MOST_NODES), **places)[:-1].exp()
     x = torch.cat([theta.new_tensor([-floor, top]), grid])
-    alpha = x + (reach.square() / (theta - x[:, None])).sum(1)
+    alpha = x + (residual.square() / (theta - x[:, None])).sum(1)
     possible = x[(alpha >= alpha[0]) & (alpha <= alpha[1])]
     return [gauss(steps), *(with_node(steps, float(node)) for node in possible)]
 

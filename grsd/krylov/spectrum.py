@@ -3,9 +3,9 @@ r"""Energies and fluxes from a small tridiagonal matrix, each with the error it 
 .. math:: E_a = \tfrac12 |e|^2 \langle 1, w_a(T)\, 1\rangle, \qquad
           F(s) = -\tfrac12 |e|^2 \langle 1, (W_s^{[1]} \circ T')\, 1\rangle
 
-in the eigenbasis of T: as far as the steps reach, the budget of T, T' and |e| times the first unit vector is that of M,
-M' and e. They reach from the top of the spectrum downwards; ``grsd.krylov.rules`` has what may be said beyond. Source:
-this project's, on top of Gauss quadrature by Lanczos (Golub and Meurant 2010).
+in the eigenbasis of T: where the steps have converged, the budget of T, T' and |e| times the first unit vector is that
+of M, M' and e. Convergence proceeds from the top of the spectrum downwards; ``grsd.krylov.rules`` bounds the rest.
+Source: this project's, on top of Gauss quadrature by Lanczos (Golub and Meurant 2010).
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
 from grsd.jacobian.operators import KernelOperator, Vector
-from grsd.krylov.lanczos import Tridiagonal, lanczos
-from grsd.krylov.rules import Rule, alternatives, best, gauss
+from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
+from grsd.krylov.tridiagonal import Tridiagonal, lanczos
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
-from grsd.support.values import positive, seed_of, whole
+from grsd.support.values import positive, seed_of, whole_number
 
 CALL = "krylov_spectrum"
 SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
 JUDGED = {"mask": ("energy",), "boundary_mask": ("density", "flux")}
 FLAGS = MASK_FLAGS | {"not_converged": 8}
 LEAST_STEPS = 6
-EARLIER, COUNT = 5 / 6, 3
-REACH = 4.0
-ALONE = 0.25
+FEWER_STEPS, COUNT = 5 / 6, 3
+EXTRAPOLATION_SMOOTHINGS = 4.0
+ISOLATED = 0.25
 SAME_ERROR = 1e-8
 
 
 @dataclass(frozen=True)
 class KrylovSpectrum:
-    """What some products with M and M' say of one error; ``grsd.energy_budget`` takes it in place of a spectrum.
+    """Krylov approximation of M and M' as seen from one error vector; ``grsd.energy_budget`` takes it as a spectrum.
 
     Attributes:
-        error: e (D,), where the steps started.
+        error: e (D,), the start of the Lanczos steps.
         tridiagonal: T and T' in the Krylov basis of e.
-        probes: T in those of random vectors, for the counts of modes; may be none.
+        probes: T in the Krylov bases of random vectors, for the counts of modes; may be empty.
         tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
             of the value is masked ``not_converged``.
     """
@@ -74,18 +74,18 @@ class KrylovSpectrum:
         return torch.linalg.eigvalsh(self.tridiagonal.matrix).to(self.error)
 
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
-        """``energy_budget`` without what needs every mode: couplings, drifts, the flux's two parts; no flux without T'.
+        """``energy_budget`` without couplings, drifts and the parts of the flux, which need every mode; flux needs T'.
 
         ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
 
-        * the largest difference from another rule that the same steps allow;
-        * the largest difference from what fewer steps give, from five sixths of them on;
-        * the share of Ritz values that stand alone, as a converged eigenvalue does, and yet spread over as much as the
-          smoothing: inside there can be structure that the steps so far have not seen, all agreeing;
-        * rounding, as that of the dense route.
+        * the largest difference from another quadrature rule that the same steps allow;
+        * the largest difference from the results of fewer steps, down to five sixths of them;
+        * the share of Ritz values that are isolated, like converged eigenvalues, although their residual is not small
+          against the smoothing: they may contain structure that no step so far has resolved;
+        * rounding errors, as in the dense route.
 
-        With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus what the
-        last third of the steps changed.
+        With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus the change
+        during the last third of the steps.
         """
         self._check(error)
         taken, floor = self.tridiagonal, self.floor
@@ -116,25 +116,25 @@ class KrylovSpectrum:
                 "model; another error needs steps of its own"
             )
 
-    def _rivals(self, low: float, smoothing: float) -> list[list[Rule]]:
-        """What else might be: all that the steps allow, and what fewer of them gave."""
+    def _rivals(self, low: float, smoothing: float) -> list[list[QuadratureRule]]:
+        """The rules to compare with: all that the steps allow, and the best ones of fewer steps."""
         taken, steps = self.tridiagonal, len(self.tridiagonal.matrix)
-        if not taken.left:
+        if not taken.beta:
             return []
-        fewer = np.unique(np.linspace(EARLIER * steps, steps - 1, COUNT).astype(int)).tolist()
+        fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         before = [best(taken.first(k), self.floor) for k in fewer]
-        return [alternatives(taken, self.floor, low - REACH * smoothing, smoothing), before]
+        return [alternatives(taken, self.floor, low - EXTRAPOLATION_SMOOTHINGS * smoothing, smoothing), before]
 
     def _hidden(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset) -> dict[str, np.ndarray]:
-        """The share of each value that rests on Ritz values which stand alone and are not sharp.
+        """The share of each value that comes from isolated Ritz values with large residuals.
 
         The spectral measure of a Ritz vector has mean theta and, exactly, the standard deviation r = |beta_m S_mi|.
         """
-        theta, r = ritz.eigenvalues, (self.tridiagonal.left * ritz.eigenvectors[-1]).abs()
+        theta, r = ritz.eigenvalues, (self.tridiagonal.beta * ritz.eigenvectors[-1]).abs()
         far = theta.new_full((1,), math.inf)
         gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
         spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
-        spread = torch.where(r < ALONE * gap, spread, torch.zeros_like(spread))
+        spread = torch.where(r < ISOLATED * gap, spread, torch.zeros_like(spread))
         at = torch.tensor(data.boundary.values, dtype=theta.dtype, device=theta.device)
         weight = ritz.eigenvectors[0].square()
         (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
@@ -146,7 +146,7 @@ class KrylovSpectrum:
         return {name: part for names, part in share.items() for name in names}
 
     def _rounding(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str) -> xr.DataArray:
-        """Of eigenvectors, eps sqrt(D) |e| each, and of eigenvalues, the floor's share of them over one smoothing."""
+        """Rounding errors of eigenvectors, eps sqrt(D) |e|, and of eigenvalues, the floor's share of one smoothing."""
         eps = torch.finfo(self.error.dtype).eps * math.sqrt(self.dimension)
         energy = self.tridiagonal.norm**2 / 2
         place, carried = ("shell", data.energy) if name in SHELL else ("boundary", data.density)
@@ -158,11 +158,11 @@ class KrylovSpectrum:
         return (eps * np.sqrt(energy / carried.where(carried > 0)) + blurred) * value
 
     def _counted(self, shells: LogShells) -> xr.Dataset:
-        """Means and standard errors over the probes: a random vector has energy 1/2 on every mode in the mean."""
+        """Means and standard errors over the probes: the mean energy of a random vector is 1/2 on every mode."""
         if not self.probes:
             return xr.Dataset()
         width = shells.smoothing * math.sqrt(2 * math.pi)
-        fewer = [probe.first(2 * len(probe.matrix) // 3) if probe.left else probe for probe in self.probes]
+        fewer = [probe.first(2 * len(probe.matrix) // 3) if probe.beta else probe for probe in self.probes]
         budgets, before = (
             [_of(best(probe, self.floor), self.floor, shells) for probe in run] for run in (self.probes, fewer)
         )
@@ -176,7 +176,7 @@ class KrylovSpectrum:
         return found
 
     def _masked(self, data: xr.Dataset, counts: xr.Dataset) -> xr.Dataset:
-        """The masks again: a Ritz value is no mode, so counts come from the probes or not at all."""
+        """Recompute the masks: a Ritz value is no mode, so that only probes give counts of modes."""
         least = {"mask": ("modes", LEAST_MODES), "boundary_mask": ("local_modes", LEAST_LOCAL_MODES)}
         for mask, names in JUDGED.items():
             count, few = least[mask]
@@ -192,7 +192,9 @@ class KrylovSpectrum:
         return data.assign(counts.data_vars)
 
 
-def _of(rule: Rule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
+def _of(
+    rule: QuadratureRule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None
+) -> xr.Dataset:
     return energy_budget(rule.spectrum(floor), rule.start, shells, parameters=parameters)
 
 
@@ -208,23 +210,24 @@ def krylov_spectrum(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> KrylovSpectrum:
-    """M and M' along gradient flow, as the error e = f(X) - Y sees them, without forming either.
+    """Krylov approximation of M and M' along gradient flow as seen from e = f(X) - Y; neither matrix is formed.
 
     Args:
         model, inputs, targets, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout.
-        steps: m, of Lanczos. Shells converge from the top downwards; where more are needed the masks say so.
-        probes: random vectors of signs, 0 or at least 2, each m more steps without M', for the counts of modes.
-        tolerance: largest stated error, as a share of the value, of what counts as converged.
-        batch: samples differentiated at once; activations of so many are held.
+        steps: m, of Lanczos. Shells converge from the top downwards; masks show which ones need more steps.
+        probes: number of random sign vectors, 0 or at least 2, for the counts of modes; each takes m more steps
+            without M'.
+        tolerance: largest stated error of a converged value, as a share of the value.
+        batch: samples differentiated at once, whose activations are held.
         seed: of the probes.
 
     Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, error, shells)`` gives the budget with its stated errors.
-    Cost: time of about 15 forward passes a step; memory 2 D m numbers besides the model's own.
-    Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` where e = 0.
+    Cost: the time of about 15 forward passes per step; 2 D m numbers besides the memory of the model.
+    Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` if e = 0.
     """
-    whole(CALL, "steps", steps, LEAST_STEPS)
+    whole_number(CALL, "steps", steps, LEAST_STEPS)
     positive(CALL, "tolerance", tolerance)
-    if whole(CALL, "probes", probes, 0) == 1:
+    if whole_number(CALL, "probes", probes, 0) == 1:
         raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
     seed = seed_of(CALL, "seed", seed)
     operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)

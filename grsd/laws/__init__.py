@@ -12,7 +12,7 @@ Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the signs 
 
 from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
 from grsd.laws.coupling import coupling_law
-from grsd.laws.exponents import Exponents, exponents
+from grsd.laws.exponent_tests import Exponents, exponents
 from grsd.laws.fit import LawFit
 from grsd.laws.resample import resampled
 from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe

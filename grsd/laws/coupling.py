@@ -10,7 +10,7 @@ import xarray as xr
 from grsd.laws.ensemble import Ensemble, leave_out
 from grsd.laws.fit import LawFit, fit_law
 from grsd.shells.common import common_shells
-from grsd.support.values import flag, whole
+from grsd.support.values import flag, whole_number
 
 
 def coupling_law(
@@ -39,7 +39,7 @@ def couplings(
 ) -> Ensemble:
     """Return K_ab of the unmasked pairs of shells in the window; its value is the mean of the runs' own K_ab."""
     common = common_shells(call, budgets, window)
-    whole(call, "k_max", k_max, 1)
+    whole_number(call, "k_max", k_max, 1)
     if k_max >= len(common.budgets):
         raise ValueError(f"{call}(k_max=...): expected fewer than the {len(common.budgets)} runs, got {k_max}")
     index, width, places = common.index, common.width, common.places()
@@ -48,17 +48,17 @@ def couplings(
     for at, budget in zip(places, budgets, strict=True):
         kept &= (at > 0) & (at < len(budget.shell_index) - 1)
     lower, upper = np.nonzero(np.triu(kept[:, None] & kept[None, :], 1))
-    apart = index[upper] - index[lower]
-    lower, upper, apart = (item[apart <= k_max] for item in (lower, upper, apart))
-    found = np.unique(apart)
+    distance = index[upper] - index[lower]
+    lower, upper, distance = (item[distance <= k_max] for item in (lower, upper, distance))
+    found = np.unique(distance)
     if len(found) < k_max:
         raise ValueError(f"{call}(k_max={k_max}): no unmasked pair of shells for some separation in the window")
     energy, density = common.shells("energy"), common.boundaries("density")
     root = np.sqrt(energy[:, upper] * energy[:, lower])
     exchanged = [b.coupling.values[np.ix_(at, at)][upper, lower] for b, at in zip(budgets, places, strict=True)]
-    pumped = np.where(apart == 1, density[:, np.minimum(lower, density.shape[1] - 1)], 0.0)
+    pumped = np.where(distance == 1, density[:, np.minimum(lower, density.shape[1] - 1)], 0.0)
     x = (index[lower] + index[upper] + 1) * width / 2
-    group = np.searchsorted(found, apart)
+    group = np.searchsorted(found, distance)
     normalized, ones = np.stack(exchanged) / root, np.ones_like(root)
-    ensemble = Ensemble(normalized, ones, x, group, apart, leave_out(pumped / root), scale)
+    ensemble = Ensemble(normalized, ones, x, group, distance, leave_out(pumped / root), scale)
     return ensemble.enough_for(call, len(found) + 1 + scale)

@@ -11,7 +11,7 @@ from grsd.laws.ensemble import Ensemble
 from grsd.laws.fit import fit_law
 from grsd.shells.common import LEAST_RUNS
 from grsd.support.arguments import listed
-from grsd.support.values import choice, flag, seed_of, whole
+from grsd.support.values import choice, flag, seed_of, whole_number
 
 MOST_RUNS = 10_000
 
@@ -28,7 +28,7 @@ def resampled(
     Copies of runs would be wrong: the defect is estimated from products of different runs, and copies do not differ.
     Denominators are those of the measured mean. Errors: ``ValueError`` for fewer than 4 runs, or a scale.
     """
-    if whole("resampled", "runs", runs, LEAST_RUNS) > MOST_RUNS:
+    if whole_number("resampled", "runs", runs, LEAST_RUNS) > MOST_RUNS:
         raise ValueError(f"resampled(runs=...): expected at most {MOST_RUNS}, got {runs}")
     seed_of("resampled", "seed", seed)
     choice("resampled", "observable", observable, ("coupling", "velocity"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grsd.networks.registry import architecture
 from grsd.support.checks import floating_dtype
-from grsd.support.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole
+from grsd.support.values import ACTIVATIONS, choice, fits_memory, flag, positive, seed_of, whole_number
 
 
 class Erf(nn.Module):
@@ -69,7 +69,7 @@ class Perceptron(nn.Module):
         super().__init__()
         call = "Perceptron"
         sizes = {"features": features, "outputs": outputs, "width": width, "depth": depth}
-        features, outputs, width, depth = (whole(call, name, value, 1) for name, value in sizes.items())
+        features, outputs, width, depth = (whole_number(call, name, value, 1) for name, value in sizes.items())
         choice(call, "activation", activation, sorted(ACTIVATIONS))
         positive(call, "weight_scale", weight_scale)
         seed = seed_of(call, "seed", seed)

@@ -23,7 +23,7 @@ from grsd.runs.values import Unstorable
 from grsd.support.files import say_swept
 from grsd.support.pinned import pinned
 from grsd.support.provenance import provenance
-from grsd.support.values import whole
+from grsd.support.values import whole_number
 
 _swept: set[Path] = set()
 
@@ -107,7 +107,7 @@ def identity(spec: object, function: Callable[..., xr.Dataset], threads: int = 1
     code = fingerprint(function, *sources_of(spec))
     marks = {"function": function.__qualname__, "spec": text(spec), "code": code}
     digest = key(spec)
-    if whole("run", "threads", threads, 1) > 1:
+    if whole_number("run", "threads", threads, 1) > 1:
         digest = hashlib.sha256(f"{digest}, {threads} threads".encode()).hexdigest()
     return f"{function.__name__}-{digest[:16]}-{code[:16]}", marks
 

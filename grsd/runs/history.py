@@ -17,7 +17,7 @@ from grsd.shells.windows import shell_coords
 from grsd.support.arguments import attribute, described
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.support.values import instance, number, optional_flag, positive, said, whole
+from grsd.support.values import instance, number, optional_flag, positive, said, whole_number
 
 UNREACHED = MASK_FLAGS["few_modes"] | MASK_FLAGS["no_energy"]
 EMPTY = dict.fromkeys(("velocity", "drift", "operator", "operator_normalized", "effective_modes"), np.nan)
@@ -143,7 +143,7 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")
     instance(call, "shells", shells, LogShells, "LogShells")
     count = len(flow.snapshots)
-    if not -count <= whole(call, "index", index, -count) < count:
+    if not -count <= whole_number(call, "index", index, -count) < count:
         raise ValueError(f"{call}(index=...): expected one of {count} snapshots, got {said(index)}")
     positive(call, "step", step)
     number(call, "step", step, *STEPS)

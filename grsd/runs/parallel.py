@@ -18,7 +18,7 @@ from grsd.runs.pool import in_processes
 from grsd.runs.store import kept, runs_folder
 from grsd.runs.training import train
 from grsd.support.progress import bar
-from grsd.support.values import cores, whole
+from grsd.support.values import cores, whole_number
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def members(
 
     Closing the iterator ends the workers at once. If a worker is killed, only its own run fails.
     """
-    threads = whole("ensemble", "threads", 1 if threads is None else threads, 1)
+    threads = whole_number("ensemble", "threads", 1 if threads is None else threads, 1)
     stems = [identity(spec, function, threads)[0] for spec in specs]
     folder = runs_folder(folder).resolve()
     there = [index for index, stem in enumerate(stems) if kept(folder, stem)]
@@ -151,7 +151,7 @@ def _cell(value: object) -> object:
 
 def _workers(specs: Sequence, workers: int | None) -> int:
     if workers is not None:
-        return min(whole("ensemble", "workers", workers, 1), max(1, len(specs)))
+        return min(whole_number("ensemble", "workers", workers, 1), max(1, len(specs)))
     return 1 if any(plain(spec).get("device") == "cuda" for spec in specs) else max(1, min(cores(), len(specs)))
 
 

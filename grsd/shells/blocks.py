@@ -45,8 +45,8 @@ class Blocks:
 
     def reached(self, reach: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
         """Return the part of the flux through ``at`` that flows between shells at most ``reach`` apart."""
-        apart = np.abs(self.index[:, None] - self.index[None, :])
-        near = self.coupling * (apart <= reach)
+        distance = np.abs(self.index[:, None] - self.index[None, :])
+        near = self.coupling * (distance <= reach)
         return np.stack([near[:, c:, :c].sum((1, 2)) for c in at], axis=1)
 
     def neighbours(self, factor: int, at: Int[np.ndarray, " B"]) -> Float[np.ndarray, "R B"]:
@@ -59,15 +59,15 @@ class Blocks:
         at = np.arange(1, n)
         return at[self.usable & (at >= factor) & (at <= n - factor)]
 
-    def pairs(self, factor: int, apart: int) -> tuple[Float[np.ndarray, "R P"], Float[np.ndarray, " P"]]:
-        """Return (K, middle) of all pairs of blocks of ``factor`` whole shells, ``apart`` blocks apart.
+    def pairs(self, factor: int, distance: int) -> tuple[Float[np.ndarray, "R P"], Float[np.ndarray, " P"]]:
+        """Return (K, middle) of all pairs of blocks of ``factor`` whole shells, ``distance`` blocks apart.
 
         K = T / sqrt(E E) of the two blocks.
         """
-        lower = np.arange(len(self.index) - factor * (apart + 1) + 1)
-        fits = [self.whole[i : i + factor].all() and self.whole[i + factor * apart :][:factor].all() for i in lower]
+        lower = np.arange(len(self.index) - factor * (distance + 1) + 1)
+        fits = [self.whole[i : i + factor].all() and self.whole[i + factor * distance :][:factor].all() for i in lower]
         lower = lower[np.array(fits, dtype=bool)]
-        upper = lower + factor * apart
+        upper = lower + factor * distance
         below = np.concatenate([np.zeros((len(self.energy), 1)), self.energy.cumsum(1)], axis=1)
         energy = below[:, lower + factor] - below[:, lower], below[:, upper + factor] - below[:, upper]
         exchanged = np.zeros((len(self.energy), len(lower)))

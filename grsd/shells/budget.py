@@ -144,14 +144,14 @@ def log_range(spectrum: Spectrum) -> tuple[float, float]:
 class _Modes:
     """The arrays that all widths share. ``s`` is log lambda, -inf at and below the floor; the rest is None without M'.
 
-    ``apart``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. For near pairs u <= v: ``middle`` and
+    ``far_pairs``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. For near pairs u <= v: ``middle`` and
     ``half``, the mean and half the difference of their log eigenvalues, and ``weight``, the sum of 1/2 M'_uv g_u g_v
     over both orders. ``strength``: M'_uv^2 / (lambda_u lambda_v). ``drift``: M'_uu / lambda_u.
     """
 
     g: Tensor
     s: Tensor
-    apart: Tensor | None = None
+    far_pairs: Tensor | None = None
     middle: Tensor | None = None
     half: Tensor | None = None
     weight: Tensor | None = None
@@ -204,14 +204,14 @@ def _modes(spectrum: Spectrum, error: Tensor, reach: float) -> _Modes:
     gap[u, v] = torch.inf
     gap[v, u] = torch.inf
     gap[:under, :under] = torch.inf
-    apart = (rate * g[:, None]).mul_(g).div_(gap)
+    far_pairs = (rate * g[:, None]).mul_(g).div_(gap)
     inverse_root = torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()
     strength = torch.mul(rate, inverse_root[:, None], out=gap).mul_(inverse_root).square_()
     exchanged = rate[u, v] * g[u] * g[v]
     return _Modes(
         g,
         s,
-        apart,
+        far_pairs,
         middle=(s[u] + s[v]) / 2,
         half=(s[u] - s[v]) / 2,
         weight=torch.where(u == v, exchanged / 2, exchanged),
@@ -241,7 +241,7 @@ def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, 
     """Return all parts of the budget that need M'. ``bell``: dW/ds at the boundaries, (boundaries, D)."""
     energies = modes.g.square() / 2
     above = modes.s > -torch.inf
-    coupling = w @ modes.apart @ w.T + _near_coupling(modes, shells, at)
+    coupling = w @ modes.far_pairs @ w.T + _near_coupling(modes, shells, at)
     slope = shells.derivatives(modes.s, at, 1)[1]
     scale = (slope * energies) @ w.T
     live = w * above

@@ -9,7 +9,7 @@ import xarray as xr
 
 from grsd.shells.windows import LEAST_MODES, MASK_FLAGS, MOST_SHELLS, mask_flags, shell_coords
 from grsd.support.arguments import attribute, between, budgets_of, dataset, finite, whole_budget
-from grsd.support.values import instance, number, said, whole
+from grsd.support.values import instance, number, said, whole_number
 
 MADE = "the budget from grsd.spectrum(kernel, rate)"
 
@@ -22,7 +22,7 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
     a mean over pairs of modes, is left out. The result equals exactly the budget at the coarser width with the same
     smoothing.
     """
-    if whole("merge_shells", "factor", factor, 1) > MOST_SHELLS:
+    if whole_number("merge_shells", "factor", factor, 1) > MOST_SHELLS:
         raise ValueError(f"merge_shells(factor=...): expected at most {MOST_SHELLS}, got {said(factor)}")
     instance("merge_shells", "budget", budget, xr.Dataset, "a dataset from energy_budget")
     names = ["energy", "dissipation", "modes", "mask"] + (["coupling"] if "flux" in budget else [])

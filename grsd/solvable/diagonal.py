@@ -19,7 +19,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, rotation, time_array
-from grsd.support.values import fits_memory, flag, number, positive, said, seed_of, whole
+from grsd.support.values import fits_memory, flag, number, positive, said, seed_of, whole_number
 
 LAST = 36.0
 LARGEST = 600.0
@@ -80,12 +80,12 @@ class DiagonalNet:
 
     def __post_init__(self) -> None:
         call = "DiagonalNet"
-        if whole(call, "depth", self.depth, 2) > MOST_LAYERS:
+        if whole_number(call, "depth", self.depth, 2) > MOST_LAYERS:
             raise ValueError(f"{call}(depth=...): expected at most {MOST_LAYERS}, got {said(self.depth)}")
         positive(call, "a", self.a, *DECAYS)
         number(call, "d", self.d, 0.0, DECAYS[1])
         positive(call, "start", self.start, *STARTS)
-        fits_memory(call, "modes", whole(call, "modes", self.modes, 1) ** 2)
+        fits_memory(call, "modes", whole_number(call, "modes", self.modes, 1) ** 2)
         seed_of(call, "seed", self.seed)
         flag(call, "common", self.common)
         if self.a + 2 * self.d <= 1:
@@ -144,7 +144,7 @@ class DiagonalNet:
         simulation. For P >= 3 a small start makes a sharp front in k, of relative width about start^(1-2/P); if that is
         less than a few percent, ``direct`` must reach beyond the front.
         """
-        whole("DiagonalNet.loss", "direct", direct, 1)
+        whole_number("DiagonalNet.loss", "direct", direct, 1)
         fits_memory("DiagonalNet.loss", "direct", direct)
         r = self.a + 2 * self.d - 1
         losses = []

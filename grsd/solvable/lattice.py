@@ -21,7 +21,7 @@ import xarray as xr
 from grsd.shells.windows import MOST_SHELLS, shell_coords
 from grsd.support.arguments import listed
 from grsd.support.provenance import provenance
-from grsd.support.values import choice, number, positive, said, seed_of, whole
+from grsd.support.values import choice, number, positive, said, seed_of, whole_number
 from grsd.theory import power_law
 from grsd.theory.counterexamples import Velocity
 
@@ -72,7 +72,7 @@ class ShellLattice:
                 raise ValueError(f"{call}({name}=...): expected a number of at least 0, at most 10, got {said(value)}")
         for name in ("growth", "widening"):
             number(call, name, getattr(self, name), -LARGEST_NOISE, LARGEST_NOISE)
-        if whole(call, "extent / width", round(self.extent / self.width), 4) > MOST_SHELLS:
+        if whole_number(call, "extent / width", round(self.extent / self.width), 4) > MOST_SHELLS:
             raise ValueError(
                 f"{call}(extent, width): expected at most {MOST_SHELLS} shells, got {self.extent / self.width:g}"
             )
@@ -85,13 +85,13 @@ class ShellLattice:
         index = np.arange(-round(self.extent / self.width), 0)
         s = (index + 0.5) * self.width
         energy = np.exp(self.growth * s + self.swell * self._field(s, rng))
-        apart = index[:, None] - index[None, :]
+        distance = index[:, None] - index[None, :]
         middle = (s[:, None] + s[None, :]) / 2
         reach = self.reach * np.exp(self.widening * (middle + self.extent / 2))
-        x = np.abs(apart) * self.width / reach
-        kappa = np.sign(apart) * {"exponential": np.exp(-x), "power": (1 + x) ** -1.3, "flat": 1.0}[self.profile]
+        x = np.abs(distance) * self.width / reach
+        kappa = np.sign(distance) * {"exponential": np.exp(-x), "power": (1 + x) ** -1.3, "flat": 1.0}[self.profile]
         factor = np.exp(self.hidden * self._field(s, rng) / 2)
-        scatter = np.triu(1 + self.noise * rng.standard_normal(apart.shape), 1)
+        scatter = np.triu(1 + self.noise * rng.standard_normal(distance.shape), 1)
         law = self.velocity(np.exp(middle), 1.0) / np.exp(middle)
         root = np.sqrt(energy) * factor
         coupling = kappa * law * (scatter + scatter.T) * root[:, None] * root[None, :]

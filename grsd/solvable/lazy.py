@@ -16,7 +16,7 @@ from scipy.special import gamma, gammainc
 from torch import Tensor, nn
 
 from grsd.solvable.modes import not_negative, rotation, time_array
-from grsd.support.values import fits_memory, positive, seed_of, whole
+from grsd.support.values import fits_memory, positive, seed_of, whole_number
 
 DECAYS = (0.01, 10.0)
 
@@ -47,7 +47,7 @@ class LazyPowerLaw:
     def __post_init__(self) -> None:
         positive("LazyPowerLaw", "a", self.a, *DECAYS)
         positive("LazyPowerLaw", "r", self.r, *DECAYS)
-        fits_memory("LazyPowerLaw", "modes", whole("LazyPowerLaw", "modes", self.modes, 1) ** 2)
+        fits_memory("LazyPowerLaw", "modes", whole_number("LazyPowerLaw", "modes", self.modes, 1) ** 2)
         seed_of("LazyPowerLaw", "seed", self.seed)
 
     @property

@@ -31,7 +31,7 @@ from scipy.integrate import solve_ivp
 from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, energy_budget, energy_budgets
 from grsd.support.arguments import listed, span_of, vector
-from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole
+from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole_number
 
 SPECTRA = ("even", "random", "power")
 MOST_MODES = 200
@@ -93,7 +93,7 @@ class PlantedShells:
         call = "PlantedShells"
         for name in ("reach", "noise_reach", "period"):
             positive(call, name, getattr(self, name), 1e-3, 1e3)
-        if whole(call, "modes", self.modes, 2) > MOST_MODES:
+        if whole_number(call, "modes", self.modes, 2) > MOST_MODES:
             raise ValueError(f"{call}(modes=...): expected at most {MOST_MODES}, got {said(self.modes)}")
         low, high = span_of(call, "span", self.span, "s")
         if max(abs(low), abs(high)) > FARTHEST or high - low > 30:
@@ -264,8 +264,8 @@ class PlantedShells:
         w = np.diff(np.concatenate([np.zeros((1, len(s))), below, np.ones((1, len(s)))]), axis=0)
         energy = w @ np.square(g) / 2
         centre = (index + 0.5) * self.shells.width
-        apart = index[:, None] - index[None, :]
-        kappa = np.concatenate([[0.0], self.kappa, np.zeros(len(index))])[np.abs(apart)] * np.sign(apart)
+        distance = index[:, None] - index[None, :]
+        kappa = np.concatenate([[0.0], self.kappa, np.zeros(len(index))])[np.abs(distance)] * np.sign(distance)
         law = self.law((centre[:, None] + centre[None, :]) / 2) * self._factor(centre, field)[1]
         coupling = kappa * law * np.sqrt(energy[:, None] * energy[None, :])
         inverse = np.linalg.pinv((w * np.square(g)) @ w.T, rcond=1e-13, hermitian=True)

@@ -17,7 +17,7 @@ from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 
 from grsd.solvable.modes import diagonal_matrices, mode_quadrature, not_negative, time_array
-from grsd.support.values import fits_memory, number, positive, whole
+from grsd.support.values import fits_memory, number, positive, whole_number
 from grsd.theory.characteristics import NODES, WEIGHTS
 
 LOG_CLOCK = (-20.0, 80.0)
@@ -58,7 +58,7 @@ class ProjectedTwoLayer:
         positive(call, "alpha", self.alpha, LEAST_ALPHA, 10.0)
         positive(call, "beta", self.beta, 0.01, 10.0)
         number(call, "gamma", self.gamma, 0.0, 1e6)
-        fits_memory(call, "modes", whole(call, "modes", self.modes, 2) ** 2)
+        fits_memory(call, "modes", whole_number(call, "modes", self.modes, 2) ** 2)
 
     @property
     def loss_exponent(self) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-from grsd.support.values import positive, whole
+from grsd.support.values import positive, whole_number
 
 SINGLE = 200
 GROUPS = 300
@@ -71,7 +71,7 @@ class PowerLawRegression:
         positive("PowerLawRegression", "r", self.r)
         if not self.a > max(1.0, self.r):
             raise ValueError(f"PowerLawRegression(a=...): expected more than 1 and than r = {self.r:g}, got {self.a!r}")
-        whole("PowerLawRegression", "modes", self.modes, 1)
+        whole_number("PowerLawRegression", "modes", self.modes, 1)
 
     @property
     def exponents(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ class PowerLawRegression:
 
         The kernel is Lambda^(1/2) A^T A Lambda^(1/2) / P with a Gaussian matrix A. Cost: one (modes, P) Gram matrix.
         """
-        rng = np.random.default_rng([seed, whole("features", "size", size, 1)])
+        rng = np.random.default_rng([seed, whole_number("features", "size", size, 1)])
         columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues / size)[:, None]
         error = np.sqrt(self.power) * rng.choice([-1.0, 1.0], self.modes)
         rates, vectors = np.linalg.eigh(columns.T @ columns)
@@ -106,7 +106,7 @@ class PowerLawRegression:
 
     def samples(self, size: int, seed: int) -> float:
         """Simulate the population loss after infinite time on ``size`` Gaussian samples, with all features."""
-        rng = np.random.default_rng([seed, whole("samples", "size", size, 1), 1])
+        rng = np.random.default_rng([seed, whole_number("samples", "size", size, 1), 1])
         columns = rng.standard_normal((self.modes, size)) * np.sqrt(self.eigenvalues)[:, None]
         teacher = np.sqrt(self.power / self.eigenvalues) * rng.choice([-1.0, 1.0], self.modes)
         left = teacher - columns @ np.linalg.solve(columns.T @ columns, columns.T @ teacher)
@@ -123,7 +123,7 @@ class PowerLawRegression:
 
     def limit(self, size: int) -> float:
         """Return kappa > 0 with sum lambda / (lambda + kappa) = ``size``: ``size`` features learn modes above kappa."""
-        if not whole("limit", "size", size, 1) < self.modes:
+        if not whole_number("limit", "size", size, 1) < self.modes:
             raise ValueError(f"limit(size=...): expected fewer than the {self.modes} modes, got {size}")
         values, count, _ = self._grouped
         return limit(values, count, size)

@@ -20,7 +20,7 @@ from grsd.solvable.planted import PlantedShells
 from grsd.support.arguments import integers, listed, span_of, vector
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.support.values import SEEDS, choice, flag, instance, level_of, positive, said, seed_of, whole
+from grsd.support.values import SEEDS, choice, flag, instance, level_of, positive, said, seed_of, whole_number
 
 LEVEL = 0.05
 MOST_RUNS = 100
@@ -115,7 +115,7 @@ def coverage(
     ``high(outcome)`` at ``level``, and ``nominal(outcome)``, .95 for an interval and .05 for a test; settings and
     versions in the attributes. ``to_dataframe().to_csv(...)`` is the table.
     """
-    whole("coverage", "ensembles", ensembles, 1)
+    whole_number("coverage", "ensembles", ensembles, 1)
     shells, window, level = check_plan("coverage", planted, shells, window, ensembles, seed, level)
     flag("coverage", "scale", scale)
     check_runs("coverage", runs)
@@ -146,7 +146,7 @@ def check_plan(
     low, high = span_of(call, "window", window)
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"{call}(window=...): expected finite ends, got {window!r}")
-    whole(call, "ensembles", ensembles, 0)
+    whole_number(call, "ensembles", ensembles, 0)
     seed_of(call, "seed", seed)
     if MOST_RUNS * (seed + ensembles) >= SEEDS:
         raise ValueError(f"{call}(ensembles, seed): expected seeds below 2^63 for all runs, got {said(seed)}")
@@ -155,7 +155,7 @@ def check_plan(
 
 def check_runs(call: str, runs: int) -> None:
     """Refuse a number of runs that no ensemble has."""
-    if not LEAST_RUNS <= whole(call, "runs", runs, 1) <= MOST_RUNS:
+    if not LEAST_RUNS <= whole_number(call, "runs", runs, 1) <= MOST_RUNS:
         raise ValueError(f"{call}(runs=...): expected from {LEAST_RUNS} to {MOST_RUNS}, got {runs}")
 
 
@@ -211,7 +211,7 @@ def power_curve(
     Errors: ``ValueError`` for an unknown ``kind`` and as in ``law_test``.
     """
     choice("power_curve", "kind", kind, EFFECTS)
-    whole("power_curve", "ensembles", ensembles, 1)
+    whole_number("power_curve", "ensembles", ensembles, 1)
     shells, window, level = check_plan("power_curve", planted, shells, window, ensembles, seed, level)
     effect, runs = vector("power_curve", "effect", effect).tolist(), integers("power_curve", "runs", runs)
     for count in runs:

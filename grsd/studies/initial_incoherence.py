@@ -15,7 +15,7 @@ from grsd.evidence import Measurement
 from grsd.runs import Spec
 from grsd.shells import LogShells
 from grsd.studies.gradient_propagation import DEPTHS, compared, drawn, labelled
-from grsd.support.values import fits_memory, real, said, seed_of, whole
+from grsd.support.values import fits_memory, real, said, seed_of, whole_number
 
 SHELLS = LogShells(1.0, 0.2)
 SAMPLES = {"one-hot": 30, "parity": 200}
@@ -120,7 +120,7 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     matrix of normal numbers, of which a share ``aligned`` (0 to 1) takes the sign of g_u g_v: all those pairs send
     energy up. Then z_c is N(0, 1) for 0, and the largest that it can be, sum |x| / sqrt(sum x^2), for 1.
     """
-    fits_memory("planted_signs", "modes", 4 * whole("planted_signs", "modes", modes, 1) ** 2)
+    fits_memory("planted_signs", "modes", 4 * whole_number("planted_signs", "modes", modes, 1) ** 2)
     seed = seed_of("planted_signs", "seed", seed)
     share = real(aligned)
     if not 0 <= share <= 1:

@@ -78,8 +78,8 @@ def of_network(protocol: Protocol, seed: int) -> float:
     """The larger slope of log(t rho) and log(t omega) on a regressor, or the largest t rho or t omega of all."""
     found = over_depth(protocol.network, protocol.depths, seed)
     if protocol.of == "supremum":
-        return max(float(found[f"t_{rate}"].max()) for rate in evolution.RATES)
-    return max(evolution.slopes(found, rate)[protocol.of] for rate in evolution.RATES)
+        return max(float(found[f"t_{rate}"].max()) for rate in evolution.RELATIVE_RATES)
+    return max(evolution.slopes(found, rate)[protocol.of] for rate in evolution.RELATIVE_RATES)
 
 
 def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.Dataset:
@@ -88,7 +88,7 @@ def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.D
     ``of`` is "time", "shell" or "depth". ``supremum(architecture, rate)``: mean over seeds of the largest t rate.
     """
     names = list(architecture.names(compared=True))
-    axes = {"architecture": names, "rate": list(evolution.RATES), "of": list(evolution.SLOPES)}
+    axes = {"architecture": names, "rate": list(evolution.RELATIVE_RATES), "of": list(evolution.SLOPES)}
     numbers = {name: np.full([len(axis) for axis in axes.values()], np.nan) for name in ("slope", "low", "high")}
     supremum, verdicts = np.full((len(names), 2), np.nan), {}
     for i, name in enumerate(names):

@@ -93,12 +93,12 @@ def real(value: object) -> float:
 
 def seed_of(call: str, name: str, value: int) -> int:
     """Return ``value`` if both torch and numpy accept it as a seed; raise ``ValueError`` otherwise."""
-    if whole(call, name, value, 0) >= SEEDS:
+    if whole_number(call, name, value, 0) >= SEEDS:
         raise ValueError(f"{call}({name}=...): expected a seed less than 2^63, got {said(value)}")
     return int(value)
 
 
-def whole(call: str, name: str, value: int, least: int) -> int:
+def whole_number(call: str, name: str, value: int, least: int) -> int:
     """Return ``value`` if it is an int of at least ``least``; raise ``ValueError`` otherwise."""
     return _at_least(f"{call}({name}=...)", value, least)
 

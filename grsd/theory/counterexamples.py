@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grsd.support.arguments import vector
-from grsd.support.values import number, positive, said, whole
+from grsd.support.values import number, positive, said, whole_number
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]
 
@@ -100,4 +100,4 @@ def additive(rational: int) -> float:
     """
     if abs(rational if isinstance(rational, int) else 0) > 2**53:
         raise ValueError(f"additive(rational=...): expected at most 2^53 in size, got {said(rational)}")
-    return float(whole("additive", "rational", rational, -(2**53)))
+    return float(whole_number("additive", "rational", rational, -(2**53)))

@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 from scipy.sparse import lil_array
 
 from grsd.support.arguments import vector
-from grsd.support.values import said, whole
+from grsd.support.values import said, whole_number
 
 MOST = 200
 
@@ -26,7 +26,9 @@ def shift_defect(g: Float[np.ndarray, " points"], *, furthest: int | None = None
     up to T on an interval of length L the theorem's bound is epsilon * ceil(L / T).
     """
     g = vector("shift_defect", "g", g, 2)
-    furthest = len(g) - 1 if furthest is None else min(whole("shift_defect", "furthest", furthest, 1), len(g) - 1)
+    furthest = (
+        len(g) - 1 if furthest is None else min(whole_number("shift_defect", "furthest", furthest, 1), len(g) - 1)
+    )
     return float(max(np.ptp(g[k:] - g[:-k]) for k in range(1, furthest + 1)) / 2)
 
 
@@ -37,9 +39,9 @@ def worst_curve(cells: int, middle: int | None = None) -> tuple[float, Float[np.
     largest over all m is the worst of all curves: any other three points span a smaller grid, and the bound grows with
     the grid. Default: the best m. Cost: a program of 2 n unknowns and n^2 constraints for each m.
     """
-    if whole("worst_curve", "cells", cells, 2) > MOST:
+    if whole_number("worst_curve", "cells", cells, 2) > MOST:
         raise ValueError(f"worst_curve(cells=...): expected at most {MOST}, got {said(cells)}: constraints grow as n^2")
-    if middle is not None and whole("worst_curve", "middle", middle, 1) >= cells:
+    if middle is not None and whole_number("worst_curve", "middle", middle, 1) >= cells:
         raise ValueError(f"worst_curve(middle=...): expected less than the {cells} cells, got {said(middle)}")
     choices = range(1, cells) if middle is None else [middle]
     pairs = [(i, k) for k in range(1, cells + 1) for i in range(cells + 1 - k)]

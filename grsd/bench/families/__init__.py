@@ -1,4 +1,4 @@
-"""One table of kinds of networks and of what the kernel's calls do with each: exact, or refused in one line."""
+"""One table of model families; for each the kernel is exact, or is refused in one line."""
 
 from grsd.bench.families.attention import ATTENTION
 from grsd.bench.families.convolutions import CONVOLUTIONS

@@ -44,7 +44,7 @@ class Own(nn.Module):
 
 
 class Block(nn.Module):
-    """Norm, attention, norm, perceptron; both added."""
+    """x plus attention of its norm, plus a perceptron of the norm of that sum."""
 
     def __init__(self, width: int, attention: nn.Module, hidden: int = 8) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Windows(nn.Module):
 
 
 class CachedBias(nn.Module):
-    """LeViT: in evaluation mode the indexed biases are kept from the first call on.
+    """LeViT: in evaluation mode the indexed biases are cached at the first call.
 
     ``place``: an attribute, a dict by device, or a list.
     """
@@ -166,7 +166,7 @@ class Perceiver(nn.Module):
 
 
 class Mixer(nn.Module):
-    """A perceptron along positions, one along channels."""
+    """One perceptron along positions and one along channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Mixer(nn.Module):
 
 
 def encoder(norm_first: bool, batch_first: bool = True, nested: bool = False) -> nn.Module:
-    """``nn.TransformerEncoder``, which takes fused kernels in evaluation mode."""
+    """``nn.TransformerEncoder``, which uses fused kernels in evaluation mode."""
     layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=batch_first, norm_first=norm_first)
     return Net(
         lambda m, x: m.head(m.body(x if batch_first else x.transpose(0, 1)).mean(1 if batch_first else 0)),

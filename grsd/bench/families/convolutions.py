@@ -10,7 +10,7 @@ from grsd.bench.families.family import Family, Net, Skip, Then, randomized, raw,
 
 
 def two(h: Tensor) -> Tensor:
-    """Two numbers of a sample."""
+    """Two outputs per sample: a sum over all features, and the first feature."""
     return torch.stack([h.flatten(1).tanh().sum(1), h.flatten(1)[:, 0]], 1)
 
 
@@ -19,12 +19,12 @@ def convolved(*layers: nn.Module) -> nn.Module:
 
 
 def pooled(*layers: nn.Module, channels: int, classes: int = 3) -> nn.Module:
-    """Layers on images, the mean over positions, a readout."""
+    """Layers on images, then the mean over positions and a readout."""
     return randomized(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)))
 
 
 class PreActivation(nn.Module):
-    """A pre-activation residual block with eval-mode batch norm; a strided, projected short cut where asked."""
+    """A pre-activation residual block with eval-mode batch norm; an optional strided, projected shortcut."""
 
     def __init__(self, here: int, there: int, stride: int = 1) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class PreActivation(nn.Module):
 
 
 class Excite(nn.Module):
-    """Squeeze and excite: channels weighed by what their means give."""
+    """Squeeze and excite: channels weighted by a function of their means."""
 
     def __init__(self, channels: int, gate: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def inverted(channels: int, hidden: int, activation: type[nn.Module]) -> nn.Modu
 
 
 class Dense(nn.Module):
-    """DenseNet: every layer sees all before it."""
+    """DenseNet: every layer sees the outputs of all earlier ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Dense(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down, up by a transposed convolution and by interpolation, with a skip."""
+    """U-Net: down, then up by a transposed convolution and by interpolation, with a skip connection."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class UNet(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Depthwise, layer norm over channels, a perceptron of each position, layer scale."""
+    """ConvNeXt: depthwise convolution, layer norm over channels, a perceptron at each position, layer scale."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Fixup(nn.Module):
 
 
 class Standardized(nn.Conv2d):
-    """The weight less its mean, over its deviation, in every call."""
+    """The weight minus its mean, divided by its standard deviation, in every call."""
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight
@@ -142,7 +142,7 @@ class Standardized(nn.Conv2d):
 
 
 class Shuffle(nn.Module):
-    """ShuffleNet: half of the channels changed, then all of them shuffled."""
+    """ShuffleNet: half of the channels are changed, then all are shuffled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Shuffle(nn.Module):
 
 
 class Deformable(nn.Module):
-    """Offsets that a convolution makes, images read there by ``grid_sample``."""
+    """Images sampled by ``grid_sample`` at offsets that a convolution computes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Deformable(nn.Module):
 
 
 class Involution(nn.Module):
-    """A kernel for each position, made from that position, on all channels."""
+    """Involution: each position computes a kernel of its own, which acts on all channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Involution(nn.Module):
 
 
 class Patches(nn.Module):
-    """Folds patches into the batch dimension, and frames of a film into that of a convolution."""
+    """Folds patches into the batch dimension, and frames of a video into that of a convolution."""
 
     def __init__(self) -> None:
         super().__init__()

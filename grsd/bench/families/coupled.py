@@ -1,4 +1,4 @@
-"""Networks that no kernel may be given for: samples that see each other, outputs that are no (N, C), chance."""
+"""Networks without a kernel: samples that depend on each other, outputs that are not (N, C), randomness."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def refused(build: Callable[[], nn.Module], refusal: Refusal, **options: object)
 
 
 def only_in_the_gradient(y: Tensor) -> Tensor:
-    """y in value; its gradient is that of y less the mean over the batch."""
+    """The value of y with the gradient of y minus its mean over the batch."""
     mean = y.mean(0)
     return y - mean + mean.detach()
 
 
 def scaled_in_the_gradient(y: Tensor) -> Tensor:
-    """y in value; in the gradient each sample is scaled by the deviation over the batch."""
+    """The value of y with a gradient that is scaled by the deviation over the batch."""
     scale = y.std(0)
     return y * (scale / scale.detach())
 
 
 def recurrent_over_the_batch() -> nn.Module:
-    """``nn.LSTM`` without batch_first on (N, T, F): the samples are its time."""
+    """``nn.LSTM`` without batch_first on (N, T, F): it takes samples for time steps."""
     return Net(lambda m, x: m.readout(m.body(x)[0][:, -1]), body=nn.LSTM(4, 5), readout=nn.Linear(5, 2))
 
 
@@ -42,7 +42,7 @@ def attention_over_the_batch() -> nn.Module:
 
 
 def quantized() -> nn.Module:
-    """A dynamically quantized layer, whose grid is that of the whole batch, before trainable ones."""
+    """A dynamically quantized layer, whose grid depends on the whole batch, before trainable ones."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.readout(torch.tanh(m.quantized(x.float()).to(x.dtype)))
@@ -51,7 +51,7 @@ def quantized() -> nn.Module:
 
 
 class Remembers(nn.Module):
-    """Adds what it gave the last time."""
+    """Adds the output of its last call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Remembers(nn.Module):
 
 
 class KeptOutside(nn.Module):
-    """Normalizes its weight once for all calls, in the default of an argument."""
+    """Normalizes its weight once for all calls and keeps it in the default of an argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class KeptOutside(nn.Module):
 
 
 class RefersToItself(nn.Module):
-    """A function of its own closes over the module, which no copy can follow."""
+    """A function among its attributes closes over the module, so that a copy still uses the original."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class RefersToItself(nn.Module):
 
 
 class Factor(nn.Module):
-    """Its factor learns and is not registered."""
+    """Its factor requires gradients but is not registered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Factor(nn.Module):
 
 
 class Unregistered(nn.Module):
-    """One of its layers is where torch does not look for it."""
+    """One of its layers is stored where torch does not look for modules."""
 
     def __init__(self) -> None:
         super().__init__()

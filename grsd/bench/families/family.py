@@ -1,4 +1,4 @@
-"""What a row of the table of families says, and parts that many of its networks share."""
+"""A row of the table of families, and components that many of its networks share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Refusal:
-    """``line``: a regular expression found in the one line of the error, of the type ``error``."""
+    """``line``: regular expression that matches the message of the error; ``error``: its type."""
 
     line: str
     error: type[Exception] | tuple[type[Exception], ...] = (ValueError, TypeError, RuntimeError)
@@ -26,18 +26,18 @@ NOT_TWICE = Refusal("not dM/dt|twice|second derivative|not implemented")
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network, and what the calls do with it.
+    """A kind of network, and how the kernel's calls treat it.
 
     Args:
         build: the network with random weights.
         shape: of one sample.
         classes: C; ``None`` for outputs of shape (N,).
-        tokens: inputs are whole numbers below it; 0: normal ones.
-        kernel: ``None`` where M is exact, else how it is refused.
+        tokens: inputs are whole numbers below it; 0: inputs are normal.
+        kernel: ``None`` if M is exact, else its refusal.
         rate: the same for M'.
-        samples: N where nothing else is said.
+        samples: default of N.
         called: the network has been called on its inputs before.
-        around: what the user has entered around the calls.
+        around: context manager that the user has entered around the calls.
         slow: more than a second in a test.
     """
 
@@ -94,7 +94,7 @@ class Net(nn.Module):
 
 
 class Then(nn.Sequential):
-    """Layers one after another, then a function of what they give."""
+    """Layers one after another, then a function of their output."""
 
     def __init__(self, *layers: nn.Module, then: Callable[[Tensor], Tensor] = lambda h: h.flatten(1)) -> None:
         super().__init__(*layers)
@@ -118,7 +118,7 @@ def perceptron(*activations: nn.Module) -> nn.Module:
 
 
 def raw(*shape: int, scale: float = 1.0) -> nn.Parameter:
-    """A parameter of normal numbers, of deviation scale / sqrt(fan-in)."""
+    """A parameter of normal numbers with standard deviation scale / sqrt(fan-in)."""
     return nn.Parameter(scale * torch.randn(shape) / max(1, shape[-1] if shape else 1) ** 0.5)
 
 
@@ -133,7 +133,7 @@ def frozen(model: nn.Module, *names: str) -> nn.Module:
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """Scales, shifts and running statistics away from 0 and 1, in evaluation mode."""
+    """Move scales, shifts and running statistics away from 0 and 1; the model is in evaluation mode."""
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() and (tensor.ndim <= 1 or "norm" in name):
@@ -144,7 +144,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 def wide(model: nn.Module) -> nn.Module:
-    """The network with its casts to float32 switched off: what they would give without rounding."""
+    """Switch off the network's casts to float32, for a reference without their rounding."""
     for part in model.modules():
         if hasattr(part, "narrow"):
             part.narrow = False
@@ -152,5 +152,5 @@ def wide(model: nn.Module) -> nn.Module:
 
 
 def cast(part: nn.Module, x: Tensor) -> Tensor:
-    """``x.float()``, as large models have it, unless ``wide`` has switched it off."""
+    """``x.float()``, as in large models, unless ``wide`` has switched it off."""
     return x.float() if part.narrow else x

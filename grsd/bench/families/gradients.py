@@ -1,4 +1,4 @@
-"""Networks that meddle with derivatives: functions of one's own, checkpoints, gradients in the forward pass."""
+"""Networks that change derivatives: custom autograd functions, checkpoints, gradients in the forward pass."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SwishOnce(torch.autograd.Function):
 
 
 class Reversed(torch.autograd.Function):
-    """The identity whose gradient is turned round (domain-adversarial training)."""
+    """The identity with a reversed gradient (domain-adversarial training)."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Descent(nn.Module):
 
 
 def gradient_hook() -> nn.Module:
-    """Its gradient is halved on the way back."""
+    """A perceptron whose gradient is halved by a hook."""
     model = perceptron()
 
     def halve(h: Tensor) -> Tensor:

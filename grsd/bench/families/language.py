@@ -121,7 +121,7 @@ class T5(nn.Module):
 
 
 class ALiBi(nn.Module):
-    """Scores less a slope times the distance; the slopes are fixed."""
+    """ALiBi: scores minus a fixed slope times the distance."""
 
     def __init__(self) -> None:
         super().__init__()

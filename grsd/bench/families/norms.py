@@ -1,4 +1,4 @@
-"""Normalizations, parametrized weights, and weights that stand still for autograd."""
+"""Normalizations, parametrized weights, and weights that autograd takes for constants."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def between(norm: nn.Module) -> nn.Module:
 
 
 def old(function: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """What torch calls deprecated, without the warning."""
+    """Apply a deprecated function of torch without its warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return nn.Sequential(function(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 2))
 
 
 def used(model: nn.Module) -> nn.Module:
-    """Power iterations of a spectral norm, which happen in training mode."""
+    """Run the power iterations of a spectral norm, which happen only in training mode."""
     for _ in range(20):
         model.train()(torch.zeros(2, 5))
     return model.eval()
@@ -50,7 +50,7 @@ class Cached(nn.Module):
 
 
 class Softplus(nn.Module):
-    """A parametrization of one's own: positive weights."""
+    """A custom parametrization: positive weights."""
 
     def forward(self, w: Tensor) -> Tensor:
         return F.softplus(w)
@@ -123,7 +123,7 @@ def detached_norm() -> nn.Module:
 
 
 def detached_factor(shared: bool) -> nn.Module:
-    """A factor without gradient, of parameters that learn elsewhere too, or that therefore stand still."""
+    """A factor without gradient; its parameters are also used elsewhere, or else they do not learn."""
     first = nn.Linear(5, 5) if shared else nn.Identity()
     a, b = nn.Linear(5, 3), nn.Linear(5, 3)
     return Net(lambda m, x: m.a(m.first(x)) * torch.tanh(m.b(m.first(x))).detach(), first=first, a=a, b=b)

@@ -1,4 +1,4 @@
-"""Perceptrons and what is made of linear layers and raw parameters."""
+"""Perceptrons and other networks of linear layers and raw parameters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ReZero(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """Cosines with class vectors, by a learned 0-dim temperature (as CLIP has it)."""
+    """Cosines with class vectors, with a learned 0-dim temperature, as in CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class LogitScale(nn.Module):
 
 
 class Experts(nn.Module):
-    """A mixture of experts: all of them weighed, or the two best of each sample, gathered by boolean masks."""
+    """A mixture of experts: all of them weighted, or the two best of each sample, gathered by boolean masks."""
 
     def __init__(self, best: int | None = None) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Spline(nn.Module):
 
 
 class Hypernetwork(nn.Module):
-    """A network whose weights another one makes, from a learned code; and one weight per sample."""
+    """A hypernetwork: another network computes its weights from a learned code, and one weight per sample."""
 
     def __init__(self, per_sample: bool) -> None:
         super().__init__()

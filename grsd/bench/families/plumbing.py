@@ -1,4 +1,4 @@
-"""Networks that torch itself makes difficult: compilers, hooks, state, writing in place, quantized parts."""
+"""Networks that use difficult features of torch: compilers, hooks, state, writes in place, quantized parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grsd.bench.families.family import Family, Net, perceptron, raw
 
 
 class Keeps(nn.Module):
-    """Keeps its activations, counts its calls."""
+    """Keeps its activations and counts its calls."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Keeps(nn.Module):
 
 
 class Branches(nn.Module):
-    """Goes one way for a single sample, another for a few, another for many: the same function in all of them."""
+    """Branches on the number of samples: one, few or many; all branches compute the same function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Filled(nn.Module):
 
 
 def hooked() -> nn.Module:
-    """Hooks that change what goes into a layer and what comes out of it."""
+    """Hooks that change the input and the output of a layer."""
     model = perceptron()
     model[2].register_forward_pre_hook(lambda m, args: (args[0] * torch.sigmoid(m.weight[0]),))
     model[2].register_forward_hook(lambda m, args, out: out + 0.5 * args[0].square())
@@ -129,7 +129,7 @@ def meta_learner() -> nn.Module:
 
 
 def quantized_layer() -> nn.Module:
-    """``nn.Linear(5, 6)`` in int8, whose inputs are rounded on a grid of what it is called on."""
+    """``nn.Linear(5, 6)`` in int8, whose inputs are rounded to a grid that depends on the batch."""
     layer, weight = torch.ao.nn.quantized.dynamic.Linear(5, 6), torch.randn(6, 5)
     layer.set_weight_bias(torch.quantize_per_tensor(weight, float(weight.abs().max()) / 127, 0, torch.qint8), None)
     return layer
@@ -155,7 +155,7 @@ def ensemble() -> nn.Module:
 
 
 def autocast() -> nn.Module:
-    """Under ``torch.autocast``, which leaves float64 alone."""
+    """Under ``torch.autocast``, which does not change float64."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -28,7 +28,7 @@ class Unrolled(nn.Module):
 
 
 class Packed(nn.Module):
-    """Sequences of different lengths, read from the inputs, sorted and packed."""
+    """Sequences of different lengths, which the inputs define, sorted and packed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Packed(nn.Module):
 
 
 class S4D(nn.Module):
-    """A diagonal state space, its kernel of complex powers, convolved by FFT."""
+    """A diagonal state space model: its kernel of complex powers is convolved by FFT."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Selective(nn.Module):
 
 
 class QRNN(nn.Module):
-    """Gates by a causal convolution, then forget-pooling."""
+    """QRNN: gates by a causal convolution, then forget-pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class QRNN(nn.Module):
 
 
 class Flow(nn.Module):
-    """A neural ODE by Runge-Kutta steps, fixed, or adapted to each sample until it is done."""
+    """A neural ODE by Runge-Kutta steps, which are fixed or adapted to each sample."""
 
     def __init__(self, adaptive: bool) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Flow(nn.Module):
         return h
 
     def adapted(self, h: Tensor) -> Tensor:
-        """Heun's steps; ``left``: time to go of each sample."""
+        """Heun's steps; ``left``: the remaining time of each sample."""
         left, dt = torch.ones_like(h[:, :1]), torch.full_like(h[:, :1], 0.3)
         while bool((left > 0).any()):
             dt = torch.minimum(dt, left)
@@ -139,7 +139,7 @@ class Flow(nn.Module):
 
 
 class Equilibrium(nn.Module):
-    """The fixed point of a contraction, iterated until it stands still; ``steps``: that often."""
+    """The fixed point of a contraction, iterated to convergence, or ``steps`` times."""
 
     def __init__(self, steps: int | None) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Equilibrium(nn.Module):
 
 
 def recurrent(body: nn.Module) -> nn.Module:
-    """A module of torch on (N, T, F), its last position read out."""
+    """A module of torch on (N, T, F) and a readout of its last position."""
     width = body.hidden_size * (2 if body.bidirectional else 1)
     return Net(lambda m, x: m.readout(m.body(x)[0][:, -1]), body=body, readout=nn.Linear(width, 2))
 

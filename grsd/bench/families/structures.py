@@ -12,7 +12,7 @@ EDGES = ((0, 1, 2, 3, 3, 0), (1, 2, 3, 0, 1, 2))
 
 
 class GCN(nn.Module):
-    """Graph convolutions on one graph: the normalized adjacency, dense."""
+    """Graph convolutions on one graph with a dense, normalized adjacency matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class GCN(nn.Module):
 
 
 class GAT(nn.Module):
-    """Graph attention: scores of neighbours, the others masked."""
+    """Graph attention: scores of neighbours; all others are masked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Messages(nn.Module):
 
 
 class Capsules(nn.Module):
-    """Votes routed by agreement, three rounds."""
+    """Capsules: votes are routed by agreement, in three rounds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Capsules(nn.Module):
 
 
 class Spectral(nn.Module):
-    """A Fourier layer: the low frequencies mixed by complex weights, kept as pairs of real numbers."""
+    """A Fourier layer: complex weights, stored as pairs of real numbers, mix the low frequencies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def radial(distance: str) -> nn.Module:
 
 
 def sort_pool(k: int | None) -> nn.Module:
-    """Features of a set sorted along it, or the largest ones."""
+    """Features sorted over the elements of a set, or their largest values."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         h = m.phi(x)
@@ -126,7 +126,7 @@ def set_attention() -> nn.Module:
 
 
 def solved() -> nn.Module:
-    """The solution of a linear system that a layer makes from each sample."""
+    """The solution of a linear system that a layer computes from each sample."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         a = m.make(x).view(-1, 3, 3)
@@ -136,7 +136,7 @@ def solved() -> nn.Module:
 
 
 def eigenvalues() -> nn.Module:
-    """Of the symmetric matrix that a layer makes from each sample."""
+    """Eigenvalues of the symmetric matrix that a layer computes from each sample."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         a = m.make(x).view(-1, 3, 3)

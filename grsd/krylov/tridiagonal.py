@@ -1,9 +1,9 @@
-r"""Lanczos with full reorthogonalization, and the exact derivative of what it makes.
+r"""Lanczos with full reorthogonalization, and the exact derivative of its tridiagonal matrix.
 
 From v_1 = e / |e| the recurrence M v_j = beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1} gives the tridiagonal T with
-<e, p(M) e> = |e|^2 <1, p(T) 1> for polynomials p of degree below 2 m. While M changes and e does not, the derivative
-of T is that of the recurrence line by line, reorthogonalization included. Source: Golub and Meurant, Matrices, Moments
-and Quadrature (2010), for T; its derivative is this project's.
+<e, p(M) e> = |e|^2 <1, p(T) 1> for polynomials p of degree below 2 m. If M changes and e does not, the derivative of T
+follows from differentiating each line of the recurrence, reorthogonalization included. Source: Golub and Meurant,
+Matrices, Moments and Quadrature (2010), for T; its derivative is this project's.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from torch import Tensor
 
 from grsd.jacobian.operators import Operator, Vector
 from grsd.support.arguments import tensor
-from grsd.support.values import flag, instance, said, whole
+from grsd.support.values import flag, instance, said, whole_number
 
 
 @dataclass(frozen=True)
 class Tridiagonal:
     """T (m, m) in the Krylov basis of a vector, its ``rate`` T' or None; float64, on the CPU.
 
-    ``norm``: of that vector. ``left``: beta_m, how far M v_m reaches out of the basis; 0 where T is all there is.
-    ``left_rate``: its rate; 0 where none was asked for.
+    ``norm``: of that vector. ``beta``: beta_m, the norm of the part of M v_m outside the basis; 0 if the basis is
+    invariant. ``beta_rate``: its rate, or 0 without a rate.
     """
 
     matrix: Float[Tensor, "m m"]
     rate: Float[Tensor, "m m"] | None
     norm: float
-    left: float
-    left_rate: float
+    beta: float
+    beta_rate: float
 
     def first(self, steps: int) -> Tridiagonal:
-        """What the first ``steps`` < m steps gave."""
+        """The result after the first ``steps`` < m steps."""
         here, beside = (slice(steps), slice(steps)), (steps - 1, steps)
-        rate, left_rate = (None, 0.0) if self.rate is None else (self.rate[here], float(self.rate[beside]))
-        return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), left_rate)
+        rate, beta_rate = (None, 0.0) if self.rate is None else (self.rate[here], float(self.rate[beside]))
+        return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), beta_rate)
 
 
 def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True) -> Tridiagonal:
-    """``steps`` steps from ``start`` != 0, or fewer where the Krylov space ends before.
+    """Take ``steps`` steps from ``start`` != 0, or fewer if the Krylov space ends earlier.
 
-    Memory: D m numbers, twice that with ``rate``. Cost: one ``product`` a step, or one ``product_and_rate``, and
-    4 D m^2 operations, 12 with the rate.
+    Memory: D m numbers, twice as many with ``rate``. Cost: one ``product`` (with ``rate`` one ``product_and_rate``) per
+    step, and 4 D m^2 operations, 12 D m^2 with the rate.
 
-    Errors: ``TypeError``, ``ValueError`` for what is no operator, no vector of its dimension, or zero.
+    Errors: ``TypeError`` or ``ValueError`` for what is no operator, no vector of its dimension, or zero.
     """
     instance("lanczos", "operator", operator, Operator, "an operator such as grsd.krylov.KernelOperator")
     start = tensor("lanczos", "start", start).detach()
@@ -55,7 +55,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
         raise ValueError(f"lanczos(start=...): expected {wanted}, got {said(start)}")
     if (own := getattr(operator, "dtype", start.dtype)) != start.dtype:
         raise TypeError(f"lanczos(start=...): expected the operator's {own}, got {start.dtype}")
-    whole("lanczos", "steps", steps, 1)
+    whole_number("lanczos", "steps", steps, 1)
     flag("lanczos", "rate", rate)
     size, norm = operator.dimension, start.norm()
     steps, eps = min(steps, size), torch.finfo(start.dtype).eps
@@ -70,7 +70,7 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
         else:
             dv = moved[: j + 1]
             w, dw = operator.product_and_rate(v[j], dv[j])
-        for _ in range(2):  # once leaves rounding behind, twice does not (Kahan and Parlett)
+        for _ in range(2):  # twice is enough to remove rounding errors (Kahan and Parlett)
             h = v @ w
             if moved is not None:
                 dh = dv @ w + v @ dw

@@ -83,9 +83,9 @@ def exponents(
     clock, origin = np.array([_clock(times, row) for row in np.log(np.abs(c)).T]).T
     found = np.stack([np.mean(profile, 0), np.mean(coupled, 0), clock], axis=1)
     runs = len(found) - 1
-    apart = found[:, 1:] - found[:, :1]
-    spread = apart[1:] - apart[1:].mean(0)
-    distance = apart[0] @ np.linalg.pinv((runs - 1) / runs * spread.T @ spread) @ apart[0]
+    difference = found[:, 1:] - found[:, :1]
+    spread = difference[1:] - difference[1:].mean(0)
+    distance = difference[0] @ np.linalg.pinv((runs - 1) / runs * spread.T @ spread) @ difference[0]
     p = float(stats.f.sf(distance * (runs - 2) / (2 * (runs - 1)), 2, runs - 2))
     intervals = {name: jackknife_interval(column, level) for name, column in zip(NAMES, found.T, strict=True)}
     values = dict(zip(NAMES, found[0].tolist(), strict=True))

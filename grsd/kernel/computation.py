@@ -1,0 +1,405 @@
+"""One kernel from the user's model to the finished matrices: prepare the self-check, plan, differentiate, multiply."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from grsd.jacobian import (
+    FORWARD,
+    TWICE,
+    Differentiated,
+    Direction,
+    ForwardTrace,
+    Network,
+    ParameterGroup,
+    RowMethod,
+    can_vmap_samples,
+    factorable,
+    foreign_leaves,
+    jacobian,
+    plan_groups,
+    pull,
+    random_like,
+    trace_forward,
+    trace_with_graph,
+)
+from grsd.jacobian.prepare import COUPLED_GRADIENT, prepare
+from grsd.jacobian.size import evaluated_at_once, rows_are_cheap
+from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
+from grsd.kernel.meter import peak_and_result, through
+from grsd.kernel.pieces import joined, merged
+from grsd.kernel.plan import (
+    Pass,
+    Plan,
+    Problem,
+    crude_bytes,
+    free_memory,
+    make_plan,
+    measured_samples,
+    single_pass_plan,
+)
+from grsd.kernel.products import KernelAccumulator, Square, Tile
+from grsd.support.checks import FEW, check_targets, in_one_line, memory_bytes
+
+SMALL = 2**30  # bytes; the memory of smaller problems is not measured
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a kernel is computed.
+
+    ``factored``: known layers are factored. ``row_method``: for all other parameters. ``by``: forward mode or two
+    backward passes for J d.
+    """
+
+    factored: bool
+    row_method: RowMethod
+    by: str
+
+
+LAST_RESORT = Strategy(False, RowMethod.ONE_OUTPUT, TWICE)
+OWN_PARAMETERS = Strategy(False, RowMethod.WHOLE_BATCH, TWICE)  # a graph that ends in the module's own parameters
+SLOWER = (
+    Strategy(True, RowMethod.WHOLE_BATCH, FORWARD),
+    Strategy(True, RowMethod.ONE_OUTPUT, FORWARD),
+    OWN_PARAMETERS,
+    LAST_RESORT,
+)
+
+
+class KernelComputation:
+    """The computation of one kernel; ``total()`` and ``shares()`` return the matrices.
+
+    ``expected``: the numbers of the self-check, by backward passes. ``plan``: what is held and computed at once.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor | None,
+        dtype: torch.dtype,
+        device: str | torch.device | None,
+        memory_limit: str | int | None,
+        *,
+        rate: bool = False,
+        per_parameter: bool = False,
+        refuse: bool = True,
+    ) -> None:
+        self.call, self.rate, self.per_parameter, self.refuse = call, rate, per_parameter, refuse
+        limit = None if memory_limit is None else memory_bytes(call, memory_limit)
+
+        def small(network: Network, few: ForwardTrace, samples: int) -> bool:
+            room = min(SMALL, free_memory(network.device) // 2)
+            return crude_bytes(network, few, samples, rate, per_parameter) < room
+
+        self.prepared = prepared = prepare(call, model, inputs, dtype, device, small if limit is None else None)
+        self.network, self.inputs, self.trace = prepared.network, prepared.inputs, prepared.trace
+        self.samples, self.classes, self.small = prepared.samples, prepared.classes, prepared.small
+        self.outputs = prepared.outputs.detach()
+        if rate and refuse:
+            check_targets(call, targets, tuple(self.outputs.shape))
+        error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
+        with in_one_line(call, partial(_not_differentiated, call)):
+            self.limit = free_memory(self.inputs.device) if limit is None else limit
+            self.batch, self.checking = (self.samples, 0) if self.small else self._self_check_batch()
+            probe = random_like(self.outputs)
+            self.expected = Expected.of(probe, self._pull(probe))
+            self.along = None
+            if rate:
+                gradient = self._pull(error)
+                self.along = {name: g / -self.samples for name, g in gradient.items()}
+            self._first_strategy()
+        if not self.small:
+            prepared.release()
+        if refuse and self.plan.peak > self.limit:
+            raise MemoryError(
+                f"{call}(memory_limit={memory_limit!r}): D = {self.outputs.numel()} needs about "
+                f"{_size(self.plan.peak)} at least, {_size(self.limit)} are allowed; raise the "
+                "limit, take fewer samples or dtype=torch.float32"
+            )
+
+    def total(self) -> list[Square]:
+        """[M], or [M, M'], checked."""
+
+        def compute() -> tuple[list[Square], list[Square]]:
+            accumulator = self._accumulator()
+            self._accumulate(lambda group: accumulator)
+            matrices = accumulator.finish()
+            return matrices, matrices
+
+        return self._checked(compute)
+
+    def shares(self) -> dict[str, Square]:
+        """The share of each parameter group in M, by the name of its parameter; the sum of the shares is checked."""
+
+        def compute() -> tuple[dict[str, Square], list[Square]]:
+            accumulators = {group.names[0]: self._accumulator() for group in self.groups}
+            self._accumulate(lambda group: accumulators[group.names[0]])
+            shares = {self.network.prefix + name: own.finish()[0] for name, own in accumulators.items()}
+            return shares, [sum(shares.values())]
+
+        return self._checked(compute)
+
+    def _pull(self, cotangent: Tensor) -> dict[str, Tensor]:
+        """J^T cotangent; uses the graph of all samples if there is one."""
+        if self.small:
+            return pull(self.network, self.trace, self.inputs, cotangent)
+        return pullback(self.network, self.inputs, cotangent, self.batch)
+
+    def _checked(self, compute: Callable[[], tuple[T, list[Square]]]) -> T:
+        """Compute; if that raises or fails the self-check, retry with strategies that need fewer features of torch."""
+        problem = ""
+        for strategy in self._strategies():
+            if problem:
+                self.prepared.check_samples()
+            self._switch_to(strategy)
+            if problem and strategy.row_method == RowMethod.ONE_OUTPUT and self.network.functional:
+                self._warn_of_cost(problem)
+            try:
+                result, matrices = compute()
+                problem = self._disagreement(matrices)
+            except (torch.OutOfMemoryError, MemoryError, OSError):
+                raise
+            except Exception as error:  # raised by torch or by the model's own backward pass
+                if isinstance(error, ValueError) and str(error).startswith(self.call):
+                    raise
+                problem = _said(self.call, error)
+                continue
+            if problem is None:
+                self.prepared.release()
+                return result
+            del result, matrices
+        raise RuntimeError(f"{self.call}(model, ...): {problem}")
+
+    def _strategies(self) -> list[Strategy]:
+        if not self.network.functional:
+            return [OWN_PARAMETERS, LAST_RESORT] if self.strategy == OWN_PARAMETERS else [LAST_RESORT]
+        return [self.strategy, *(strategy for strategy in SLOWER if strategy != self.strategy)]
+
+    def _switch_to(self, strategy: Strategy) -> None:
+        replan = strategy.factored != self.strategy.factored
+        self.strategy = strategy
+        if replan:
+            self._plan_groups()
+
+    def _warn_of_cost(self, problem: str) -> None:
+        if all(group.uses for group in self.groups):
+            return
+        warnings.warn(
+            f"{self.call}(model, ...): {problem}; what is left is one backward pass per output, "
+            f"{self.outputs.numel()} of them",
+            stacklevel=5,
+        )
+
+    def _disagreement(self, matrices: Sequence[Square]) -> str | None:
+        problem = self.expected.disagreement(matrices[0])
+        if problem is not None:
+            return problem
+        self._check_part(matrices[0])
+        if self.rate:
+            check = ExpectedRate(self.network, self.inputs, self.expected.probe, self.along, self.batch)
+            problem = check.disagreement(matrices[1])
+        return problem
+
+    def _check_part(self, kernel: Square) -> None:
+        here = self.prepared
+        if not self.small or here.gradient is None or len(here.chosen) == self.samples:
+            return
+        if not check_part(kernel, here.chosen, here.probe, here.gradient):
+            raise ValueError(f"{self.call}(model, ...): {COUPLED_GRADIENT}")
+
+    def _accumulate(self, accumulator_of: Callable[[ParameterGroup], KernelAccumulator]) -> None:
+        self.deviation = self.outputs.new_zeros(())
+        for one_pass in self.plan.passes:
+            spans = [slice(i, min(i + one_pass.tile, self.samples)) for i in range(0, self.samples, one_pass.tile)]
+            for i, span in enumerate(spans):
+                here = self._tiles(one_pass, span)
+                for other in spans[i + 1 :]:
+                    there = self._tiles(one_pass, other)
+                    for number, group in enumerate(one_pass.groups):
+                        accumulator_of(group).add(group, here[number], there.pop(0))
+                for group, own in merged(one_pass.groups, here, accumulator_of, self.small):
+                    accumulator_of(group).add(group, own, own)
+        same_outputs(self.call, self.deviation, self.outputs)
+
+    def _tiles(self, one_pass: Pass, span: slice) -> list[Tile]:
+        starts = range(span.start, span.stop, one_pass.batch)
+        batches = (slice(start, min(start + one_pass.batch, span.stop)) for start in starts)
+        pieces = (self._differentiate(one_pass.groups, batch) for batch in batches)
+        return [Tile(span, *group) for group in joined(pieces, one_pass.groups, span.stop - span.start)]
+
+    def _differentiate(self, groups: Sequence[ParameterGroup], batch: slice) -> Differentiated:
+        inputs, graph = self.inputs[batch], None
+        if len(inputs) == self.samples and self.along is None and self.trace.leaves is not None:
+            graph = self.trace
+        parts, outputs = jacobian(
+            self.network,
+            inputs,
+            groups,
+            row_method=self.strategy.row_method,
+            direction=None if self.along is None else Direction(self.along, self.strategy.by),
+            graph=graph,
+            at_once=self.samples if self.small else 1,
+        )
+        difference = (outputs - self.outputs[batch]).abs().max()
+        self.deviation = torch.maximum(self.deviation, difference)
+        return parts
+
+    def _accumulator(self) -> KernelAccumulator:
+        device = torch.device("cpu") if self.plan.host else self.outputs.device
+        return KernelAccumulator(
+            self.samples, self.classes, self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
+        )
+
+    def _plan_groups(self) -> None:
+        """Choose the parameter groups and the plan of the current strategy."""
+        self.groups = plan_groups(
+            self.network,
+            self.trace,
+            self.expected.gradient,
+            self._small_trace() if self.strategy.factored else None,
+            per_parameter=self.per_parameter,
+            backprops=self._evaluated_at_once() and not self.rate,
+        )
+        self.plan = single_pass_plan(self.groups, self.samples) if self.small else self._plan()
+
+    def _first_strategy(self) -> None:
+        """Choose the first strategy, its groups and its plan: known layers are factored, others use the fastest rows.
+
+        Small problems take the rows of all parameters, sample by sample, if this saves passes and products are cheap.
+        """
+        self.strategy, self.deviation = Strategy(True, RowMethod.WHOLE_BATCH, FORWARD), self.outputs.new_zeros(())
+        if self.network.functional and self.small and self.samples > 1:
+            cheap = self._rows_are_cheap()
+            if self.trace.vmappable or not cheap:
+                self.strategy = Strategy(
+                    not cheap or self.network.keeps or self._has_foreign_leaves(), RowMethod.PER_SAMPLE, FORWARD
+                )
+        if self.strategy.factored or not self.refuse:  # otherwise the self-check of all samples notices
+            self.prepared.check_samples()
+        if not self.network.functional:
+            self.strategy = OWN_PARAMETERS if self.small else LAST_RESORT
+        self._plan_groups()
+        if (
+            self.strategy.factored
+            and self.strategy.row_method == RowMethod.PER_SAMPLE
+            and all(group.uses for group in self.groups)
+        ):
+            self.strategy = replace(self.strategy, row_method=RowMethod.WHOLE_BATCH)
+        if not self.small and self.network.functional:
+            self.strategy = replace(self.strategy, row_method=self._row_method())
+            self.plan = self._plan()
+
+    def _has_foreign_leaves(self) -> bool:
+        """Whether the graph ends in tensors that are no parameters; only a second graph tells which of them persist."""
+        return bool(foreign_leaves(self.trace.outputs, self.trace.leaves.values()))
+
+    def _rows_are_cheap(self) -> bool:
+        """Whether the rows of the parameters that could be factored cost less than factoring; decided by counting."""
+        known = factorable(self.trace)
+        whole = len(known) == len(self.network.parameters)
+        if whole and (self.rate or self.network.shares):
+            return False
+        numbers = sum(self.network.parameters[name].numel() for name in known)
+        return rows_are_cheap(self.outputs.numel(), numbers, self.trace.operations, whole)
+
+    def _evaluated_at_once(self) -> bool:
+        return self.small and evaluated_at_once(self.inputs)
+
+    def _small_trace(self) -> ForwardTrace:
+        """A trace with its graph that makes the same calls as the whole batch, on as few samples as possible."""
+        few = self.prepared.few
+        if self._evaluated_at_once():
+            return self.trace
+        if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.trace):
+            return few
+        if self.trace.leaves is not None:
+            return self.trace
+        few = trace_with_graph(self.network, self.inputs[:FEW])
+        return few if few.same_calls(self.trace) else trace_with_graph(self.network, self.inputs)
+
+    def _row_method(self) -> RowMethod:
+        """The fastest method that works on two samples, for parameters that no recognised call claims."""
+        generic = [group for group in self.groups if not group.uses]
+        if not generic:
+            return RowMethod.WHOLE_BATCH
+        for row_method in (RowMethod.PER_SAMPLE, RowMethod.WHOLE_BATCH):
+            if row_method == RowMethod.WHOLE_BATCH or can_vmap_samples(self.network, self.inputs, self.outputs):
+                self.strategy = replace(self.strategy, row_method=row_method)
+                with suppress(RuntimeError, NotImplementedError):
+                    self._differentiate(generic, slice(0, 2))
+                    return row_method
+        return RowMethod.ONE_OUTPUT
+
+    def _self_check_batch(self) -> tuple[int, int]:
+        """Samples that the self-check takes at once, and the peak bytes of the self-check and the first evaluation."""
+
+        def check(count: int) -> object:
+            few, probe = self.inputs[:count], random_like(self.outputs[:count])
+            if not self.rate:
+                return pullback(self.network, few, probe, count)
+            return ExpectedRate(self.network, few, probe, self.network.parameters, count).disagreement(
+                probe.new_zeros(probe.numel(), probe.numel())
+            )
+
+        def evaluation(count: int) -> object:
+            return trace_forward(self.network, self.inputs[:count])
+
+        check_line, forward_line = (
+            through(*(peak_and_result(partial(stage, count))[0] for count in (1, min(2, self.samples))))
+            for stage in (check, evaluation)
+        )
+        batch = max(1, check_line.most(self.limit - self._held(), self.samples))
+        return batch, int(self._held() + max(check_line(batch), forward_line(self.samples)))
+
+    def _held(self) -> int:
+        """Bytes of parameters, fixed tensors, inputs and outputs; the direction has the size of the parameters."""
+        tensors = [*self.network.parameters.values()] * (2 if self.rate else 1)
+        tensors += [*self.network.fixed.values(), self.inputs, self.outputs]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def _plan(self) -> Plan:
+        few = [trace_forward(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
+        if not all(trace.same_calls(self.trace) for trace in few):
+            return replace(
+                single_pass_plan(self.groups, self.samples),
+                peak=crude_bytes(self.network, self.trace, self.samples, self.rate, self.per_parameter),
+            )
+        problem = Problem(
+            samples=self.samples,
+            classes=self.classes,
+            width=self.outputs.element_size(),
+            rate=self.rate,
+            matrices=len(self.groups) if self.per_parameter else 1 + self.rate,
+            device=self.inputs.device,
+            before=self._held(),
+            groups=self.groups,
+            work=lambda groups, count: self._differentiate(groups, slice(0, count)),
+        )
+        plan = make_plan(problem, self.limit)
+        return replace(plan, peak=max(plan.peak, self.checking))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.3f} MiB"
+
+
+def _not_differentiated(call: str, error: Exception) -> str:
+    return f"(model, ...): {_said(call, error)}"
+
+
+def _said(call: str, error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    own = f"{call}(model, ...): "
+    return text.removeprefix(own) if text.startswith(own) else f"torch cannot differentiate it here: {text}"
