@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from models import ZOO
@@ -16,6 +18,7 @@ from grsd.jacobian import (
     pull,
     pull_and_rate,
     random_like,
+    trace_forward,
     trace_with_graph,
 )
 
@@ -128,6 +131,28 @@ def test_a_copy_can_be_made_of_a_module_that_caches():
         x = torch.randn(2, 5, dtype=torch.float64)
         pull(net, trace_with_graph(net, x), x, torch.ones(2, 3, dtype=torch.float64))
     assert model.last is kept
+
+
+def test_a_trace_without_a_graph_keeps_no_activations():
+    seen = []
+
+    class Norms(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            norms = torch.nn.LayerNorm(6), torch.nn.RMSNorm(6), torch.nn.GroupNorm(2, 6), torch.nn.BatchNorm1d(6)
+            self.norms, self.first = torch.nn.ModuleList(norms), torch.nn.Linear(5, 6)
+
+        def forward(self, x):
+            for norm in self.norms:
+                x = self.first(x) if norm is self.norms[0] else x
+                seen.append(weakref.ref(x))
+                x = norm(x)
+            return x
+
+    with exact_derivatives():
+        trace = trace_forward(network(Norms().eval()), torch.randn(4, 5, dtype=torch.float64))
+    assert len(trace.calls) == 5
+    assert [activation() for activation in seen] == [None] * 4
 
 
 class Experts(torch.nn.Module):

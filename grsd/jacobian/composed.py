@@ -318,7 +318,7 @@ class Composed(TorchFunctionMode):
             self.intervened = True
             return self.replaced[func](*args, **kwargs)
         if func in self.opened or (self.tangents and _is_written_in_python(func)):
-            self.intervened |= func is F.embedding_bag  # the others are opened only to be seen
+            self.intervened |= func is F.embedding_bag  # the others are opened only to record the calls inside
             with self:
                 return (self.opened.get(func) or _seen_through(func))(*args, **kwargs)
         return func(*args, **kwargs)

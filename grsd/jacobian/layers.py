@@ -118,7 +118,7 @@ def _trailing(
 
 def _layer_norm(*args: object, **kwargs: object) -> Call:
     norm = LayerNorm(*args, **kwargs)
-    shape, eps = norm.normalized_shape, norm.eps  # alone, since what the call keeps must not keep its input alive
+    shape, eps = norm.normalized_shape, norm.eps  # not ``norm``, which would keep the input alive as long as the call
     lead = norm.input.ndim - len(shape)
     return _trailing(norm.input, norm.weight, norm.bias, lead, lambda x: F.layer_norm(x, shape, eps=eps))
 

@@ -308,11 +308,11 @@ class KernelComputation:
     def _rows_are_cheap(self) -> bool:
         """Whether the rows of the parameters that could be factored cost less than factoring; decided by counting."""
         known = factorable(self.trace)
-        whole = len(known) == len(self.network.parameters)
-        if whole and (self.rate or self.network.shares):
+        all_known = len(known) == len(self.network.parameters)
+        if all_known and (self.rate or self.network.shares):
             return False
         numbers = sum(self.network.parameters[name].numel() for name in known)
-        return rows_are_cheap(self.outputs.numel(), numbers, self.trace.operations, whole)
+        return rows_are_cheap(self.outputs.numel(), numbers, self.trace.operations, all_known)
 
     def _evaluated_at_once(self) -> bool:
         return self.small and evaluated_at_once(self.inputs)
