@@ -93,6 +93,12 @@ SHELL_CALLS = {
     "energy_budget": _call(
         grsd.energy_budget, lambda: {"spectrum": decomposed(), "error": error(), "shells": SHELLS, "parameters": None}
     ),
+    "energy_budgets": _call(
+        grsd.energy_budgets,
+        lambda: {"spectrum": decomposed(), "error": error(), "shells": [SHELLS], "parameters": None},
+        "energy_budget",
+        "LogShells",
+    ),
     "energy_budget of Krylov": _call(
         grsd.energy_budget,
         lambda: {"spectrum": tridiagonal(), "error": tridiagonal().error, "shells": SHELLS, "parameters": None},

@@ -12,6 +12,7 @@ import xarray as xr
 from test_specs import SMALL
 
 import grsd
+from grsd.datasets import images
 from grsd.support.pinned import pinned, usual_numbers
 
 SWITCHES = {
@@ -93,7 +94,7 @@ def test_data_and_networks_of_a_spec_are_the_same(name):
     network = SMALL.network(data)
     photographs = grsd.datasets.patches(20)
     drawn = grsd.datasets.power_law(5)
-    grsd.datasets._tiles.cache_clear()
+    images._tiles.cache_clear()
     with hostile(name):
         found, again = SMALL.batch(), SMALL.network(data)
         others = [(photographs, grsd.datasets.patches(20)), (drawn, grsd.datasets.power_law(5))]

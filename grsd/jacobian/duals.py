@@ -88,5 +88,6 @@ def in_forward_mode(run: Callable[[], T]) -> T:
             return run()
     except NotImplementedError:
         with forward_ad.dual_level(), ZeroTangents():
-            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))  # registers the decompositions
+            nothing = torch.zeros((), dtype=torch.float64, device="cpu")
+            forward_ad.make_dual(nothing, nothing)  # registers the decompositions
             return run()

@@ -7,6 +7,7 @@ from torch import Tensor
 PER_CALL = 2**20  # multiplications that take as long as one function call, forward and backward
 PER_CHECK = 2**19  # the same if only checks are saved
 FEW_CALLS = 2**22  # multiplications that take no longer than the calls that would avoid them
+COPIES = 2**17  # numbers that are copied in the time of another round of calls
 GRAMS_AT_ONCE = 2**20  # numbers in Gram matrices that are computed at once
 HELD_ROWS = 2**24  # numbers in rows that are held although they could be factored
 SAMPLES, MANY_SAMPLES, INPUTS = 32, 128, 2**14
@@ -26,6 +27,11 @@ def rows_are_cheap(outputs: int, parameters: int, calls: int, known: bool) -> bo
     """
     numbers = outputs * parameters
     return numbers < HELD_ROWS and numbers * outputs < (PER_CHECK if known else PER_CALL) * calls
+
+
+def copies_avoid_calls(numbers: int) -> bool:
+    """Whether copying so many numbers costs less than another round of calls."""
+    return numbers < COPIES
 
 
 def rows_avoid_calls(multiplications: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grsd.jacobian import Differentiated, ParameterGroup, Parts, Route
+from grsd.jacobian.size import copies_avoid_calls
 from grsd.kernel.products import KernelAccumulator, Tile
 
 
@@ -44,7 +45,8 @@ def merged(
     for group in groups:
         own = tiles.pop(0)
         shapes = tuple(part.shape for part in own.parts) if group.route == Route.GRAM else ()
-        if not small or group.route == Route.SLICES:
+        held = sum(part.numel() for part in own.parts)
+        if not small or group.route == Route.SLICES or not copies_avoid_calls(held):
             yield group, own
         else:
             alike.setdefault((id(accumulator_of(group)), group.route, shapes), []).append((group, own))

@@ -31,8 +31,9 @@ def fingerprint(*functions: Callable) -> str:
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` if the code of
     a file has changed since it was imported, so that it is unknown which code would compute.
     """
+    files = [_file(function) for function in functions]
     names = "".join(f"{function.__qualname__}\n" for function in functions)
-    return _fingerprint("run(spec)", names, *(_file(function) for function in functions))
+    return _fingerprint("run(spec)", names, *files)
 
 
 def code_of(measure: Callable) -> str:
