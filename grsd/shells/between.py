@@ -113,7 +113,7 @@ def checkpoint_budget(
           crossings, and within degenerate eigenspaces, only crossing plus rotation has a meaning;
         * ``laziness(part)``: signed shares of the change of the shells' energies, which add to one: ``frozen`` is the
           part of R_a (the same change of e at a kernel that stands still, mean of the first and the second), ``growth``
-          that of a growing kernel, ``rest`` that of crossing and rotation; NaN if no energy changes;
+          that of a growing kernel, ``rest`` that of crossing and rotation; NaN if no energy changes beyond rounding;
         * ``loss_before``, ``loss_after``; ``loss_dissipation_before``, ``loss_dissipation_after`` over ``shell``:
           <e, w_a M e> / N, whose sum is -dL/dt under gradient flow; ``spectral_position_before``,
           ``spectral_position_after``: <e, M e> / (<e, e> tr M), NaN if e = 0;
@@ -339,6 +339,8 @@ def _step(states: Iterator[tuple[_Force, Spectrum]], shells: LogShells, indices:
     shares = torch.stack([relaxation, legs["growth"].sum(1), (legs["crossing"] + legs["rotation"]).sum(1)])
     change = shares.sum(0)
     unit = change.abs().max()
+    rounding = len(g0) * torch.finfo(g0.dtype).eps * (own0.sum() + own1.sum())
+    unit = torch.where(unit > rounding, unit, torch.full_like(unit, torch.nan))
     scaled = change / unit
     found = {
         "relaxation": relaxation,
