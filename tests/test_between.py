@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import grsd
 from grsd.decomposition import Spectrum
 from grsd.flow import nearby
 from grsd.kernel.computation import KernelComputation
-from grsd.shells import LogShells, checkpoint_budget, checkpoint_history
+from grsd.shells import MASK_FLAGS, LogShells, checkpoint_budget, checkpoint_history
 
 SHELLS = LogShells(1.0, 0.2)
 LEGS = ("growth", "crossing", "rotation")
@@ -189,6 +190,54 @@ def test_a_kernel_that_stands_still_is_lazy_and_one_that_only_grows_grows():
     assert np.abs(grown.growth - grown.transport).max() < 1e-12 * size
     assert max(float(np.abs(grown[leg]).max()) for leg in ("crossing", "rotation")) < 1e-12 * size
     assert float(grown.laziness.sel(part="rest")) == pytest.approx(0, abs=1e-12)
+
+
+def test_legs_lead_along_two_paths_of_kernels():
+    """Growth, crossing, rotation, and the opposite order, by the plain formula for each leg."""
+    inputs, targets = batch("mse")
+    models = [net("normalized"), net("normalized", 4)]
+    budget = checkpoint_budget(*models, inputs, targets, SHELLS)
+    forces = [(model(inputs) - targets).detach().reshape(-1) for model in models]
+    first, last = (dense_kernel(model, inputs) for model in models)
+    (values0, vectors0), (values1, vectors1) = (torch.linalg.eigh(kernel) for kernel in (first, last))
+    rho = float((values1.log() - values0.log()).mean())
+    assert float(budget.log_growth) == pytest.approx(rho, rel=1e-9)
+    assert int(budget.grown_modes) == len(values0)
+    crossed, uncrossed = vectors0 * values1 @ vectors0.T, vectors1 * values0 @ vectors1.T
+    stops = [first, math.exp(rho) * first, crossed, last], [first, uncrossed, math.exp(-rho) * last, last]
+    found = []
+    for path, names in zip(stops, (LEGS, LEGS[::-1]), strict=True):
+        v = [[torch.einsum("auv,v->au", w, e) for e in forces] for w in (plain_windows(k, budget) for k in path)]
+        half = [sum(b @ a.T for a, b in zip(*ends, strict=True)) / 4 for ends in pairwise(v)]
+        found.append({name: (t - t.T).numpy() for name, t in zip(names, half, strict=True)})
+    size = float(np.abs(budget.transport).max())
+    for leg in LEGS:
+        assert np.allclose(budget[leg], (found[0][leg] + found[1][leg]) / 2, rtol=0, atol=1e-9 * size), leg
+        assert np.allclose(budget[f"{leg}_order"], found[0][leg] - found[1][leg], rtol=0, atol=1e-9 * size), leg
+        assert float(np.abs(budget[f"{leg}_order"]).max()) > 0.01 * size
+    change = budget.energy_after - budget.energy_before
+    parts = {"frozen": budget.relaxation, "growth": budget.growth.sum("shell_from")}
+    parts["rest"] = change - parts["frozen"] - parts["growth"]
+    for name, part in parts.items():
+        share = float((part * change).sum() / (change**2).sum())
+        assert float(budget.laziness.sel(part=name)) == pytest.approx(share, abs=1e-10)
+
+
+def test_shells_under_the_floor_without_modes_or_energy_are_masked():
+    inputs, targets = batch("mse")
+    models = net("bottleneck"), net("bottleneck", 3)
+    budget = checkpoint_budget(*models, inputs, targets, SHELLS)
+    floor = max(30 * 2.220446049250313e-16 * float(torch.linalg.eigvalsh(dense_kernel(m, inputs))[-1]) for m in models)
+    reaches = budget.shell_index.values < math.log(floor)
+    assert 0 < reaches.sum() < 5
+    assert np.array_equal((budget["mask"].values & MASK_FLAGS["below_floor"]) > 0, reaches)
+    few = np.maximum(budget.modes_before, budget.modes_after) < 0.5
+    assert np.array_equal((budget["mask"].values & MASK_FLAGS["few_modes"]) > 0, few)
+    empty = np.maximum(budget.energy_before, budget.energy_after) < 1e-13
+    assert few.any()
+    assert empty.any()
+    assert ((budget["mask"].values & MASK_FLAGS["no_energy"]) > 0)[empty].all()
+    assert (budget["mask"] == 0).any()
 
 
 def test_unrelated_networks_close_too():
