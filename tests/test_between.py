@@ -2,7 +2,12 @@
 
 import copy
 import math
+import re
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,6 +334,30 @@ def test_a_history_computes_each_kernel_once(monkeypatch):
     )
     xr.testing.assert_allclose(found.isel(step=1, drop=True), alone, rtol=1e-11, atol=1e-13)
     assert alone.attrs == found.attrs
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
+    inputs, targets = batch("mse")
+    models = [nn.Sequential(net("tanh", seed, 1), nn.Flatten(0)) for seed in (0, 1)]
+    budget = checkpoint_budget(*models, inputs, targets[:, 0], SHELLS, dtype=dtype, memory_limit="64MiB")
+    assert budget.energy_before.dtype == budget.transport.dtype == (np.float32 if accuracy > 1e-5 else np.float64)
+    assert budget.attrs["dimension"] == 10
+    gained = budget.relaxation + budget.transport.sum("shell_from")
+    residue = np.abs(budget.energy_after - budget.energy_before - gained)
+    assert float(residue.max()) < accuracy * float(budget.energy_before.sum())
+
+
+def test_the_lines_of_the_readme_run():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    (block,) = re.findall(r"((?:^    .*\n)+)", readme[readme.index("`grsd.checkpoint_history` takes") :], re.MULTILINE)[
+        :1
+    ]
+    start = "import copy, torch, grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
+    code = start + textwrap.dedent(block)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'frozen' 'growth' 'rest'" in done.stdout
 
 
 def test_nothing_changes_and_nothing_is_wrong():

@@ -242,7 +242,7 @@ class _Reading:
             text = str(error)
             for start in (f"{self.call}(model, ...)", f"{self.call}(model, inputs)", "spectrum(kernel=...)"):
                 if text.startswith(start):
-                    raise type(error)(f"{self.call}({name}=...){text.removeprefix(start)}") from error
+                    raise type(error)(f"{self.call}({name}=...){text.removeprefix(start)}") from error.__cause__
             raise
 
 
