@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
     from grsd.shells import (
         LogShells,
+        checkpoint_budget,
+        checkpoint_history,
         energy_budget,
         energy_budgets,
         flux_from_differences,
@@ -36,6 +38,8 @@ __all__ = [
     "Spec",
     "Spectrum",
     "at_width",
+    "checkpoint_budget",
+    "checkpoint_history",
     "claims",
     "digits",
     "energy_budget",

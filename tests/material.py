@@ -43,6 +43,18 @@ def start() -> dict[str, object]:
     return {"history": given.pop("model"), **given}
 
 
+def states() -> dict[str, object]:
+    inputs, targets = batch()
+    after = grsd.Perceptron(5, 3, width=4, depth=2, seed=1).double()
+    return {"before": model(), "after": after, "inputs": inputs.clone(), "targets": targets.clone(), "shells": SHELLS}
+
+
+def history_of_states() -> dict[str, object]:
+    given = states()
+    before, after = given.pop("before"), given.pop("after")
+    return {"models": [before, (before, after.state_dict()), before], **given}
+
+
 def inference() -> dict[str, object]:
     return {"model": model(), "inputs": batch()[0].clone()}
 

@@ -1,5 +1,6 @@
 """Shells of the tangent kernel's spectrum: their windows, their energy budget, and operations on budgets."""
 
+from grsd.shells.between import checkpoint_budget, checkpoint_history
 from grsd.shells.budget import energy_budget, energy_budgets, log_range
 from grsd.shells.combine import flux_from_differences, locality, merge_shells, remove_scale, velocity_over_runs
 from grsd.shells.windows import MASK_FLAGS, LogShells
@@ -7,6 +8,8 @@ from grsd.shells.windows import MASK_FLAGS, LogShells
 __all__ = [
     "MASK_FLAGS",
     "LogShells",
+    "checkpoint_budget",
+    "checkpoint_history",
     "energy_budget",
     "energy_budgets",
     "flux_from_differences",

@@ -1,0 +1,131 @@
+"""Losses of one sample each, and their force dl/df at the outputs of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grsd.support.checks import check_targets, in_one_line
+from grsd.support.values import said
+
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+LOSSES = ("mse", "cross-entropy")
+AGREE = 1e-6
+
+
+def check_loss(call: str, loss: object) -> str:
+    """Return the name of a loss: one of ``LOSSES``, or that of a function of (outputs, targets)."""
+    if callable(loss) and not isinstance(loss, type):
+        return getattr(loss, "__name__", type(loss).__name__)
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise ValueError(
+            f"{call}(loss=...): expected one of {LOSSES} or a function of (outputs, targets) that returns one loss per "
+            f"sample, got {said(loss)}"
+        )
+    return loss
+
+
+def fitting_targets(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targets: object) -> Tensor:
+    """Return the targets on the outputs' device; refuse those that do not fit the loss.
+
+    Mean squared error: floating point of exactly the output's shape. Cross-entropy: whole numbers (N,) from 0 to C - 1.
+    A function: any dense tensor of finite numbers.
+    """
+    if not isinstance(targets, Tensor):
+        hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
+        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {said(targets)}{hint}")
+    if targets.device.type == "meta" or targets.layout != torch.strided:
+        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
+        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if loss == "mse":
+        if whole:
+            raise TypeError(
+                f"{call}(..., targets): expected floating point of shape {tuple(outputs.shape)} for loss='mse', got "
+                f"{targets.dtype} of shape {tuple(targets.shape)}; class labels need loss='cross-entropy'"
+            )
+        check_targets(call, targets, tuple(outputs.shape))
+    elif loss == "cross-entropy":
+        _check_labels(call, outputs, targets, whole)
+    elif targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
+        raise ValueError(f"{call}(..., targets): found NaN or infinity")
+    return targets.detach().to(device=outputs.device, dtype=outputs.dtype if targets.is_floating_point() else None)
+
+
+def _check_labels(call: str, outputs: Tensor, targets: Tensor, whole: bool) -> None:
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            f"{call}(loss='cross-entropy'): expected outputs of shape (N, C), C >= 2, the model gives "
+            f"{tuple(outputs.shape)}"
+        )
+    samples, classes = outputs.shape
+    if not whole or tuple(targets.shape) != (samples,):
+        raise TypeError(
+            f"{call}(..., targets): expected class labels, whole numbers of shape ({samples},), for "
+            f"loss='cross-entropy', got {targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{call}(..., targets): expected class labels from 0 to {classes - 1}, got labels from {low} to {high}"
+        )
+
+
+def loss_and_force(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor) -> tuple[float, Tensor]:
+    """Return the mean of l over samples and the force dl/df, of the output's shape; for ``mse`` l = |f - y|^2 / 2.
+
+    Errors: ``ValueError`` or ``RuntimeError`` in one line if a function does not return one finite loss per sample, of
+    that sample alone, or if a force is so large or so small that its square leaves the dtype's range.
+    """
+    if loss == "mse":
+        force = outputs - targets
+        losses = force.reshape(len(force), -1).square().sum(1) / 2
+    elif loss == "cross-entropy":
+        losses = torch.nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
+        hot = torch.nn.functional.one_hot(targets.long(), outputs.shape[1])
+        force = outputs.softmax(1) - hot
+    else:
+        losses, force = _by_autograd(call, loss, outputs, targets)
+    limits = torch.finfo(force.dtype)
+    largest = float(force.abs().max())
+    if not (largest == 0 or limits.tiny**0.4 <= largest <= limits.max**0.4):
+        raise ValueError(
+            f"{call}(loss=...): the force dl/df, up to {largest:.3g}, or its square leaves the range of {force.dtype}; "
+            "choose other units of the outputs or of the loss"
+        )
+    return float(losses.mean()), force
+
+
+def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    samples = len(outputs)
+
+    def failed(error: Exception) -> str:
+        text = (str(error).strip() or "no message").splitlines()[0]
+        return (
+            f"(loss=...): the loss cannot be evaluated on outputs of shape {tuple(outputs.shape)} and targets of shape "
+            f"{tuple(targets.shape)} ({type(error).__name__}: {text})"
+        )
+
+    with torch.enable_grad(), in_one_line(call, failed):
+        own = outputs.detach().clone().requires_grad_(True)
+        losses = loss(own, targets.clone())
+        if not isinstance(losses, Tensor) or tuple(losses.shape) != (samples,):
+            raise ValueError(
+                f"{call}(loss=...): expected one loss per sample, a tensor of shape ({samples},), the function "
+                f"returned {said(losses)}; return the losses before their mean (reduction='none')"
+            )
+        if not bool(torch.isfinite(losses).all()) or not losses.requires_grad:
+            what = "NaN or infinity" if losses.requires_grad else "losses without a gradient"
+            raise ValueError(f"{call}(loss=...): the function returned {what}")
+        weights = torch.linspace(1, 2, samples, dtype=losses.dtype, device=losses.device)
+        (force,) = torch.autograd.grad(losses.sum(), own, retain_graph=True)
+        (weighted,) = torch.autograd.grad((weights * losses).sum(), own)
+    if not bool(torch.isfinite(force).all()):
+        raise ValueError(f"{call}(loss=...): the gradient of the loss contains NaN or infinity")
+    alone = force * weights.to(force.dtype).reshape(-1, *[1] * (force.ndim - 1))
+    if float((weighted - alone).abs().max()) > AGREE * float(force.abs().max()):
+        raise ValueError(f"{call}(loss=...): the loss of a sample depends on the outputs of other samples")
+    return losses.detach(), force
