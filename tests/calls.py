@@ -98,6 +98,7 @@ SHELL_CALLS = {
     "energy_budgets": _call(
         grsd.energy_budgets,
         lambda: {"spectrum": decomposed(), "error": error(), "shells": [SHELLS], "parameters": None},
+        "energy_budgets",
         "energy_budget",
         "LogShells",
     ),
