@@ -55,7 +55,7 @@ from grsd.conditions import (
 )
 from grsd.krylov.tridiagonal import lanczos
 from grsd.laws import profile
-from grsd.shells import log_range
+from grsd.shells import coupling_crossing, log_range, parts_over_runs, transport_parts
 from grsd.studies import calibration, initial_incoherence
 
 
@@ -104,6 +104,17 @@ SHELL_CALLS = {
     "merge_shells of a history": _call(grsd.merge_shells, lambda: {"budget": history(), "factor": 2}, "merge_shells"),
     "velocity_over_runs": _call(grsd.velocity_over_runs, lambda: {"budgets": list(runs())}),
     "remove_scale": _call(grsd.remove_scale, lambda: {"budget": runs()[0], "low": -8.0, "high": -2.0}),
+    "transport_parts": _call(transport_parts, lambda: {"budget": runs()[0], "window": WINDOW, "rate": None}),
+    "transport_parts of a history": _call(
+        transport_parts, lambda: {"budget": history(), "window": None, "rate": 0.1}, "transport_parts"
+    ),
+    "parts_over_runs": _call(parts_over_runs, lambda: shell_runs() | {"rate": None}),
+    "coupling_crossing": _call(
+        coupling_crossing,
+        lambda: {"spectrum": decomposed(), "error": error(), "shells": SHELLS},
+        "coupling_crossing",
+        "LogShells",
+    ),
     "locality": _call(grsd.locality, lambda: {"budget": runs()[0]}),
     "flux_from_differences": _call(grsd.flux_from_differences, lambda: {"history": history()}),
     "measured_energy_change": _call(
