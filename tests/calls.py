@@ -12,6 +12,7 @@ from material import (
     SHELLS,
     WINDOW,
     S,
+    beyond,
     coarse,
     coherences,
     decomposed,
@@ -181,6 +182,8 @@ LAW_CALLS = {
     "observe": _call(laws.observe, lambda: shell_runs() | {"observable": "coupling", "k_max": 1}, "law_test"),
     "judge_observed": _call(laws.judge_observed, lambda: {"observable": "velocity", "observed": observed()},
                             "judge_observed", "velocity_law", "coupling_law"),
+    "beyond_growth": _call(laws.beyond_growth, lambda: {**beyond(), "k_max": 1, "level": 0.9}),
+    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0}),
     "resampled": _call(
         laws.resampled,
         lambda: {"observable": "velocity", "observed": observed(), "runs": 5, "seed": 0, "lawful": True},
@@ -277,6 +280,11 @@ CONDITION_CALLS = {
     "evolution.judge": _call(
         evolution.judge, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
         "evolution.judge", "evolution.slopes",
+    ),
+    "evolution.eta": _call(
+        evolution.eta,
+        lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
+        "evolution.eta",
     ),
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
