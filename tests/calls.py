@@ -107,7 +107,7 @@ SHELL_CALLS = {
     "remove_scale": _call(grsd.remove_scale, lambda: {"budget": runs()[0], "low": -8.0, "high": -2.0}),
     "transport_parts": _call(transport_parts, lambda: {"budget": runs()[0], "window": WINDOW, "rate": None}),
     "transport_parts of a history": _call(
-        transport_parts, lambda: {"budget": history(), "window": None, "rate": 0.1}, "transport_parts"
+        transport_parts, lambda: {"budget": exact_history(), "window": None, "rate": None}, "transport_parts"
     ),
     "parts_over_runs": _call(parts_over_runs, lambda: shell_runs() | {"rate": None}),
     "coupling_crossing": _call(

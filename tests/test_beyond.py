@@ -17,7 +17,7 @@ SHELLS, WINDOW, RUNS = LogShells(1.0, 0.1), (-11.0, -1.0), 24
 LAW = {"exponent": 1.5, "kappa": (1.0, 0.4), "scale": 0.1, "noise": 0.3, "modes": 36, "shells": SHELLS}
 KINKED = LAW | {"bend": (-6.0, 2.0)}
 PERIODIC = LAW | {"wiggle": 0.4, "period": 3.0}
-GROWING = LAW | {"scale": 0.3}
+GROWING = LAW | {"scale": 0.4, "noise": 0.1}
 
 
 def runs(settings, number=0, count=RUNS):

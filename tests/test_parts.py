@@ -96,10 +96,10 @@ def test_planted_rotation_and_growth_come_back():
     growing = PlantedShells(exponent=1.5, rotation=0.2, scale=0.4)
     shells = LogShells(1.0, 0.2)
     rotation = energy_budget(*turning.population(), shells).flux
-    found = transport_parts(energy_budget(*growing.population(), shells), rate=0.4)
+    budget = energy_budget(*growing.population(), shells)
+    found = transport_parts(budget, rate=0.4)
     same(found.flux.sel(part="rotation"), rotation)
-    kept = found.boundary_mask == 0
-    assert np.allclose(found.velocity.sel(part="growth")[kept], 0.4)
+    assert np.allclose(found.velocity.sel(part="growth"), 0.4)
     assert float(np.abs(found.flux.sel(part="crossing")).max()) < 1e-12 * float(np.abs(rotation).max())
 
 
@@ -117,6 +117,10 @@ def test_a_run_is_split_time_by_time():
         alone = transport_parts(budget)
         assert np.allclose(found.flux.sel(time=time), alone.flux)
         assert float(found.clock.sel(time=time)) == pytest.approx(time * float(alone.rate))
+    masked = history.assign(boundary_mask=history.boundary_mask.where(history.time > 0.6, 4))
+    late = transport_parts(masked)
+    assert late.rate.isnull().values.tolist() == [True, False, False]
+    assert np.allclose(late.flux.isel(time=[1, 2]), found.flux.isel(time=[1, 2]))
 
 
 def test_parts_summed_over_runs_add_up():

@@ -64,7 +64,8 @@ def transport_parts(
     times the part over the sum of F^2, in the window; shares add up to 1, and with the default r the share of growth is
     1 - sum (F - r eps)^2 / sum F^2. Also ``coupling_growth`` and ``coupling_beyond``, which add up to the coupling, and
     with ``crossing`` the parts ``coupling_crossing`` and ``coupling_rotation`` of the latter.
-    Errors: ``ValueError`` for a budget without fluxes, or a time without any unmasked boundary in the window.
+    What the window decides is NaN at times at which all its boundaries are masked.
+    Errors: ``ValueError`` for a budget without fluxes, or without any unmasked boundary in the window.
     """
     call = "transport_parts"
     low, high = optional_window(call, window)
@@ -90,8 +91,7 @@ def transport_parts(
     if timed:
         found["clock"] = budget.time * r
     kept_attributes = {name: budget.attrs[name] for name in ("shell_width", "smoothing")}
-    masks = {name: budget[name] for name in ("mask", "boundary_mask") if name in budget}
-    return _labelled(found, kept_attributes).assign(masks)
+    return _labelled(found, kept_attributes)
 
 
 def parts_over_runs(
@@ -193,9 +193,8 @@ def _kept(call: str, name: str, budget: xr.Dataset, low: float, high: float) -> 
     """Return which boundaries are unmasked and in the window; refuse a budget that has none."""
     unmasked = budget.boundary_mask == 0
     kept = unmasked & (budget.boundary >= low) & (budget.boundary <= high)
-    if not bool(kept.any("boundary").all()):
-        times = " at some times; choose times with .isel(time=...), or another window" if kept.ndim > 1 else ""
-        raise ValueError(f"{call}({name}): expected an unmasked boundary in the window, got none{times}")
+    if not bool(kept.any()):
+        raise ValueError(f"{call}({name}): expected an unmasked boundary in the window, got none")
     _positive(call, name, budget.density.where(unmasked, 1.0))
     return kept
 
@@ -210,7 +209,8 @@ def _split(own: dict[str, xr.DataArray], kept: xr.DataArray, rate: float | None)
     flux, density = own["flux"], own["density"]
     inside, carrying = flux.where(kept), density.where(kept)
     square = (carrying**2).sum("boundary")
-    r = (inside * carrying).sum("boundary") / square if rate is None else xr.full_like(square, rate)
+    fitted = (inside * carrying).sum("boundary") / square.where(square > 0)
+    r = fitted if rate is None else xr.full_like(square, rate)
     grown = r * density
     parts = [grown, own["flux_crossing"] - grown, flux - own["flux_crossing"]]
     parts = xr.concat(parts, dim=xr.DataArray(list(PARTS), dims="part", name="part")).transpose("part", *flux.dims)
