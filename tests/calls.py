@@ -12,6 +12,7 @@ from material import (
     SHELLS,
     WINDOW,
     S,
+    beyond,
     coarse,
     coherences,
     decomposed,
@@ -57,7 +58,7 @@ from grsd.conditions import (
 )
 from grsd.krylov.tridiagonal import lanczos
 from grsd.laws import profile
-from grsd.shells import log_range
+from grsd.shells import coupling_crossing, log_range, parts_over_runs, transport_parts
 from grsd.studies import calibration, initial_incoherence
 
 
@@ -121,6 +122,17 @@ SHELL_CALLS = {
     "merge_shells of a history": _call(grsd.merge_shells, lambda: {"budget": history(), "factor": 2}, "merge_shells"),
     "velocity_over_runs": _call(grsd.velocity_over_runs, lambda: {"budgets": list(runs())}),
     "remove_scale": _call(grsd.remove_scale, lambda: {"budget": runs()[0], "low": -8.0, "high": -2.0}),
+    "transport_parts": _call(transport_parts, lambda: {"budget": runs()[0], "window": WINDOW, "rate": None}),
+    "transport_parts of a history": _call(
+        transport_parts, lambda: {"budget": exact_history(), "window": None, "rate": None}, "transport_parts"
+    ),
+    "parts_over_runs": _call(parts_over_runs, lambda: shell_runs() | {"rate": None}),
+    "coupling_crossing": _call(
+        coupling_crossing,
+        lambda: {"spectrum": decomposed(), "error": error(), "shells": SHELLS},
+        "coupling_crossing",
+        "LogShells",
+    ),
     "locality": _call(grsd.locality, lambda: {"budget": runs()[0]}),
     "flux_from_differences": _call(grsd.flux_from_differences, lambda: {"history": history()}),
     "measured_energy_change": _call(
@@ -187,6 +199,8 @@ LAW_CALLS = {
     "observe": _call(laws.observe, lambda: shell_runs() | {"observable": "coupling", "k_max": 1}, "law_test"),
     "judge_observed": _call(laws.judge_observed, lambda: {"observable": "velocity", "observed": observed()},
                             "judge_observed", "velocity_law", "coupling_law"),
+    "beyond_growth": _call(laws.beyond_growth, lambda: {**beyond(), "k_max": 1, "level": 0.9}),
+    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0}),
     "resampled": _call(
         laws.resampled,
         lambda: {"observable": "velocity", "observed": observed(), "runs": 5, "seed": 0, "lawful": True},
@@ -283,6 +297,11 @@ CONDITION_CALLS = {
     "evolution.judge": _call(
         evolution.judge, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
         "evolution.judge", "evolution.slopes",
+    ),
+    "evolution.eta": _call(
+        evolution.eta,
+        lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
+        "evolution.eta",
     ),
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"

@@ -167,6 +167,11 @@ def shell_runs() -> dict[str, object]:
     return {"budgets": list(runs()), "window": WINDOW}
 
 
+def beyond() -> dict[str, object]:
+    """Pairs of shells enough for either half of the window."""
+    return {"ensemble": list(fine()), "window": WINDOW}
+
+
 def coarse() -> dict[str, object]:
     return {"ensemble": list(runs()), "window": WINDOW, "factors": (1, 2)}
 

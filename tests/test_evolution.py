@@ -5,6 +5,7 @@ import torch
 import grsd
 from grsd.conditions import evolution, of_specs
 from grsd.shells import LogShells
+from grsd.solvable import DiagonalNet
 from grsd.studies import jacobian_evolution as study
 
 SHELLS = LogShells(1.0, 0.1)
@@ -142,3 +143,97 @@ def test_a_network(tmp_path, monkeypatch):
     assert "versions" in measured.attrs
     with pytest.raises(ValueError, match=r"^of_specs\(specs\): expected at least 1 grsd.Spec, got 0$"):
         of_specs(evolution, [])
+
+
+def of_rates(seed, velocity):
+    """Eigenvalues drawn between e^-9 and 1 that move at ``velocity(eigenvalues, time)``."""
+    values = np.exp(np.sort(np.random.default_rng(seed).uniform(-9, 0, 110)))
+    states = (
+        (t, grsd.Spectrum(torch.as_tensor(values), torch.eye(110).double(), torch.diag(rate), 1e-13))
+        for t in np.geomspace(1, 100, 5)
+        for rate in [torch.as_tensor(velocity(values, t))]
+    )
+    return evolution.along(states, SHELLS, top=1.0, seed=seed)
+
+
+def diagonal(seed, depth):
+    start = float(np.random.default_rng(seed).uniform(0.05, 0.3))
+    net = DiagonalNet(depth, a=1.1, start=start, modes=110)
+    top = float(net.eigenvalues(0.0).max())
+    states = ((time, grsd.spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1, 100, 5) / top)
+    return evolution.along(states, SHELLS, top=top, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda seed: of_rates(seed, lambda m, t: 0.3 * m**0.8 * t**-1.2),
+        lambda seed: of_rates(seed, lambda m, t: 0.3 * m**1.5 * t**-0.5),
+        lambda seed: of_rates(seed, lambda m, t: 0.3 * m**2),
+        lambda seed: diagonal(seed, 2),
+        lambda seed: diagonal(seed, 4),
+    ],
+    ids=["b = 0.8", "b = 1.5", "b = 2", "diagonal, depth 2", "diagonal, depth 4"],
+)
+def test_covariant_models_have_no_trend(case):
+    found = evolution.eta([case(seed) for seed in range(8)])
+    assert abs(found.value) <= 0.05
+    assert (found.verdict, found.seeds) == ("holds", 8)
+
+
+def test_omega_of_a_power_law_has_no_trend():
+    found = evolution.eta([of_rates(seed, lambda m, t: 0.3 * m**1.5 * t**-0.5) for seed in range(8)], rate="omega")
+    assert abs(found.value) <= 0.05
+
+
+def test_a_small_constant_rate_is_controlled():
+    runs = [of_rates(seed, lambda m, t: 1e-6 * m) for seed in range(8)]
+    found = evolution.eta(runs)
+    assert found.value == pytest.approx(1, abs=0.01)
+    assert found.largest < 0.1
+    assert found.verdict == "holds"
+    assert evolution.judge(runs).verdict == "fails"
+
+
+def test_broken_evolution_is_refused():
+    """A constant M' that is not small; a rate above 3; and, with wide seeds or few, no verdict."""
+    trend = [of_rates(seed, lambda m, t: 0.01 * m) for seed in range(8)]
+    assert evolution.eta(trend).verdict == "fails"
+    fast = evolution.eta([of_rates(seed, lambda m, t: 5.0 * m / t) for seed in range(8)])
+    assert (fast.verdict, fast.value) == ("fails", pytest.approx(0, abs=1e-4))
+    assert fast.supremum > 3
+    assert evolution.eta(trend[:7]).verdict == "inconclusive"
+
+
+def test_eta_is_the_slope_beside_bins():
+    """Planted: log(t rho) = .3 log t + noise has eta = .3; .3 (log t + s) has 0. Against least squares with dummies."""
+    runs = [run.assign_attrs(shell_width=1.0) for run in planted(0.3, 0.0, 0.4, 0)]
+    found = evolution.eta(runs)
+    assert found.value == pytest.approx(0.3, abs=0.05)
+    assert found.interval[0] < 0.3 < found.interval[1]
+    points = evolution.gather(runs)
+    below = points.isel(point=(points.shell + np.log(points.time)).values < 0)
+    bins = np.floor((below.shell + np.log(below.time)).values) + 100 * below.depth.values
+    design = np.column_stack([np.log(below.time.values), bins[:, None] == np.unique(bins)])
+    assert found.value == pytest.approx(np.linalg.lstsq(design, np.log(below.t_rho.values), rcond=None)[0][0])
+    covariant = [run.assign_attrs(shell_width=1.0) for run in planted(0.3, 0.3, 0.4, 1)]
+    assert abs(evolution.eta(covariant).value) < 0.05
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_eta_refuses_what_it_cannot_read():
+    runs = [run.assign_attrs(shell_width=1.0) for run in planted(0.3, 0.0, 0.0, 0)]
+    refusals = {
+        "evolution.eta(ensemble): expected at least 2 seeds with points below the frontier, got 1": runs[:1],
+        "evolution.eta(ensemble): expected a number in the attribute 'shell_width', got None": planted(0, 0, 0, 0),
+        "evolution.eta(ensemble): expected two times below the frontier in some shell-wide bin of lambda t": [
+            run.isel(time=[0]) for run in runs
+        ],
+        "evolution.eta(ensemble): expected one shell width above 0 in all runs, got [1.0, 2.0]": [
+            runs[0].assign_attrs(shell_width=2.0), *runs[1:]
+        ],
+    }  # fmt: skip
+    for line, wrong in refusals.items():
+        with pytest.raises(ValueError, match="eta") as refused:
+            evolution.eta(wrong)
+        assert str(refused.value) == line

@@ -30,7 +30,7 @@ from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.laws.ensemble import jackknife_interval
 from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
-from grsd.support.arguments import dataset, described, finite, listed
+from grsd.support.arguments import attribute, dataset, described, finite, listed
 from grsd.support.provenance import provenance
 from grsd.support.values import choice, instance, number, positive, said
 
@@ -49,6 +49,30 @@ LEAST_RUNS = 8
 LARGEST = 100.0
 RELATIVE_RATES = ("rho", "omega")
 SLOPES = ("time", "shell", "depth")
+TREND = 0.1  # of log(t rho) in log t at fixed lambda t
+SMALL = 0.1  # rates that move a shell's kernel by a tenth per e-fold of time are controlled whatever their trend
+
+
+@dataclass(frozen=True)
+class Eta:
+    """The trend of a rate that covariance does not explain, eta; 0 if t rho is a function of lambda t alone.
+
+    Attributes:
+        value, interval: eta and its two-sided 95 % interval, by jackknife over seeds; a test of covariance.
+        supremum, supremum_interval: mean over seeds of the largest t rho below the frontier, Student's 95 % interval.
+        largest: the largest t rho of any run there.
+        verdict: "holds", "fails" or "inconclusive", by the rule of ``eta``.
+        seeds, points: number of seeds, and of points below the frontier.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    supremum: float
+    supremum_interval: tuple[float, float]
+    largest: float
+    verdict: str
+    seeds: int
+    points: int
 
 
 @dataclass(frozen=True)
@@ -264,6 +288,61 @@ def judge(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Verdict:
     also = f"the largest rate of any run is {largest:.2g}"
     decided = deciding(verdict, estimates)
     return conclude(name, verdict, decided, len(ensemble), details, least=LEAST_RUNS, seeds=len(seeds), also=also)
+
+
+def eta(ensemble: Sequence[xr.Dataset], *, rate: str = "rho") -> Eta:
+    """Fit log(t rho) = G(log lambda t) + eta log t below the frontier lambda t = 1, to runs from ``measure``.
+
+    A covariant law v = lambda^2 Phi(lambda t) has eta = 0 whatever Phi, while the slopes of ``judge`` refuse it unless
+    t rho is constant. G is free: one constant per shell-wide bin of log lambda t and per depth.
+
+    Args: ``rate``: "rho" or "omega".
+
+    Returns: an ``Eta``. By our rule the evolution is controlled ("holds") if the upper limit of eta is at most .1 and
+    no t rho is above 3, or if no t rho is above .1: a small constant M' has eta = 1 and moves least of all. It "fails"
+    if the whole interval of eta is above .1 and that of the mean supremum above .1, or the latter above 3. Otherwise,
+    and with fewer than 8 seeds, it is "inconclusive".
+    Errors: ``ValueError`` for fewer than 2 seeds, or unless some bin has two times below the frontier.
+    """
+    call = "evolution.eta"
+    choice(call, "rate", rate, RELATIVE_RATES)
+    measured = _points(call, ensemble)
+    _check(call, measured, "ensemble")
+    widths = {attribute(call, "ensemble", run, "shell_width") for run in ensemble}
+    if len(widths) != 1 or widths == {0.0}:
+        raise ValueError(f"{call}(ensemble): expected one shell width above 0 in all runs, got {said(sorted(widths))}")
+    place = measured.shell.values + np.log(measured.time.values)
+    measured = measured.isel(point=place < 0).assign_coords(bin=("point", np.floor(place[place < 0] / widths.pop())))
+    seeds = np.unique(measured.seed.values)
+    if len(seeds) < 2:
+        raise ValueError(
+            f"{call}(ensemble): expected at least 2 seeds with points below the frontier, got {len(seeds)}"
+        )
+    parts = [measured, *(measured.isel(point=measured.seed.values != seed) for seed in seeds)]
+    found = np.array([_trend(call, part, rate) for part in parts])
+    low, high = jackknife_interval(found, 0.95)
+    highest = measured[f"t_{rate}"].groupby("seed").max().values
+    mean, largest = float(highest.mean()), float(highest.max())
+    half = float(stats.t.ppf(0.975, len(seeds) - 1) * highest.std(ddof=1) / math.sqrt(len(seeds)))
+    holds = largest <= SMALL or (high <= TREND and largest <= BOUND)
+    fails = mean - half > BOUND or (low > TREND and mean - half > SMALL)
+    verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "holds" if holds else "fails" if fails else "inconclusive"
+    top = (mean - half, mean + half)
+    return Eta(float(found[0]), (low, high), mean, top, largest, verdict, len(seeds), measured.sizes["point"])
+
+
+def _trend(call: str, measured: xr.Dataset, rate: str) -> float:
+    """Return eta: the slope of log(t rate) on log t with the mean of each bin and depth removed from both."""
+    keys = np.stack([measured.bin.values, measured.depth.values])
+    group = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+    count = np.bincount(group)
+    x, y = (
+        values - (np.bincount(group, values) / count)[group]
+        for values in (np.log(measured.time.values), np.log(measured[f"t_{rate}"].values))
+    )
+    if not x @ x > 1e-12 * len(x):
+        raise ValueError(f"{call}(ensemble): expected two times below the frontier in some shell-wide bin of lambda t")
+    return float(x @ y / (x @ x))
 
 
 def control_ratio(measured: xr.Dataset, exponent: float = 1.0) -> float:

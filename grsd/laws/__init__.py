@@ -11,6 +11,7 @@ Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the signs 
 """
 
 from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
+from grsd.laws.beyond import VERDICTS, BeyondGrowth, LawBeyond, beyond_growth, growth_surrogate
 from grsd.laws.coupling import coupling_law
 from grsd.laws.exponent_tests import Exponents, exponents
 from grsd.laws.fit import LawFit
@@ -21,13 +22,18 @@ from grsd.laws.velocity import velocity_law
 __all__ = [
     "ALTERNATIVES",
     "OBSERVABLES",
+    "VERDICTS",
+    "BeyondGrowth",
     "Comparison",
     "Exponents",
+    "LawBeyond",
     "LawFit",
     "LawTest",
+    "beyond_growth",
     "compare_laws",
     "coupling_law",
     "exponents",
+    "growth_surrogate",
     "judge_observed",
     "law_test",
     "observe",
