@@ -127,7 +127,7 @@ def prepare(
     few, fit = None, False
     if direct:
         found = evaluated(call, model, network, inputs, trace_with_graph)
-        fit = _is_output(found.outputs) and small(network, found, len(inputs))
+        fit = small is not None and _is_output(found.outputs) and small(network, found, len(inputs))
     else:
         few = _few(call, model, network, inputs, chosen)
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
