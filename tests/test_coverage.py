@@ -24,6 +24,7 @@ from grsd.studies.calibration import (
 TWO = WIDTHS[0]
 
 
+@pytest.mark.long
 def test_coverage_and_false_rejection():
     law = coverage(LAW, WIDTHS, INTERIOR, ensembles=40)
     shells = coverage(SHELLS, [TWO], INTERIOR, ensembles=40)

@@ -26,6 +26,7 @@ def euler(equation, end, evaluations):
     return equation.residual(theta)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("depth", [4, 16])
 def test_end_error_and_cost_against_euler(residual, depth):
@@ -141,6 +142,7 @@ def test_spectral_radius_follows_the_growing_kernel():
     assert float(final.loss) < 0.1
 
 
+@pytest.mark.long
 def test_rejected_steps_are_counted():
     """A slow start, then a sudden fall: the step that was right before is too long."""
     data = grsd.digits(20, task="parity")

@@ -271,7 +271,16 @@ def allocated(function):
 METERED = [case.name for case in ZOO if case.name not in {"looks at values", "branches on shapes"}]
 
 
-@pytest.mark.parametrize(("name", "rate"), [(name, number % 2 == 0) for number, name in enumerate(METERED)])
+SLOW = {"transformer, norms last", "transformer, tied output"}  # half a minute together
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        pytest.param(name, number % 2 == 0, marks=[pytest.mark.long] if name in SLOW else [])
+        for number, name in enumerate(METERED)
+    ],
+)
 def test_the_estimate_is_what_is_held(name, rate, monkeypatch):
     """Within 20 %, for a hundred samples; the two models left out cannot be measured on few samples.
 
@@ -298,6 +307,7 @@ def test_the_estimate_is_what_is_held(name, rate, monkeypatch):
     assert held <= 1.05 * limit
 
 
+@pytest.mark.long
 def test_a_tight_limit_costs_repetitions_and_changes_nothing():
     """Through the planner itself: passes, tiles and batches, on a network of convolutions."""
     case = next(case for case in ZOO if case.name == "resnet")

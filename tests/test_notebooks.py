@@ -147,6 +147,7 @@ def test_figures_are_the_same_bytes_from_any_folder(executed):
         assert matplotlib.image.imread(path)[..., :3].std() > 0.02, f"{path.name} is blank"
 
 
+@pytest.mark.long
 def test_the_tour_at_profile_test(tmp_path):
     (run,) = reproduce(only=["00"], profile="test", settings=["depth=2"], output=tmp_path)
     assert run.failure is None

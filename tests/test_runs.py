@@ -59,6 +59,7 @@ def test_history_is_the_budget_of_every_snapshot():
     assert history.energy.attrs["units"] == "energy"
 
 
+@pytest.mark.long
 def test_flux_without_the_rate_converges_at_second_order():
     data = grsd.digits(24)
     model = grsd.Perceptron(64, 10, width=24, depth=4, residual=True)

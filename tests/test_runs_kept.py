@@ -367,6 +367,7 @@ def test_refused_calls(tmp_path, as_users_run_it):
             grsd.run(replace(SMALL, device="cuda"), folder=tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 def test_killed_in_the_middle_and_run_again(tmp_path, capsys):
     """The command killed with work done and work under way, then the same command (in this process, to be quick), and
