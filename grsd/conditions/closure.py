@@ -13,8 +13,7 @@ is ours.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +21,9 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import at_first_width, budget_at_loss
+from grsd.conditions.matched import at_first_width, measure_at_loss
 from grsd.evidence import DecisionRule
-from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
-from grsd.shells import LogShells
 from grsd.shells.blocks import blocks, check_factors
 from grsd.support.arguments import required_window
 from grsd.support.values import whole_number
@@ -35,7 +32,6 @@ name = "closure"
 paper = "a renormalizable coarse-grained description"
 reads = "history"
 
-SHELLS = LogShells(math.log(2), 0.1)
 LEAST_VARIATION = 0.05
 MOST_PERMUTATIONS = 100_000
 RULE = DecisionRule(
@@ -70,15 +66,7 @@ class Closure:
     variation: float
 
 
-def measure(
-    history: Flow | xr.Dataset,
-    *,
-    shells: LogShells | Sequence[LogShells] = SHELLS,
-    log_loss: float = -2.0,
-    parameters: Mapping[str, object] | None = None,
-) -> xr.Dataset:
-    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
-    return budget_at_loss("closure.measure", history, shells, log_loss, parameters)
+measure = measure_at_loss("closure")
 
 
 def judge(

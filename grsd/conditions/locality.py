@@ -10,19 +10,16 @@ which avoids dividing by small fluxes; sums of |T| would count noise. The measur
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import at_first_width, budget_at_loss
+from grsd.conditions.matched import at_first_width, measure_at_loss
 from grsd.evidence import DecisionRule
-from grsd.flow import Flow
 from grsd.laws.ensemble import jackknife_interval
-from grsd.shells import LogShells
 from grsd.shells.blocks import blocks, check_factors
 from grsd.support.arguments import required_window
 from grsd.support.values import level_of
@@ -31,7 +28,6 @@ name = "locality"
 paper = "locality of the exchange between shells"
 reads = "history"
 
-SHELLS = LogShells(math.log(2), 0.1)
 RULE = DecisionRule(
     statistic="Delta_90, from which on the share of the flux stays within .1 of one",
     direction="at most",
@@ -64,15 +60,7 @@ class LocalityRange:
     neighbours_interval: np.ndarray
 
 
-def measure(
-    history: Flow | xr.Dataset,
-    *,
-    shells: LogShells | Sequence[LogShells] = SHELLS,
-    log_loss: float = -2.0,
-    parameters: Mapping[str, object] | None = None,
-) -> xr.Dataset:
-    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
-    return budget_at_loss("locality.measure", history, shells, log_loss, parameters)
+measure = measure_at_loss("locality")
 
 
 def judge(

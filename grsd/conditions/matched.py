@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from grsd.shells import LogShells
 from grsd.support.arguments import dataset, described, listed
 from grsd.support.values import instance, number, positive, real
 
+SHELLS = LogShells(math.log(2), 0.1)
 MADE = "it with the condition's measure"
 LINEAR = ("energy", "dissipation", "modes", "density", "coupling", "scale_coupling", "drift", "flux", "flux_crossing")
 MASKS = ("mask", "boundary_mask")
@@ -102,6 +103,22 @@ def budget_at_loss(
     times = np.log(run.time.values[after - 1 : after + 1])
     time = math.exp((1 - share) * times[0] + share * times[1])
     return budget.assign(time=((), time, {"long_name": "time at which the loss is passed", "units": "time"}))
+
+
+def measure_at_loss(condition: str) -> Callable[..., xr.Dataset]:
+    """Return the ``measure`` of a condition that reads one budget at a matched loss; refusals name the condition."""
+
+    def measure(
+        history: Flow | xr.Dataset,
+        *,
+        shells: LogShells | Sequence[LogShells] = SHELLS,
+        log_loss: float = -2.0,
+        parameters: Mapping[str, object] | None = None,
+    ) -> xr.Dataset:
+        """Measure one network's energy budget at e^``log_loss`` times its first loss, as ``invariance.measure``."""
+        return budget_at_loss(f"{condition}.measure", history, shells, log_loss, parameters)
+
+    return measure
 
 
 def widths_of(call: str, ensemble: Sequence[xr.Dataset]) -> list[list[xr.Dataset]]:

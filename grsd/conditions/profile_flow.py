@@ -13,8 +13,7 @@ this project's.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +22,9 @@ from jaxtyping import Float
 from scipy import stats
 
 from grsd.conditions.contract import Estimate, Verdict, conclude
-from grsd.conditions.matched import at_first_width, budget_at_loss
+from grsd.conditions.matched import at_first_width, measure_at_loss
 from grsd.evidence import DecisionRule
-from grsd.flow import Flow
 from grsd.laws import coupling_law
-from grsd.shells import LogShells
 from grsd.shells.blocks import Blocks, blocks, check_factors
 from grsd.shells.windows import MOST_SHELLS
 from grsd.support.arguments import listed, required_window, vector
@@ -37,7 +34,6 @@ name = "profile_flow"
 paper = "the flow of the couplings under coarse-graining"
 reads = "history"
 
-SHELLS = LogShells(math.log(2), 0.1)
 LEAST_RUNS = 5
 LARGEST_LOG = 200.0
 RULE = DecisionRule(
@@ -105,15 +101,7 @@ class ProfileFlow:
     growth: float
 
 
-def measure(
-    history: Flow | xr.Dataset,
-    *,
-    shells: LogShells | Sequence[LogShells] = SHELLS,
-    log_loss: float = -2.0,
-    parameters: Mapping[str, object] | None = None,
-) -> xr.Dataset:
-    """Measure the energy budget of one network at e^``log_loss`` times its first loss, as ``invariance.measure``."""
-    return budget_at_loss("profile_flow.measure", history, shells, log_loss, parameters)
+measure = measure_at_loss("profile_flow")
 
 
 def judge(
