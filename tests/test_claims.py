@@ -6,6 +6,7 @@ import pytest
 from grsd.evidence import (
     Claim,
     DecisionRule,
+    attempts,
     claims,
     claims_table,
     counted,
@@ -17,6 +18,7 @@ from grsd.evidence import (
     results,
     terminal_lines,
     verdict_lines,
+    verdict_of,
     write_headlines,
 )
 from grsd.support.folders import project
@@ -59,11 +61,9 @@ def test_lines_of_a_terminal():
     text = " ".join(" ".join(lines).split())
     for claim in known.values():
         assert claim.claim in text
-        assert f"{claim.id} ({claim.whose}): {judged[claim.id].verdict}: " in text
-    found = [result.verdict for result in judged.values()]
-    holds, open_, fails = (found.count(word) for word in ("holds", "inconclusive", "fails"))
-    assert lines[-1] == f"{len(known)} claims: {holds} hold, {open_} inconclusive, {fails} fail"
-    assert counted({"x": CLAIM}, {}) == "1 claim: 1 without a result"
+        assert f"{claim.id} ({claim.whose}): {verdict_of(claim, judged[claim.id])}" in text
+    assert lines[-1] == " ".join(counted(known, judged).split())
+    assert counted({"x": CLAIM}, {}) == "1 finding: 1 without a result"
     result = judge(CLAIM, range(1000, 1008), [0.0] * 8, {})
     for commit, said in (("a" * 40, "made by aaaaaaa"), ("b" * 40 + "-modified", "made by bbbbbbb-modified")):
         assert made_by(replace(result, provenance={"commit": commit})) == said
@@ -95,6 +95,35 @@ def test_a_file_for_each_notebook(tmp_path):
         claims(tmp_path / "nowhere")
 
 
+def test_all_attempts_are_shown_and_no_verdict_without_power():
+    """Attempts stand under each other, the first first; a verdict that says nothing is called so; checks come last."""
+    first, again = replace(CLAIM, notebook="01_x"), replace(CLAIM, id="z", notebook="01_x", repeats="x", headline="Z")
+    third = replace(CLAIM, id="w", notebook="01_x", repeats="z", no_power="a surrogate gives .03 too")
+    other = replace(CLAIM, id="a", notebook="00_a", kind="check", headline="A")
+    known = {claim.id: claim for claim in (first, other, again, third)}
+    assert {name: list(family) for name, family in attempts(known).items()} == {"x": ["x", "z", "w"], "a": ["a"]}
+    values = {"x": 0.2, "z": 0.05, "w": 0.01, "a": 0.4}
+    judged = {
+        name: judge(known[name], range(1000, 1008), [value + 0.001 * k for k in range(8)], {})
+        for name, value in values.items()
+    }
+    again_said = "... again, on fresh seeds"
+    assert [claim.headline for claim, _ in headlines(known, judged).values()] == ["A", "Z", again_said, again_said]
+    rows = headline_table(known, judged).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:6]] == ["| Z", f"| {again_said}", f"| {again_said}", "| A (check)"]
+    assert [row.split(" | ")[2] for row in rows[2:6]] == [
+        "**inconclusive**",
+        "**holds**",
+        "**no power** (1)",
+        "**fails**",
+    ]
+    assert rows[6:] == ["", "(1) a surrogate gives .03 too"]
+    assert counted(known, judged) == "3 findings: 1 hold, 1 inconclusive, 1 without power; 1 check: 1 fail"
+    lines = verdict_lines({"w": third}, judged)
+    assert lines[0].startswith("w (ours): no power (holds): 0.0135 [")
+    assert lines[1] == "    A sentence. No power: a surrogate gives .03 too"
+
+
 def test_headlines_in_the_readme(tmp_path):
     """The committed table is what the committed results give; an edited one is put right; no marks, no table."""
     committed = project() / "README.md"
@@ -103,7 +132,8 @@ def test_headlines_in_the_readme(tmp_path):
     write_headlines(copy, claims(), results())
     assert copy.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
     shown = headlines(claims(), results())
-    assert len(headline_table(claims(), results()).splitlines()) == 2 + len(shown) > 4
+    table = headline_table(claims(), results())
+    assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(shown) > 4
     copy.write_text("nothing here")
     with pytest.raises(ValueError, match="expected the marks"):
         write_headlines(copy, claims(), results())
@@ -117,6 +147,11 @@ GOOD = "statistic: s, direction: at most, threshold: 1.0"
     [
         ("{id: a, claim: b}", "claim a: expected claim, id, whose"),
         ("{id: a, claim: b, whose: ours, verdict: holds}", "claim a: expected claim, id, whose and fields of"),
+        (
+            "{id: a, claim: b, whose: ours, kind: guess}",
+            "claim a: kind is 'guess', expected one of",
+        ),
+        ("{id: a, claim: b, whose: ours, no_power: c}", "claim a: no_power: expected a reason, and only beside a rule"),
         ("{id: a, claim: b, whose: ours, notebook: 01_a}", "claim a: notebook: the file's name says it already"),
         ("{id: a, claim: b, whose: ours, measures: A}", "claim a: measures: expected small letters"),
         ("{id: a, claim: b, whose: ours, repeats: c}", "claim a repeats 'c', which does not stand before it"),

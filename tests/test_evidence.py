@@ -213,6 +213,7 @@ def test_a_result_that_is_none_is_one_line(tmp_path, change, line):
         ({"claim": "Better words."}, False),
         ({"whose": "paper"}, False),
         ({"notebook": "02_b", "figure": "02_b-c", "headline": "h", "repeats": "w"}, False),
+        ({"kind": "check", "no_power": "a surrogate passes"}, False),
         ({"statistic": "t", "reason": "r", "fails_reason": "r"}, False),
         ({"measures": "x"}, False),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import grsd
-from grsd.evidence import claims, headlines, results, verdict_lines
+from grsd.evidence import claims, headlines, results, verdict_lines, verdict_of
 from grsd.networks import architecture
 from grsd.plotting import (
     COLOURS,
@@ -100,7 +100,7 @@ def test_verdict_rows():
     figure = verdict_rows(shown)
     assert len(figure.axes) == len(shown)
     for axes, (claim, result) in zip(figure.axes, shown.values(), strict=True):
-        assert [text.get_text() for text in axes.texts] == [claim.headline, result.verdict]
+        assert [text.get_text() for text in axes.texts] == [claim.headline, verdict_of(claim, result)]
         low, high = axes.get_xlim()
         assert low < min(claim.judged.threshold, result.low) <= max(claim.judged.threshold, result.high) < high
 

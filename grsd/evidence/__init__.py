@@ -1,7 +1,7 @@
 """Claims, rules and verdicts. Each rule is written before its measurement, and every result stores the rule's hash."""
 
 from grsd.evidence.again import Recheck, recheck
-from grsd.evidence.claim import Claim, claims, of_notebook
+from grsd.evidence.claim import Claim, attempts, claims, of_notebook
 from grsd.evidence.measurement import Measurement
 from grsd.evidence.result import Result, confirm, judge, results, write_result
 from grsd.evidence.rules import DecisionRule
@@ -14,6 +14,7 @@ from grsd.evidence.words import (
     made_by,
     terminal_lines,
     verdict_lines,
+    verdict_of,
     wrapped,
     write_headlines,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Measurement",
     "Recheck",
     "Result",
+    "attempts",
     "claims",
     "claims_table",
     "confirm",
@@ -38,6 +40,7 @@ __all__ = [
     "results",
     "terminal_lines",
     "verdict_lines",
+    "verdict_of",
     "wrapped",
     "write_headlines",
     "write_result",

@@ -16,6 +16,7 @@ from grsd.support.folders import one_line, project, read
 from grsd.support.records import check_record
 
 WHOSE = ("paper", "ours")
+KINDS = ("finding", "check")
 OPEN = "open"  # the file of the claims that no notebook examines yet
 FILE_NAME = re.compile(rf"\d\d_[a-z0-9_]+|{OPEN}")
 
@@ -26,7 +27,9 @@ class Claim:
 
     ``headline``: the claim's short name in the README's table and figure; None if it is not shown there. ``repeats``:
     the claim that this one measures again on fresh seeds; both results stay. ``measures``: the identifier of the
-    measurement that gives one value per seed; None: the claim's own id.
+    measurement that gives one value per seed; None: the claim's own id. ``kind``: "check" if only a fault of this
+    project's could make it fail (an identity, or an instrument where the answer is known), otherwise "finding".
+    ``no_power``: why the verdict says nothing, with the number that shows it; it is then shown as "no power".
     """
 
     id: str
@@ -38,6 +41,8 @@ class Claim:
     headline: str | None = None
     repeats: str | None = None
     measures: str | None = None
+    kind: str = "finding"
+    no_power: str | None = None
 
     @property
     def measurement(self) -> str:
@@ -116,6 +121,16 @@ def of_notebook(known: Mapping[str, Claim], notebook: str) -> dict[str, Claim]:
     return found
 
 
+def attempts(known: Mapping[str, Claim]) -> dict[str, dict[str, Claim]]:
+    """Return each claim that repeats none, by id, with all claims that repeat it, directly or not, in their order."""
+    first: dict[str, str] = {}
+    found: dict[str, dict[str, Claim]] = {}
+    for name, claim in known.items():
+        first[name] = first.get(claim.repeats or name, name)
+        found.setdefault(first[name], {})[name] = claim
+    return found
+
+
 def _entries(path: Path) -> list[dict]:
     try:
         content = yaml.safe_load(read(path))
@@ -138,7 +153,11 @@ def _claim(path: Path, entry: dict) -> Claim:
             raise ValueError(f"{where}: {name}: expected small letters, digits and '-'{why}")
     if entry["whose"] not in WHOSE:
         raise ValueError(f"{where}: whose is {entry['whose']!r}, expected one of {WHOSE}")
+    if entry.get("kind", KINDS[0]) not in KINDS:
+        raise ValueError(f"{where}: kind is {one_line(repr(entry['kind']), 80)}, expected one of {KINDS}")
     rule = read_rule(where, entry["rule"]) if entry.get("rule") else None
+    if entry.get("no_power") is not None and (rule is None or not entry["no_power"].strip()):
+        raise ValueError(f"{where}: no_power: expected a reason, and only beside a rule")
     if path.stem == OPEN and rule is not None:
         raise ValueError(f"{where}: rule: a claim that is judged belongs in the file of its notebook")
     notebook = None if path.stem == OPEN else path.stem

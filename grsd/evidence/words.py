@@ -5,9 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from grsd.evidence.claim import Claim
+from grsd.evidence.claim import KINDS, Claim, attempts
 from grsd.evidence.result import Result
 from grsd.evidence.source import UNKNOWN
 from grsd.support.files import write_atomically
@@ -28,21 +29,44 @@ def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | Non
     return "\n".join(rows)
 
 
+def verdict_of(claim: Claim, result: Result) -> str:
+    """Return the verdict as it is shown: "no power" if the claim says that its verdict says nothing."""
+    return "no power" if claim.no_power else result.verdict
+
+
 def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
-    """Return the claims with a headline and a result, in the notebooks' order, for the README's table and figure."""
-    shown = [claim for claim in chosen.values() if claim.headline and claim.id in judged]
-    return {claim.id: (claim, judged[claim.id]) for claim in sorted(shown, key=lambda claim: claim.notebook)}
+    """Return the claims with a headline and a result, in the notebooks' order, for the README's table and figure.
+
+    Every other attempt at the same claim stands with them, so that no verdict of several is picked: the first under the
+    headline, each later one as "again, on fresh seeds".
+    """
+    found = {}
+    for family in sorted(attempts(chosen).values(), key=lambda family: next(iter(family.values())).notebook or "~"):
+        shown = [claim for claim in family.values() if claim.id in judged]
+        words = [claim.headline for claim in shown if claim.headline]
+        for place, claim in enumerate(shown if words else ()):
+            said = words[0] if place == 0 else "... again, on fresh seeds"
+            found[claim.id] = replace(claim, headline=said), judged[claim.id]
+    return found
 
 
 def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
-    """Return a Markdown table for the README: headline, whose, verdict, number, interval, threshold, notebook."""
+    """Return a Markdown table for the README: headline, whose, verdict, number, interval, threshold, notebook.
+
+    Findings come first, checks after them; a note says why a verdict has no power.
+    """
     rows = ["| | whose | verdict | measured | notebook |", "|---|---|---|---|---|"]
-    for claim, result in headlines(chosen, judged).values():
+    notes: dict[str, int] = {}
+    shown = headlines(chosen, judged)
+    for claim, result in sorted(shown.values(), key=lambda pair: KINDS.index(pair[0].kind)):
         number = claim.notebook.partition("_")[0]
         notebook = f"[{number}](notebooks/{claim.notebook}.ipynb)"
-        measured = _said(claim, judged).removeprefix(f"{result.verdict}: ")
-        rows.append(f"| {claim.headline} | {claim.whose} | **{result.verdict}** | {measured} | {notebook} |")
-    return "\n".join(rows)
+        measured = _said(claim, judged).partition(": ")[2]
+        note = f" ({notes.setdefault(claim.no_power, len(notes) + 1)})" if claim.no_power else ""
+        verdict = f"**{verdict_of(claim, result)}**{note}"
+        kind = " (check)" if claim.kind == "check" else ""
+        rows.append(f"| {claim.headline}{kind} | {claim.whose} | {verdict} | {measured} | {notebook} |")
+    return "\n".join([*rows, *(f"\n({number}) {note}" for note, number in notes.items())])
 
 
 def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> None:
@@ -60,7 +84,7 @@ def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> 
     lines = []
     for claim in chosen.values():
         lines.append(f"{claim.id} ({claim.whose}): {_said(claim, judged) or 'not examined yet'}")
-        lines.append(f"    {claim.claim}")
+        lines.append(f"    {claim.claim}" + (f" No power: {claim.no_power}" if claim.no_power else ""))
     return lines
 
 
@@ -90,12 +114,22 @@ def made_by(result: Result) -> str:
 
 
 def counted(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
-    """Count the claims by verdict, in one line."""
-    found = Counter(judged[name].verdict if name in judged else "without a result" for name in chosen)
-    order = ("holds", "inconclusive", "fails", "without a result")
-    said = {"holds": "hold", "fails": "fail"}
-    parts = [f"{found[verdict]} {said.get(verdict, verdict)}" for verdict in order if found[verdict]]
-    return f"{len(chosen)} claim{'' if len(chosen) == 1 else 's'}: {', '.join(parts) or 'none'}"
+    """Count the claims by verdict, findings apart from checks, in one line."""
+    order = {
+        "holds": "hold",
+        "inconclusive": "inconclusive",
+        "fails": "fail",
+        "no power": "without power",
+        None: "without a result",
+    }
+    kinds = []
+    for kind in KINDS:
+        mine = [claim for claim in chosen.values() if claim.kind == kind]
+        found = Counter(verdict_of(claim, judged[claim.id]) if claim.id in judged else None for claim in mine)
+        parts = ", ".join(f"{found[verdict]} {said}" for verdict, said in order.items() if found[verdict])
+        if mine:
+            kinds.append(f"{len(mine)} {kind}{'' if len(mine) == 1 else 's'}: {parts}")
+    return "; ".join(kinds) or "no claims"
 
 
 def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
@@ -107,4 +141,5 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
     interval = f"{result.estimate:.3g}"
     if result.low != result.high:
         interval += f" [{result.low:.3g}, {result.high:.3g}]"
-    return f"{result.verdict}: {interval}, {claim.rule.direction} {claim.rule.threshold:g}, {len(result.seeds)} seeds"
+    verdict = f"no power ({result.verdict})" if claim.no_power else result.verdict
+    return f"{verdict}: {interval}, {claim.rule.direction} {claim.rule.threshold:g}, {len(result.seeds)} seeds"

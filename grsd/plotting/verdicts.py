@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from grsd.evidence import Claim, Result, claims, results, verdict_lines
+from grsd.evidence import Claim, Result, claims, results, verdict_lines, verdict_of
 from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.style import COLOURS
 
@@ -16,6 +16,7 @@ VERDICTS = {
     "holds": (COLOURS["green"], "o"),
     "fails": (COLOURS["red"], "X"),
     "inconclusive": ("#666666", "D"),
+    "no power": ("#999999", "d"),
 }
 
 
@@ -32,7 +33,8 @@ def verdict_rows(judged: Mapping[str, tuple[Claim, Result]]) -> Figure:
         allowed = {"at most": (low, at), "at least": (at, high), "contains": (result.low, result.high)}[rule.direction]
         axes.axvspan(*allowed, color=COLOURS["green"], alpha=0.18, lw=0)
         threshold(axes, rule, horizontal=True)
-        colour, marker = VERDICTS[result.verdict]
+        verdict = verdict_of(claim, result)
+        colour, marker = VERDICTS[verdict]
         ends = (result.estimate, result.low, result.high)
         bar(axes, 0, *ends, horizontal=True, fmt=marker, color=colour, markersize=6)
         axes.set(xlim=(low, high), ylim=(-1, 1), yticks=[])
@@ -40,7 +42,7 @@ def verdict_rows(judged: Mapping[str, tuple[Claim, Result]]) -> Figure:
         axes.tick_params(labelsize=7, pad=1)
         axes.spines["left"].set_visible(False)
         axes.text(-0.02, 0.5, claim.headline, transform=axes.transAxes, ha="right", va="center")
-        axes.text(1.02, 0.5, result.verdict, transform=axes.transAxes, ha="left", va="center", color=colour)
+        axes.text(1.02, 0.5, verdict, transform=axes.transAxes, ha="left", va="center", color=colour)
     return figure
 
 
