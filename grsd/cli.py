@@ -62,15 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
     )
+    notebooks.add_argument("--profile", default="default", help="test (small), default or full (large)")
     notebooks.add_argument(
-        "--profile", default="default", help="test (small), default or full (as deep as this machine allows)"
-    )
-    notebooks.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a parameter; a notebook's second code cell lists them",
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter of the second code cell"
     )
     notebooks.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
     notebooks.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
@@ -78,10 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
-        "--confirm",
-        nargs="*",
-        metavar="CLAIM",
-        help="measure and store CLAIM, or all claims without a result; commit code and rule first",
+        "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all without a result; commit first"
     )
     table.add_argument(
         "--forecast", action="store_true", help="write the missing forecasts; do this once, before --confirm"
@@ -142,12 +133,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
     parser.add_argument("--threads", type=int, metavar="N", help="threads per run; default 1")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
-    parser.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE.csv",
-        help="write a summary, one row per run: its settings, and where it ended",
-    )
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary: settings and end of each run")
 
 
 def _option(name: str) -> str:

@@ -414,7 +414,7 @@ REFUSED = {
     r"\(.*targets\): expected class labels, whole numbers of shape \(10,\), .* got torch.float64 of shape \(10, 3\)": {
         "loss": "cross-entropy"
     },
-    r"\(.*targets\): expected class labels, .* of shape \(10, 2\); for several labels per sample pass a function of .*": {
+    r"\(.*targets\): expected class labels, .* of shape \(10, 2\); for several labels per sample pass a function .*": {
         "loss": "cross-entropy",
         "targets": torch.stack([LABELS, LABELS], 1),
     },

@@ -40,7 +40,7 @@ BATCH = [
         lambda: Returns(lambda y: (y, y)),
         X,
         Y,
-        r"must return one tensor, it returned tuple; wrap it in a module that returns",
+        r"one tensor, it returned tuple; wrap it in a module that returns",
     ),
     (
         lambda: Returns(lambda y: y[:3]),
@@ -52,7 +52,7 @@ BATCH = [
         lambda: Returns(lambda y: y[..., None]),
         X,
         Y,
-        r"it gave \(6, 3, 1\); flatten it: torch.nn.Sequential\(model, torch.nn.Flatten\(\)\)$",
+        r"\(6, 3, 1\); flatten it: torch.nn.Sequential\(model, torch.nn.Flatten\(\)\)$",
     ),
     (lambda: Returns(lambda y: y.log()), X, Y, r"the model's output contains NaN or infinity"),
     (lambda: Returns(lambda y: y.to(torch.complex128)), X, Y, r"must be real floating point, it is torch.complex128"),

@@ -211,7 +211,7 @@ def test_claims_of_a_notebook(capsys, monkeypatch):
     assert cli.main(["claims", "--confirm", "flow-is-accurate"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("flow-is-accurate (ours): holds: ")
-    assert said[-1] == "1 claims: 1 hold"
+    assert said[-1] == "1 claim: 1 hold"
 
 
 def test_checked_claims(capsys, monkeypatch):
