@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from grsd.runs.spec import Spec, choices, parse
+from grsd.runs.spec import Spec, choices, parse, tasks_of_data
 from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
@@ -29,12 +29,15 @@ MOST_WORKERS, EACH_WORKER = 1000, "each is a process that takes a third of a GiB
 
 
 MEANINGS = {
+    "width": "units of a hidden layer; ",
+    "depth": "number of hidden layers; ",
+    "samples": "number of samples; ",
     "times": "FIRST,LAST,COUNT: equally spaced in log time, in units of 1 / the largest eigenvalue at the start; ",
     "tolerance": "local relative error of the integrator; ",
     "shell_widths": "one or more widths, in natural log of the eigenvalue; ",
-    "smoothing": "smoothing of the shells' edges, in the same units; ",
+    "smoothing": "smoothing of the shells' edges, in the same units; none: a fifth of the finest width; ",
     "weight_scale": "factor of the hidden layers' initial weights; ",
-    "branch_scale": "factor of residual branches; ",
+    "branch_scale": "factor of residual branches; none: the architecture's own; ",
     "data_seed": "seed that chooses the samples; ",
     "seed": "seed of the initial weights; ",
 }
@@ -59,15 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
     )
-    notebooks.add_argument("--profile", default="default", help="test, default or full")
-    notebooks.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    notebooks.add_argument("--profile", default="default", help="test (small), default or full (large)")
+    notebooks.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter of the second code cell"
+    )
     notebooks.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
     notebooks.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
     notebooks.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
-        "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all claims without a result"
+        "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all without a result; commit first"
     )
     table.add_argument(
         "--forecast", action="store_true", help="write the missing forecasts; do this once, before --confirm"
@@ -115,6 +120,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default = field.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
         allowed = f"{', '.join(known[field.name])}; " if field.name in known else ""
+        if field.name == "task":
+            allowed = "".join(f"of {name}: {', '.join(tasks)}; " for name, tasks in tasks_of_data().items())
         parser.add_argument(
             _option(field.name),
             type=_typed(field.name),
@@ -126,7 +133,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
     parser.add_argument("--threads", type=int, metavar="N", help="threads per run; default 1")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary, one row per run")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary: settings and end of each run")
 
 
 def _option(name: str) -> str:
@@ -209,6 +216,7 @@ def _claims(options: argparse.Namespace) -> int:
                 forecast_claims()
             if options.confirm is not None:
                 confirm_claims(options.confirm, among=chosen)
+                chosen = {name: chosen[name] for name in options.confirm or chosen}
         judged = results(measurements=_measurements() if options.readme else None)
         if options.readme:
             write_headlines(readme, known, judged)

@@ -353,7 +353,7 @@ def test_the_lines_of_the_readme_run():
     (block,) = re.findall(r"((?:^    .*\n)+)", readme[readme.index("`grsd.checkpoint_history` takes") :], re.MULTILINE)[
         :1
     ]
-    start = "import copy, torch, grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
+    start = "import grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
     code = start + textwrap.dedent(block)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -411,8 +411,12 @@ REFUSED = {
     r"\(.*targets\): expected floating point of shape \(10, 3\) for loss='mse', .*need loss='cross-entropy'": {
         "targets": LABELS
     },
-    r"\(.*targets\): expected class labels, whole numbers of shape \(10,\), .* got torch.float64 .*": {
+    r"\(.*targets\): expected class labels, whole numbers of shape \(10,\), .* got torch.float64 of shape \(10, 3\)": {
         "loss": "cross-entropy"
+    },
+    r"\(.*targets\): expected class labels, .* of shape \(10, 2\); for several labels per sample pass a function .*": {
+        "loss": "cross-entropy",
+        "targets": torch.stack([LABELS, LABELS], 1),
     },
     r"\(.*targets\): expected class labels from 0 to 2, got labels from 3 to 5": {
         "loss": "cross-entropy",

@@ -6,6 +6,7 @@ import graphlib
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_readme_lines_run_as_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("energy", "dissipation", "flux", "velocity"):
         assert name in done.stdout
+
+
+@pytest.mark.long
+def test_readme_conditions_run_as_printed(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    after = readme[readme.index("The conditions take any torch module") :].partition("\n\n")[2]
+    block = re.match(r"(?:    .*\n|\n(?=    ))+", after)[0]
+    code = "import grsd\n" + textwrap.dedent(block)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"(holds|fails|inconclusive): .*, 8 runs; ", done.stdout), done.stdout
 
 
 def module_of(parts):

@@ -110,6 +110,16 @@ def test_as_a_scipy_operator(learned):
     np.testing.assert_allclose(np.sort(top), torch.linalg.eigvalsh(kernel)[-3:].numpy(), rtol=1e-12)
 
 
+def test_a_spectrum_is_shown_in_one_line():
+    data, network = grsd.digits(4), grsd.Perceptron(64, 10, width=4, depth=1, seed=0)
+    found = grsd.krylov_spectrum(network, data.inputs, data.targets, steps=7)
+    top = float(found.eigenvalues[-1])
+    assert str(found).startswith("KrylovSpectrum(D=40, 7 steps, Ritz values ")
+    assert str(found).endswith(f" to {top:.3g}, with rate, 0 probes)")
+    assert str(found.tridiagonal).startswith(f"Tridiagonal(m=7, norm={float(found.error.norm()):.3g}, beta=")
+    assert str(data) == "Data('digits, one-hot, N=4, seed=0', inputs=(4, 64), targets=(4, 10))"
+
+
 def test_the_rate_of_the_tridiagonal_matrix():
     """Against fourth-order differences of Lanczos itself, and V' stays consistent with V^T V = 1 to the last step."""
     kernel, rate, error = planted(torch.linspace(0.1, 2, 60, dtype=torch.float64), normal(60))

@@ -82,7 +82,8 @@ def test_spec_is_plain_data():
         ({"shell_widths": (1, 1.0)}, r"Spec\(shell_widths=...\): a width stands twice"),
         ({"device": "mps"}, r"Spec\(device=...\): expected one of auto, cpu, cuda"),
         ({"dtype": torch.float64}, r"Spec\(dtype=...\): expected one of float64, float32"),
-        ({"task": ["parity"]}, r"Spec\(task=...\): expected one of one-hot, parity"),
+        ({"task": ["parity"]}, r"Spec\(task=...\): expected a task of digits: one-hot, parity"),
+        ({"data": "patches"}, r"Spec\(task=...\): expected a task of patches: photograph, pixel, got 'one-hot'$"),
     ],
 )
 def test_spec_refused(values, message):

@@ -15,3 +15,6 @@ class Data:
     inputs: Float64[Tensor, "samples features"]
     targets: Float64[Tensor, "samples outputs"]
     name: str
+
+    def __repr__(self) -> str:
+        return f"Data({self.name!r}, inputs={tuple(self.inputs.shape)}, targets={tuple(self.targets.shape)})"

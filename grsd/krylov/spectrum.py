@@ -57,6 +57,12 @@ class KrylovSpectrum:
     probes: tuple[Tridiagonal, ...] = ()
     tolerance: float = 0.1
 
+    def __repr__(self) -> str:
+        steps, values = len(self.tridiagonal.matrix), self.eigenvalues
+        rate = "without" if self.tridiagonal.rate is None else "with"
+        span = f"Ritz values {float(values[0]):.3g} to {float(values[-1]):.3g}"
+        return f"KrylovSpectrum(D={self.dimension}, {steps} steps, {span}, {rate} rate, {len(self.probes)} probes)"
+
     @property
     def dimension(self) -> int:
         """D."""

@@ -33,6 +33,10 @@ class Tridiagonal:
     beta: float
     beta_rate: float
 
+    def __repr__(self) -> str:
+        rate = "without" if self.rate is None else "with"
+        return f"Tridiagonal(m={len(self.matrix)}, norm={self.norm:.3g}, beta={self.beta:.3g}, {rate} rate)"
+
     def first(self, steps: int) -> Tridiagonal:
         """The result after the first ``steps`` < m steps."""
         here, beside = (slice(steps), slice(steps)), (steps - 1, steps)

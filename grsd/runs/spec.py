@@ -75,7 +75,7 @@ class Spec:
         for name, allowed in choices().items():
             self._choose(name, allowed)
         known = dataset[self.data].facts
-        self._choose("task", known["tasks"])
+        self._choose("task", known["tasks"], f"a task of {self.data}: ")
         most = known["most"]
         between("Spec(samples=...)", self.samples, 1, most, f"{self.data} has {most} samples")
         for name, bounds in WHOLE.items():
@@ -99,10 +99,10 @@ class Spec:
 
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
-    def _choose(self, name: str, allowed: Sequence[str]) -> None:
+    def _choose(self, name: str, allowed: Sequence[str], what: str = "one of ") -> None:
         value = getattr(self, name)
         if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"Spec({name}=...): expected one of {', '.join(allowed)}, got {said(value)}")
+            raise ValueError(f"Spec({name}=...): expected {what}{', '.join(allowed)}, got {said(value)}")
 
     def _checked_times(self) -> tuple[float, float, int]:
         if not isinstance(self.times, Sequence) or isinstance(self.times, str) or len(self.times) != 3:
@@ -201,6 +201,11 @@ def sources_of(experiment: object) -> tuple[Callable, ...]:
 def choices() -> dict[str, tuple[str, ...]]:
     """Return the allowed values of the fields that are chosen by name; the tasks depend on the data."""
     return {"architecture": architecture.names(), "data": dataset.names(), **FIXED}
+
+
+def tasks_of_data() -> dict[str, tuple[str, ...]]:
+    """Return the tasks of every registered data set."""
+    return {name: dataset[name].facts["tasks"] for name in dataset.names()}
 
 
 def parse(name: str, text: str) -> object:

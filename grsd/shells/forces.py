@@ -63,9 +63,11 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor, whole: bool) -> N
         )
     samples, classes = outputs.shape
     if not whole or tuple(targets.shape) != (samples,):
+        several = whole and targets.ndim > 1 and len(targets) == samples
+        hint = "; for several labels per sample pass a function of (outputs, targets) as loss" if several else ""
         raise TypeError(
             f"{call}(..., targets): expected class labels, whole numbers of shape ({samples},), for "
-            f"loss='cross-entropy', got {targets.dtype} of shape {tuple(targets.shape)}"
+            f"loss='cross-entropy', got {targets.dtype} of shape {tuple(targets.shape)}{hint}"
         )
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:

@@ -107,11 +107,16 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
 def check_outputs(call: str, outputs: object, samples: int) -> None:
     """Refuse a model whose output is not a finite real tensor of shape (N, C) or (N,)."""
     if not isinstance(outputs, Tensor):
-        raise TypeError(f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}")
+        raise TypeError(
+            f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}; wrap it in a "
+            "module that returns the tensor to study"
+        )
     if outputs.ndim not in {1, 2} or outputs.shape[0] != samples or 0 in outputs.shape:
+        several = outputs.ndim > 2 and outputs.shape[0] == samples and 0 not in outputs.shape
+        hint = "; flatten it: torch.nn.Sequential(model, torch.nn.Flatten())" if several else ""
         raise ValueError(
             f"{call}(model, ...): the model must map {samples} samples to an output of shape ({samples}, C) or "
-            f"({samples},), it gave {tuple(outputs.shape)}"
+            f"({samples},), it gave {tuple(outputs.shape)}{hint}"
         )
     if not outputs.is_floating_point():
         raise TypeError(f"{call}(model, ...): the model's output must be real floating point, it is {outputs.dtype}")
