@@ -65,10 +65,15 @@ def test_lines_of_a_terminal():
     assert lines[-1] == " ".join(counted(known, judged).split())
     assert counted({"x": CLAIM}, {}) == "1 finding: 1 without a result"
     result = judge(CLAIM, range(1000, 1008), [0.0] * 8, {})
-    for commit, said in (("a" * 40, "made by aaaaaaa"), ("b" * 40 + "-modified", "made by bbbbbbb-modified")):
+    for commit, said in (
+        ("a" * 40, "made by commit aaaaaaa"),
+        ("b" * 40 + "-modified", "made by commit bbbbbbb-modified"),
+    ):
         assert made_by(replace(result, provenance={"commit": commit})) == said
     assert made_by(replace(result, provenance={"commit": "unknown"})) == "made by an unknown commit"
-    assert made_by(replace(result, provenance={"commit": "unknown", "stored_in": "c" * 40})) == "stored in ccccccc"
+    assert (
+        made_by(replace(result, provenance={"commit": "unknown", "stored_in": "c" * 40})) == "stored in commit ccccccc"
+    )
 
 
 def test_a_file_for_each_notebook(tmp_path):

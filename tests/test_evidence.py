@@ -306,7 +306,7 @@ def test_one_seed_once_more(summary, stored, today, agrees):
     assert str(found).startswith(
         f"x, seed 1000: {'agrees' if agrees else 'differs'}: stored {stored!r}, today {today!r}, "
     )
-    assert str(found).endswith("; other code")
+    assert str(found).endswith("; other code than measured it")
     assert ("on the other side of the threshold" in str(found)) is (stored == 0.1)
     assert recheck(claim, judge(claim, SEEDS, [stored] * 8, {}, MEASURED.code), MEASURED).same_code
 

@@ -39,7 +39,7 @@ class Recheck:
     def __str__(self) -> str:
         verdict = "agrees" if self.agrees else "differs"
         side = "" if self.same_side else ", on the other side of the threshold"
-        code = "the same code" if self.same_code else "other code"
+        code = "the same code" if self.same_code else "other code than measured it"
         return (
             f"{self.claim}, seed {self.seed}: {verdict}: stored {self.stored!r}, today {self.today!r}, allowed "
             f"{self.allowed:.3g} apart{side}; {code}"

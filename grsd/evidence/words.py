@@ -89,11 +89,13 @@ def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> 
 
 
 def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
-    """Return ``verdict_lines`` for 80 columns, with the commit of each result, and a line that counts the verdicts."""
+    """Return ``verdict_lines`` for 80 columns, with notebook and commit of each, and a line that counts the verdicts."""
     lines = []
     for claim in chosen.values():
         said, sentence = verdict_lines({claim.id: claim}, judged)
         made = f"; {made_by(judged[claim.id])}" if claim.id in judged else ""
+        if claim.notebook:
+            made = f"; notebook {claim.notebook.partition('_')[0]}{made}"
         lines += [*wrapped(said + made), *wrapped(sentence, "    ")]
     return [*lines, counted(chosen, judged)]
 
@@ -108,9 +110,9 @@ def made_by(result: Result) -> str:
     known = result.provenance["commit"]
     if known != UNKNOWN:
         commit, mark, modified = known.partition("-")
-        return f"made by {commit[:7]}{mark}{modified}"
+        return f"made by commit {commit[:7]}{mark}{modified}"
     stored = result.provenance.get("stored_in")
-    return f"stored in {stored:.7}" if isinstance(stored, str) else "made by an unknown commit"
+    return f"stored in commit {stored:.7}" if isinstance(stored, str) else "made by an unknown commit"
 
 
 def counted(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
