@@ -89,7 +89,7 @@ def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> 
 
 
 def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
-    """Return ``verdict_lines`` for 80 columns, with notebook and commit of each, and a line that counts the verdicts."""
+    """Return ``verdict_lines`` for 80 columns with notebook and commit, and a line that counts the verdicts."""
     lines = []
     for claim in chosen.values():
         said, sentence = verdict_lines({claim.id: claim}, judged)
