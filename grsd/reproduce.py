@@ -92,6 +92,7 @@ def _execute(run: NotebookRun, output: Path) -> None:
                 cwd=str(run.notebook.parent),
                 progress_bar={"leave": False} if sys.stderr.isatty() else False,
                 config=quiet,
+                kernel_manager_class=_manager(),
             )
     except PapermillExecutionError as error:
         run.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
@@ -118,6 +119,23 @@ class _InMemory:
 
 
 _executed = _InMemory()
+
+
+@cache
+def _manager() -> type:
+    """Return a manager that ends a kernel by asking it, without the interrupt that jupyter_client sends before.
+
+    papermill goes on as soon as it has the kernel's last reply. A kernel that is interrupted before it is done with
+    that message reports "KeyboardInterrupt caught in kernel", under a notebook that ran well.
+    """
+    from jupyter_client import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        async def _async_interrupt_kernel(self) -> None:
+            if not self.shutting_down:
+                await super()._async_interrupt_kernel()
+
+    return Manager
 
 
 @cache

@@ -105,6 +105,28 @@ def test_a_refusal_fails_its_cell_in_one_line(root, capsys):
     assert error.traceback == [f"{refusal}  (%tb shows where)"]
 
 
+SLOW_TO_FINISH = """
+import time
+handlers = get_ipython().kernel.shell_handlers
+answer = handlers["kernel_info_request"]
+async def slowly(*arguments):
+    await answer(*arguments)
+    time.sleep(1)
+handlers["kernel_info_request"] = slowly
+"""
+
+
+def test_a_kernel_ends_without_an_interrupt(root, capfd):
+    """Also one that is still busy after its last reply, as on a loaded machine."""
+    path = root / "notebooks" / "01_second.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2:] = [new_code_cell(SLOW_TO_FINISH)]
+    nbformat.write(notebook, path)
+    (run,) = reproduce(where=root, only=["01"])
+    assert run.failure is None
+    assert capfd.readouterr().err == ""
+
+
 def test_what_cannot_be_run_or_written_fails_alone(root, capsys):
     """A notebook that papermill cannot read, and a copy that cannot be written; the others run."""
     first = root / "notebooks" / "00_first.ipynb"
