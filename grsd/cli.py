@@ -178,7 +178,11 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _need(command: str, module: str) -> None:
     """Refuse a command whose packages are not installed."""
     if find_spec(module) is None:
-        raise ValueError(f"{module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'")
+        raise ValueError(_missing(command, module))
+
+
+def _missing(command: str, module: str) -> str:
+    return f"{module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'"
 
 
 def _claims(options: argparse.Namespace) -> int:
@@ -390,6 +394,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (ValueError, FileExistsError, ProjectNotFound) as error:
         return _stopped(command, _as_typed(str(error)), 2)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "grsd"):
+            raise
+        return _stopped(command, _missing(command, module), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe, as head does
         return 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from grsd.evidence.seconds import TOOK
 from grsd.plan import NotebookRun, Refused, plan
 from grsd.support.files import say_swept, unfinished_folder, write_atomically
 from grsd.support.folders import FIGURES, PROJECT, environment, one_line, project, writable
@@ -169,11 +170,15 @@ def _report(run: NotebookRun, pictures: Path) -> str:
 
 
 def _refresh(run: NotebookRun) -> None:
-    """Write the executed copy over the committed notebook, without the metadata that change from run to run."""
+    """Write the executed copy over the committed notebook, with the seconds that it took.
+
+    All other metadata that change from run to run are left out.
+    """
     import nbformat
 
     notebook = nbformat.read(run.output, as_version=4)
     notebook.metadata.pop("papermill", None)
+    notebook.metadata[TOOK] = {"seconds": round(run.seconds)}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

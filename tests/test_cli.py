@@ -1,4 +1,5 @@
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -247,3 +248,18 @@ def test_commands_say_which_packages_they_need(command, module, monkeypatch, cap
     assert cli.main([command]) == 2
     line = f"grsd {command}: {module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'\n"
     assert capsys.readouterr().err == line
+
+
+def test_a_missing_package_is_one_line(monkeypatch, capsys):
+    """Also one that is found missing only where it is used; a missing module of the package itself is a fault."""
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delitem(sys.modules, "grsd.bench", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.measure", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.request", raising=False)
+    assert cli.main(["bench"]) == 2
+    line = "grsd bench: matplotlib is not installed; grsd bench needs it: pip install 'grsd[notebooks]'\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setitem(cli.COMMANDS, "clean", lambda options: importlib.import_module("grsd.nowhere"))
+    with pytest.raises(ModuleNotFoundError, match=r"grsd\.nowhere"):
+        cli.main(["clean"])
