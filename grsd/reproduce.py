@@ -45,6 +45,7 @@ def reproduce(
     """
     root = project(where)
     runs = plan(root, only=only, profile=profile, settings=settings, device=device)
+    _refuse_cuda_where_there_is_none(runs)
     changed = bool(settings or device)
     if refresh and (profile != "default" or changed or output):
         raise Refused("--refresh goes with the notebooks' own defaults: no --profile, --set, --device or --output")
@@ -71,6 +72,15 @@ def reproduce(
             if refresh and not run.failure:
                 _refresh(run)
     return runs
+
+
+def _refuse_cuda_where_there_is_none(runs: Sequence[NotebookRun]) -> None:
+    asked = [str(run.parameters.get("device")) for run in runs]
+    if any(device.startswith("cuda") for device in asked):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Refused("--device cuda: there is no CUDA device here")
 
 
 def _execute(run: NotebookRun, output: Path) -> None:

@@ -75,6 +75,9 @@ def test_files_and_what_makes_them(here):
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(line)}"):
             named(name, here, ENTRIES)
+    for path in ("figures/a --forecast.svg", "figures/--forecast.svg", "figures/it's.svg", "figures/.svg"):
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: expected a name of letters, digits and any of "):
+            ENTRIES[3].command_for(path)
     with pytest.raises(ValueError, match=r"patterns data/cuda.csv, data/\*.csv all match data/cuda.csv"):
         entry_of("data/cuda.csv", (*ENTRIES, Entry("data/*.csv", otherwise="x")))
 

@@ -53,6 +53,9 @@ def outputs(path):
         ({"settings": ["steps=3"]}, "parameter steps=3: expected list"),
         ({"settings": ["count"]}, "--set count: expected name=value"),
         ({"only": ["01"], "device": "cpu"}, "no parameter 'device' in 01_second"),
+        ({"settings": ["device=tpu"]}, "parameter device: expected auto, cpu or cuda, got 'tpu'"),
+        ({"settings": ["count=3", "count=4"]}, "parameter count: expected one value, got '3' and '4'"),
+        ({"settings": ["device=cpu"], "device": "auto"}, "parameter device: expected one value, got 'cpu' and 'auto'"),
     ],
 )
 def test_refused_before_anything_runs(root, request_, message):

@@ -20,6 +20,7 @@ from grsd.support.records import check_record
 FILE = "data/manifest.yaml"
 FOLDERS = ("data", "figures")
 NOT_COMMITTED = ("data/runs",)
+PLAIN = re.compile(r"\w[\w.-]*")
 MAKERS = ("command", "makes", "otherwise")
 
 
@@ -60,7 +61,12 @@ class Entry:
         return self.makes.removesuffix("({stem})"), self.makes.endswith("({stem})")
 
     def command_for(self, path: str) -> str:
+        """Return the command. Errors: ``ValueError`` for a name that a command line would not take as one word."""
         stem = PurePosixPath(path).stem
+        if not PLAIN.fullmatch(stem):
+            raise ValueError(
+                f"{one_line(path)}: expected a name of letters, digits and any of ._-, got {one_line(stem)!r}"
+            )
         return self.command.replace("{stem}", stem).replace("{number}", stem[:2])
 
     def function(self, path: str) -> Callable[[], object]:
