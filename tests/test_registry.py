@@ -69,6 +69,7 @@ def no_data(samples, *, task, seed):
     return torch.zeros(samples, 3), torch.zeros(samples, 1)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
     ("register", "line"),
     [
