@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -39,14 +40,15 @@ TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABL
 
 
 def write_table(name: str) -> None:
-    """Compute one of ``TABLES`` and write it to data/tables, with the commit and the command that made it.
+    """Compute one of ``TABLES`` and write it to data/tables, with the commit, the command and the seconds that made it.
 
     Errors: ``ValueError`` for a table that no study makes; before anything is computed.
     """
     if name not in TABLES:
         raise ValueError(f"write_table(name): expected one of {', '.join(TABLES)}, got {one_line(repr(name), 80)}")
-    made_by = {"command": f"grsd data {name}", "commit": commit()}
-    save_table(TABLES[name]().assign_attrs(made_by), name)
+    made_by, begun = {"command": f"grsd data {name}", "commit": commit()}, time.perf_counter()
+    table = TABLES[name]()
+    save_table(table.assign_attrs(made_by, seconds=round(time.perf_counter() - begun, 1)), name)
 
 
 def forecast_claims() -> None:
