@@ -211,11 +211,11 @@ def test_claims_of_a_notebook(capsys, monkeypatch):
     monkeypatch.setattr("grsd.studies.confirm.confirm_claims", lambda names, among: asked.append((names, list(among))))
     assert cli.main(["claims", "--notebook", "01", "--confirm"]) == 0
     assert asked == [([], ["budget-closes", "coupling-antisymmetric", "flow-is-accurate"])]
-    assert capsys.readouterr().out.splitlines()[-1] == "3 claims: 3 hold"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 checks: 3 hold"
     assert cli.main(["claims", "--confirm", "flow-is-accurate"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("flow-is-accurate (ours): holds: ")
-    assert said[-1] == "1 claim: 1 hold"
+    assert said[-1] == "1 check: 1 hold"
 
 
 def test_checked_claims(capsys, monkeypatch):
@@ -228,7 +228,7 @@ def test_checked_claims(capsys, monkeypatch):
     assert cli.main(["claims", "--check", "budget-closes"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "budget-closes, seed 1000: agrees: stored 0.5, today 0.5, allowed 1e-09 apart;",
-        "  other code",
+        "  other code than measured it",
         "1 checked: 1 agree, 0 differ",
     ]
     assert cli.main(["claims", "--check", "--notebook", "08"]) == 1
