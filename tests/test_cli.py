@@ -193,7 +193,7 @@ def test_claims_of_a_notebook(capsys, monkeypatch):
     assert cli.main(["claims", "--notebook", "3"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("gradient-propagation (paper): holds: 0.033 [0.03, 0.0367], at most 0.1, 8 seeds;")
-    assert said[-1] == "4 claims: 4 hold"
+    assert said[-1] == "4 findings: 4 hold"
     for arguments, line in (
         (
             ["--notebook", "77"],

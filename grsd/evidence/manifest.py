@@ -143,7 +143,10 @@ def named(name: str, root: Path, entries: Sequence[Entry]) -> str:
         return name
     found = [path for path in committed(root) if name in (PurePosixPath(path).name, PurePosixPath(path).stem)]
     if not found:
-        raise ValueError(f"no file {one_line(repr(name), 80)} under data/ or figures/; grsd data lists them")
+        raise ValueError(
+            f"no file {one_line(repr(name), 80)} under data/ or figures/; grsd data lists them, "
+            "and one that is not made yet is named by its path"
+        )
     if len({entry_of(path, entries).shown(path) for path in found}) > 1:
         raise ValueError(f"{one_line(repr(name), 80)} may be {' or '.join(found)}; name one of them by its path")
     return found[0]
