@@ -21,6 +21,7 @@ from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budgets
 from grsd.shells.blocks import blocks
 from grsd.solvable import DiagonalNet, ShellLattice
+from grsd.studies import interventions
 from grsd.studies.calibration import MOST_RUNS
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
 
@@ -244,7 +245,7 @@ MEASUREMENTS = {
     "closure-broken": Measurement(Lattices((HIDDEN, LONG_RANGE), ("fails", "fails")), closes),
     "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
     "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
-}
+} | interventions.MEASUREMENTS
 # The claims of a cell (architecture, depth): closure early and late in training, and locality.
 CLOSURE_CLAIMS = {("residual", 32): "renormalizable", ("plain", 32): "closure-plain"}
 LATE_CLAIMS = {("residual", 16): "renormalizable-late"}
