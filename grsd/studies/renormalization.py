@@ -13,7 +13,6 @@ import xarray as xr
 
 from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
 from grsd.conditions.interventions import LAWS, RULE, TRUTHS, explained, permuted
-from grsd.conditions.locality import LocalityRange
 from grsd.conditions.matched import at_first_width, frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
@@ -215,19 +214,6 @@ def states_and_fluxes(budgets: Sequence[xr.Dataset], factor: int = 4) -> xr.Data
     return xr.Dataset(data, {"boundary": found.index[at] * found.width})
 
 
-def shares(
-    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], depth: int, factors: tuple[int, ...] = (1, 2)
-) -> dict[tuple[str, int], LocalityRange]:
-    """How far the flux comes in the cells of one depth, from the frontier ``REACH`` e-folds down."""
-    return {
-        cell: locality.locality_range(
-            widths_of("shares", runs)[0], factors=factors, window=frontier_window(runs, REACH)
-        )
-        for cell, runs in cells.items()
-        if cell[1] == depth
-    }
-
-
 def interventions_table() -> xr.Dataset:
     """Closure in four verdicts of 24 networks of each cell (depth 16), over (architecture, stage, law).
 
@@ -294,7 +280,5 @@ MEASUREMENTS = {
     "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
     "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
 } | interventions.MEASUREMENTS
-# The claims of a cell (architecture, depth): closure early and late in training, and locality.
-CLOSURE_CLAIMS = {("residual", 32): "renormalizable", ("plain", 32): "closure-plain"}
-LATE_CLAIMS = {("residual", 16): "renormalizable-late"}
+# The claims of a cell (architecture, depth) on locality.
 LOCALITY_CLAIMS = {("residual", 32): "locality-residual", ("plain", 32): "locality-plain"}
