@@ -16,7 +16,7 @@ from grsd.conditions.interventions import LAWS, RULE, TRUTHS, explained, permute
 from grsd.conditions.matched import at_first_width, frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
-from grsd.evidence import Measurement
+from grsd.evidence import Measurement, results
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budgets
 from grsd.shells.blocks import blocks
@@ -215,13 +215,15 @@ def states_and_fluxes(budgets: Sequence[xr.Dataset], factor: int = 4) -> xr.Data
 
 
 def interventions_table() -> xr.Dataset:
-    """Closure in four verdicts of 24 networks of each cell (depth 16), over (architecture, stage, law).
+    """Closure of 24 networks of each cell (depth 16) that has its results, over (architecture, stage, law).
 
     ``explained``, ``low``, ``high``, ``verdict``, ``power`` and ``permuted`` of each law. Repeated over laws:
     ``bound_m`` and ``share_m``, medians over runs of ``bounds`` and ``neighbour_shares``; what ``surrogate`` reads at
     blocks of 4: ``measured``, ``v``, ``w``, ``expected``; ``lawful``, mean and 2.5 and 97.5 % quantiles of 40 draws.
     """
-    rows = [_verdicts(architecture, stage) for stage in interventions.STAGES for architecture in ("residual", "plain")]
+    stored = results()
+    cells = [place for place in interventions.CELLS if f"closure-clock-{place}" in stored]
+    rows = [_verdicts(*place.split("-")) for place in cells]
     seeds = list(range(interventions.FIRST, interventions.FIRST + interventions.RUNS))
     return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(provenance({"seeds": str(seeds)}))
 
