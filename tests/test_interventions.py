@@ -11,7 +11,9 @@ from torch import nn
 
 import grsd
 from grsd.conditions import interventions
-from grsd.solvable import CubicLattice
+from grsd.evidence import claims
+from grsd.solvable import CubicLattice, ShellLattice
+from grsd.studies import interventions as study
 
 EVERYTHING = (-math.inf, math.inf)
 SHELLS = grsd.LogShells(1.5, 0.2)
@@ -190,3 +192,103 @@ def test_broken_input_is_refused_in_one_line(trained, found):
         CubicLattice("none")
     with pytest.raises(ValueError, match=r"^CubicLattice\(shells=\.\.\.\): expected at most 40, got 99$"):
         CubicLattice(shells=99)
+
+
+SPEC = grsd.Spec(width=8, depth=2, task="parity", samples=24, times=(0.5, 30.0, 4), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("log_loss", [-0.3, -1.0])
+def test_networks_are_read_at_one_loss(log_loss):
+    data = SPEC.batch()
+    found = study.at_loss(SPEC, data, log_loss)
+    losses = [
+        float(error.square().mean())
+        for error in (found.error, SPEC.network(data).double()(data.inputs).detach() - data.targets)
+    ]
+    assert log_loss - 0.1 < math.log(losses[0] / losses[1]) <= log_loss
+    with torch.no_grad():
+        assert torch.allclose(found.model(data.inputs) - data.targets, found.error)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_loss_that_is_not_reached_is_said():
+    with pytest.raises(
+        ValueError, match=r"^at_loss\(log_loss=-50\): Spec\(.*\) does not reach it; give it a later last.*$"
+    ):
+        study.at_loss(SPEC, SPEC.batch(), -50.0)
+
+
+def test_a_seed_of_the_networks_is_read_once_for_all_its_claims(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
+    protocol = study.Intervened(replace(SPEC, samples=120), -0.5, draws=200)
+    run = study.reading(protocol, 3)
+    assert (run.sizes["draw"], run.attrs["seed"]) == (200, 3)
+    window = study.window_of(run, protocol.reach)
+    assert window[1] == pytest.approx(-math.log(float(run.time)))
+    for law in ("local", "clock"):
+        value = study.law_explained(replace(protocol, law=law), 3)
+        assert value == np.median(interventions.explained(run, window)[law])
+    kept = study._kept(run, window)
+    at = int(kept[0])
+    assert study.flux_bound(protocol, 3) == study.bounds(run, window)[0] >= study.bounds(run, window)[2]
+    moved = float(run.time) * abs(float(run.flux[at - 1]))
+    assert study.bounds(run, (window[0], float(run.boundary[at - 1])))[0] == pytest.approx(
+        moved / float(run.energy[at - 1] + run.energy[at])
+    )
+    whole = (run.sizes["shell"] + 1,)
+    monkeypatch.setattr(study, "FACTORS", whole)
+    assert study.neighbour_shares(run, window) == pytest.approx([1.0]), "blocks that hold all shells exchange it all"
+    assert len(list(tmp_path.glob("*.nc"))) == 1
+
+
+def test_a_clock_is_read_from_distant_boundaries():
+    """Tasks that obey F = r eps, r of the task: explained whole; r of the task and boundary: not at all."""
+    rng = np.random.default_rng(0)
+    density, energy = np.exp(0.3 * rng.standard_normal((32, 9))), np.exp(0.3 * rng.standard_normal((32, 10)))
+    data = {"density": (("task", "boundary"), density), "energy": (("task", "shell"), energy)}
+    data |= {"usable": ("boundary", np.ones(9, bool)), "size": ("task", np.sqrt(2 * energy.sum(1)))}
+    clock, own = np.exp(rng.standard_normal((32, 1))), np.exp(rng.standard_normal((32, 9)))
+    tasks = {name: xr.Dataset(data | {"flux": (("task", "boundary"), density * rate)}, {"boundary": np.arange(9.0)})
+             for name, rate in (("one", clock), ("own", own))}  # fmt: skip
+    one, none = (study.across_tasks(tasks[name], EVERYTHING) for name in ("one", "own"))
+    assert np.allclose(one["clock"], 1)
+    assert np.median(none["clock"]) < 0.1
+    assert np.median(one["local"]) < 0.2
+
+
+def test_tasks_are_halvings_of_the_digits():
+    digits = torch.arange(10).repeat(3)
+    drawn = [study.halved(digits, task) for task in range(32)]
+    assert all(one.sum() == 0 and one.shape == (30, 1) for one in drawn)
+    assert len({tuple(one.ravel().tolist()) for one in drawn}) > 28
+
+
+@pytest.mark.long
+def test_many_tasks_of_one_network():
+    experiment = SPEC.to_dict() | {"log_loss": -0.3, "tasks": 3}
+    run = study.measured_tasks(experiment)
+    assert run.sizes["task"] == 3
+    assert np.allclose(run["size"] ** 2 / 2, run.energy.sum("shell"), rtol=1e-6)
+
+
+def test_runs_that_obey_the_law_fail_where_their_states_hardly_differ():
+    """r / r_perm is about sqrt(w / (w + 2 v)) for lattices whose flux is U phi with noise: no power below v = 1.5 w."""
+    for swell, hidden in ((0.1, 1.0), (0.5, 0.3)):
+        lattice = ShellLattice(swell=swell, hidden=hidden, reach=0.05, smooth=1.0, extent=16.0)
+        found = [study.surrogate(lattice.budgets(range(24)), EVERYTHING, 1, seed) for seed in range(5)]
+        ratio = np.mean([one["ratio"] for one in found])
+        assert ratio == pytest.approx(found[0]["expected"], abs=0.12)
+        assert (ratio > 0.5) == (found[0]["v"] < 1.5 * found[0]["w"])
+
+
+def test_the_rules_of_the_claims_are_the_conditions_rule():
+    known = claims()
+    for name in study.CELLS:
+        for law in ("local", "clock"):
+            rule = known[f"closure-{law}-{name}"].judged
+            assert (rule.threshold, rule.fails_beyond) == (
+                interventions.RULE.threshold,
+                interventions.RULE.fails_beyond,
+            )
+            assert study.MEASUREMENTS[f"closure-{law}-{name}"].protocol.law == law
+    assert study.power_of(interventions.RULE, 0.1, 0.1) == pytest.approx(0.5)

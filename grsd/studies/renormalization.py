@@ -33,7 +33,7 @@ LONG_RANGE = replace(CLOSED, profile="flat", smooth=0.5)
 WIDENING = replace(CLOSED, widening=0.3)
 SHORT = replace(CLOSED, extent=5.0)
 OBEYING = tuple(
-    replace(CLOSED, reach=0.05, hidden=1.0, smooth=1.0, extent=16.0, swell=swell) for swell in (0.1, 0.2, 0.5, 1.0, 2.0)
+    replace(CLOSED, reach=0.05, hidden=0.5, smooth=1.0, extent=16.0, swell=swell) for swell in (0.1, 0.2, 0.5, 1.0, 2.0)
 )
 INTERIOR = (-9.5, -0.5)
 EVERYTHING = (-math.inf, math.inf)
