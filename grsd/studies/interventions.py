@@ -274,8 +274,9 @@ def surrogate(budgets: Sequence[xr.Dataset], window: tuple[float, float], factor
 def _ratio(phi: np.ndarray, flux: np.ndarray, seed: int) -> float:
     """Return r / r_perm as ``closure`` defines them."""
     rng = np.random.default_rng(seed)
-    shuffled = [closure.defect(phi[rng.permutation(len(phi))], flux) for _ in range(199)]
-    return float(closure.defect(phi, flux) / np.sqrt(np.square(shuffled).mean()))
+    states = np.stack([phi, *(phi[rng.permutation(len(phi))] for _ in range(199))])
+    real, *shuffled = closure.defect(states, flux)
+    return float(real / np.sqrt(np.square(shuffled).mean()))
 
 
 def power_of(rule: DecisionRule, half: float, margin: float) -> float:
