@@ -181,5 +181,5 @@ def test_figures_of_closure(lattices):
     assert lines_at(axes[0]) == {closure.RULE.threshold}
     assert lines_at(axes[1]) == {interventions.RULE.threshold, interventions.RULE.fails_beyond, 0}
     assert lines_at(axes[2]) == {1}
-    assert said(axes[2]) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in ("early", "late")]
+    assert said(axes[2]) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in table.stage.values]
     assert lines_at(axes[3]) == {locality.RULE.threshold}
