@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import closure, evolution, invariance, locality, profile_flow
+from grsd.conditions import closure, evolution, interventions, invariance, locality, profile_flow
 from grsd.evidence import claims, results
 from grsd.evidence.tables import read_table
 from grsd.plotting import cells, ensembles, jacobian_evolution, log_shift_invariance, look, renormalization
@@ -176,8 +176,10 @@ def test_figures_of_closure(lattices):
     assert axes[0].get_title() == f"planted: {flow.verdict}"
     assert said(axes[1]) == [f"{name}, depth {depth}" for name in ("residual", "plain") for depth in (16, 32)]
     series = {"pilots": cells.of_table(networks.sel(factor=1), "ratio", "ratio_low", "ratio_high")}
-    shares = {("plain", 3): locality.locality_range(one, factors=(1, 2))}
-    axes = drawn(renormalization.networks(series, series, shares)).axes
+    table, lawful = read_table("07_renormalization-interventions"), [{"v": 0.1, "w": 0.2, "ratio": 0.7}]
+    axes = drawn(renormalization.networks(table, lawful, {}, series)).axes
     assert lines_at(axes[0]) == {closure.RULE.threshold}
-    assert lines_at(axes[1]) == {locality.RULE.threshold}
-    assert said(axes[2]) == ["plain, depth 3"]
+    assert lines_at(axes[1]) == {interventions.RULE.threshold, interventions.RULE.fails_beyond, 0}
+    assert lines_at(axes[2]) == {1}
+    assert said(axes[2]) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in table.stage.values]
+    assert lines_at(axes[3]) == {locality.RULE.threshold}

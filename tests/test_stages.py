@@ -2,7 +2,7 @@
 
 import pytest
 
-from grsd.conditions import closure, evolution, invariance, locality
+from grsd.conditions import evolution, invariance, locality
 from grsd.evidence import claims
 from grsd.networks import architecture
 from grsd.studies import jacobian_evolution, log_shift_invariance, renormalization
@@ -34,8 +34,6 @@ DRAWN = [
     (log_shift_invariance, log_shift_invariance.EARLY_CLAIMS, invariance.RULE.threshold),
     (log_shift_invariance, log_shift_invariance.LATE_CLAIMS, invariance.RULE.threshold),
     (log_shift_invariance, log_shift_invariance.LARGE_CLAIMS, invariance.RULE.threshold),
-    (renormalization, renormalization.CLOSURE_CLAIMS, closure.RULE.threshold),
-    (renormalization, renormalization.LATE_CLAIMS, closure.RULE.threshold),
     (renormalization, renormalization.LOCALITY_CLAIMS, locality.RULE.threshold),
 ]
 
