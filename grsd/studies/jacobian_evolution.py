@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+import torch
 import xarray as xr
 
 from grsd.conditions import evolution, of_specs
-from grsd.decomposition import spectrum
+from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import Measurement
 from grsd.networks import architecture
 from grsd.runs import Spec
@@ -65,6 +66,22 @@ def sudden(seed: int, modes: int = 120) -> xr.Dataset:
     top = float(net.eigenvalues(0.0).max())
     states = ((time, spectrum(*net.matrices(time)[:2])) for time in np.geomspace(1, 30, 8) / top)
     return evolution.along(states, EXACT_SHELLS, top=top, case="diagonal network, small start", seed=seed)
+
+
+def turning(seed: int, modes: int = 120) -> xr.Dataset:
+    """M stands still while J turns: outputs x_k angle(p_k) of points p_k in the plane, which run on circles.
+
+    Each gradient keeps its length 1 / |p_k| and turns with its point, phi_k' = lambda_k exp(-lambda_k t) / 2, so that
+    t rho = 0 and t tau = x exp(-x), x = lambda t. The eigenvalues are drawn by ``seed``; t from 1 to 100.
+    """
+    values = torch.as_tensor(np.exp(np.sort(np.random.default_rng(seed).uniform(-9, 0, modes))))
+    basis = torch.eye(modes, dtype=values.dtype)
+    modes_at_rest = Spectrum(values, basis, torch.zeros_like(basis), modes * torch.finfo(values.dtype).eps)
+    states = (
+        (time, modes_at_rest, torch.diag(values * (values * torch.exp(-values * time) / 2) ** 2))
+        for time in np.geomspace(1, 100, 8)
+    )
+    return evolution.along(states, EXACT_SHELLS, top=1.0, case="a rotation of parameter space, M' = 0", seed=seed)
 
 
 def exact_control(protocol: Exact, seed: int) -> float:
