@@ -82,11 +82,11 @@ GROWTH = {
 }
 
 
-def growth(table: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figure:
+def growth(table: xr.Dataset, far: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figure:
     """Draw growth, growth of the worst direction and decay over depth, and amplitudes over the distance of nodes.
 
-    ``table``: from ``growth_table``; two standard errors over seeds. ``judged``: results by (measure, architecture),
-    whose slopes on log depth stand in the legends.
+    ``table``: from ``growth_table``; two standard errors over seeds. ``far``: from ``distance_table``. ``judged``:
+    results by (measure, architecture), whose slopes on log depth stand in the legends.
     """
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.8))
     for panel, (what, title) in zip(axes, GROWTH.items(), strict=False):
@@ -103,17 +103,17 @@ def growth(table: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figur
         panel.set(xlabel="depth $L$ [hidden layers]", title=title, ylim=(-0.1, 3.2))
         panel.legend(fontsize=8, loc="upper left")
     axes[0].set_ylabel("nats; 0 where there is none")
-    _by_distance(axes[-1], table)
+    _by_distance(axes[-1], far)
     return figure
 
 
-def _by_distance(axes: Axes, table: xr.Dataset) -> None:
-    for name in table.architecture.values:
-        one, how = table.sel(architecture=name), look(str(name)) | {"marker": "", "label": f"{name}, random"}
+def _by_distance(axes: Axes, far: xr.Dataset) -> None:
+    for name in far.architecture.values:
+        one, how = far.sel(architecture=name), look(str(name)) | {"marker": "", "label": f"{name}, random"}
         axes.plot(one.distance, one.amplitude, **how | {"linestyle": "-"})
         axes.plot(one.distance, one.norm_amplitude, **how | {"linestyle": ":", "label": f"{name}, worst"})
     axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlabel="distance $m - l$ [layers]", title=f"how far, at depth {int(table.depth.max())}")
+    axes.set(xlabel="distance $m - l$ [layers]", title=f"how far, at depth {far.attrs['depth']}")
     axes.set_ylabel("mean of log amplitude [nats]")
     axes.legend(fontsize=8)
 

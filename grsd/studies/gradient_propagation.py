@@ -91,20 +91,34 @@ def of_one_network(protocol: OneNetwork, seed: int) -> float:
     return propagation.slopes(found)[protocol.of]
 
 
-def growth_table(seeds: Sequence[int] = one_network.SEEDS, depths: Sequence[int] = one_network.DEPTHS) -> xr.Dataset:
-    """Growth, decay and norm growth over (architecture, depth, seed) of ``one_network``; nats.
+def growth_table(
+    seeds: Sequence[int] = one_network.SEEDS[:8], depths: Sequence[int] = one_network.DEPTHS
+) -> xr.Dataset:
+    """Growth, decay and norm growth over (architecture, depth, seed) of ``one_network``; nats."""
+    found = [
+        one
+        for name in one_network.ARCHITECTURES
+        for one in one_network.gains(one_network.network(name), seeds, depths=depths)
+    ]
+    rows = [labelled(one, ("growth", "norm_growth", "decay"), ("architecture", "depth", "seed")) for one in found]
+    return _described(xr.combine_by_coords(rows, combine_attrs="drop"), seeds)
 
-    Also ``amplitude`` and ``norm_amplitude`` over (architecture, distance) at the largest depth, means over seeds.
-    """
-    rows, profiles = [], []
-    for name in one_network.ARCHITECTURES:
-        found = one_network.gains(one_network.network(name), seeds, depths=depths)
-        rows += [labelled(one, ("growth", "norm_growth", "decay"), ("architecture", "depth", "seed")) for one in found]
-        deep = [one[["amplitude", "norm_amplitude"]] for one in found if one.attrs["depth"] == max(depths)]
-        mean = xr.concat([one.drop_vars(["l_name", "m_name", "l", "m"]) for one in deep], "seed").mean("seed")
-        profiles.append(mean.expand_dims(architecture=[name]))
-    joined = xr.merge([xr.combine_by_coords(rows, combine_attrs="drop"), xr.concat(profiles, "architecture")])
-    return joined.assign_attrs(provenance({"seeds": str(list(seeds)), "width": one_network.network("plain").width}))
+
+def distance_table(
+    seeds: Sequence[int] = one_network.SEEDS[:8], depths: Sequence[int] = one_network.DEPTHS
+) -> xr.Dataset:
+    """Amplitudes over (architecture, distance) of ``one_network`` at the largest depth, means over seeds; nats."""
+    names, profiles = ["amplitude", "norm_amplitude"], []
+    for architecture_name in one_network.ARCHITECTURES:
+        found = one_network.gains(one_network.network(architecture_name), seeds, depths=depths[-1:])
+        mean = xr.concat([one[names] for one in found], "seed", combine_attrs="drop").mean("seed")
+        profiles.append(mean.expand_dims(architecture=[architecture_name]))
+    return _described(xr.concat(profiles, "architecture").assign_attrs(depth=depths[-1]), seeds)
+
+
+def _described(found: xr.Dataset, seeds: Sequence[int]) -> xr.Dataset:
+    width = one_network.network("plain").width
+    return found.assign_attrs(provenance({"seeds": str(list(seeds)), "width": width}))
 
 
 def table(runs: Iterable[Sequence[xr.Dataset]]) -> xr.Dataset:
@@ -141,7 +155,11 @@ def depth_table(seeds: Sequence[int] = range(16)) -> xr.Dataset:
     return table(over_depth(kind, seed, protocol) for kind in protocol.kinds for seed in seeds)
 
 
-TABLES = {"03_gradient_propagation-depth": depth_table, "03_gradient_propagation-growth": growth_table}
+TABLES = {
+    "03_gradient_propagation-depth": depth_table,
+    "03_gradient_propagation-distance": distance_table,
+    "03_gradient_propagation-growth": growth_table,
+}
 
 # Claims on the networks of ``one_network``, by what they judge and the architecture.
 GROWTH_CLAIMS = {
