@@ -162,7 +162,8 @@ def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.D
     supremum, verdicts = np.full((len(names), 2), np.nan), {}
     for i, name in enumerate(names):
         specs = [s for d in depths for s in replace(spec, architecture=name, depth=d).with_seeds(seeds)]
-        judged = evolution.judge_slopes(of_specs(evolution, specs, jacobian=True))  # shares runs with those that read J'
+        runs = of_specs(evolution, specs, jacobian=True)  # the same runs as those that are read for J'
+        judged = evolution.judge_slopes(runs)
         verdicts[f"verdict_{name}"], found = judged.verdict, judged.details
         for (rate, of), value in found.slopes.items():
             place = i, axes["rate"].index(rate), axes["of"].index(of)
