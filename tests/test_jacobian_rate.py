@@ -10,6 +10,7 @@ import grsd
 from grsd.conditions import evolution
 from grsd.kernel.jacobian_rate import jacobian_rate_kernel
 from grsd.shells import LogShells
+from grsd.studies import jacobian_evolution as study
 
 SHELLS = LogShells(1.0, 0.1)
 GENERATOR = torch.Generator().manual_seed(0)
@@ -147,6 +148,18 @@ def test_a_kernel_that_stands_still_is_controlled_and_its_jacobian_judged_apart(
     assert turning.value == pytest.approx(0, abs=0.05)  # t tau = x exp(-x), a function of x = lambda t alone
     assert turning.supremum == pytest.approx(np.exp(-1), rel=0.05)
     assert turning.verdict == "holds"
+
+
+def test_exact_models_of_the_notebook():
+    words = {}
+    for model in (study.controlled, study.drifting, study.turning):
+        runs = [model(seed) for seed in range(8)]
+        words[model.__name__] = evolution.judge(runs).verdict
+    assert words == {"controlled": "holds", "drifting": "fails", "turning": "holds"}
+    found = evolution.eta([study.drifting(seed) for seed in range(8)])
+    assert found.value == pytest.approx(1, abs=0.02)
+    assert not found.covariant
+    assert evolution.judge(runs, rate="jacobian").verdict == "holds"
 
 
 def test_rates_of_zero_have_no_slopes_but_a_verdict():

@@ -30,7 +30,7 @@ def exact(runs: Sequence[xr.Dataset], bound: DecisionRule) -> Figure:
 
     ``runs``: one of each model, as ``evolution.along`` gives it; where J' is known, t tau is drawn instead.
     """
-    figure, axes = plt.subplots(1, len(runs), figsize=(5 * len(runs), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(runs), figsize=(4.2 * len(runs), 3.8), squeeze=False)
     for panel, run in zip(axes[0], runs, strict=True):
         shown = run.isel(time=slice(0, None, 2))
         for time, colour, marker in zip(shown.time.values, COLOURS.values(), "os^Dv", strict=False):

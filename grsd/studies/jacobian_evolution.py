@@ -68,6 +68,19 @@ def sudden(seed: int, modes: int = 120) -> xr.Dataset:
     return evolution.along(states, EXACT_SHELLS, top=top, case="diagonal network, small start", seed=seed)
 
 
+def drifting(seed: int, modes: int = 120) -> xr.Dataset:
+    """Condition 3 broken by a clock of its own: M' = r M with r constant, so that t rho = r t and eta = 1.
+
+    The rate r (.01 to .03) and the eigenvalues are drawn by ``seed``; t from 1 to 100.
+    """
+    rng = np.random.default_rng(seed)
+    rate = rng.uniform(0.01, 0.03)
+    start = torch.as_tensor(np.exp(np.sort(rng.uniform(-9, 0, modes))))
+    kernels = ((time, torch.diag(start * np.exp(rate * time))) for time in np.geomspace(1, 100, 8))
+    states = ((time, spectrum(kernel, rate * kernel)) for time, kernel in kernels)
+    return evolution.along(states, EXACT_SHELLS, top=1.0, case="a clock of its own, M' = r M", seed=seed)
+
+
 def turning(seed: int, modes: int = 120) -> xr.Dataset:
     """M stands still while J turns: outputs x_k angle(p_k) of points p_k in the plane, which run on circles.
 
