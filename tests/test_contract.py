@@ -21,6 +21,7 @@ MEASURED = {
     "incoherence": {"shells": SHELLS, "flips": 49},
     "evolution": {"shells": SHELLS},
     "covariance": {"shells": SHELLS},
+    "interventions": {"shells": SHELLS, "draws": 80},
 } | {name: {"shells": SHELLS, "log_loss": LOG_LOSS} for name in ("invariance", "closure", "locality", "profile_flow")}
 DIMENSIONS = {"propagation": {"l", "m"}, "incoherence": {"boundary", "shell"}, "evolution": {"time", "shell"}}
 LABELS = {"depth", "seed", "versions"}
@@ -78,6 +79,7 @@ def test_every_condition_measures_and_judges_any_module(flows):
     window = frontier_window(ensemble_of(invariance, histories, log_loss=LOG_LOSS), 9.0)
     judged = {"window": window, "factors": (1, 2)}
     asked = {"closure": judged, "locality": judged, "profile_flow": judged, "invariance": {"window": window}}
+    asked["interventions"] = {"window": (-math.inf, math.inf)}
     for name, condition in CONDITIONS.items():
         ensemble = ensemble_of(condition, histories if condition.reads == "history" else flows, **MEASURED[name])
         for dataset, (depth, seed) in zip(ensemble, flows, strict=True):
