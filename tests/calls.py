@@ -263,10 +263,13 @@ CONDITION_CALLS = {
         "propagation.measure",
     ),
     "propagation.slopes": _call(propagation.slopes, lambda: {"ensemble": gains()[::4]}, "propagation.slopes"),
-    "propagation.judge": _call(
-        propagation.judge, lambda: {"ensemble": list(gains()), "rule": propagation.RULE},
-        "propagation.judge", "propagation.slopes",
-    ),
+    **{
+        f"propagation.{judge.__name__}": _call(
+            judge, lambda: {"ensemble": list(gains()), "rule": propagation.RULE},
+            f"propagation.{judge.__name__}", "propagation.slopes",
+        )
+        for judge in (propagation.judge, propagation.judge_two_sided)
+    },
     "incoherence.measure": _call(
         incoherence.measure,
         lambda: start() | {"shells": SHELLS, "flips": 19, "recomputed": 1, "seed": 0, "device": None},
@@ -290,19 +293,23 @@ CONDITION_CALLS = {
         "evolution.along", "shell_rates",
     ),
     "evolution.measure": _call(
-        evolution.measure, lambda: {"history": whole_flow(), "shells": SHELLS, "parameters": None},
-        "evolution.measure", "shell_rates", "evolution.along",
+        evolution.measure,
+        lambda: {"history": whole_flow(), "shells": SHELLS, "jacobian": True, "parameters": None},
+        "evolution.measure", "shell_rates", "evolution.along", "jacobian_rate_kernel",
     ),
     "evolution.gather": _call(evolution.gather, lambda: {"ensemble": [rates(0), rates(1)]}, "evolution.gather"),
-    "evolution.judge": _call(
-        evolution.judge, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
-        "evolution.judge", "evolution.slopes",
+    "evolution.judge_slopes": _call(
+        evolution.judge_slopes, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
+        "evolution.judge_slopes", "evolution.slopes",
     ),
-    "evolution.eta": _call(
-        evolution.eta,
-        lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
-        "evolution.eta",
-    ),
+    **{
+        f"evolution.{call.__name__}": _call(
+            call,
+            lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
+            f"evolution.{call.__name__}",
+        )
+        for call in (evolution.eta, evolution.judge)
+    },
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
     ),

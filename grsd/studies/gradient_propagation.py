@@ -64,7 +64,8 @@ def over_depth(kind: str, seed: int, protocol: Protocol, *, device: str | None =
 
 def larger_slope(protocol: Protocol, seed: int) -> float:
     """The larger of the two slopes on log depth; the smallest over ``kinds``."""
-    return min(float(propagation.slopes(over_depth(kind, seed, protocol)).max()) for kind in protocol.kinds)
+    found = [propagation.slopes(over_depth(kind, seed, protocol)) for kind in protocol.kinds]
+    return min(max(one["worst"], one["rate"]) for one in found)
 
 
 def table(runs: Iterable[Sequence[xr.Dataset]]) -> xr.Dataset:

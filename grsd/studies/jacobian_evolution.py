@@ -93,7 +93,7 @@ def slope_table(spec: Spec, depths: Sequence[int], seeds: Sequence[int]) -> xr.D
     supremum, verdicts = np.full((len(names), 2), np.nan), {}
     for i, name in enumerate(names):
         specs = [s for d in depths for s in replace(spec, architecture=name, depth=d).with_seeds(seeds)]
-        judged = evolution.judge(of_specs(evolution, specs))
+        judged = evolution.judge_slopes(of_specs(evolution, specs))
         verdicts[f"verdict_{name}"], found = judged.verdict, judged.details
         for (rate, of), value in found.slopes.items():
             place = i, axes["rate"].index(rate), axes["of"].index(of)
