@@ -71,15 +71,16 @@ class LinearChain:
               \lambda_k |w^*_k|^2 = h\,\lambda_k^{\beta}, \quad w^T = V B_L \cdots B_1 A .
 
     log lambda_k has one place, drawn uniformly, in each of K cells of width h from 0 down to ``lowest``, so that every
-    shell holds equally many modes and the spectrum runs out late; the directions of the w*_k in the C outputs are drawn.
-    In the basis of the modes, for one output, M = a Lambda + Lambda^(1/2) A^T S A Lambda^(1/2) with a = |V B|^2 and S of
-    rank n: the kernel is explicit, and the flow needs products with the small matrices alone. It is integrated to a
-    relative error of 1e-10 a step.
+    shell holds equally many modes and the spectrum runs out late; the directions of the w*_k in the C outputs are
+    drawn, as orthogonal frames of C consecutive modes. In the basis of the modes, for one output, M is a Lambda +
+    Lambda^(1/2) A^T S A Lambda^(1/2) with a = |V B|^2 and S of rank n: the kernel is explicit, and the flow needs
+    products with the small matrices alone. It is integrated to a relative error of 1e-10 a step.
 
     Args:
         beta: source exponent; below 1 the task is hard, and the lazy loss falls as t^-beta.
         layers: L inner layers, 0 for two layers in all. ``skips``: B = 1 + W / sqrt(L) instead of B = W.
         start: scale of A (standard deviation start / sqrt(K)) and V (start / sqrt(n)). ``inner``: that of W.
+        lopsided: factor of V, with its inverse on A: the outputs at the start stay, and the kernel is larger.
         bend: (place, other): below log lambda = place the energy falls with the exponent ``other`` instead of beta.
         wiggle: (size, period) in log lambda of a factor 1 + size cos of the energy; size below 1.
         modes: K. ``outputs``: C; D = K C. ``width``: n, at least C. ``lowest``: smallest log lambda.
@@ -93,12 +94,13 @@ class LinearChain:
     skips: bool = True
     start: float = 0.5
     inner: float = 1.0
+    lopsided: float = 1.0
     bend: tuple[float, float] | None = None
     wiggle: tuple[float, float] = (0.0, 1.0)
-    modes: int = 54
-    outputs: int = 8
+    modes: int = 120
+    outputs: int = 4
     width: int = 16
-    lowest: float = -18.0
+    lowest: float = -22.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class LinearChain:
         flag(call, "skips", self.skips)
         positive(call, "start", self.start, 1e-6, 1e6)
         number(call, "inner", self.inner, 0.0, 1e3)
+        positive(call, "lopsided", self.lopsided, 1e-6, 1e6)
         number(call, "lowest", self.lowest, -LARGEST, -1.0)
         size = whole_number(call, "modes", self.modes, 2), whole_number(call, "width", self.width, 1)
         if whole_number(call, "outputs", self.outputs, 1) > size[1]:
@@ -144,16 +147,17 @@ class LinearChain:
             log_energy = np.where(s < place, self.beta * place + other * (s - place), log_energy)
         size, period = self.wiggle
         energy = step * np.exp(log_energy) * (1 + size * np.cos(2 * math.pi * s / period))
-        drawn = rng.standard_normal((self.modes, self.outputs))
-        size = np.sqrt(energy / np.exp(s) / np.square(drawn).sum(1))
-        return np.exp(s), size[:, None] * drawn
+        frames = rng.standard_normal((math.ceil(self.modes / self.outputs), self.outputs, self.outputs))
+        directions = np.linalg.qr(frames)[0] * rng.choice([-1.0, 1.0], (len(frames), 1, self.outputs))
+        directions = directions.transpose(0, 2, 1).reshape(-1, self.outputs)[: self.modes]
+        return np.exp(s), np.sqrt(energy / np.exp(s))[:, None] * directions
 
     def initial(self) -> ChainState:
         """Return the weights at time 0."""
         rng = np.random.default_rng((self.seed, 1))
         n, k = self.width, self.modes
-        first = self.start / math.sqrt(k) * rng.standard_normal((n, k))
-        readout = self.start / math.sqrt(n) * rng.standard_normal((self.outputs, n))
+        first = self.start / self.lopsided / math.sqrt(k) * rng.standard_normal((n, k))
+        readout = self.start * self.lopsided / math.sqrt(n) * rng.standard_normal((self.outputs, n))
         return ChainState(0.0, first, self.inner / math.sqrt(n) * rng.standard_normal((self.layers, n, n)), readout)
 
     def states(self, times: Sequence[float] | np.ndarray) -> list[ChainState]:
@@ -210,7 +214,9 @@ class LinearChain:
         found = torch.func.jvp(kernel, tuple(primal), tuple(tangent))
         return *found, torch.from_numpy(self.error(state)).reshape(-1)
 
-    def problem(self, state: ChainState | None = None) -> tuple[ChainModule, Float[Tensor, "K K"], Float[Tensor, "K C"]]:
+    def problem(
+        self, state: ChainState | None = None
+    ) -> tuple[ChainModule, Float[Tensor, "K K"], Float[Tensor, "K C"]]:
         """Return (module at ``state``, or at the start; inputs X; targets X w*)."""
         eigenvalues, targets = (torch.from_numpy(part) for part in self.spectrum())
         inputs = rotation(self.modes, (7 * self.seed + 3) % SEEDS) * torch.sqrt(self.modes * eigenvalues)
