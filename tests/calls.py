@@ -310,6 +310,13 @@ CONDITION_CALLS = {
         )
         for call in (evolution.eta, evolution.judge)
     },
+    **{
+        f"evolution.{call.__name__}": _call(
+            call, lambda: {"run": rates(0).assign_attrs(shell_width=1.0), "rate": "rho"},
+            f"evolution.{call.__name__}",
+        )
+        for call in (evolution.eta_of, evolution.largest_of)
+    },
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
     ),

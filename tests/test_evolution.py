@@ -182,6 +182,8 @@ def test_covariant_models_have_no_trend(case):
     assert (found.verdict, found.seeds, len(found.without)) == ("holds", 8, 8)
     assert found.covariant == (found.interval[0] <= 0 <= found.interval[1])
     assert evolution.judge(runs).verdict == "holds"
+    assert abs(np.mean([evolution.eta_of(run) for run in runs])) <= 0.05
+    assert max(evolution.largest_of(run) for run in runs) == found.largest
 
 
 def test_omega_of_a_power_law_has_no_trend():

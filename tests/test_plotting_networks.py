@@ -104,16 +104,35 @@ def test_figures_of_rates():
     assert panel.get_title() == "a model"
     assert lines_at(panel) == {evolution.BOUND}
     assert panel.get_ylim()[0] >= jacobian_evolution.SMALLEST
-    points = [(t, s, depth, seed) for t in time for s in shell for depth in (2, 4) for seed in range(3)]
-    columns = dict(zip(("time", "shell", "depth", "seed"), np.array(points).T, strict=True))
-    rate = 0.1 + 0.01 * columns["seed"]
+    turning = run.rename(t_rho="t_jacobian").assign(t_rho=0 * run.t_rho)
+    (panel,) = drawn(jacobian_evolution.exact([turning], bound)).axes
+    assert panel.get_ylabel() == r"$t\,\tau_a$"
+    points = [(t, s, seed) for t in time for s in (-5.0, -3.0) for seed in range(3)]
+    columns = dict(zip(("time", "shell", "seed"), np.array(points).T, strict=True))
+    rate = 0.1 * np.exp(columns["seed"])
     gathered = xr.Dataset(
-        {"t_rho": ("point", rate), "t_omega": ("point", rate)},
+        {"t_rho": ("point", rate), "t_jacobian": ("point", 2 * rate)},
         {name: ("point", column) for name, column in columns.items()},
     )
     left, right = drawn(jacobian_evolution.rates({"residual": gathered, "plain": gathered}, bound)).axes
     assert lines_at(left) == lines_at(right) == {evolution.BOUND}
-    assert len(said(right)) == 4
+    assert len(said(right)) == 4, "two places below the frontier for each architecture"
+    middle = left.lines[0].get_ydata()
+    assert np.allclose(middle, 0.1 * np.e)
+
+
+def test_the_figure_of_etas_and_its_table():
+    """The stored table holds the values that the claims judge."""
+    table, stored, known = read_table("05_jacobian_evolution-eta"), results(), claims()
+    names = {"eta": "eta", "late": "late", "top": "supremum"}
+    for (of, rate, name), claim in rates_study.ETA_CLAIMS.items():
+        assert np.allclose(stored[claim].values, table.value.sel(architecture=name, rate=rate, of=names[of]))
+        assert known[claim].judged.threshold == (evolution.BOUND if of == "top" else evolution.TREND)
+    rules = [known[rates_study.ETA_CLAIMS[of, "rho", "residual"]].judged for of in ("eta", "top")]
+    left, right = drawn(jacobian_evolution.etas(table, *rules)).axes
+    assert lines_at(left, "x") == {0, evolution.TREND}
+    assert lines_at(right, "x") == {evolution.BOUND}
+    assert len(left.get_yticklabels()) == 4
 
 
 def test_the_figure_of_slopes():

@@ -118,7 +118,10 @@ def test_width_of_the_later_node_counts():
 def test_growth_decay_and_norm_are_told_apart():
     """Linear layers c Q: each gain is c^(2 (m - l)), each norm c^(m - l)."""
     for scale in (0.8, 1.3):
-        network = architecture["orthogonal"].load()(6, 2, width=8, depth=5, activation="identity", weight_scale=scale)
+        network = architecture["orthogonal"].load()(6, 2, width=8, depth=5, activation="identity").double()
+        with torch.no_grad():
+            for layer in network.hidden:
+                layer.weight *= scale
         found = propagation.measure(network, INPUTS)
         slope = np.log(scale)
         assert np.isclose(found.growth, max(4 * slope, 0))

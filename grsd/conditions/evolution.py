@@ -29,7 +29,7 @@ from grsd.conditions.rates import (
     refuse_zeros,
     shell_rates,
 )
-from grsd.conditions.trend import BOUND, LEAST_RUNS, SMALL, TREND, Eta, eta, judge
+from grsd.conditions.trend import BOUND, LEAST_RUNS, SMALL, TREND, Eta, eta, eta_of, judge, largest_of
 from grsd.decomposition import spectrum
 from grsd.flow import Flow
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
@@ -53,9 +53,11 @@ __all__ = [
     "along",
     "control_ratio",
     "eta",
+    "eta_of",
     "gather",
     "judge",
     "judge_slopes",
+    "largest_of",
     "measure",
     "name",
     "paper",

@@ -86,7 +86,19 @@ def judge(ensemble: Sequence[xr.Dataset], *, rate: str = "rho") -> Verdict:
     return conclude("evolution", found.verdict, decided, len(ensemble), found, **options)
 
 
-def _eta(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> Eta:
+def eta_of(run: xr.Dataset, *, rate: str = "rho") -> float:
+    """Return eta of one run, with a G of its own; NaN if some rate is 0. Errors: as ``eta``."""
+    call = "evolution.eta_of"
+    return _trend(call, _below(call, [run], rate), rate)
+
+
+def largest_of(run: xr.Dataset, *, rate: str = "rho") -> float:
+    """Return the largest t rho (or t ``rate``) of one run below the frontier lambda t = 1. Errors: as ``eta``."""
+    return float(_below("evolution.largest_of", [run], rate)[f"t_{rate}"].max())
+
+
+def _below(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> xr.Dataset:
+    """Return the points below the frontier, with their shell-wide ``bin`` of log lambda t."""
     choice(call, "rate", rate, RELATIVE_RATES + JACOBIAN_RATES)
     measured = points(call, ensemble)
     if rate in JACOBIAN_RATES and f"t_{rate}" not in measured:
@@ -98,7 +110,13 @@ def _eta(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> Eta:
     if len(widths) != 1 or widths == {0.0}:
         raise ValueError(f"{call}(ensemble): expected one shell width above 0 in all runs, got {said(sorted(widths))}")
     place = measured.shell.values + np.log(measured.time.values)
-    measured = measured.isel(point=place < 0).assign_coords(bin=("point", np.floor(place[place < 0] / widths.pop())))
+    if not (place < 0).any():
+        raise ValueError(f"{call}(ensemble): expected points below the frontier lambda t = 1, got none")
+    return measured.isel(point=place < 0).assign_coords(bin=("point", np.floor(place[place < 0] / widths.pop())))
+
+
+def _eta(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> Eta:
+    measured = _below(call, ensemble, rate)
     seeds = np.unique(measured.seed.values)
     if len(seeds) < 2:
         raise ValueError(
