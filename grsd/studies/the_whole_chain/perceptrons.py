@@ -1,4 +1,4 @@
-"""The links of late perceptrons: depth 16, width 48, parity of digits, where their loss is e^-2.5 of that at the start."""
+"""The links of late perceptrons: depth 16, width 48, parity of digits, at e^-2.5 of their first loss."""
 
 from __future__ import annotations
 
