@@ -35,7 +35,7 @@ BROKEN = {
     "start, large": replace(TWO, model=replace(TWO.model, lopsided=20.0), times=(4.0, 40.0, 5)),
     "task, easy (beta 1.5)": replace(TWO, model=replace(TWO.model, beta=1.5)),
     "target, kinked": replace(TWO, model=replace(TWO.model, bend=(-7.5, 1.0))),
-    "spectrum of the error, wiggly": replace(TWO, model=replace(TWO.model, wiggle=(0.9, 2.0))),
+    "spectrum of the error, wiggly": replace(TWO, model=replace(TWO.model, wiggle=(0.9, 6.0))),
 }
 
 
