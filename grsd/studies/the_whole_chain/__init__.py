@@ -5,9 +5,8 @@ from grsd.studies.the_whole_chain.broken import BROKEN, Broken, reading_of_seed
 from grsd.studies.the_whole_chain.exponents import Predicted, disagreement
 from grsd.studies.the_whole_chain.links import FEW_SEEDS, OfChain, value_of_seed
 from grsd.studies.the_whole_chain.networks import NETWORKS
-from grsd.studies.the_whole_chain.table import TABLES
+from grsd.studies.the_whole_chain.table import TABLES, WHOLE
 
-WHOLE = "residual chain, depth 8"
 CLAIMED = {
     "chain-gradients": ("C1", 24),
     "chain-start": ("C2", 24),

@@ -32,7 +32,7 @@ RANDOM_DRAWS = 80
 INTACT = "nothing"
 BROKEN = {
     INTACT: TWO,
-    "start, large": replace(TWO, model=replace(TWO.model, lopsided=20.0), times=(4.0, 40.0, 5)),
+    "start, large": replace(TWO, model=replace(TWO.model, lopsided=20.0), times=(2.0, 20.0, 5)),
     "task, easy (beta 1.5)": replace(TWO, model=replace(TWO.model, beta=1.5)),
     "target, kinked": replace(TWO, model=replace(TWO.model, bend=(-7.5, 1.0))),
     "spectrum of the error, wiggly": replace(TWO, model=replace(TWO.model, wiggle=(0.9, 6.0))),
