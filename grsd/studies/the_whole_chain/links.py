@@ -78,8 +78,10 @@ def budgets(chain: Chain, runs: Sequence[xr.Dataset], at: int) -> list[list[xr.D
 
 def gradients(chain: Chain, seeds: Sequence[int]) -> Link:
     """Condition 1, over the depths 4, 8, 16 of the network with everything else held."""
-    if not (chain.model.layers and chain.model.skips):
+    if not chain.model.layers:
         return undefined("no depth to vary: condition 1 bounds gradients as the depth grows")
+    if not chain.model.skips:
+        return undefined("followed at one depth only, while condition 1 bounds gradients as the depth grows")
     runs = [run for deep in RESIDUAL.values() for run in deep.measured(seeds, propagating)]
     found = propagation.judge(runs)
     per_seed = found.details.per_seed
