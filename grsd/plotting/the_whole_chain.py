@@ -45,10 +45,9 @@ def clock(
     return figure
 
 
-def links(table: xr.Dataset) -> Figure:
-    """The table of the chain: a cell is a verdict, by colour, and its number."""
-    rows, columns = table.network.values.tolist(), table.link.values.tolist()
-    figure, axes = plt.subplots(figsize=(11, 0.55 * len(rows) + 1))
+def links(table: xr.Dataset, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """The table of the chain: a cell is a verdict, by colour, with its number and interval."""
+    figure, axes = plt.subplots(figsize=(11, 0.75 * len(rows) + 0.6))
     for row, name in enumerate(rows):
         for column, link in enumerate(columns):
             cell = table.sel(network=name, link=link)
@@ -57,7 +56,7 @@ def links(table: xr.Dataset) -> Figure:
             axes.add_patch(plt.Rectangle((column - 0.48, row - 0.45), 0.96, 0.9, color=colour, alpha=0.45, lw=0))
             text = verdict
             if verdict in SHADES:
-                text += f"\n{float(cell.estimate):.2g} [{float(cell.low):.2g}, {float(cell.high):.2g}]"
+                text += f"\n{float(cell.estimate):.2g}\n[{float(cell.low):.2g}, {float(cell.high):.2g}]"
             axes.text(column, row, text, ha="center", va="center", fontsize=6.5)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
