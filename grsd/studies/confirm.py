@@ -19,8 +19,10 @@ from grsd.studies import (
     renormalization,
     rigidity,
     shell_dynamics,
+    the_whole_chain,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
+from grsd.studies.the_whole_chain import exponents as chain_exponents
 from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
@@ -34,6 +36,7 @@ STUDIES = (
     renormalization,
     rigidity,
     power_law_scaling,
+    the_whole_chain,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
@@ -60,6 +63,7 @@ def forecast_claims() -> None:
     seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
     writers = {of.file: partial(forecasts.forecast_networks, seeds, of) for of in forecasts.DATA.values()}
     writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
+    writers[chain_exponents.FILE] = chain_exponents.write_predictions
     missing = [file for file in writers if not path_of(file, forecasts.FOLDER).exists()]
     for file in missing or writers:
         writers[file]()
