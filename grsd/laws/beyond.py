@@ -24,13 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.laws.coupling import pairs
+from grsd.laws.crossed import crossed_values, interval_of
 from grsd.laws.ensemble import jackknife_interval, leave_out
 from grsd.laws.fit import EXPONENTS
-from grsd.laws.signflip import crossed_share
-from grsd.shells.parts import NEEDED
-from grsd.support.arguments import whole_budget
-from grsd.support.values import level_of, seed_of
+from grsd.laws.growth_pairs import GrowthPairs, growth_pairs
+from grsd.support.values import level_of
 
 VERDICTS = ("growth only", "beyond growth", "non-trivial invariance", "inconclusive")
 NEGLIGIBLE = 0.04  # as for condition 4: what leaves 4 % of the squared couplings is followed within 20 %
@@ -49,6 +47,7 @@ class LawBeyond:
         exponent, exponent_interval: b; the interval is (1, 1) if b is held at 1.
         amplitudes: kappa (k_max,), 1 / time, at the middle of the positions.
         share, share_interval: D_rest^2, the part of the squared remainder that the law leaves, and its interval.
+        values: (R,) one number per run, with the mean and the standard error of D_rest^2.
 
     All are NaN (amplitudes 0) if there is no remainder.
     """
@@ -58,15 +57,18 @@ class LawBeyond:
     amplitudes: np.ndarray
     share: float
     share_interval: tuple[float, float]
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
 class BeyondGrowth:
-    """Couplings beyond growth, judged. Intervals are delete-one-run jackknives at ``level``.
+    """Couplings beyond growth, judged. Intervals are at ``level``: of shares, those of ``crossed_values``; of
+    exponents, delete-one-run jackknives.
 
     Attributes:
         verdict: one of ``VERDICTS``. ``reason``: one sentence with the number that decides.
         share, share_interval: D_0^2, the part of the squared couplings beyond growth.
+        values: (R,) one number per run, with the mean and the standard error of D_0^2.
         free, strict: the law of the remainder with b free (homogeneity) and with b = 1 (strict invariance of K).
         halves, halves_intervals: b fitted to the lower and to the upper half of the window.
         difference, difference_interval: upper b minus lower b.
@@ -78,6 +80,7 @@ class BeyondGrowth:
     reason: str
     share: float
     share_interval: tuple[float, float]
+    values: np.ndarray
     free: LawBeyond
     strict: LawBeyond
     halves: tuple[float, float]
@@ -93,34 +96,6 @@ class BeyondGrowth:
     def __str__(self) -> str:
         low, high = self.share_interval
         return f"{self.verdict}: D_0^2 = {self.share:.3g} [{low:.3g}, {high:.3g}], {self.runs} runs; {self.reason}"
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Couplings of R runs in units in which the weights are one: K and z (R, m), both times the root of the weights."""
-
-    coupling: np.ndarray
-    growth: np.ndarray
-    root: np.ndarray
-    x: np.ndarray
-    group: np.ndarray
-
-    def only(self, kept: np.ndarray) -> _Pairs:
-        parts = self.coupling[:, kept], self.growth[:, kept], self.root[kept], self.x[kept], self.group[kept]
-        return _Pairs(*parts)
-
-    def rates(self) -> np.ndarray:
-        return (self.coupling * self.growth).sum(1) / np.square(self.growth).sum(1)
-
-    def without_growth(self, values: np.ndarray) -> np.ndarray:
-        """Project z of every run out of values (R, m)."""
-        along = (values * self.growth).sum(1) / np.square(self.growth).sum(1)
-        return values - along[:, None] * self.growth
-
-    def shapes(self, slope: np.ndarray | float) -> np.ndarray:
-        """Return (..., G, m) the shapes of the law, one per separation, for slopes b - 1 (...)."""
-        member = self.group[None, :] == np.arange(self.group.max() + 1)[:, None]
-        return np.exp(np.asarray(slope)[..., None, None] * (self.x - self.x.mean())) * member * self.root
 
 
 def beyond_growth(
@@ -150,7 +125,7 @@ def beyond_growth(
     """
     call = "beyond_growth"
     level = level_of(call, level)
-    found, separations, positions = _pairs_of(call, ensemble, k_max, window)
+    found, separations, positions = growth_pairs(call, ensemble, k_max, window)
     middle = (found.x.min() + found.x.max()) / 2
     lower, upper = found.only(found.x <= middle), found.only(found.x >= middle)
     for half in (lower, upper):
@@ -161,7 +136,8 @@ def beyond_growth(
             )
     rest = found.without_growth(found.coupling)
     rest = np.where(np.abs(rest) > ROUNDING * np.abs(found.coupling).max(), rest, 0.0)
-    share, interval = crossed_share(rest @ rest.T, found.coupling @ found.coupling.T, level)
+    values = crossed_values(rest @ rest.T, found.coupling @ found.coupling.T)
+    share, interval = interval_of(values, level)
     none = np.full(1 + len(rest), math.nan)
     slopes = [_slopes(half, half.without_growth(half.coupling)) if rest.any() else none for half in (lower, upper)]
     free = _law(found, rest, _slopes(found, rest) if rest.any() else none, level)
@@ -174,6 +150,7 @@ def beyond_growth(
         reason=reason,
         share=share,
         share_interval=interval,
+        values=values,
         free=free,
         strict=strict,
         halves=(float(1 + slopes[0][0]), float(1 + slopes[1][0])),
@@ -188,70 +165,7 @@ def beyond_growth(
     )
 
 
-def growth_surrogate(
-    ensemble: Sequence[xr.Dataset], seed: int, *, window: tuple[float, float] | None = None, k_max: int = 2
-) -> list[xr.Dataset]:
-    """Return budgets in which nothing but growth is common to the runs: r_i M, and the remainder of a random sign.
-
-    Run i keeps its energies and its growth r_i; what its couplings and fluxes have beyond r_i, its own measured
-    remainder, is multiplied by a sign drawn for the run. So the spread of the runs is as measured, while the remainder
-    vanishes in the mean: the right verdict of ``beyond_growth`` is "growth only". Signs cancel to about 1 / R, so with
-    24 runs an ensemble whose D_0^2 is above .1 may be "inconclusive" instead; "beyond growth" would be wrong.
-
-    Args: ``ensemble``, ``window`` and ``k_max`` as for ``beyond_growth``, whose ``rates`` are the r_i.
-    Returns: budgets without the variables that depend on M' in other ways (``drift``, ``operator``).
-    """
-    call = "growth_surrogate"
-    rng = np.random.default_rng(seed_of(call, "seed", seed))
-    rates = _pairs_of(call, ensemble, k_max, window)[0].rates()
-    signs = rng.choice([-1.0, 1.0], len(rates))
-    found = []
-    for budget, r, sign in zip(ensemble, rates, signs, strict=True):
-        grown = {
-            "coupling": r * budget.scale_coupling,
-            "flux": r * budget.density,
-            "flux_crossing": r * budget.density,
-            "flux_rotation": 0 * budget.density,
-            "velocity": r + 0 * budget.density,
-        }
-        changed = {
-            name: (part + sign * (budget[name] - part)).transpose(*budget[name].dims).assign_attrs(budget[name].attrs)
-            for name, part in grown.items()
-            if name in budget
-        }
-        found.append(budget.drop_vars(["drift", "operator", "operator_normalized"], errors="ignore").assign(changed))
-    return found
-
-
-def _pairs_of(
-    call: str, ensemble: Sequence[xr.Dataset], k_max: int, window: tuple[float, float] | None
-) -> tuple[_Pairs, np.ndarray, np.ndarray]:
-    """Return the weighted pairs, their separations (m,) and their positions (m,)."""
-    common, lower, upper = pairs(call, ensemble, k_max, window, "ensemble")
-    for budget in common.budgets:
-        whole_budget(call, "ensemble", budget, NEEDED)
-    energy = common.shells("energy")
-    root = np.sqrt(energy[:, upper] * energy[:, lower])
-    if not (root > 0).all():
-        raise ValueError(f"{call}(ensemble): expected 'energy' above 0 where nothing is masked")
-
-    def normalized(name: str) -> np.ndarray:
-        places = zip(common.budgets, common.places(), strict=True)
-        return np.stack([budget[name].values[np.ix_(at, at)][upper, lower] for budget, at in places]) / root
-
-    coupling, growth = normalized("coupling"), normalized("scale_coupling")
-    separations = common.index[upper] - common.index[lower]
-    x = (common.index[lower] + common.index[upper] + 1) * common.width / 2
-    near = separations == 1
-    size = np.square(coupling[:, near]).mean(0)
-    if near.sum() < 2 or not (size > 0).all() or not (np.square(growth).sum(1) > 0).all():
-        raise ValueError(f"{call}(ensemble): expected couplings of neighbours other than 0 at 2 or more positions")
-    trend = np.polyfit(x[near], np.log(size), 1)
-    weight = np.exp(-np.polyval(trend, x) / 2)
-    return _Pairs(coupling * weight, growth * weight, weight, x, separations - 1), separations, x
-
-
-def _slopes(found: _Pairs, rest: np.ndarray) -> np.ndarray:
+def _slopes(found: GrowthPairs, rest: np.ndarray) -> np.ndarray:
     """Return b - 1 (1 + R,), of all runs and with each left out, that minimizes sum_i |P_i (K_i - law)|^2.
 
     P_i projects out z_i. The amplitudes are solved for at every slope: first on a grid, then on ever finer ones.
@@ -283,11 +197,12 @@ def _gain(shapes: np.ndarray, mean: np.ndarray, projected: np.ndarray) -> tuple[
     return (along * amplitudes).sum(1), amplitudes
 
 
-def _law(found: _Pairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> LawBeyond:
+def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> LawBeyond:
     """Fit the amplitudes at the slope of all runs; judge what is left, without the fit's tangent space."""
     if not rest.any():
         nothing = np.zeros(found.group.max() + 1)
-        return LawBeyond(float(1 + slopes[0]), (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan))
+        none = np.full(len(rest), math.nan)
+        return LawBeyond(float(1 + slopes[0]), (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan), none)
     unit = found.growth / np.sqrt(np.square(found.growth).sum(1))[:, None]
     shapes = found.shapes(slopes[0])
     mean, projected = rest.mean(0)[None], (unit.T @ unit / len(unit))[None]
@@ -299,8 +214,9 @@ def _law(found: _Pairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> L
     basis = np.linalg.svd(np.stack(tangent, axis=1), full_matrices=False)[0]
     left = rest - found.without_growth(np.broadcast_to(law, rest.shape))
     left = left - left @ basis @ basis.T
-    share, interval = crossed_share(left @ left.T, rest @ rest.T, level)
-    return LawBeyond(float(1 + slopes[0]), jackknife_interval(1 + slopes, level), amplitudes, share, interval)
+    values = crossed_values(left @ left.T, rest @ rest.T)
+    share, interval = interval_of(values, level)
+    return LawBeyond(float(1 + slopes[0]), jackknife_interval(1 + slopes, level), amplitudes, share, interval, values)
 
 
 def _judge(
