@@ -48,6 +48,7 @@ class LawBeyond:
         amplitudes: kappa (k_max,), 1 / time, at the middle of the positions.
         share, share_interval: D_rest^2, the part of the squared remainder that the law leaves, and its interval.
         values: (R,) one number per run, with the mean and the standard error of D_rest^2.
+        exponents: (R,) jackknife pseudo-values of b, one per run.
 
     All are NaN (amplitudes 0) if there is no remainder.
     """
@@ -58,6 +59,7 @@ class LawBeyond:
     share: float
     share_interval: tuple[float, float]
     values: np.ndarray
+    exponents: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class BeyondGrowth:
         values: (R,) one number per run, with the mean and the standard error of D_0^2.
         free, strict: the law of the remainder with b free (homogeneity) and with b = 1 (strict invariance of K).
         halves, halves_intervals: b fitted to the lower and to the upper half of the window.
-        difference, difference_interval: upper b minus lower b.
+        difference, difference_interval: upper b minus lower b. These and the halves are NaN if a half has too few
+            pairs for its own b.
         rates: (R,) r of every run, 1 / time.
         positions, separations: (s_a + s_b)/2 and a - b of the pairs (m,). ``runs``: R.
     """
@@ -114,37 +117,40 @@ def beyond_growth(
         k_max: largest a - b. ``level``: of the intervals.
 
     The verdict is "growth only" if the upper limit of D_0^2 is at most .04, and "beyond growth" if its lower limit is
-    above .04. It is "non-trivial invariance" if besides, with at least 24 runs, the lower limit of D_0^2 is above .1,
+    above .04, in both cases if the squared couplings that the runs have in common are told from 0. It is
+    "non-trivial invariance" if besides, with at least 24 runs, the lower limit of D_0^2 is above .1,
     the interval of D_rest^2 of the law with b free contains 0 and ends at or below .04, the interval of the difference
     between b in the upper and the lower half of the window contains 0, and the interval of b excludes 1. With fewer
     than 8 runs, or else, it is "inconclusive". An exact M' = r M has no remainder and is "growth only" by construction:
     a control that can fail is ``growth_surrogate``.
 
     Source: this project's. Cost: under .2 s.
-    Errors: ``ValueError`` as in ``coupling_law``, and unless each half of the window has more pairs than parameters.
+    Errors: ``ValueError`` as in ``coupling_law``, and unless the window has more pairs than the law has parameters. A
+    half of the window that has not leaves D_0^2 judged, but no law.
     """
     call = "beyond_growth"
     level = level_of(call, level)
     found, separations, positions = growth_pairs(call, ensemble, k_max, window)
+    if len(found.x) <= k_max + 2:
+        raise ValueError(
+            f"{call}(ensemble): expected at least {k_max + 3} unmasked pairs in the window, got {len(found.x)}"
+        )
     middle = (found.x.min() + found.x.max()) / 2
-    lower, upper = found.only(found.x <= middle), found.only(found.x >= middle)
-    for half in (lower, upper):
-        if len(half.x) <= k_max + 2 or len(np.unique(half.group)) < k_max:
-            raise ValueError(
-                f"{call}(ensemble): expected at least {k_max + 3} unmasked pairs in each half of the window, got "
-                f"{len(half.x)}"
-            )
+    halves = [found.only(found.x <= middle), found.only(found.x >= middle)]
+    comparable = all(len(half.x) > k_max + 2 and len(np.unique(half.group)) == k_max for half in halves)
     rest = found.without_growth(found.coupling)
     rest = np.where(np.abs(rest) > ROUNDING * np.abs(found.coupling).max(), rest, 0.0)
     values = crossed_values(rest @ rest.T, found.coupling @ found.coupling.T)
     share, interval = interval_of(values, level)
     none = np.full(1 + len(rest), math.nan)
-    slopes = [_slopes(half, half.without_growth(half.coupling)) if rest.any() else none for half in (lower, upper)]
+    fitted = comparable and rest.any()
+    slopes = [_slopes(half, half.without_growth(half.coupling)) if fitted else none for half in halves]
     free = _law(found, rest, _slopes(found, rest) if rest.any() else none, level)
     strict = _law(found, rest, np.zeros(1 + len(rest)), level)
     difference = slopes[1] - slopes[0]
     apart = float(difference[0]), jackknife_interval(difference, level)
-    verdict, reason = _judge(len(rest), interval, free, apart[1])
+    common = interval_of(crossed_values(found.coupling @ found.coupling.T, np.ones((len(rest), len(rest)))), level)[1]
+    verdict, reason = _judge(len(rest), common[0], interval, free, apart[1])
     return BeyondGrowth(
         verdict=verdict,
         reason=reason,
@@ -199,10 +205,11 @@ def _gain(shapes: np.ndarray, mean: np.ndarray, projected: np.ndarray) -> tuple[
 
 def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> LawBeyond:
     """Fit the amplitudes at the slope of all runs; judge what is left, without the fit's tangent space."""
+    intervals = jackknife_interval(1 + slopes, level)
+    pseudo = 1 + len(rest) * slopes[0] - (len(rest) - 1) * slopes[1:]
     if not rest.any():
-        nothing = np.zeros(found.group.max() + 1)
-        none = np.full(len(rest), math.nan)
-        return LawBeyond(float(1 + slopes[0]), (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan), none)
+        nothing, none = np.zeros(found.group.max() + 1), np.full(len(rest), math.nan)
+        return LawBeyond(math.nan, (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan), none, none)
     unit = found.growth / np.sqrt(np.square(found.growth).sum(1))[:, None]
     shapes = found.shapes(slopes[0])
     mean, projected = rest.mean(0)[None], (unit.T @ unit / len(unit))[None]
@@ -216,17 +223,22 @@ def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float)
     left = left - left @ basis @ basis.T
     values = crossed_values(left @ left.T, rest @ rest.T)
     share, interval = interval_of(values, level)
-    return LawBeyond(float(1 + slopes[0]), jackknife_interval(1 + slopes, level), amplitudes, share, interval, values)
+    return LawBeyond(float(1 + slopes[0]), intervals, amplitudes, share, interval, values, pseudo)
 
 
 def _judge(
-    runs: int, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
+    runs: int, common: float, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
     low, high = interval
     said = f"D_0^2 lies in [{low:.3g}, {high:.3g}]"
     if runs < LEAST_RUNS:
         return "inconclusive", f"{runs} runs are fewer than the {LEAST_RUNS} that a verdict needs"
+    if not common > 0:
+        return (
+            "inconclusive",
+            "the squared couplings common to the runs are not told from 0, and D_0^2 is a part of them",
+        )
     if high <= NEGLIGIBLE:
         return "growth only", f"{said}, all of it at most {NEGLIGIBLE:g}"
     if not low > NEGLIGIBLE:
@@ -240,7 +252,8 @@ def _judge(
             f"D_rest^2 lies in [{rest[0]:.3g}, {rest[1]:.3g}]": not (
                 rest[0] <= ROUNDING and 0 <= rest[1] <= NEGLIGIBLE
             ),
-            "b differs between the halves of the window": not difference[0] <= 0 <= difference[1],
+            "a half of the window has too few pairs for b": math.isnan(difference[0]),
+            "b differs between the halves of the window": difference[0] > 0 or difference[1] < 0,
             "b lies at an end of its range": not EXPONENTS[0] + 0.01 < free.exponent < EXPONENTS[1] - 0.01,
             "the interval of b contains 1": free.exponent_interval[0] <= 1 <= free.exponent_interval[1],
         }.items()

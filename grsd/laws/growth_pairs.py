@@ -30,6 +30,12 @@ class GrowthPairs:
     def rates(self) -> np.ndarray:
         return (self.coupling * self.growth).sum(1) / np.square(self.growth).sum(1)
 
+    def common_rates(self) -> np.ndarray:
+        """Return r of every run, shifted so that growth alone gives couplings as large as those common to the runs."""
+        rates = self.rates()
+        size = crossed(self.coupling) / crossed(self.growth)
+        return rates - rates.mean() + np.sqrt(max(size, 0.0))
+
     def without_growth(self, values: np.ndarray) -> np.ndarray:
         """Project z of every run out of values (R, m)."""
         along = (values * self.growth).sum(1) / np.square(self.growth).sum(1)
@@ -39,6 +45,12 @@ class GrowthPairs:
         """Return (..., G, m) the shapes of the law, one per separation, for slopes b - 1 (...)."""
         member = self.group[None, :] == np.arange(self.group.max() + 1)[:, None]
         return np.exp(np.asarray(slope)[..., None, None] * (self.x - self.x.mean())) * member * self.root
+
+
+def crossed(values: np.ndarray) -> float:
+    """Return the mean of the products of different runs (R, m), summed over m."""
+    runs = len(values)
+    return float(np.square(values.sum(0)).sum() - np.square(values).sum()) / (runs * (runs - 1))
 
 
 def growth_pairs(

@@ -9,16 +9,21 @@ import xarray as xr
 
 from grsd.laws.beyond import NEGLIGIBLE
 from grsd.laws.crossed import crossed_values, interval_of
-from grsd.laws.growth_pairs import growth_pairs
+from grsd.laws.growth_pairs import crossed, growth_pairs
 from grsd.support.arguments import integers
-from grsd.support.values import number, seed_of, whole_number
+from grsd.support.values import flag, number, seed_of, whole_number
 
 OUTCOMES = ("growth only", "inconclusive", "beyond growth")
 MOST_DRAWN = 1_000_000
 
 
 def growth_surrogate(
-    ensemble: Sequence[xr.Dataset], seed: int, *, window: tuple[float, float] | None = None, k_max: int = 2
+    ensemble: Sequence[xr.Dataset],
+    seed: int,
+    *,
+    window: tuple[float, float] | None = None,
+    k_max: int = 2,
+    enlarged: bool = False,
 ) -> list[xr.Dataset]:
     """Return budgets in which nothing but growth is common to the runs: r_i M, and the remainder of a random sign.
 
@@ -27,29 +32,34 @@ def growth_surrogate(
     vanishes in the mean: the right verdict of ``beyond_growth`` is "growth only". Signs cancel to about 1 / R, so with
     24 runs an ensemble whose D_0^2 is above .1 may be "inconclusive" instead; "beyond growth" would be wrong.
 
-    Args: ``ensemble``, ``window`` and ``k_max`` as for ``beyond_growth``, whose ``rates`` are the r_i.
+    Args:
+        ensemble, window, k_max: as for ``beyond_growth``, whose ``rates`` are the r_i.
+        enlarged: shift all r_i by one number, so that growth alone gives couplings as large as those that the runs have
+            in common. Where kernels hardly grow, little is common to the runs otherwise, and nothing can be decided.
+
     Returns: budgets without the variables that depend on M' in other ways (``drift``, ``operator``).
     """
     call = "growth_surrogate"
     rng = np.random.default_rng(seed_of(call, "seed", seed))
-    rates = growth_pairs(call, ensemble, k_max, window)[0].rates()
+    enlarged = flag(call, "enlarged", enlarged)
+    found = growth_pairs(call, ensemble, k_max, window)[0]
+    rates, own = (found.common_rates() if enlarged else found.rates()), found.rates()
     signs = rng.choice([-1.0, 1.0], len(rates))
-    found = []
-    for budget, r, sign in zip(ensemble, rates, signs, strict=True):
+    made = []
+    for budget, r, own_rate, sign in zip(ensemble, rates, own, signs, strict=True):
         grown = {
-            "coupling": r * budget.scale_coupling,
-            "flux": r * budget.density,
-            "flux_crossing": r * budget.density,
+            "coupling": budget.scale_coupling,
+            "flux": budget.density,
+            "flux_crossing": budget.density,
             "flux_rotation": 0 * budget.density,
-            "velocity": r + 0 * budget.density,
+            "velocity": 1 + 0 * budget.density,
         }
-        changed = {
-            name: (part + sign * (budget[name] - part)).transpose(*budget[name].dims).assign_attrs(budget[name].attrs)
-            for name, part in grown.items()
-            if name in budget
-        }
-        found.append(budget.drop_vars(["drift", "operator", "operator_normalized"], errors="ignore").assign(changed))
-    return found
+        changed = {}
+        for name in [name for name in grown if name in budget]:
+            part = r * grown[name] + sign * (budget[name] - own_rate * grown[name])
+            changed[name] = part.transpose(*budget[name].dims).assign_attrs(budget[name].attrs)
+        made.append(budget.drop_vars(["drift", "operator", "operator_normalized"], errors="ignore").assign(changed))
+    return made
 
 
 def growth_power(
@@ -63,8 +73,8 @@ def growth_power(
 ) -> xr.Dataset:
     """Estimate how often D_0^2 is decided in ensembles of ``runs`` runs, if its true value is ``share``.
 
-    Simulated runs take the growth r_i z_i of a measured run drawn at random, and a normal remainder with the measured
-    covariance; its mean has the shape of the measured one, scaled to ``share``. So it is the spread that is measured.
+    Simulated runs take the growth of a measured run drawn at random, ``enlarged`` as in ``growth_surrogate``, and a
+    normal remainder with the measured covariance, whose mean has the measured shape, scaled to ``share``.
 
     Args: ``ensemble`` of R >= 4 runs, ``window`` and ``k_max`` as for ``beyond_growth``; ``runs``: sizes, 8 or more;
     ``share`` from 0 to .9. ``draws``: ensembles per size.
@@ -77,14 +87,13 @@ def growth_power(
     if max(runs) * draws > MOST_DRAWN:
         raise ValueError(f"{call}(runs, draws): expected at most {MOST_DRAWN} runs drawn, got {max(runs) * draws}")
     found = growth_pairs(call, ensemble, k_max, window)[0]
-    grown = found.rates()[:, None] * found.growth
-    rest = found.coupling - grown
+    rest = found.without_growth(found.coupling)
+    grown = found.common_rates()[:, None] * found.growth
     mean, spread = rest.mean(0), (rest - rest.mean(0)) / np.sqrt(len(rest) - 1)
-    sums = grown.sum(0)
-    common = (sums @ sums - np.square(grown).sum()) / (len(grown) * (len(grown) - 1))
-    if share and not (mean.any() and common > 0):
-        raise ValueError(f"{call}(ensemble): expected a remainder other than 0 and growth common to the runs")
-    mean = mean * np.sqrt(share / (1 - share) * max(common, 0.0) / max(mean @ mean, 1e-300))
+    common = crossed(grown)
+    if not (mean.any() and common > 0):
+        raise ValueError(f"{call}(ensemble): expected a remainder other than 0 and couplings common to the runs")
+    mean = mean * np.sqrt(share / (1 - share) * common / (mean @ mean))
     rng = np.random.default_rng(0)
     counts, half = np.zeros((len(runs), len(OUTCOMES))), np.zeros((len(runs), draws))
     for row, count in enumerate(runs):

@@ -18,6 +18,7 @@ from grsd.runs import ensemble
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
+from grsd.studies import beyond_growth
 from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.independent import contrast_of
 from grsd.studies.stages import (
@@ -240,4 +241,5 @@ MEASUREMENTS = {
     **_defects(LATE_LARGE, 3000, LARGE_CLAIMS),
     "invariance-constructed": Measurement(Planted((INVARIANT,), "holds"), planted_verdict),
     "invariance-broken": Measurement(Planted((LOG_PERIODIC, SCALED), "fails"), planted_verdict),
+    **beyond_growth.MEASUREMENTS,
 }
