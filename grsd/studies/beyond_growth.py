@@ -16,21 +16,11 @@ from grsd.studies.stages import EARLY, LATE, Block
 
 RUNS = 24
 FIRST = 4000
-PILOTS = ((("residual", 16), 24), (("plain", 16), 16))
-SIZES = (8, 16, 24, 48, 96)
-TRUE_SHARES = (0.0, 0.04, 0.1)
-SURROGATES = 40
 STAGES = {"early": EARLY, "late": LATE}
 DEPTHS = (8, 16, 32, 64)
 TREND = (8, 16, 32)
 # Plain networks of depth 64 need longer to reach the late loss.
 SLOW = {("late", "plain", 64): (20.0, 640.0, 6)}
-JUDGED_BEFORE = {
-    ("early", 16): "8",
-    ("early", 32): "8",
-    ("late", 16): "24, residual also 96",
-    ("late", 32): "24, residual also 96",
-}
 
 
 @dataclass(frozen=True)

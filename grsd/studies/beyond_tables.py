@@ -1,0 +1,195 @@
+"""The tables of condition 4 beyond growth: cells that are judged, their parts, their surrogates, and the power."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+from grsd.conditions.matched import frontier_window, widths_of
+from grsd.evidence import results
+from grsd.laws import VERDICTS, beyond_growth, growth_power, growth_surrogate
+from grsd.shells import LogShells, parts_over_runs
+from grsd.solvable import PlantedShells
+from grsd.studies.beyond_growth import CELLS, block, budgets, claim_of, judged
+from grsd.studies.stages import Block, common_attributes
+from grsd.support.provenance import provenance
+
+PILOTS = (("residual", 24), ("plain", 16))  # late, depth 16: the seeds that were run before the rules
+SIZES = (8, 16, 24, 48, 96, 192)
+TRUE_SHARES = (0.0, 0.04, 0.1)
+SURROGATES = 40
+ENSEMBLES = 20
+LATER = 0.2  # the drift of t r is read between the loss of the cell and e^-.2 of it
+# On how many seeds the strict rule, which a growing kernel passes, has judged the cell before.
+JUDGED_BEFORE = {
+    ("early", "residual", 16): "8",
+    ("early", "residual", 32): "8",
+    ("early", "plain", 16): "8",
+    ("early", "plain", 32): "8",
+    ("late", "residual", 16): "24, then 96",
+    ("late", "residual", 32): "24, then 96",
+    ("late", "plain", 16): "24",
+    ("late", "plain", 32): "24",
+}
+SHELLS, INSIDE = LogShells(1.0, 0.1), (-11.0, -1.0)
+LAW = PlantedShells(exponent=1.5, kappa=(1.0, 0.4), scale=0.1, noise=0.3, modes=36, shells=SHELLS)
+PLANTED = {
+    "planted: law b = 1.5 and growth": LAW,
+    "planted: kinked exponent and growth": replace(LAW, bend=(-6.0, 2.0)),
+    "planted: log-periodic and growth": replace(LAW, wiggle=0.4, period=3.0),
+}
+GROWING = replace(LAW, scale=0.4, noise=0.1)
+
+
+def done() -> list[tuple[str, str, int, int]]:
+    """The cells whose claim on D_0^2 has a result, in the order of ``CELLS``."""
+    stored = results()
+    return [cell for cell in CELLS if claim_of(*cell) in stored]
+
+
+def block_of(cell: tuple[str, str, int, int]) -> Block:
+    """The confirmatory block of (stage, architecture, depth, width)."""
+    stage, name, depth, width = cell
+    return block(stage, name, depth, width=width)
+
+
+@cache
+def parts(cell: Block) -> xr.Dataset:
+    """``parts_over_runs`` of a cell in its window."""
+    found = budgets(cell)
+    return parts_over_runs(found, window=frontier_window(found, cell.reach))
+
+
+def drift(cell: Block) -> tuple[float, float]:
+    """Mean change of t r per unit of log time and its standard error; NaN if a run ends before the later loss."""
+    with contextlib.suppress(ValueError):
+        now, then = parts(cell), parts(replace(cell, log_loss=cell.log_loss - LATER))
+        passed = np.log(then.clock / then.rate) - np.log(now.clock / now.rate)
+        return _mean((then.clock - now.clock) / passed)
+    return math.nan, math.nan
+
+
+def cell_table() -> xr.Dataset:
+    """One row per judged cell: D_0^2, the law of the remainder, free and strict, and what the transport is made of."""
+    rows = [_row(cell) for cell in done()]
+    columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
+    found = xr.Dataset(columns, {"cell": np.arange(len(rows))})
+    return found.assign_attrs(_attributes(done()[0]))
+
+
+def _row(cell: tuple[str, str, int, int]) -> dict[str, object]:
+    stage, name, depth, width = cell
+    own = block_of(cell)
+    found, split = judged(own), parts(own)
+    clock, slope = _mean(split.clock), drift(own)
+    row = {"stage": stage, "architecture": name, "depth": depth, "width": width, "seeds": found.runs}
+    row["judged_before"] = JUDGED_BEFORE.get(cell[:3], "0") if width == 48 else "0"
+    row["verdict"] = found.verdict
+    row |= _interval("share", found.share, found.share_interval)
+    row |= _interval("rest_free", found.free.share, found.free.share_interval)
+    row |= _interval("exponent", found.free.exponent, found.free.exponent_interval)
+    row |= _interval("rest_strict", found.strict.share, found.strict.share_interval)
+    for part in split.part.values:
+        row |= {f"{part}_share": float(split.share.sel(part=part))}
+        row |= {f"{part}_share_error": float(split.share_error.sel(part=part))}
+    row |= {"clock": clock[0], "clock_error": clock[1], "clock_drift": slope[0], "clock_drift_error": slope[1]}
+    return row | {"pairs": len(found.positions), "reason": found.reason}
+
+
+def parts_table() -> xr.Dataset:
+    """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t), NaN beyond."""
+    rows = []
+    for number, cell in enumerate(done()):
+        own = block_of(cell)
+        split, time = parts(own), math.exp(np.mean([math.log(float(run.time)) for run in budgets(own)]))
+        low, high = frontier_window(budgets(own), own.reach)
+        split = split.sel(boundary=slice(low, high))
+        columns = {"position": ("place", split.boundary.values + math.log(time))}
+        for part in split.part.values:
+            one = split.sel(part=part)
+            columns |= {str(part): ("place", one.velocity.values * time)}
+            columns |= {f"{part}_error": ("place", one.velocity_error.values * time)}
+        columns |= {f"of_{name}": value for name, value in zip(("stage", "name", "depth", "width"), cell, strict=True)}
+        row = xr.Dataset(columns, {"place": np.arange(split.sizes["boundary"])})
+        rows.append(row.expand_dims({"cell": [number]}))
+    return xr.combine_by_coords(rows, join="outer").assign_attrs(_attributes(done()[0]))
+
+
+def surrogate_table() -> xr.Dataset:
+    """The share of surrogates per verdict, over (case, enlarged, verdict); planted ensembles stand beside them."""
+    shares = {}
+    for cell in done():
+        own = block_of(cell)
+        (runs,), window = widths_of("surrogate_table", budgets(own)), frontier_window(budgets(own), own.reach)
+        for enlarged in (False, True):
+            made = (growth_surrogate(runs, n, window=window, enlarged=enlarged) for n in range(SURROGATES))
+            shares[_label(cell), int(enlarged)] = _shares(beyond_growth(one, window=window).verdict for one in made)
+    for name, planted in PLANTED.items():
+        ensembles = (_planted(planted, number) for number in range(ENSEMBLES))
+        shares[name, 0] = _shares(beyond_growth(one, window=INSIDE).verdict for one in ensembles)
+    grown = (growth_surrogate(_planted(GROWING, n), n, window=INSIDE) for n in range(ENSEMBLES))
+    shares["planted: surrogate of growth and a law", 0] = _shares(
+        beyond_growth(one, window=INSIDE).verdict for one in grown
+    )
+    cases = list(dict.fromkeys(case for case, _ in shares))
+    array = np.full((len(cases), 2, len(VERDICTS)), np.nan)
+    for (case, enlarged), found in shares.items():
+        array[cases.index(case), enlarged] = found
+    coords = {"case": cases, "enlarged": [0, 1], "verdict": list(VERDICTS)}
+    settings = {"surrogates": SURROGATES, "planted_ensembles": ENSEMBLES}
+    return xr.Dataset({"share": (list(coords), array)}, coords, provenance(settings))
+
+
+def power_table() -> xr.Dataset:
+    """``growth_power`` of the pilot seeds of depth 16, late, over (architecture, true_share, runs, outcome)."""
+    rows = []
+    for name, count in PILOTS:
+        own = block("late", name, 16, 0, runs=count)
+        (runs,), window = widths_of("power_table", budgets(own)), frontier_window(budgets(own), own.reach)
+        for true in TRUE_SHARES:
+            row = growth_power(runs, SIZES, share=true, window=window)
+            rows.append(row.expand_dims({"architecture": [name], "true_share": [true]}))
+    settings = {"stage": "late", "depth": 16, "pilot_seeds": str(dict(PILOTS)), "draws": int(rows[0].attrs["draws"])}
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(provenance(settings))
+
+
+TABLES = {
+    "06_log_shift_invariance-beyond": cell_table,
+    "06_log_shift_invariance-beyond-parts": parts_table,
+    "06_log_shift_invariance-beyond-surrogate": surrogate_table,
+    "06_log_shift_invariance-beyond-power": power_table,
+}
+
+
+def _planted(planted: PlantedShells, number: int) -> Sequence[xr.Dataset]:
+    return planted.budgets(range(1000 * number, 1000 * number + 24), SHELLS)
+
+
+def _label(cell: tuple[str, str, int, int]) -> str:
+    stage, name, depth, width = cell
+    return f"{stage} {name} {depth}" + ("" if width == 48 else f", width {width}")
+
+
+def _shares(verdicts: Iterable[str]) -> list[float]:
+    counts = Counter(verdicts)
+    return [counts[verdict] / counts.total() for verdict in VERDICTS]
+
+
+def _mean(values: xr.DataArray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(values.size)
+
+
+def _interval(name: str, estimate: float, interval: tuple[float, float]) -> dict[str, float]:
+    return {name: float(estimate), f"{name}_low": float(interval[0]), f"{name}_high": float(interval[1])}
+
+
+def _attributes(cell: tuple[str, str, int, int]) -> dict[str, object]:
+    own = common_attributes(block_of(cell).measure(progress=False))
+    return {name: value for name, value in own.items() if name not in {"log_loss", "width", "times", "shell_widths"}}
