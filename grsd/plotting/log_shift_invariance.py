@@ -42,7 +42,7 @@ def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
 
     ``table`` from ``parts_table``; ``here``: by name, in the same units, networks that were trained just now.
     """
-    several = {str(table.of.isel(cell=n).values.flat[0]): table.isel(cell=n) for n in range(table.sizes["cell"])}
+    several = {name: table.isel(cell=n) for n, name in enumerate(names_of(table))}
     several |= here
     wide = min(len(several), 4)
     high = -(-len(several) // wide)
@@ -76,7 +76,7 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
         style = look(str(one.architecture.values)) | {"linestyle": "none", "label": None}
         for panel, name, shift, more in (
             (old, "rule", -0.12, {}),
-            (old, "rule_surrogate", 0.12, HOLLOW),
+            (old, "rule_surrogate", 0.12, {"mfc": "white"}),
             (new, "share", 0, {}),
         ):
             values = [float(one[name + end]) for end in ("", "_low", "_high")]
@@ -98,6 +98,11 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
     return figure
 
 
+def names_of(table: xr.Dataset) -> list[str]:
+    """The cells of ``parts_table`` or ``remainder_table``."""
+    return [str(np.unique(table.of.isel(cell=n))[0]) for n in range(table.sizes["cell"])]
+
+
 def cell_labels(table: xr.Dataset) -> list[str]:
     """What the rows of ``cell_table`` are called in the other tables."""
     frame = table.to_dataframe()
@@ -111,7 +116,7 @@ def remainder(table: xr.Dataset, wanted: Sequence[str]) -> Figure:
     ``table`` from ``remainder_table``; ``wanted``: the cells that are shown.
     """
     figure, axes = plt.subplots(1, len(wanted), figsize=(4.6 * len(wanted), 3.6), squeeze=False)
-    names = [str(name) for name in table.of.isel(pair=0).values]
+    names = names_of(table)
     for panel, name in zip(axes.flat, wanted, strict=True):
         cell = table.isel(cell=names.index(name))
         for step, separation in enumerate(np.unique(cell.separation.values[np.isfinite(cell.separation.values)])):

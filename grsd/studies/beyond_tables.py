@@ -20,7 +20,7 @@ from grsd.laws.growth_pairs import growth_pairs
 from grsd.shells import LogShells, parts_over_runs
 from grsd.solvable import PlantedShells
 from grsd.studies.beyond_growth import CELLS, block, budgets, claim_of, judged
-from grsd.studies.stages import Block, common_attributes
+from grsd.studies.stages import REACH, Block, common_attributes
 from grsd.support.provenance import provenance
 
 PILOTS = (("residual", 24), ("plain", 16))  # late, depth 16: the seeds that were run before the rules
@@ -117,20 +117,24 @@ def _row(cell: tuple[str, str, int, int]) -> dict[str, object]:
 
 def parts_table() -> xr.Dataset:
     """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t), NaN beyond."""
-    rows = []
-    for number, cell in enumerate(done()):
-        own = block_of(cell)
-        split, time = parts(own), math.exp(np.mean([math.log(float(run.time)) for run in budgets(own)]))
-        low, high = frontier_window(budgets(own), own.reach)
-        split = split.sel(boundary=slice(low, high))
-        columns = {"position": ("place", split.boundary.values + math.log(time))}
-        for part in split.part.values:
-            one = split.sel(part=part)
-            columns |= {str(part): ("place", one.velocity.values * time)}
-            columns |= {f"{part}_error": ("place", one.velocity_error.values * time)}
-        row = xr.Dataset(columns | {"of": _label(cell)}, {"place": np.arange(split.sizes["boundary"])})
-        rows.append(row.expand_dims({"cell": [number]}))
+    rows = [
+        parts_of(budgets(block_of(cell))).assign(of=_label(cell)).expand_dims({"cell": [number]})
+        for number, cell in enumerate(done())
+    ]
     return _joined(rows).assign_attrs(_attributes(done()[0]))
+
+
+def parts_of(runs: Sequence[xr.Dataset], reach: float = REACH) -> xr.Dataset:
+    """The same of the runs of one cell, over ``place``; ``runs``: budgets at one width with their ``time``."""
+    low, high = frontier_window(runs, reach)
+    split = parts_over_runs(runs, window=(low, high)).sel(boundary=slice(low, high))
+    time = math.exp(np.mean([math.log(float(run.time)) for run in runs]))
+    columns = {"position": split.boundary.values + math.log(time)}
+    for part in split.part.values:
+        one = split.sel(part=part)
+        columns |= {str(part): one.velocity.values * time, f"{part}_error": one.velocity_error.values * time}
+    columns = {name: ("place", column) for name, column in columns.items()}
+    return xr.Dataset(columns, {"place": np.arange(split.sizes["boundary"])})
 
 
 def remainder_table() -> xr.Dataset:
