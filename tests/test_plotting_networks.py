@@ -133,7 +133,7 @@ def test_figures_beyond_growth():
     table = read_table("06_log_shift_invariance-beyond")
     axes = drawn(log_shift_invariance.beyond(table, read_table("06_log_shift_invariance-beyond-surrogate"))).axes
     assert all(invariance.RULE.threshold in lines_at(panel, "x") for panel in axes[:2])
-    labels = log_shift_invariance.cell_labels(table)
+    labels = [str(name) for name in table.cell_name.values]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == labels
     parts = read_table("06_log_shift_invariance-beyond-parts")
     assert log_shift_invariance.names_of(parts) == labels

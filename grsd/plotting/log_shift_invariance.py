@@ -69,7 +69,7 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
 
     ``table`` from ``cell_table``, ``surrogates`` from ``surrogate_table``.
     """
-    labels = cell_labels(table)
+    labels = [str(name) for name in table.cell_name.values]
     figure, (old, new, verdicts) = plt.subplots(1, 3, figsize=(11, 1.8 + 0.4 * len(labels)), sharey=True)
     for row in range(len(labels)):
         one = table.isel(cell=row)
@@ -101,13 +101,6 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
 def names_of(table: xr.Dataset) -> list[str]:
     """The cells of ``parts_table`` or ``remainder_table``."""
     return [str(np.unique(table.of.isel(cell=n))[0]) for n in range(table.sizes["cell"])]
-
-
-def cell_labels(table: xr.Dataset) -> list[str]:
-    """What the rows of ``cell_table`` are called in the other tables."""
-    frame = table.to_dataframe()
-    wide = ["" if width == 48 else f", width {width}" for width in frame.width]
-    return [f"{a} {b} {c}{d}" for a, b, c, d in zip(frame.stage, frame.architecture, frame.depth, wide, strict=True)]
 
 
 def remainder(table: xr.Dataset, wanted: Sequence[str]) -> Figure:

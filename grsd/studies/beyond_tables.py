@@ -50,16 +50,23 @@ PLANTED = {
 GROWING = replace(LAW, scale=0.4, noise=0.1)
 
 
-def done() -> list[tuple[str, str, int, int]]:
-    """The cells whose claim on D_0^2 has a result, in the order of ``CELLS``."""
-    stored = results()
-    return [cell for cell in CELLS if claim_of(*cell) in stored]
+Cell = tuple[str, str, int, int]
 
 
-def block_of(cell: tuple[str, str, int, int]) -> Block:
-    """The confirmatory block of (stage, architecture, depth, width)."""
-    stage, name, depth, width = cell
-    return block(stage, name, depth, width=width)
+def shown() -> dict[Cell, Block]:
+    """The cells whose claim on D_0^2 has a result, by (stage, architecture, depth, width), in the order of ``CELLS``.
+
+    Pilot seeds stand for those late cells of depth 16 that have none yet.
+    """
+    stored, counts = results(), dict(PILOTS)
+    found = {}
+    for stage, name, depth, width in CELLS:
+        cell = stage, name, depth, width
+        if claim_of(*cell) in stored:
+            found[cell] = block(stage, name, depth, width=width)
+        elif cell == ("late", name, 16, 48) and name in counts:
+            found[cell] = block(stage, name, depth, 0, runs=counts[name])
+    return found
 
 
 @cache
@@ -88,18 +95,18 @@ def strict_rule(cell: Block) -> dict[str, Verdict]:
 
 def cell_table() -> xr.Dataset:
     """One row per judged cell: D_0^2, the law of the remainder, free and strict, and what the transport is made of."""
-    rows = [_row(cell) for cell in done()]
+    rows = [_row(cell, own) for cell, own in shown().items()]
     columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
     found = xr.Dataset(columns, {"cell": np.arange(len(rows))})
-    return found.assign_attrs(_attributes(done()[0]))
+    return found.assign_attrs(_attributes())
 
 
-def _row(cell: tuple[str, str, int, int]) -> dict[str, object]:
+def _row(cell: Cell, own: Block) -> dict[str, object]:
     stage, name, depth, width = cell
-    own = block_of(cell)
     found, split = judged(own), parts(own)
     clock, slope = _mean(split.clock), drift(own)
-    row = {"stage": stage, "architecture": name, "depth": depth, "width": width, "seeds": found.runs}
+    row = {"cell_name": _label(cell, own), "stage": stage, "architecture": name, "depth": depth, "width": width}
+    row |= {"seeds": found.runs, "first_seed": own.first}
     row["judged_before"] = JUDGED_BEFORE.get(cell[:3], "0") if width == 48 else "0"
     row["verdict"] = found.verdict
     row |= _interval("share", found.share, found.share_interval)
@@ -118,10 +125,10 @@ def _row(cell: tuple[str, str, int, int]) -> dict[str, object]:
 def parts_table() -> xr.Dataset:
     """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t), NaN beyond."""
     rows = [
-        parts_of(budgets(block_of(cell))).assign(of=_label(cell)).expand_dims({"cell": [number]})
-        for number, cell in enumerate(done())
+        parts_of(budgets(own)).assign(of=_label(cell, own)).expand_dims({"cell": [number]})
+        for number, (cell, own) in enumerate(shown().items())
     ]
-    return _joined(rows).assign_attrs(_attributes(done()[0]))
+    return _joined(rows).assign_attrs(_attributes())
 
 
 def parts_of(runs: Sequence[xr.Dataset], reach: float = REACH) -> xr.Dataset:
@@ -143,8 +150,7 @@ def remainder_table() -> xr.Dataset:
     ``position`` in log(lambda t), ``separation``; ``value`` with its standard ``error`` over runs; NaN past the last.
     """
     rows = []
-    for number, cell in enumerate(done()):
-        own = block_of(cell)
+    for number, (cell, own) in enumerate(shown().items()):
         found, runs = judged(own), budgets(own)
         given, *_ = growth_pairs(
             "remainder_table", *widths_of("remainder_table", runs), 2, frontier_window(runs, own.reach)
@@ -157,20 +163,21 @@ def remainder_table() -> xr.Dataset:
             fitted = np.broadcast_to(law.amplitudes @ given.shapes(law.exponent - 1), rest.shape)
             columns[name] = given.without_growth(fitted).mean(0) / given.root * time
         row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
-        row = row.assign(of=_label(cell)).assign_coords(pair=np.arange(len(found.positions)))
+        row = row.assign(of=_label(cell, own)).assign_coords(pair=np.arange(len(found.positions)))
         rows.append(row.expand_dims({"cell": [number]}))
-    return _joined(rows).assign_attrs(_attributes(done()[0]))
+    return _joined(rows).assign_attrs(_attributes())
 
 
 def surrogate_table() -> xr.Dataset:
     """The share of growth surrogates per verdict, over (case, enlarged, verdict)."""
     shares = {}
-    for cell in done():
-        own = block_of(cell)
+    for cell, own in shown().items():
         (runs,), window = widths_of("surrogate_table", budgets(own)), frontier_window(budgets(own), own.reach)
         for enlarged in (False, True):
             made = (growth_surrogate(runs, n, window=window, enlarged=enlarged) for n in range(SURROGATES))
-            shares[_label(cell), int(enlarged)] = _shares(beyond_growth(one, window=window).verdict for one in made)
+            shares[_label(cell, own), int(enlarged)] = _shares(
+                beyond_growth(one, window=window).verdict for one in made
+            )
     cases = list(dict.fromkeys(case for case, _ in shares))
     array = np.full((len(cases), 2, len(VERDICTS)), np.nan)
     for (case, enlarged), found in shares.items():
@@ -222,9 +229,10 @@ def _planted(planted: PlantedShells, number: int) -> Sequence[xr.Dataset]:
     return planted.budgets(range(1000 * number, 1000 * number + 24), SHELLS)
 
 
-def _label(cell: tuple[str, str, int, int]) -> str:
+def _label(cell: Cell, own: Block) -> str:
     stage, name, depth, width = cell
-    return f"{stage} {name} {depth}" + ("" if width == 48 else f", width {width}")
+    wide = "" if width == 48 else f", width {width}"
+    return f"{stage} {name} {depth}{wide}" + (", pilots" if own.first == 0 else "")
 
 
 def _shares(verdicts: Iterable[str]) -> list[float]:
@@ -240,6 +248,8 @@ def _interval(name: str, estimate: float, interval: tuple[float, float]) -> dict
     return {name: float(estimate), f"{name}_low": float(interval[0]), f"{name}_high": float(interval[1])}
 
 
-def _attributes(cell: tuple[str, str, int, int]) -> dict[str, object]:
-    own = common_attributes(block_of(cell).measure(progress=False))
-    return {name: value for name, value in own.items() if name not in {"log_loss", "width", "times", "shell_widths"}}
+def _attributes() -> dict[str, object]:
+    runs = next(iter(shown().values())).measure(progress=False)
+    own = common_attributes(runs)
+    left_out = {"log_loss", "width", "times", "shell_widths", "seeds", "shell_width"}
+    return {name: value for name, value in own.items() if name not in left_out}
