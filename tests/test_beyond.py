@@ -147,9 +147,9 @@ def test_a_half_of_the_window_with_too_few_pairs_leaves_the_share_judged():
     assert np.isnan([found.difference, *found.halves]).all()
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(0.0, 1.0), (1.0, 1.0)])
-def test_the_standard_error_of_a_share(size, ratio):
-    """Of 400 ensembles of 24 runs: as large as the spread of the shares, where the mean is zero and where it is not."""
+@pytest.mark.parametrize(("size", "least", "most"), [(0.0, 1.0, 1.38), (0.3, 0.9, 1.1), (1.0, 0.9, 1.1)])
+def test_the_standard_error_of_a_share(size, least, most):
+    """Over the spread of the shares of 400 ensembles of 24 runs: the jackknife has 1.52 at 0."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(400):
@@ -158,7 +158,7 @@ def test_the_standard_error_of_a_share(size, ratio):
         values = crossed_values(rest @ rest.T, whole @ whole.T)
         found.append((values.mean(), values.std(ddof=1) / math.sqrt(24)))
     shares, errors = np.array(found).T
-    assert math.sqrt(np.square(errors).mean()) / shares.std() == pytest.approx(ratio, abs=0.12)
+    assert least <= math.sqrt(np.square(errors).mean()) / shares.std() <= most
     assert interval_of(values, 0.95)[1] == pytest.approx(shares[-1] + np.array([-1, 1]) * 2.0687 * errors[-1], rel=1e-4)
 
 
@@ -168,24 +168,18 @@ def test_couplings_with_nothing_in_common_decide_nothing():
     turned = [run.assign(coupling=sign * run.coupling) for run, sign in zip(budgets, [1, -1] * 4, strict=True)]
     found = judged(turned)
     assert found.verdict == "inconclusive"
-    assert found.reason == "D_0^2 is a part of the squared couplings common to the runs, which are not told from 0"
+    assert found.reason == "the squared couplings common to the runs are not told from 0, and D_0^2 is a part of them"
 
 
 def test_an_enlarged_surrogate_grows_as_much_as_the_couplings_are_large():
+    """It differs from the other by one number times z, the same in all runs: couplings as large as the common ones."""
     budgets = runs(LAW | {"scale": 0.0}, count=16)
-    own, plain, large = (
-        judged(found)
-        for found in (
-            budgets,
-            growth_surrogate(budgets, 0, window=WINDOW),
-            growth_surrogate(budgets, 0, window=WINDOW, enlarged=True),
-        )
-    )
+    plain, large = (by_hand(growth_surrogate(budgets, 0, window=WINDOW, enlarged=flag))[0] for flag in (False, True))
     k, z, w, *_ = by_hand(budgets)
-    added = large.rates - own.rates
-    assert np.allclose(plain.rates, own.rates)
-    assert np.allclose(added, added[0])
-    assert large.rates.mean() ** 2 == pytest.approx(crossed(k, w) / crossed(z, w))
+    r = (w * k * z).sum(1) / (w * z * z).sum(1)
+    added = math.sqrt(crossed(k, w) / crossed(z, w)) - r.mean()
+    assert added > 0.005
+    assert np.allclose(large - plain, added * z)
 
 
 def test_the_power_of_the_share():

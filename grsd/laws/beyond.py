@@ -117,7 +117,7 @@ def beyond_growth(
         k_max: largest a - b. ``level``: of the intervals.
 
     The verdict is "growth only" if the upper limit of D_0^2 is at most .04, and "beyond growth" if its lower limit is
-    above .04, in both cases if the squared couplings that the runs have in common are told from 0. It is
+    above .04, in both cases if there is no remainder or the squared couplings common to the runs are told from 0. It is
     "non-trivial invariance" if besides, with at least 24 runs, the lower limit of D_0^2 is above .1,
     the interval of D_rest^2 of the law with b free contains 0 and ends at or below .04, the interval of the difference
     between b in the upper and the lower half of the window contains 0, and the interval of b excludes 1. With fewer
@@ -150,7 +150,7 @@ def beyond_growth(
     difference = slopes[1] - slopes[0]
     apart = float(difference[0]), jackknife_interval(difference, level)
     common = interval_of(crossed_values(found.coupling @ found.coupling.T, np.ones((len(rest), len(rest)))), level)[1]
-    verdict, reason = _judge(len(rest), common[0], interval, free, apart[1])
+    verdict, reason = _judge(len(rest), bool(common[0] > 0 or not rest.any()), interval, free, apart[1])
     return BeyondGrowth(
         verdict=verdict,
         reason=reason,
@@ -227,14 +227,14 @@ def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float)
 
 
 def _judge(
-    runs: int, common: float, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
+    runs: int, common: bool, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
     low, high = interval
     said = f"D_0^2 lies in [{low:.3g}, {high:.3g}]"
     if runs < LEAST_RUNS:
         return "inconclusive", f"{runs} runs are fewer than the {LEAST_RUNS} that a verdict needs"
-    if not common > 0:
+    if not common:
         return (
             "inconclusive",
             "the squared couplings common to the runs are not told from 0, and D_0^2 is a part of them",

@@ -1,7 +1,9 @@
-"""Shares made of products of different runs, with a standard error that is right near a share of zero too.
+"""Shares made of products of different runs, with a standard error that is nearly right near a share of zero too.
 
-Where the share is zero, the sum over pairs of runs has no part that is linear in single runs. The delete-one jackknife
-then gives twice the variance, and intervals that are too wide by half of their width decide too little.
+Where the share is zero, the sum over pairs of runs has no part that is linear in single runs, and the delete-one
+jackknife gives twice the variance. In planted ensembles of 24 runs its standard error is 45 to 50 % too large there,
+this one 25 to 35 %, and within 5 % where the share is well above its error. The distribution is skewed: an upper limit
+at 95 % lies below a true share of .04 in up to 10 % of ensembles instead of 2.5 %.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ def crossed_values(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray
     .. math:: \frac{R (R - 1)}{(R - 2)(R - 3)} \; \frac{4 \sum_i h_i^2 - 2 \sum_{ij} H_{ij}^2}{(\sum_{i \ne j}
               B_{ij})^2} ,
 
-    which is unbiased up to the error of D itself; sum h_i^2, whose expectation is never below that of sum H_ij^2,
-    counts as at least that. The numbers are D plus a multiple of h_i.
+    where sum h_i^2, whose expectation is never below that of sum H_ij^2, counts as at least that; without this it would
+    be unbiased up to the error of D. The numbers are D plus a multiple of h_i.
     """
     runs = len(numerator)
     pairs = ~np.eye(runs, dtype=bool)
