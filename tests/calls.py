@@ -200,7 +200,10 @@ LAW_CALLS = {
     "judge_observed": _call(laws.judge_observed, lambda: {"observable": "velocity", "observed": observed()},
                             "judge_observed", "velocity_law", "coupling_law"),
     "beyond_growth": _call(laws.beyond_growth, lambda: {**beyond(), "k_max": 1, "level": 0.9}),
-    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0}),
+    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0, "enlarged": True}),
+    "growth_power": _call(
+        laws.growth_power, lambda: {**beyond(), "k_max": 1, "runs": (8, 9), "share": 0.1, "draws": 2}
+    ),
     "resampled": _call(
         laws.resampled,
         lambda: {"observable": "velocity", "observed": observed(), "runs": 5, "seed": 0, "lawful": True},

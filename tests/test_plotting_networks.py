@@ -147,27 +147,25 @@ def test_the_figure_of_slopes():
     assert band.get_bbox().bounds[2] == pytest.approx(2 * rule.threshold)
 
 
-def test_figures_of_the_law():
-    """Early and late from the stored tables; the threshold is that of the condition."""
-    couplings, stored = read_table("06_log_shift_invariance-late"), results()
-    table = read_table("06_log_shift_invariance-defect").sel(observable="coupling", scale_removed=0)
-    defects = {
-        "8 pilot seeds": cells.of_table(table, "defect", "low", "high"),
-        "8 confirmatory seeds": cells.of_claims(stored, law_study.EARLY_CLAIMS),
-    }
-    power = read_table("06_log_shift_invariance-power")
-    axes = drawn(log_shift_invariance.early(couplings, defects, power)).axes
-    assert [panel.get_title() for panel in axes] == ["residual", "plain", "", ""]
-    assert invariance.RULE.threshold in lines_at(axes[2])
-    assert said(axes[3]) == [f"{name} {depth}: holds" for name in ("residual", "plain") for depth in (16, 32)]
-    judged = {("residual", 16, "late, 24 seeds"): stored["late-invariance-residual-16"]}
-    axes = drawn(log_shift_invariance.late(couplings, judged, read_table("06_log_shift_invariance-power-late"))).axes
-    assert invariance.RULE.threshold in lines_at(axes[2], "x")
-    assert [label.get_text() for label in axes[2].get_yticklabels()] == ["residual 16, late, 24 seeds"]
-    assert said(axes[3])[2:] == ["plain 16: fails", "plain 32: fails"]
-    axes = drawn(log_shift_invariance.independent(read_table("06_log_shift_invariance-independent"))).axes
-    assert [panel.get_title()[:8] for panel in axes] == ["depth 16", "depth 32"] * 2
-    assert said(axes[0])[0].startswith("residual: $D^2$ = ")
+def test_figures_beyond_growth():
+    """From the stored tables; the threshold is that of the condition, and every transport is split into its parts."""
+    table = read_table("06_log_shift_invariance-beyond")
+    axes = drawn(log_shift_invariance.beyond(table, read_table("06_log_shift_invariance-beyond-surrogate"))).axes
+    assert all(invariance.RULE.threshold in lines_at(panel, "x") for panel in axes[:2])
+    labels = [str(name) for name in table.cell_name.values]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == labels
+    parts = read_table("06_log_shift_invariance-beyond-parts")
+    assert log_shift_invariance.names_of(parts) == labels
+    axes = drawn(log_shift_invariance.parts(parts, {"again": parts.isel(cell=0)})).axes
+    assert [panel.get_title() for panel in axes if panel.get_title()] == [*labels, "again"]
+    assert said(axes[0]) == ["sum: $t\\,u$", "growth", "crossing", "rotation"]
+    total = sum(parts[part].isel(cell=0) for part in ("growth", "crossing", "rotation"))
+    line = next(line for line in axes[0].lines if line.get_label() == "sum: $t\\,u$")
+    assert np.allclose(line.get_ydata(), total, equal_nan=True)
+    (panel,) = drawn(
+        log_shift_invariance.remainder(read_table("06_log_shift_invariance-beyond-remainder"), labels[:1])
+    ).axes
+    assert said(panel) == ["a - b = 1", "a - b = 2"]
 
 
 def test_the_figure_of_planted_laws():
