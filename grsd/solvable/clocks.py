@@ -25,7 +25,7 @@ from grsd.decomposition import spectrum
 from grsd.shells import LogShells, energy_budgets
 from grsd.solvable.diagonal import DiagonalModule
 from grsd.solvable.modes import rotation
-from grsd.support.arguments import listed, span_of, vector
+from grsd.support.arguments import span_of, vector
 from grsd.support.values import choice, fits_memory, number, positive, said, seed_of, whole_number
 
 STARTS = ("equal", "crossed")
@@ -78,7 +78,7 @@ class ModeClocks:
         call = "ModeClocks"
         for name in ("target", "start"):
             number(call, name, getattr(self, name), -5.0, 5.0)
-        positive(call, "share", self.share, 1e-6, 1e6)
+        positive(call, "share", self.share, 1e-12, 1e6)
         choice(call, "layers", self.layers, STARTS)
         if self.gain is not None:
             positive(call, "gain", self.gain, 1e-6, 1e6)
@@ -90,10 +90,8 @@ class ModeClocks:
 
     @property
     def exponent(self) -> float:
-        """b = 1 + n (1 + delta) / (1 + mu) below the frontier, n = 1 for equal and 2 for crossed layers; gain 1."""
-        return 1 + STARTS.index(self.layers) * (1 + self.target) / (1 + self.start) + (1 + self.target) / (
-            1 + self.start
-        )
+        """b = 1 + n (1 + delta) / (1 + mu) of modes that have hardly moved, n = 1 for equal, 2 for crossed layers."""
+        return 1 + (1 + STARTS.index(self.layers)) * (1 + self.target) / (1 + self.start)
 
     def trajectory(self, seed: int, times: Sequence[float]) -> list[State]:
         """Return the net of one seed at increasing times from 0 on, integrated to a relative 1e-10."""

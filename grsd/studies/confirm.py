@@ -20,6 +20,7 @@ from grsd.studies import (
     shell_dynamics,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
+from grsd.studies.the_whole_chain import search
 from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
@@ -33,6 +34,7 @@ STUDIES = (
     renormalization,
     rigidity,
     power_law_scaling,
+    search,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
