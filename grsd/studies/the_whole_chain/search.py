@@ -33,8 +33,9 @@ from grsd.support.provenance import provenance
 
 RUNS = 24
 NARROW, BROAD = LogShells(0.5, 0.1), LogShells(1.0, 0.2)
-PLANTED = (0.05, 0.1, 0.2, 0.4)
-PLANTS = 12
+PLANTED = (0.02, 0.05, 0.1, 0.2)
+PLANTS = 8
+DOUBLINGS = 20
 
 
 @dataclass(frozen=True)
@@ -199,31 +200,28 @@ def _pseudo(protocol: Block, seed: int, which: str) -> float:
     return pseudo_value(float(every[0]), every[1:], place)
 
 
-def planted(
-    budgets: Sequence[xr.Dataset], window: tuple[float, float], share: float, draw: int, exponent: float = 2.0
-) -> BeyondGrowth:
-    """Judge runs in which nothing is beyond growth but a law that carries about ``share`` of the squared couplings.
-
-    The runs of ``growth_surrogate``, whose remainders have random signs, with kappa e^{(b-1) s} sqrt(E_a E_b) added to
-    the couplings of neighbours. kappa is found by bisection, so that the share of the runs' mean couplings is as given.
-    """
-    begun = growth_surrogate(budgets, draw, window=window)
-    low, high = 0.0, 1.0
-    scale = float(np.mean(beyond_growth(begun, window=window).rates))
-    while _share(begun, window, high * scale, exponent) < share:
+def amplitude(budgets: Sequence[xr.Dataset], window: tuple[float, float], share: float, exponent: float = 2.0) -> float:
+    """The kappa, 1 / time, at which ``with_law`` gives runs without a remainder in common D_0^2 = ``share``."""
+    begun = growth_surrogate(budgets, 0, window=window)
+    low, high = 0.0, float(np.abs(beyond_growth(begun, window=window).rates).mean())
+    for _ in range(DOUBLINGS):
+        if _share(begun, window, high, exponent) >= share:
+            break
         high *= 2
-    for _ in range(12):
+    else:
+        raise ValueError(f"amplitude(share=...): no amplitude of this law carries {share:g} of the squared couplings")
+    for _ in range(10):
         middle = (low + high) / 2
-        low, high = (middle, high) if _share(begun, window, middle * scale, exponent) < share else (low, middle)
-    return beyond_growth(_with_law(begun, window, high * scale, exponent), window=window)
+        low, high = (middle, high) if _share(begun, window, middle, exponent) < share else (low, middle)
+    return high
 
 
 def _share(budgets: Sequence[xr.Dataset], window: tuple[float, float], kappa: float, exponent: float) -> float:
-    return beyond_growth(_with_law(budgets, window, kappa, exponent), window=window).share
+    return beyond_growth(with_law(budgets, window, kappa, exponent), window=window).share
 
 
-def _with_law(
-    budgets: Sequence[xr.Dataset], window: tuple[float, float], kappa: float, exponent: float
+def with_law(
+    budgets: Sequence[xr.Dataset], window: tuple[float, float], kappa: float, exponent: float = 2.0
 ) -> list[xr.Dataset]:
     """Add kappa e^{(b-1)(s - s_high)} sqrt(E_a E_b) to the couplings of neighbours, s_high the window's upper end."""
     found = []
@@ -238,13 +236,18 @@ def _with_law(
 
 
 def power(block: Block) -> dict[float, str]:
-    """How often each verdict results where a law with b = 2 is planted in a block's runs, by its share."""
+    """How often each verdict results where a law with b = 2 is planted in a block's runs, by its share.
+
+    The runs are those of ``growth_surrogate``: what each has beyond growth keeps its size and takes a random sign.
+    """
     budgets = at_loss(block, progress=False)[1]
     window = frontier_window(budgets, block.reach)
     plain = [budget.drop_vars("time") for budget in budgets]
     found = {}
     for share in PLANTED:
-        counts = Counter(planted(plain, window, share, draw).verdict for draw in range(PLANTS))
+        kappa = amplitude(plain, window, share)
+        drawn = (growth_surrogate(plain, draw, window=window) for draw in range(PLANTS))
+        counts = Counter(beyond_growth(with_law(runs, window, kappa), window=window).verdict for runs in drawn)
         found[share] = ", ".join(f"{verdict}: {count}" for verdict, count in counts.most_common())
     return found
 
