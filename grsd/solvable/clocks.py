@@ -93,7 +93,7 @@ class ModeClocks:
         """b = 1 + n (1 + delta) / (1 + mu) of modes that have hardly moved, n = 1 for equal, 2 for crossed layers."""
         return 1 + (1 + STARTS.index(self.layers)) * (1 + self.target) / (1 + self.start)
 
-    def trajectory(self, seed: int, times: Sequence[float]) -> list[State]:
+    def trajectory(self, seed: int, times: Sequence[float] | np.ndarray) -> list[State]:
         """Return the net of one seed at increasing times from 0 on, integrated to a relative 1e-10."""
         call = "ModeClocks.trajectory"
         times = vector(call, "times", times, low=0.0, wanted="increasing times from 0 on")
@@ -117,7 +117,9 @@ class ModeClocks:
             raise ValueError(f"{call}(times=...): the integration failed: {solved.message}")
         return [begun.at(values) for values in solved.y.T]
 
-    def budgets(self, seed: int, times: Sequence[float], shells: Sequence[LogShells]) -> list[list[xr.Dataset]]:
+    def budgets(
+        self, seed: int, times: Sequence[float] | np.ndarray, shells: Sequence[LogShells]
+    ) -> list[list[xr.Dataset]]:
         """Return the energy budgets of one seed, for each of ``shells`` a list over times."""
         times = vector("ModeClocks.budgets", "times", times, low=0.0, wanted="increasing times from 0 on")
         found = []
