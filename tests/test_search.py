@@ -84,7 +84,7 @@ def test_a_shared_gain_grows_as_derived():
 
 
 def test_refusals_of_the_clocks():
-    with pytest.raises(ValueError, match=r"^ModeClocks\(layers=\.\.\.\): expected one of \('equal', 'crossed'\), got 'tied'$"):
+    with pytest.raises(ValueError, match=r"^ModeClocks\(layers=\.\.\.\): expected one of \('equal', 'crossed'\)"):
         ModeClocks(layers="tied")
     with pytest.raises(ValueError, match=r"^ModeClocks\(span=\.\.\.\): expected \(low, high\) within 30 of 0"):
         ModeClocks(span=(-40.0, 0.0))
