@@ -1,6 +1,5 @@
 """Diagonal nets with clocks of their own against torch and closed forms; what the search plants and finds."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -106,11 +105,12 @@ def test_a_planted_law_is_found_where_only_growth_was():
 
 
 def small_block(runs=8):
-    """A block of networks of 24 samples, which takes seconds."""
-    network = search.Learner(samples=60, features=24, width=8, depth=2, factor=3.0, times=(0.5, 100.0, 6))
+    """A block of networks of 100 samples, which takes seconds."""
+    network = search.Learner(samples=100, features=32, width=16, depth=2, factor=4.0, times=(0.5, 60.0, 6))
     return search.Block(network, log_loss=-1.2, reach=4.5, runs=runs, first=0)
 
 
+@pytest.mark.long
 def test_pseudo_values_are_those_of_the_jackknife(tmp_path, monkeypatch):
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path))
     monkeypatch.setattr(search, "ensemble", lambda specs, function, threads, **_: [function(spec) for spec in specs])
@@ -120,8 +120,6 @@ def test_pseudo_values_are_those_of_the_jackknife(tmp_path, monkeypatch):
     assert every["share"][0] == pytest.approx(found.beyond.share, abs=1e-9)
     values = [search.share_beyond(block, seed) for seed in range(8)]
     assert np.mean(values) == pytest.approx(8 * every["share"][0] - 7 * every["share"][1:].mean())
-    half = np.std(values, ddof=1) / math.sqrt(8) * 2.3646
-    assert np.diff(found.beyond.share_interval)[0] / 2 == pytest.approx(half, rel=1e-3)
     assert search.velocity_exponent(block, 0) == pytest.approx(8 * every["exponent"][0] - 7 * every["exponent"][1])
 
 
@@ -142,6 +140,7 @@ def test_the_instruments_see_what_was_derived(name, monkeypatch):
         assert not any(search.as_derived(other, number) for number in range(3))
 
 
+@pytest.mark.long
 def test_the_table_has_a_row_for_every_candidate(monkeypatch):
     """Rows are read with the smallest ensembles that decide something."""
     few = {name: replace(clocks, runs=8) for name, clocks in list(search.CLOCKS.items())[:2]}
