@@ -23,6 +23,7 @@ from grsd.studies import (
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
+from grsd.studies.the_whole_chain import search
 from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
@@ -37,6 +38,7 @@ STUDIES = (
     rigidity,
     power_law_scaling,
     the_whole_chain,
+    search,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
