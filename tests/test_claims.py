@@ -59,10 +59,13 @@ def test_lines_of_a_terminal():
     text = " ".join(" ".join(lines).split())
     for claim in known.values():
         assert claim.claim in text
-        assert f"{claim.id} ({claim.whose}): {judged[claim.id].verdict}: " in text
+        said = f"{judged[claim.id].verdict}: " if claim.id in judged else "a rule, and no result yet"
+        assert f"{claim.id} ({claim.whose}): {said}" in text
     found = [result.verdict for result in judged.values()]
     holds, open_, fails = (found.count(word) for word in ("holds", "inconclusive", "fails"))
-    assert lines[-1] == f"{len(known)} claims: {holds} hold, {open_} inconclusive, {fails} fail"
+    counts = f"{len(known)} claims: {holds} hold, {open_} inconclusive, {fails} fail"
+    left = len(known) - len(judged)
+    assert lines[-1] == counts + (f", {left} without a result" if left else "")
     assert counted({"x": CLAIM}, {}) == "1 claim: 1 without a result"
     result = judge(CLAIM, range(1000, 1008), [0.0] * 8, {})
     for commit, said in (("a" * 40, "made by aaaaaaa"), ("b" * 40 + "-modified", "made by bbbbbbb-modified")):
