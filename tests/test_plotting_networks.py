@@ -116,7 +116,7 @@ def test_figures_of_rates():
     )
     left, right = drawn(jacobian_evolution.rates({"residual": gathered, "plain": gathered}, bound)).axes
     assert lines_at(left) == lines_at(right) == {evolution.BOUND}
-    assert len(said(right)) == 4, "two places below the frontier for each architecture"
+    assert len(said(right)) == 6, "three places below the frontier for each architecture"
     middle = left.lines[0].get_ydata()
     assert np.allclose(middle, 0.1 * np.e)
 
