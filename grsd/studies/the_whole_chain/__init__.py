@@ -5,7 +5,11 @@ from grsd.studies.the_whole_chain.broken import BROKEN, Broken, reading_of_seed
 from grsd.studies.the_whole_chain.exponents import Predicted, disagreement
 from grsd.studies.the_whole_chain.links import FEW_SEEDS, OfChain, value_of_seed
 from grsd.studies.the_whole_chain.networks import NETWORKS
-from grsd.studies.the_whole_chain.table import TABLES, WHOLE
+from grsd.studies.the_whole_chain.perceptrons import TABLES as PERCEPTRON_TABLES
+from grsd.studies.the_whole_chain.table import TABLES as CHAIN_TABLES
+from grsd.studies.the_whole_chain.table import WHOLE
+
+TABLES = CHAIN_TABLES | PERCEPTRON_TABLES
 
 CLAIMED = {
     "chain-gradients": ("C1", 24),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
+from grsd.evidence.tables import read_table
 from grsd.studies.the_whole_chain.exponents import exponent
 from grsd.studies.the_whole_chain.links import FEW_SEEDS, LINKS, SEEDS, Link, growth
 from grsd.studies.the_whole_chain.networks import NETWORKS
@@ -22,19 +25,28 @@ def links_of(name: str) -> dict[str, Link]:
     return found | {"exponent": exponent(name, seeds)}
 
 
-def chain_table() -> xr.Dataset:
-    """``verdict``, ``estimate``, ``low``, ``high`` and ``says`` over (network, link); no cell is empty."""
-    found = {name: links_of(name) for name in ROWS}
+def dataset_of(found: Mapping[str, Mapping[str, Link]]) -> xr.Dataset:
+    """``verdict``, ``estimate``, ``low``, ``high`` and ``says`` over (network, link), one row for each of ``found``."""
     cells = [[links[link] for link in COLUMNS] for links in found.values()]
     parts = {"verdict": "verdict", "estimate": "value", "low": "low", "high": "high", "says": "says"}
     data = {
         name: (("network", "link"), np.array([[getattr(cell, field) for cell in row] for row in cells]))
         for name, field in parts.items()
     }
-    axes = {"network": list(found), "link": list(COLUMNS)}
-    return xr.Dataset(
-        data, axes, attrs=provenance({"seeds": str(list(SEEDS)), "all_seeds": WHOLE, "seeds_of_others": FEW_SEEDS})
-    )
+    return xr.Dataset(data, {"network": list(found), "link": list(COLUMNS)})
+
+
+def chain_table() -> xr.Dataset:
+    """``dataset_of`` the linear networks; no cell is empty."""
+    found = {name: links_of(name) for name in ROWS}
+    seeds = {"seeds": str(list(SEEDS)), "all_seeds": WHOLE, "seeds_of_others": FEW_SEEDS}
+    return dataset_of(found).assign_attrs(provenance(seeds))
+
+
+def whole_table() -> xr.Dataset:
+    """The stored rows of all networks, the perceptrons last."""
+    stored = [read_table(name) for name in ("10_the_whole_chain-table", "10_the_whole_chain-perceptrons")]
+    return xr.concat(stored, dim="network", combine_attrs="drop")
 
 
 TABLES = {"10_the_whole_chain-table": chain_table}
