@@ -60,7 +60,7 @@ def test_shells_and_their_budget(learned):
     figure = shell_dynamics.learning(history, "a title")
     assert np.allclose(figure.axes[0].lines[0].get_ydata(), history.loss)
     figure = shell_dynamics.budget(history, [0, 2, 3], top)
-    rates, matrix, flux = figure.axes[:3]
+    rates, matrix, *fluxes = figure.axes[:5]
     now = history.isel(time=2)
     kept = now.mask.values == 0
     heights = [patch.get_height() for patch in rates.patches]
@@ -68,7 +68,10 @@ def test_shells_and_their_budget(learned):
     assert np.allclose(heights[: kept.sum()], -now.dissipation[kept] / total)
     drawn = matrix.collections[0].get_array()
     assert np.allclose(drawn, -drawn.T), "what one gains the other loses"
-    assert len(flux.get_legend_handles_labels()[1]) == 3
+    for flux in fluxes:
+        whole, *parts = (np.asarray(line.get_ydata(), dtype=float) for line in flux.lines[:4])
+        assert len(parts) == 3
+        assert np.allclose(sum(parts), whole, rtol=1e-9, atol=1e-12), "growth, crossing and rotation are all of it"
     rule = claims()["budget-closes"].judged
     gaps = shell_dynamics.closure(grsd.measured_energy_change(flow, 2, grsd.LogShells(1.0, 0.2)), rule).axes[1]
     assert set(gaps.lines[-1].get_ydata()) == {rule.threshold}
@@ -77,14 +80,16 @@ def test_shells_and_their_budget(learned):
 def test_velocities_of_several_networks(learned):
     flow, _, _ = learned
     budgets = []
-    for snapshot in flow.snapshots[-2:]:
+    for snapshot in (*flow.snapshots[-2:], *flow.snapshots[-2:]):
         modes = grsd.spectrum(*grsd.tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets))
         parameters = {"time": snapshot.time}
         budgets.append(grsd.energy_budget(modes, snapshot.error, grsd.LogShells(1.0, 0.2), parameters=parameters))
+    whole, parts = shell_dynamics.velocities(budgets, "a title").axes
+    assert whole.get_legend_handles_labels()[1] == ["one network", r"$\lambda t = 1$", "4 networks, 2 standard errors"]
     pooled = grsd.velocity_over_runs(budgets)
-    axes = shell_dynamics.velocities(budgets, pooled, "a title").axes[0]
-    labels = axes.get_legend_handles_labels()[1]
-    assert labels == ["one network", r"$\lambda t = 1$", "2 networks, 2 standard errors"]
+    drawn = {line.get_label().partition(",")[0]: line.get_ydata() for line in parts.lines}
+    total = sum(np.asarray(drawn[part]) for part in ("growth", "crossing", "rotation"))
+    assert np.allclose(total, pooled.velocity.where(pooled.velocity.notnull(), drop=True), rtol=1e-9)
 
 
 def test_readings_of_exact_models():

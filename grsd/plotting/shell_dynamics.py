@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 from grsd.evidence import DecisionRule
 from grsd.plotting.intervals import bar, threshold
+from grsd.plotting.parts import draw_parts
 from grsd.plotting.shells import energy_map
 from grsd.plotting.style import COLOURS, decades
+from grsd.shells import parts_over_runs, transport_parts, velocity_over_runs
 
 SHELL = r"shell, $\log_{10}\lambda$ [1/time]"
 FRONTIER = {"color": "grey", "ls": "--", "lw": 1, "label": r"$\lambda t = 1$"}
@@ -32,28 +34,35 @@ def learning(history: xr.Dataset, title: str) -> Figure:
 
 
 def budget(history: xr.Dataset, shown: Sequence[int], top: float) -> Figure:
-    """Draw what the shells dissipate and exchange, who feeds whom, and the flux.
+    """Draw what the shells dissipate and exchange, who feeds whom, and beneath them what the flux is made of.
 
     ``shown``: indices of three times; the first two panels are of the middle one. ``top``: lambda_max(0).
     """
-    figure, (rates, matrix, flux) = plt.subplots(1, 3, figsize=(13.5, 4))
+    names = [f"flux {index}" for index in shown]
+    rows = [["rates"] * 4 + ["matrix"] * 2, [name for name in names for _ in range(2)]]
+    figure, axes = plt.subplot_mosaic(rows, figsize=(13.5, 8))
     middle = history.isel(time=shown[len(shown) // 2])
     scaled = {index: rf"$t\,\lambda_{{\max}}(0) = {float(history.time[index]) * top:.3g}$" for index in shown}
-    _rates(rates, middle)
-    rates.set_title(f"budget at {scaled[shown[len(shown) // 2]]}")
-    mesh = _coupling(matrix, middle)
-    figure.colorbar(mesh, ax=matrix)
-    for index, colour, marker in zip(shown, ("sky", "green", "purple"), "^so", strict=True):
-        now = history.isel(time=index)
-        inner = now.boundary_mask.values == 0
-        values = (now.flux / now.dissipation.sum())[inner]
-        flux.plot(decades(now.boundary)[inner], values, f"{marker}-", color=COLOURS[colour], label=scaled[index])
-        flux.axvline(-np.log10(float(now.time)), color=COLOURS[colour], ls="--", lw=1)
-    flux.axhline(0, color="black", lw=0.8)
-    flux.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel=r"flux $F$ / $\langle e, M e\rangle$")
-    flux.set_title(r"flux upward; dashed: $\lambda t = 1$")
-    flux.legend(fontsize=8, loc="lower right", frameon=True, framealpha=1, edgecolor="none")
+    _rates(axes["rates"], middle)
+    axes["rates"].set_title(f"budget at {scaled[shown[len(shown) // 2]]}")
+    figure.colorbar(_coupling(axes["matrix"], middle), ax=axes["matrix"])
+    for name, index in zip(names, shown, strict=True):
+        _flux(axes[name], history.isel(time=index))
+        axes[name].set_title(f"flux upward at {scaled[index]}")
+    axes[names[0]].set_ylabel(r"flux $F$ / $\langle e, M e\rangle$")
     return figure
+
+
+def _flux(axes: Axes, now: xr.Dataset) -> None:
+    """Draw the flux and its parts at one time."""
+    inner, total = now.boundary_mask.values == 0, float(now.dissipation.sum())
+    parts = transport_parts(now)
+    axes.plot(decades(now.boundary)[inner], now.flux[inner] / total, "ko-", ms=4, label="flux")
+    draw_parts(axes, parts.flux[:, inner] / total, parts.share)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.axvline(-np.log10(float(now.time)), **FRONTIER)
+    axes.set_xlabel(r"boundary, $\log_{10}\lambda$ [1/time]")
+    axes.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def _rates(axes: Axes, now: xr.Dataset) -> None:
@@ -102,22 +111,27 @@ def closure(check: xr.Dataset, rule: DecisionRule) -> Figure:
     return figure
 
 
-def velocities(budgets: Sequence[xr.Dataset], pooled: xr.Dataset, title: str) -> Figure:
-    """Draw the velocity of each network in grey and that of their ratio of sums with two standard errors.
+def velocities(budgets: Sequence[xr.Dataset], title: str) -> Figure:
+    """Draw the velocity of each network in grey, that of all with two standard errors, and beside it its parts.
 
-    ``budgets``: with the attribute ``time``. ``pooled``: from ``grsd.velocity_over_runs``.
+    ``budgets``: with the attribute ``time``.
     """
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, (whole, parts) = plt.subplots(1, 2, figsize=(11, 4), sharex=True, sharey=True)
     for number, budget in enumerate(budgets):
         single = budget.velocity.where(budget.boundary_mask == 0)
         label = None if number else "one network"
-        axes.plot(decades(single.boundary), single, color="grey", lw=0.8, alpha=0.7, label=label)
+        whole.plot(decades(single.boundary), single, color="grey", lw=0.8, alpha=0.7, label=label)
+    pooled, split = velocity_over_runs(budgets), parts_over_runs(budgets)
     middle, twice = pooled.velocity, 2 * pooled.standard_error
     label = f"{len(budgets)} networks, 2 standard errors"
-    bar(axes, decades(pooled.boundary), middle, middle - twice, middle + twice, fmt="o-", label=label)
-    axes.axhline(0, color="black", lw=0.8)
-    axes.axvline(-np.log10(float(np.mean([budget.attrs["time"] for budget in budgets]))), **FRONTIER)
-    axes.set_yscale("symlog", linthresh=0.2)
-    axes.set(xlabel=r"$\log_{10}\lambda$ [1/time]", ylabel=r"velocity $u$ [1/time]", title=title)
-    axes.legend()
+    bar(whole, decades(pooled.boundary), middle, middle - twice, middle + twice, fmt="o-", label=label)
+    draw_parts(parts, split.velocity, split.share)
+    for axes in (whole, parts):
+        axes.axhline(0, color="black", lw=0.8)
+        axes.axvline(-np.log10(float(np.mean([budget.attrs["time"] for budget in budgets]))), **FRONTIER)
+        axes.set_yscale("symlog", linthresh=0.2)
+        axes.set_xlabel(r"$\log_{10}\lambda$ [1/time]")
+        axes.legend(fontsize=8)
+    whole.set(ylabel=r"velocity $u$ [1/time]", title=title)
+    parts.set_title("what it is made of")
     return figure
