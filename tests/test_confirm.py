@@ -68,12 +68,14 @@ def test_only_what_is_not_written_is_forecast(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     (folder / f"{confirm.forecasts.DIGITS.file}.csv").touch()
     confirm.forecast_claims()
-    assert asked == [(list(range(1000, 1008)), confirm.forecasts.PATCHES.file), "theories"]
+    again = [(list(range(4000, 4024)), of.file) for of in confirm.forecasts.AGAIN.values()]
+    assert asked == [(list(range(1000, 1008)), confirm.forecasts.PATCHES.file), *again, "theories"]
 
 
 def test_what_is_written_is_not_forecast_again():
-    """All three files are committed, and so it is refused before anything is computed."""
-    files = [*(item.file for item in confirm.forecasts.DATA.values()), confirm.bottlenecks.FILE]
+    """All files are committed, and so it is refused before anything is computed."""
+    written = [*confirm.forecasts.DATA.values(), *confirm.forecasts.AGAIN.values()]
+    files = [*(item.file for item in written), confirm.bottlenecks.FILE]
     assert all(tables.path_of(file, "predictions").exists() for file in files)
     with pytest.raises(FileExistsError, match="forecasts once made are not made again"):
         confirm.forecast_claims()

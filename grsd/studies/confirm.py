@@ -61,14 +61,19 @@ def forecast_claims() -> None:
 
     Errors: ``FileExistsError`` if all are written already; before anything is computed.
     """
-    rule = claims()["forecast-plain-parity"].judged
-    seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
-    writers = {of.file: partial(forecasts.forecast_networks, seeds, of) for of in forecasts.DATA.values()}
-    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
+    first, again = (_seeds_of(claim) for claim in ("forecast-plain-parity", "forecast-plain-growth"))
+    writers = {of.file: partial(forecasts.forecast_networks, first, of) for of in forecasts.DATA.values()}
+    writers |= {of.file: partial(forecasts.forecast_networks, again, of) for of in forecasts.AGAIN.values()}
+    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, first)
     writers[chain_exponents.FILE] = chain_exponents.write_predictions
     missing = [file for file in writers if not path_of(file, forecasts.FOLDER).exists()]
     for file in missing or writers:
         writers[file]()
+
+
+def _seeds_of(claim: str) -> range:
+    rule = claims()[claim].judged
+    return range(rule.first_seed, rule.first_seed + rule.seeds)
 
 
 def confirm_claims(names: Sequence[str] = (), among: Collection[str] | None = None) -> list[Result]:
