@@ -96,10 +96,10 @@ def etas(table: xr.Dataset, trend: DecisionRule, bound: DecisionRule) -> Figure:
             label = {"label": None if row else name}
             place = row + 0.36 * (step - (len(names) - 1) / 2)
             values = one.sel(rate=rate)
-            bar(left, place - 0.08, *trend.interval(values.sel(of="eta")), horizontal=True, **how | label)
+            bar(left, place - 0.08, *trend.interval(values.sel(of="eta").values), horizontal=True, **how | label)
             late = {"label": None if row else f"{name}, late only", "mfc": "white"}
-            bar(left, place + 0.08, *trend.interval(values.sel(of="late")), horizontal=True, **how | late)
-            bar(right, place, *bound.interval(values.sel(of="supremum")), horizontal=True, **how | label)
+            bar(left, place + 0.08, *trend.interval(values.sel(of="late").values), horizontal=True, **how | late)
+            bar(right, place, *bound.interval(values.sel(of="supremum").values), horizontal=True, **how | label)
     threshold(left, trend, horizontal=True)
     threshold(right, bound, horizontal=True)
     left.axvline(0, color="grey", lw=0.8)
