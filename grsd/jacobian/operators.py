@@ -138,11 +138,18 @@ class KernelProducts:
 
     def product(self, v: Vector) -> Vector:
         """M v, (D,)."""
-        network, samples = self.network, len(self.inputs)
+        return self.push(self.pull(v)) / len(self.inputs)
+
+    def pull(self, v: Vector) -> Parameters:
+        """J^T v, by the network's names of parameters."""
         with exact_derivatives():
-            gradient = pullback(network, self.inputs, v.view_as(self.outputs), self.batch)
-            parts = [self._push(network, few, gradient) for few in self.inputs.split(self.batch)]
-        return torch.cat(parts).reshape(-1) / samples
+            return pullback(self.network, self.inputs, v.view_as(self.outputs), self.batch)
+
+    def push(self, vector: Parameters) -> Vector:
+        """J vector, (D,)."""
+        with exact_derivatives():
+            parts = [self._push(self.network, few, vector) for few in self.inputs.split(self.batch)]
+        return torch.cat(parts).reshape(-1)
 
     def as_linear_operator(self) -> LinearOperator:
         """M for ``scipy.sparse.linalg``."""

@@ -9,7 +9,7 @@ steps, say how far it may be off (``grsd.krylov.rules``). Source: this project's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,9 +81,9 @@ def krylov_step(
         _add(total, _exchanged(one.best.vectors @ overlap @ other.best.vectors.T))
         for own, beside, turned in ((one, other.best.vectors @ overlap.T, 1), (other, one.best.vectors @ overlap, -1)):
             _add(total, own.alone(own.best))
-            for group in own.differences():
+            for group, joined in own.differences():
                 found = _exchanged(turned * group.vectors @ beside.T) | own.alone(group)
-                _add(error, {name: part.abs().amax(0) for name, part in found.items()})
+                _add(error, {name: joined(part.abs(), 0) for name, part in found.items()})
             _add(error, own.unresolved(beside))
     parts = [total["relaxation"], total["grown"], total["moved"] - total["grown"]]
     found = {name: total[name] for name in names if name not in ("moved", "grown")}
@@ -124,8 +124,12 @@ class _Run:
         self.centre = torch.as_tensor((indices + 0.5) * shells.width, dtype=torch.float64)
         self.best = self._mean(self._pair(taken))
 
-    def differences(self) -> Iterator[_Cut]:
-        """Yield how the other rules that the steps allow, then the best rules of fewer steps, differ from the best."""
+    def differences(self) -> Iterator[tuple[_Cut, Callable[[Tensor, int], Tensor]]]:
+        """Yield how other rules differ from the best, and how their differences are joined.
+
+        Of the rules that the steps allow, the farthest counts; of those of fewer steps, which are too few for one of
+        them to be surely far where the error is large, all count.
+        """
         taken, steps = self.taken, len(self.taken.matrix)
         if not taken.beta:
             return
@@ -133,12 +137,11 @@ class _Run:
         low = max(self.shells.span[0], math.log(lowest)) - EXTRAPOLATION_SMOOTHINGS * self.shells.smoothing
         fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         rivals = [[rule] for rule in alternatives(taken, self.floor, low, self.shells.smoothing)]
-        for group in (rivals, [self._pair(taken.first(k)) for k in fewer if k]):
+        before = [self._pair(taken.first(k)) for k in fewer if k]
+        for group, joined in ((rivals, torch.amax), (before, torch.sum)):
             cut = [self._mean(rules) for rules in group]
-            yield _Cut(
-                torch.stack([one.vectors - self.best.vectors for one in cut]),
-                torch.stack([one.growth - self.best.growth for one in cut]),
-            )
+            vectors = torch.stack([one.vectors - self.best.vectors for one in cut])
+            yield _Cut(vectors, torch.stack([one.growth - self.best.growth for one in cut])), joined
 
     def alone(self, cut: _Cut) -> Values:
         """Return what this run alone contributes: to the relaxation, and to the growth of its kernel."""
