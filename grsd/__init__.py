@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         velocity_over_runs,
     )
     from grsd.support.folders import project
-    from grsd.training import checkpoint_budget, checkpoint_history, force_and_rate
+    from grsd.training import checkpoint_budget, checkpoint_history, checkpoints, force_and_rate
 
 __all__ = [
     "EnsembleError",
@@ -39,6 +39,7 @@ __all__ = [
     "at_width",
     "checkpoint_budget",
     "checkpoint_history",
+    "checkpoints",
     "claims",
     "digits",
     "energy_budget",

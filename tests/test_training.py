@@ -113,7 +113,7 @@ def adds(budget):
     """Each leg antisymmetric, in the mean and in the difference of orders; sums over shells add to the transport's."""
     size = max(float(np.abs(budget[leg]).max()) for leg in (*LEGS, "transport"))
     total = float(budget.energy_before.sum() + budget.energy_after.sum())
-    for name in ("transport", *LEGS, *(f"{leg}_order" for leg in LEGS)):
+    for name in ("transport", "growth_rayleigh", *LEGS, *(f"{leg}_order" for leg in LEGS)):
         assert np.abs(budget[name].values + budget[name].values.T).max() <= 1e-14 * size
     rows = sum(budget[leg].sum("shell_from") for leg in LEGS) - budget.transport.sum("shell_from")
     assert np.abs(rows).max() < 1e-14 * total
@@ -168,6 +168,22 @@ def test_any_training_closes_and_agrees_with_plain_kernels(kind, loss, optimizer
     assert np.allclose(budget.transport, transport, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
     flux = [float(transport[c:, :c].sum()) for c in range(1, len(transport))]
     assert np.allclose(budget.flux, flux, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
+
+
+@pytest.mark.long
+def test_thirty_random_trainings_close():
+    """Five architectures, three losses, three optimizers, 1 to 1000 steps; of lower rank, and with equal eigenvalues."""
+    drawn = np.random.default_rng(0)
+    kinds = ("tanh", "convolution", "normalized", "bottleneck", "linear")
+    for number in range(30):
+        loss = ("mse", "cross-entropy", squared_log_cosh)[number % 3]
+        inputs, targets = batch(loss)
+        before = net(kinds[number % 5], seed=number)
+        steps = int(np.exp(drawn.uniform(0, np.log(1000))).round())
+        after = train(before, loss, str(drawn.choice(["sgd", "momentum", "adam"])), steps, inputs, targets)
+        budget = checkpoint_budget(before, after, inputs, targets, SHELLS, loss=loss)
+        closes(budget)
+        adds(budget)
 
 
 def test_a_kernel_that_stands_still_is_lazy_and_one_that_only_grows_grows():

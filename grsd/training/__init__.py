@@ -4,6 +4,7 @@ from grsd.training.budget import checkpoint_budget, checkpoint_history
 from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
 from grsd.training.instantaneous import ForceAndRate, force_and_rate
 from grsd.training.recorder import Recorder
+from grsd.training.series import checkpoints
 
 __all__ = [
     "ForceAndRate",
@@ -12,6 +13,7 @@ __all__ = [
     "check_loss",
     "checkpoint_budget",
     "checkpoint_history",
+    "checkpoints",
     "fitting_targets",
     "force_and_rate",
     "loss_and_force",

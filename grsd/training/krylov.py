@@ -137,7 +137,7 @@ class _Run:
         low = max(self.shells.span[0], math.log(lowest)) - EXTRAPOLATION_SMOOTHINGS * self.shells.smoothing
         fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         rivals = [[rule] for rule in alternatives(taken, self.floor, low, self.shells.smoothing)]
-        before = [self._pair(taken.first(k)) for k in fewer if k]
+        before = [self._pair(taken.first(k)) for k in fewer]
         for group, joined in ((rivals, torch.amax), (before, torch.sum)):
             cut = [self._mean(rules) for rules in group]
             vectors = torch.stack([one.vectors - self.best.vectors for one in cut])
