@@ -383,9 +383,9 @@ def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
 
 def test_the_lines_of_the_readme_run():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (block,) = re.findall(r"((?:^    .*\n)+)", readme[readme.index("`grsd.checkpoint_history` takes") :], re.MULTILINE)[
-        :1
-    ]
+    after = readme[readme.index("`grsd.checkpoint_history` takes") :]
+    block = "".join(re.findall(r"((?:^    .*\n)+)", after, re.MULTILINE)[:2])
+    assert "grsd.force_and_rate(" in block
     start = "import grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
     code = start + textwrap.dedent(block)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
