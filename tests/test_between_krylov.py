@@ -20,7 +20,7 @@ def digits():
     return data.inputs.double(), data.targets.double(), grsd.Perceptron(64, 10, width=12, depth=3, seed=0).double()
 
 
-def both(before, after, inputs, targets, loss, steps=60, tolerance=0.1):
+def both(before, after, inputs, targets, loss, steps=100, tolerance=0.1):
     found = checkpoint_budget(
         before, after, inputs, targets, SHELLS, loss=loss, method="krylov", steps=steps, tolerance=tolerance
     )
@@ -52,8 +52,9 @@ def test_it_agrees_with_the_dense_budget_within_its_errors(digits, loss, optimiz
     assert float(np.abs(rest).max()) < 1e-14 * total
     size = float(np.abs(dense.transport).max())
     assert np.abs(found.transport.values + found.transport.values.T).max() < 1e-14 * size
-    assert float(found.transport_error.max()) < 0.2 * size
-    assert (found.attrs["method"], found.attrs["steps"], found.attrs["tolerance"]) == ("krylov", 60, 0.1)
+    kept = found["mask"].values == 0
+    assert float(found.transport_error.values[np.ix_(kept, kept)].max()) < 0.2 * size
+    assert (found.attrs["method"], found.attrs["steps"], found.attrs["tolerance"]) == ("krylov", 100, 0.1)
 
 
 def test_too_few_steps_are_said_to_be_too_few(digits):

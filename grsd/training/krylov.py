@@ -164,7 +164,8 @@ class _Run:
         crossed = hidden[:, None] * (self.best.vectors @ beside.T).abs() + torch.outer(rounded, beside.norm(dim=1))
         crossed = (crossed + crossed.T) / 4
         single = hidden * self.best.vectors[:, 0].abs() + rounded
-        grown = (hidden[:, None] + hidden) * self.best.growth.abs()
+        blurred = torch.outer(rounded, lengths)
+        grown = (hidden[:, None] + hidden) * self.best.growth.abs() + blurred + blurred.T
         return {
             "transport": crossed,
             "flux": upward(crossed),
