@@ -19,6 +19,7 @@ from material import (
     digits,
     error,
     exact_history,
+    files_of_states,
     fine,
     flow,
     gains,
@@ -116,6 +117,16 @@ SHELL_CALLS = {
     "checkpoint_history": _call(
         grsd.checkpoint_history,
         lambda: history_of_states() | {"loss": "mse", "method": "dense", "memory_limit": "1GiB", "device": None},
+    ),
+    "checkpoints": _call(
+        grsd.checkpoints,
+        lambda: (
+            files_of_states() | {"loss": "mse", "method": "dense", "labels": [0.0, 1.0], "folder": None, "key": None}
+        ),
+    ),
+    "force_and_rate": _call(
+        grsd.force_and_rate,
+        lambda: learning() | {"loss": "mse", "direction": None, "dtype": torch.float64, "device": None, "batch": 3},
     ),
     "log_range": _call(log_range, lambda: {"spectrum": decomposed()}),
     "merge_shells": _call(grsd.merge_shells, lambda: {"budget": runs()[0], "factor": 2}),

@@ -19,7 +19,8 @@ import grsd
 from grsd.decomposition import Spectrum
 from grsd.flow import nearby
 from grsd.kernel.computation import KernelComputation
-from grsd.shells import MASK_FLAGS, LogShells, checkpoint_budget, checkpoint_history
+from grsd.shells import MASK_FLAGS, LogShells
+from grsd.training import Recorder, checkpoint_budget, checkpoint_history
 
 SHELLS = LogShells(1.0, 0.2)
 LEGS = ("growth", "crossing", "rotation")
@@ -112,7 +113,7 @@ def adds(budget):
     """Each leg antisymmetric, in the mean and in the difference of orders; sums over shells add to the transport's."""
     size = max(float(np.abs(budget[leg]).max()) for leg in (*LEGS, "transport"))
     total = float(budget.energy_before.sum() + budget.energy_after.sum())
-    for name in ("transport", *LEGS, *(f"{leg}_order" for leg in LEGS)):
+    for name in ("transport", "growth_rayleigh", *LEGS, *(f"{leg}_order" for leg in LEGS)):
         assert np.abs(budget[name].values + budget[name].values.T).max() <= 1e-14 * size
     rows = sum(budget[leg].sum("shell_from") for leg in LEGS) - budget.transport.sum("shell_from")
     assert np.abs(rows).max() < 1e-14 * total
@@ -167,6 +168,22 @@ def test_any_training_closes_and_agrees_with_plain_kernels(kind, loss, optimizer
     assert np.allclose(budget.transport, transport, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
     flux = [float(transport[c:, :c].sum()) for c in range(1, len(transport))]
     assert np.allclose(budget.flux, flux, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
+
+
+@pytest.mark.long
+def test_thirty_random_trainings_close():
+    """Five architectures, three losses, three optimizers, 1 to 1000 steps; also of lower rank or degenerate."""
+    drawn = np.random.default_rng(0)
+    kinds = ("tanh", "convolution", "normalized", "bottleneck", "linear")
+    for number in range(30):
+        loss = ("mse", "cross-entropy", squared_log_cosh)[number % 3]
+        inputs, targets = batch(loss)
+        before = net(kinds[number % 5], seed=number)
+        steps = int(np.exp(drawn.uniform(0, np.log(1000))).round())
+        after = train(before, loss, str(drawn.choice(["sgd", "momentum", "adam"])), steps, inputs, targets)
+        budget = checkpoint_budget(before, after, inputs, targets, SHELLS, loss=loss)
+        closes(budget)
+        adds(budget)
 
 
 def test_a_kernel_that_stands_still_is_lazy_and_one_that_only_grows_grows():
@@ -336,6 +353,22 @@ def test_a_history_computes_each_kernel_once(monkeypatch):
     assert alone.attrs == found.attrs
 
 
+def test_states_read_one_after_the_other_give_the_same_budgets(monkeypatch):
+    inputs, targets = batch("mse")
+    models = [net("tanh", seed) for seed in range(3)]
+    computed = []
+    total = KernelComputation.total
+    monkeypatch.setattr(KernelComputation, "total", lambda self: computed.append(1) or total(self))
+    recorder = Recorder(inputs, targets, SHELLS)
+    assert recorder.add(models[0]) is None
+    with pytest.raises(ValueError, match=r"^Recorder\(step 1=...\): the model's output contains NaN or infinity"):
+        recorder.add(nan(models[1]), name="step 1")
+    found = [recorder.add(model) for model in models[1:]]
+    assert len(computed) == 3
+    for pair, budget in zip(pairwise(models), found, strict=True):
+        xr.testing.assert_identical(budget, checkpoint_budget(*pair, inputs, targets, SHELLS))
+
+
 @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
     inputs, targets = batch("mse")
@@ -350,9 +383,9 @@ def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
 
 def test_the_lines_of_the_readme_run():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (block,) = re.findall(r"((?:^    .*\n)+)", readme[readme.index("`grsd.checkpoint_history` takes") :], re.MULTILINE)[
-        :1
-    ]
+    after = readme[readme.index("`grsd.checkpoint_history` takes") :]
+    block = "".join(re.findall(r"((?:^    .*\n)+)", after, re.MULTILINE)[:2])
+    assert "grsd.force_and_rate(" in block
     start = "import grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
     code = start + textwrap.dedent(block)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
@@ -433,7 +466,7 @@ REFUSED = {
     r"\(loss=...\): the force dl/df, up to 1e\+200, .* leaves the range of torch.float64; .*": {
         "targets": TARGETS * 1e200
     },
-    r"\(method=...\): expected one of \('dense',\), got 'krylov'": {"method": "krylov"},
+    r"\(method=...\): expected one of \('auto', 'dense', 'krylov'\), got 'exact'": {"method": "exact"},
     r"\(shells=...\): expected LogShells, got 1.0": {"shells": 1.0},
     r"\(parameters=...\): expected a mapping .*": {"parameters": 3},
     r"\(memory_limit=...\): expected bytes or text .*": {"memory_limit": "much"},

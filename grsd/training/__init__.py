@@ -1,0 +1,20 @@
+"""Training by any optimizer and loss: the exact budget of the shells between states, from modules or from files."""
+
+from grsd.training.budget import checkpoint_budget, checkpoint_history
+from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.instantaneous import ForceAndRate, force_and_rate
+from grsd.training.recorder import Recorder
+from grsd.training.series import checkpoints
+
+__all__ = [
+    "ForceAndRate",
+    "Loss",
+    "Recorder",
+    "check_loss",
+    "checkpoint_budget",
+    "checkpoint_history",
+    "checkpoints",
+    "fitting_targets",
+    "force_and_rate",
+    "loss_and_force",
+]
