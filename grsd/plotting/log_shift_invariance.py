@@ -89,7 +89,8 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
     shares = surrogates.share.sel(enlarged=1).dropna("case", how="all")
     left = np.zeros(len(labels))
     for verdict, colour in VERDICT_LOOK.items():
-        wide = np.array([float(shares.sel(case=label, verdict=verdict)) for label in labels])
+        known = shares.sel(verdict=verdict).reindex(case=labels)  # a cell without surrogates has no bar
+        wide = np.nan_to_num(known.values)
         verdicts.barh(range(len(labels)), wide, left=left, height=0.5, color=colour, label=verdict)
         left += wide
     verdicts.set(xlabel="verdicts on surrogates", xlim=(0, 1))
