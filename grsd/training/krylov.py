@@ -239,7 +239,7 @@ def _energies(
     step = {}
     for name, own, scale in zip(names, ("energy", "dissipation"), (1, samples), strict=True):
         for kind in ("", "_error"):
-            step[f"{name}{kind}"] = found[f"{own}{kind}"].values / scale
+            step[f"{name}{kind}"] = np.nan_to_num(found[f"{own}{kind}"].values) / scale  # NaN where nothing is carried
     return step
 
 
