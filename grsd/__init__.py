@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         velocity_over_runs,
     )
     from grsd.support.folders import project
-    from grsd.training import checkpoint_budget, checkpoint_history
+    from grsd.training import Monitor, checkpoint_budget, checkpoint_history
 
 __all__ = [
     "EnsembleError",
@@ -32,6 +32,7 @@ __all__ = [
     "FlowError",
     "KrylovSpectrum",
     "LogShells",
+    "Monitor",
     "Perceptron",
     "Snapshot",
     "Spec",

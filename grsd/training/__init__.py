@@ -2,10 +2,12 @@
 
 from grsd.training.budget import checkpoint_budget, checkpoint_history
 from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.monitor import Monitor
 from grsd.training.recorder import Recorder
 
 __all__ = [
     "Loss",
+    "Monitor",
     "Recorder",
     "check_loss",
     "checkpoint_budget",
