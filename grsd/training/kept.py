@@ -1,24 +1,28 @@
 """The folder of a monitor: one file per record, and the last recorded state, from which a new process goes on.
 
 The file of a state is written before that of its record, and the one before is removed after it: whenever the process
-is killed, the state of the last record is there. Files are written and checked as those of runs (``grsd.runs.store``).
+is killed, the state of the last record is there. Files are archives of NumPy (.npz), whose checksums betray damage:
+netCDF would take as long as the record itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
-from grsd.runs.netcdf import to_bytes
-from grsd.runs.store import load, save, say
-from grsd.support.files import say_swept
+from grsd.runs.store import LARGEST, say
+from grsd.runs.values import tagged, untagged
+from grsd.support.files import read_file, say_swept, write_atomically
 from grsd.support.folders import writable
 from grsd.training.dense import DenseState
 from grsd.training.forces import check_loss
@@ -26,7 +30,7 @@ from grsd.training.reading import Reading
 from grsd.training.recorder import Recorder
 
 RECORD, STATE = "record", "state"
-NAME = re.compile(r"(record|state)-(\d{12,})-[0-9a-f]{64}\.nc")
+NAME = re.compile(r"(record|state)-(\d{12,})\.npz")
 MARK = "monitor"
 
 
@@ -92,7 +96,7 @@ class Kept:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for stem, found in (states | self._waiting).items():
-                save(self.folder, stem, to_bytes(found.assign_attrs(own)))
+                write_atomically(self.folder / f"{stem}.npz", packed(found.assign_attrs(own)))
                 self._waiting.pop(stem, None)
             for path, kind, other in self._files():
                 if kind == STATE and other != step:
@@ -110,13 +114,42 @@ class Kept:
 
     def _load(self, kind: str, step: int) -> xr.Dataset | None:
         """Return the dataset; ``None`` if its file is damaged or missing. Another monitor's is a ``ValueError``."""
-        found = load(self.folder, _stem(kind, step), {})
-        if found is not None and found[1].attrs.get(MARK) != self.mark:
+        path = self.folder / f"{_stem(kind, step)}.npz"
+        try:
+            found = unpacked(read_file(path, LARGEST))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # zipfile and numpy raise many kinds of exceptions for damaged files
+            said = " ".join(str(error).split())[:100]
+            say(f"{path}: it cannot be read ({type(error).__name__}: {said}); it is not used")
+            return None
+        if found.attrs.get(MARK) != self.mark:
             raise ValueError(
                 f"{self.call}(folder=...): {self.folder} holds records of another probe, loss, network or other "
                 "settings; choose another folder"
             )
-        return None if found is None else found[1]
+        return found
+
+
+def packed(data: xr.Dataset) -> bytes:
+    """Return the bytes of an archive that holds a dataset."""
+    variables = [[name, list(one.dims), tagged(dict(one.attrs))] for name, one in data.variables.items()]
+    header = {"attrs": tagged(dict(data.attrs)), "variables": variables, "coords": sorted(data.coords)}
+    arrays = [np.asarray(one.values) for one in data.variables.values()]
+    written = io.BytesIO()
+    np.savez(written, np.frombuffer(json.dumps(header).encode(), np.uint8), *arrays)
+    return written.getvalue()
+
+
+def unpacked(payload: bytes) -> xr.Dataset:
+    """Return the dataset in the bytes that ``packed`` made; raises whatever damage makes NumPy raise."""
+    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        header, *arrays = [file[f"arr_{number}"] for number in range(len(file.files))]
+    read = json.loads(header.tobytes())
+    parts = zip(read["variables"], arrays, strict=True)
+    variables = {name: (dims, values, untagged(attrs)) for (name, dims, attrs), values in parts}
+    coords = {name: variables.pop(name) for name in read["coords"]}
+    return xr.Dataset(variables, coords, untagged(read["attrs"]))
 
 
 def _stem(kind: str, step: int) -> str:
