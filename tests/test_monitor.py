@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import untouched
@@ -100,18 +101,27 @@ def test_the_training_is_the_same_with_and_without(tmp_path):
         assert torch.equal(one, other)
 
 
+def drawn_so_far():
+    kind, keys, place, *more = np.random.get_state()
+    return random.getstate(), kind, keys.tolist(), place, more, torch.get_rng_state().tolist()
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_nothing_is_disturbed(broken):
     training = Training(monitored(strict=True)).to(3)
     model, seen = training.model, []
     model[1].eval()
     model[0].bias.requires_grad_(False)
-    model.register_forward_hook(lambda *_: (seen.append(random.random()), torch.rand(1), np.random.rand())[:0] or None)  # noqa: NPY002
+
+    def draws(*_):
+        seen.append((random.random(), np.random.rand(), torch.rand(1)))  # noqa: S311
+
+    model.register_forward_hook(draws)
     model[4].weight.grad = torch.ones_like(model[4].weight)
     if broken:
         with torch.no_grad():
             model[4].weight.mul_(np.nan)
-    numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    numbers = drawn_so_far()
     before = untouched.state(model, *task())
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         if broken:
@@ -122,7 +132,7 @@ def test_nothing_is_disturbed(broken):
         assert torch.is_autocast_enabled("cpu")
     assert seen
     assert untouched.state(model, *task()) == before
-    assert numbers == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
+    assert drawn_so_far() == numbers
     assert bool((model[4].weight.grad == 1).all())
     assert [part.training for part in model] == [True, False, True, True, True]
 
@@ -199,7 +209,7 @@ def test_no_kill_loses_a_record(tmp_path):
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading) as lines:
-            for _ in range(generator.randrange(1, 5)):
+            for _ in range(generator.randrange(2, 6)):
                 said = int(lines.readline())
             time.sleep(generator.uniform(0, 0.1))
             os.kill(child, signal.SIGKILL)
@@ -290,7 +300,7 @@ def test_by_products_alone(tmp_path, capsys):
     dense = Training(monitored(dtype=torch.float64, shells=SHELLS)).to(4).monitor.history()
     krylov = Training(monitored(method="krylov", dtype=torch.float64, shells=SHELLS)).to(4).monitor.history()
     for name in ("energy_after", "flux"):
-        assert float(np.abs(krylov[name] - dense[name]).max()) < 1e-8 * float(dense.energy_before.max())
+        assert float(np.abs(krylov[name] - dense[name]).max()) < 1e-7 * float(dense.energy_before.max())
     again = monitored(tmp_path, method="krylov", dtype=torch.float64)(training.model)
     assert again.history().step.values.tolist() == [1, 2, 3]
     assert "begins a new sequence" in capsys.readouterr().err
@@ -457,12 +467,15 @@ def test_the_benchmark_times_the_records(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "PROBES", (3, 4))
     monkeypatch.setattr(bench, "in_a_process", lambda what, run, *arguments: run(*arguments))
     path = bench.bench_monitor(folder=tmp_path, steps=3, repeats=1)
-    table = pytest.importorskip("pandas").read_csv(path, comment="#").set_index(["method", "probe", "dtype"])
+    table = pd.read_csv(path, comment="#").set_index(["method", "probe", "dtype"])
     assert set(table.index.get_level_values("method")) == {bench.TRAINING, bench.MONITOR, bench.POSITION}
     assert (table.cpu_s > 0).all()
     assert (table.records.dropna() == 4).all()
     assert (table.loc[bench.MONITOR].error < 1e-4).all()
-    assert (table.loc[bench.POSITION].error < 1).all()
+    assert (table.loc[bench.POSITION].error > 0).all()
+
+
+def test_the_benchmark_judges_the_median_share():
     rows = [{key: {"cpu_s": value} for key, value in run.items()} for run in RUNS]
     training, single, double = bench.summary(rows, bench.STEPS)
     assert (single["share"], single["least"], single["most"]) == (0.05, 0.04, 0.2)
@@ -478,7 +491,7 @@ def test_the_spectral_position_tends_to_the_exact_one():
     model = network().eval()
     inputs, labels = task()
     exact = grsd.checkpoint_budget(model, model, inputs, labels, SHELLS, loss="cross-entropy").spectral_position_after
-    assert bench.spectral_position(model, inputs, labels, 3000) == pytest.approx(float(exact), rel=0.03)
+    assert bench.spectral_position(model, inputs, labels, 1000) == pytest.approx(float(exact), rel=0.1)
     assert all(p.grad is None for p in model.parameters())
 
 

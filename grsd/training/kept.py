@@ -62,10 +62,11 @@ class Kept:
         if self.folder is None or not self.folder.is_dir():
             return [], []
         say_swept(self.folder)
-        budgets = [found for step in self._steps(RECORD) if (found := self._load(RECORD, step)) is not None]
-        last = int(budgets[-1].step) if budgets else min(self._steps(STATE), default=None)
-        if last is None:
+        recorded, states = self._steps(RECORD), self._steps(STATE)
+        if not recorded and not states:
             return [], []
+        budgets = [found for step in recorded if (found := self._load(RECORD, step)) is not None]
+        last = recorded[-1] if recorded else states[0]
         state = self._load(STATE, last)
         if state is None and not budgets:
             return [], []

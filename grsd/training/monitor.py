@@ -195,7 +195,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modes = [(part, part.training) for part in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         for kind in ["cpu", "cuda"] if devices else ["cpu"]:
@@ -208,7 +208,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for part, mode in modes:
                 part.training = mode
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)
 
 
 def _pair(probe: object) -> tuple[Tensor, Tensor]:
