@@ -38,7 +38,7 @@ class Monitor:
 
     Args:
         model: the module that is trained, which maps a batch of inputs to outputs (N, C) or (N,).
-        probe: (inputs, targets), the samples on which every record is made; 32 are often enough. They are copied.
+        probe: (inputs, targets), the samples on which every record is made. They are copied.
         loss: as for ``checkpoint_budget``: "mse", "cross-entropy", or a function that gives one loss per sample.
         shells: ``None``: shells of width 1 in log eigenvalue. Without a span they cover the spectrum of the first
             record and 5 more e-folds above it; all records share them, and the end shells reach to infinity.
@@ -48,7 +48,7 @@ class Monitor:
             the same probe and settings is gone on with; of others, it is refused.
         method, device, memory_limit: as for ``checkpoint_budget``.
         dtype: of the records. ``None``: the model's own, float32 for half precision. In float32 the precision floor is
-            D * 1.2e-7 of the largest eigenvalue, and shells under it are masked; float64 costs about twice as much.
+            D * 1.2e-7 of the largest eigenvalue, and shells under it are masked; float64 reaches lower and takes longer.
         strict: whether a later record that fails raises. Otherwise it is left out with a warning, and the training
             goes on. The first record always raises.
         parameters: values to write into the attributes of every record.
