@@ -48,7 +48,7 @@ class Monitor:
             the same probe and settings is gone on with; of others, it is refused.
         method, device, memory_limit: as for ``checkpoint_budget``.
         dtype: of the records. ``None``: the model's own, float32 for half precision. In float32 the precision floor is
-            D * 1.2e-7 of the largest eigenvalue, and shells under it are masked; float64 reaches lower and takes longer.
+            D * 1.2e-7 of the largest eigenvalue, and shells under it are masked; float64 goes lower, and takes longer.
         strict: whether a later record that fails raises. Otherwise it is left out with a warning, and the training
             goes on. The first record always raises.
         parameters: values to write into the attributes of every record.
