@@ -133,18 +133,21 @@ class Kept:
 
 
 def packed(data: xr.Dataset) -> bytes:
-    """Return the bytes of an archive that holds a dataset."""
+    """Return the bytes of an archive that holds a dataset, and their SHA-256 at the end."""
     variables = [[name, list(one.dims), tagged(dict(one.attrs))] for name, one in data.variables.items()]
     header = {"attrs": tagged(dict(data.attrs)), "variables": variables, "coords": sorted(data.coords)}
     arrays = [np.asarray(one.values) for one in data.variables.values()]
     written = io.BytesIO()
     np.savez(written, np.frombuffer(json.dumps(header).encode(), np.uint8), *arrays)
-    return written.getvalue()
+    return written.getvalue() + hashlib.sha256(written.getvalue()).digest()
 
 
 def unpacked(payload: bytes) -> xr.Dataset:
-    """Return the dataset in the bytes that ``packed`` made; raises whatever damage makes NumPy raise."""
-    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+    """Return the dataset in the bytes that ``packed`` made; any error if they are damaged."""
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(payload[:-size]).digest() != payload[-size:]:
+        raise ValueError("its bytes are not those that were written")
+    with np.load(io.BytesIO(payload[:-size]), allow_pickle=False) as file:
         header, *arrays = [file[f"arr_{number}"] for number in range(len(file.files))]
     read = json.loads(header.tobytes())
     parts = zip(read["variables"], arrays, strict=True)

@@ -7,11 +7,12 @@ import xarray as xr
 from grsd.conditions import covariance
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.evidence import Result, claims, results
+from grsd.evidence.tables import read_table
 from grsd.laws import law_test
 from grsd.runs import ensemble
 from grsd.studies.stages import LATE, REACH, Block
 from grsd.studies.the_whole_chain.links import SEEDS, Link, power_link, undefined
-from grsd.studies.the_whole_chain.table import dataset_of
+from grsd.studies.the_whole_chain.table import COLUMNS, ROWS, dataset_of
 from grsd.support.provenance import provenance
 
 PERCEPTRONS = {"residual perceptron": "residual", "plain perceptron": "plain"}
@@ -71,6 +72,13 @@ def perceptron_table() -> xr.Dataset:
     """``verdict``, ``estimate``, ``low``, ``high`` and ``says`` over (network, link); no cell is empty."""
     found = {name: links_of_perceptron(name) for name in PERCEPTRONS}
     return dataset_of(found).assign_attrs(provenance({"seeds": str(list(SEEDS))}))
+
+
+def whole_table() -> xr.Dataset:
+    """The stored rows of all networks, the perceptrons last."""
+    stored = [read_table(name) for name in ("10_the_whole_chain-table", "10_the_whole_chain-perceptrons")]
+    joined = xr.concat(stored, dim="network", combine_attrs="drop")
+    return joined.sel(network=[*ROWS, *PERCEPTRONS], link=list(COLUMNS))
 
 
 TABLES = {"10_the_whole_chain-perceptrons": perceptron_table}

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from grsd.evidence.tables import read_table
 from grsd.studies.the_whole_chain.exponents import exponent
 from grsd.studies.the_whole_chain.links import FEW_SEEDS, LINKS, SEEDS, Link, growth
 from grsd.studies.the_whole_chain.networks import NETWORKS
@@ -41,12 +40,6 @@ def chain_table() -> xr.Dataset:
     found = {name: links_of(name) for name in ROWS}
     seeds = {"seeds": str(list(SEEDS)), "all_seeds": WHOLE, "seeds_of_others": FEW_SEEDS}
     return dataset_of(found).assign_attrs(provenance(seeds))
-
-
-def whole_table() -> xr.Dataset:
-    """The stored rows of all networks, the perceptrons last."""
-    stored = [read_table(name) for name in ("10_the_whole_chain-table", "10_the_whole_chain-perceptrons")]
-    return xr.concat(stored, dim="network", combine_attrs="drop")
 
 
 TABLES = {"10_the_whole_chain-table": chain_table}
