@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
     from grsd.shells import (
         LogShells,
-        checkpoint_budget,
-        checkpoint_history,
         energy_budget,
         energy_budgets,
         flux_from_differences,
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
         velocity_over_runs,
     )
     from grsd.support.folders import project
+    from grsd.training import checkpoint_budget, checkpoint_history
 
 __all__ = [
     "EnsembleError",
@@ -65,5 +64,15 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = face(
-    __name__, "conditions", "datasets", "krylov", "laws", "networks", "plotting", "solvable", "theory", "__version__"
+    __name__,
+    "conditions",
+    "datasets",
+    "krylov",
+    "laws",
+    "networks",
+    "plotting",
+    "solvable",
+    "theory",
+    "training",
+    "__version__",
 )

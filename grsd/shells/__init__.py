@@ -1,6 +1,5 @@
 """Shells of the tangent kernel's spectrum: their windows, their energy budget, and operations on budgets."""
 
-from grsd.shells.between import checkpoint_budget, checkpoint_history
 from grsd.shells.budget import energy_budget, energy_budgets, log_range
 from grsd.shells.combine import flux_from_differences, locality, merge_shells, remove_scale, velocity_over_runs
 from grsd.shells.parts import PARTS, coupling_crossing, parts_over_runs, transport_parts
@@ -10,8 +9,6 @@ __all__ = [
     "MASK_FLAGS",
     "PARTS",
     "LogShells",
-    "checkpoint_budget",
-    "checkpoint_history",
     "coupling_crossing",
     "energy_budget",
     "energy_budgets",

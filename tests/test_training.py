@@ -19,7 +19,8 @@ import grsd
 from grsd.decomposition import Spectrum
 from grsd.flow import nearby
 from grsd.kernel.computation import KernelComputation
-from grsd.shells import MASK_FLAGS, LogShells, checkpoint_budget, checkpoint_history
+from grsd.shells import MASK_FLAGS, LogShells
+from grsd.training import Recorder, checkpoint_budget, checkpoint_history
 
 SHELLS = LogShells(1.0, 0.2)
 LEGS = ("growth", "crossing", "rotation")
@@ -336,6 +337,22 @@ def test_a_history_computes_each_kernel_once(monkeypatch):
     assert alone.attrs == found.attrs
 
 
+def test_states_read_one_after_the_other_give_the_same_budgets(monkeypatch):
+    inputs, targets = batch("mse")
+    models = [net("tanh", seed) for seed in range(3)]
+    computed = []
+    total = KernelComputation.total
+    monkeypatch.setattr(KernelComputation, "total", lambda self: computed.append(1) or total(self))
+    recorder = Recorder(inputs, targets, SHELLS)
+    assert recorder.add(models[0]) is None
+    with pytest.raises(ValueError, match=r"^Recorder\(step 1=...\): the model's output contains NaN or infinity"):
+        recorder.add(nan(models[1]), name="step 1")
+    found = [recorder.add(model) for model in models[1:]]
+    assert len(computed) == 3
+    for pair, budget in zip(pairwise(models), found, strict=True):
+        xr.testing.assert_identical(budget, checkpoint_budget(*pair, inputs, targets, SHELLS))
+
+
 @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
     inputs, targets = batch("mse")
@@ -433,7 +450,7 @@ REFUSED = {
     r"\(loss=...\): the force dl/df, up to 1e\+200, .* leaves the range of torch.float64; .*": {
         "targets": TARGETS * 1e200
     },
-    r"\(method=...\): expected one of \('dense',\), got 'krylov'": {"method": "krylov"},
+    r"\(method=...\): expected one of \('auto', 'dense'\), got 'exact'": {"method": "exact"},
     r"\(shells=...\): expected LogShells, got 1.0": {"shells": 1.0},
     r"\(parameters=...\): expected a mapping .*": {"parameters": 3},
     r"\(memory_limit=...\): expected bytes or text .*": {"memory_limit": "much"},

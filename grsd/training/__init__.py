@@ -1,0 +1,15 @@
+"""Training by any optimizer and loss: the exact budget of the shells between states, from modules or from files."""
+
+from grsd.training.budget import checkpoint_budget, checkpoint_history
+from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.recorder import Recorder
+
+__all__ = [
+    "Loss",
+    "Recorder",
+    "check_loss",
+    "checkpoint_budget",
+    "checkpoint_history",
+    "fitting_targets",
+    "loss_and_force",
+]
