@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         velocity_over_runs,
     )
     from grsd.support.folders import project
-    from grsd.training import checkpoint_budget, checkpoint_history
+    from grsd.training import checkpoint_budget, checkpoint_history, force_and_rate
 
 __all__ = [
     "EnsembleError",
@@ -45,6 +45,7 @@ __all__ = [
     "energy_budgets",
     "ensemble",
     "flux_from_differences",
+    "force_and_rate",
     "gradient_flow",
     "krylov_spectrum",
     "locality",

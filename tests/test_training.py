@@ -450,7 +450,7 @@ REFUSED = {
     r"\(loss=...\): the force dl/df, up to 1e\+200, .* leaves the range of torch.float64; .*": {
         "targets": TARGETS * 1e200
     },
-    r"\(method=...\): expected one of \('auto', 'dense'\), got 'exact'": {"method": "exact"},
+    r"\(method=...\): expected one of \('auto', 'dense', 'krylov'\), got 'exact'": {"method": "exact"},
     r"\(shells=...\): expected LogShells, got 1.0": {"shells": 1.0},
     r"\(parameters=...\): expected a mapping .*": {"parameters": 3},
     r"\(memory_limit=...\): expected bytes or text .*": {"memory_limit": "much"},

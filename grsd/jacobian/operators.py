@@ -41,13 +41,18 @@ Vector = Float[Tensor, " D"]
 
 
 @runtime_checkable
-class Operator(Protocol):
-    """A symmetric D x D matrix M and its rate M', known by their products."""
+class Products(Protocol):
+    """A symmetric D x D matrix M, known by its products."""
 
     dimension: int
 
     def product(self, v: Vector) -> Vector:
         """M v."""
+
+
+@runtime_checkable
+class Operator(Products, Protocol):
+    """A symmetric D x D matrix M and its rate M', known by their products."""
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
         """M v, and M' v + M ``rate``: its derivative while v changes by ``rate``."""
@@ -84,7 +89,84 @@ class DenseOperator:
         return self.kernel @ v, self.rate @ v + self.kernel @ rate
 
 
-class KernelOperator:
+class KernelProducts:
+    """M = J J^T / N as products alone; vectors have length D = N * C, sample-major.
+
+    Args: as ``tangent_kernel``; ``batch``: how many samples are differentiated at once.
+    Attributes: ``outputs``: f(X); ``dimension``: D.
+    Cost: ``product`` takes one forward and two backward passes over the batch.
+    Errors: as ``tangent_kernel``; ``RuntimeError`` if torch has no correct derivative of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        batch: int = 1000,
+        call: str = "KernelProducts",
+    ) -> None:
+        whole_number(call, "batch", batch, 1)
+        with exact_derivatives():
+            prepared = prepare(call, model, inputs, dtype, device)
+            self.network, self.inputs, self.outputs = prepared.network, prepared.inputs, prepared.outputs.detach()
+            self.batch, self.dimension, self.dtype = min(int(batch), len(self.inputs)), self.outputs.numel(), dtype
+            self._check_batches(call)
+            self._prepare(call)
+
+    def _prepare(self, call: str) -> None:
+        """Choose how J v is formed: forward mode if it agrees with the backward pass, else the latter's transpose."""
+        network, few = self.network, self.inputs[: min(self.batch, FEW)]
+        v = random_like(self.outputs[: len(few)])
+        x = {name: random_like(p) for name, p in network.parameters.items()}
+        problem = "its forward derivatives disagree with its backward passes"
+        for chosen in (push, push_back_and_forth):
+            try:
+                gradient, output = pullback(network, few, v, len(few)), chosen(network, few, x)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                problem = str(error).splitlines()[0]
+                continue
+            scale = v.norm() * output.norm()
+            if bool(((v * output).sum() - inner(gradient, x)).abs() <= TOLERANCE[v.dtype] * scale):
+                self._push = chosen
+                return
+        raise RuntimeError(f"{call}(model, ...): torch cannot differentiate it here: {problem}")
+
+    def product(self, v: Vector) -> Vector:
+        """M v, (D,)."""
+        return self.push(self.pull(v)) / len(self.inputs)
+
+    def pull(self, v: Vector) -> Parameters:
+        """J^T v, by the network's names of parameters."""
+        with exact_derivatives():
+            return pullback(self.network, self.inputs, v.view_as(self.outputs), self.batch)
+
+    def push(self, vector: Parameters) -> Vector:
+        """J vector, (D,)."""
+        with exact_derivatives():
+            parts = [self._push(self.network, few, vector) for few in self.inputs.split(self.batch)]
+        return torch.cat(parts).reshape(-1)
+
+    def as_linear_operator(self) -> LinearOperator:
+        """M for ``scipy.sparse.linalg``."""
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return self.product(torch.from_numpy(v.reshape(-1)).to(self.outputs)).cpu().numpy()
+
+        dtype = self.outputs.cpu().numpy().dtype
+        return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)
+
+    def _check_batches(self, call: str) -> None:
+        with torch.no_grad():
+            parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
+        same_outputs(call, (torch.cat(parts) - self.outputs).abs().max(), self.outputs)
+
+
+class KernelOperator(KernelProducts):
     """M = J J^T / N and M' along gradient flow of |f - y|^2 / (2N), as products; vectors have length D = N * C.
 
     Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
@@ -105,46 +187,26 @@ class KernelOperator:
         batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
-        whole_number(call, "batch", batch, 1)
-        with exact_derivatives():
-            prepared = prepare(call, model, inputs, dtype, device)
-            check_targets(call, targets, tuple(prepared.outputs.shape))
-            self.network, self.inputs, self._outputs = prepared.network, prepared.inputs, prepared.outputs.detach()
-            self.batch = min(int(batch), len(self.inputs))
-            self._check_batches(call)
-            error = self._outputs - targets.detach().to(self._outputs)
-            gradient = pullback(self.network, self.inputs, error, self.batch)
-            self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
-            self._by, self._push, self._push_and_rate = self._choose(call)
-        self.error = error.reshape(-1)
-        self.dimension, self.dtype = self.error.shape[0], self.error.dtype
+        self._targets = targets
+        super().__init__(model, inputs, dtype=dtype, device=device, batch=batch, call=call)
 
-    def product(self, v: Vector) -> Vector:
-        """M v, (D,)."""
-        network, samples = self.network, len(self.inputs)
-        with exact_derivatives():
-            gradient = pullback(network, self.inputs, v.view_as(self._outputs), self.batch)
-            parts = [self._push(network, few, gradient) for few in self.inputs.split(self.batch)]
-        return torch.cat(parts).reshape(-1) / samples
+    def _prepare(self, call: str) -> None:
+        check_targets(call, self._targets, tuple(self.outputs.shape))
+        error = self.outputs - self._targets.detach().to(self.outputs)
+        gradient = pullback(self.network, self.inputs, error, self.batch)
+        self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
+        self._by, self._push, self._push_and_rate = self._choose(call)
+        self.error = error.reshape(-1)
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
         """M v, and M' v + M ``rate``, (D,) each."""
         with exact_derivatives():
-            gradient, change = self._pull(v.view_as(self._outputs), rate.view_as(self._outputs))
+            gradient, change = self._pull(v.view_as(self.outputs), rate.view_as(self.outputs))
             parts = [
                 self._push_and_rate(self.network, few, gradient, self.direction, change)
                 for few in self.inputs.split(self.batch)
             ]
         return tuple(torch.cat(part).reshape(-1) / len(self.inputs) for part in zip(*parts, strict=True))
-
-    def as_linear_operator(self) -> LinearOperator:
-        """M for ``scipy.sparse.linalg``."""
-
-        def product(v: np.ndarray) -> np.ndarray:
-            return self.product(torch.from_numpy(v.reshape(-1)).to(self.error)).cpu().numpy()
-
-        dtype = self.error.cpu().numpy().dtype
-        return LinearOperator((self.dimension, self.dimension), matvec=product, rmatvec=product, dtype=dtype)
 
     def _pull(self, v: Tensor, rate: Tensor) -> tuple[Parameters, Parameters]:
         """J^T v and its derivative."""
@@ -154,15 +216,10 @@ class KernelOperator:
             totals = tuple(_sum(*pair) for pair in zip(totals, found, strict=True)) if totals else found
         return totals
 
-    def _check_batches(self, call: str) -> None:
-        with torch.no_grad():
-            parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
-        same_outputs(call, (torch.cat(parts) - self._outputs).abs().max(), self._outputs)
-
     def _choose(self, call: str) -> tuple[str, Callable, Callable]:
         """Forward mode if it agrees with the backward pass on some samples, else the transpose of backward passes."""
         network, few = self.network, self.inputs[: min(self.batch, FEW)]
-        v = random_like(self._outputs[: len(few)])
+        v = random_like(self.outputs[: len(few)])
         change = network.parameters
         x = {name: random_like(p) for name, p in change.items()}
         problem = "its second derivatives disagree with its first ones"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from grsd.jacobian import (
     trace_forward,
     trace_with_graph,
 )
+from grsd.jacobian.directions import along_parameters
 from grsd.jacobian.prepare import COUPLED_GRADIENT, prepare
 from grsd.jacobian.size import evaluated_at_once, rows_are_cheap
 from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
@@ -93,6 +94,7 @@ class KernelComputation:
         memory_limit: str | int | None,
         *,
         rate: bool = False,
+        direction: Mapping[str, Tensor] | None = None,
         per_parameter: bool = False,
         refuse: bool = True,
     ) -> None:
@@ -107,16 +109,17 @@ class KernelComputation:
         self.network, self.inputs, self.trace = prepared.network, prepared.inputs, prepared.trace
         self.samples, self.classes, self.small = prepared.samples, prepared.classes, prepared.small
         self.outputs = prepared.outputs.detach()
-        if rate and refuse:
+        if rate and refuse and direction is None:
             check_targets(call, targets, tuple(self.outputs.shape))
+        given = None if direction is None else along_parameters(call, self.network, direction)
         error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
         with in_one_line(call, partial(_not_differentiated, call)):
             self.limit = free_memory(self.inputs.device) if limit is None else limit
             self.batch, self.checking = (self.samples, 0) if self.small else self._self_check_batch()
             probe = random_like(self.outputs)
             self.expected = Expected.of(probe, self._pull(probe))
-            self.along = None
-            if rate:
+            self.along = given
+            if rate and given is None:
                 gradient = self._pull(error)
                 self.along = {name: g / -self.samples for name, g in gradient.items()}
             self._first_strategy()

@@ -8,6 +8,8 @@ end. Definitions: arXiv 2512.18209 as restated in README.md; the routes are this
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -58,27 +60,34 @@ def tangent_kernel(
 def tangent_kernel_and_rate(
     model: nn.Module,
     inputs: Tensor,
-    targets: Tensor,
+    targets: Tensor | None = None,
     *,
+    direction: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
     tf32: bool = False,
 ) -> tuple[Square, Square]:
-    """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N).
+    """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N), or along any direction.
 
-    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, by backward passes through
-    forward mode, or through backward passes if torch has no forward mode.
+    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, or in the one given, by backward
+    passes through forward mode, or through backward passes if torch has no forward mode.
 
-    Args: as ``tangent_kernel``; ``targets``: floating point, of exactly the output's shape.
+    Args: as ``tangent_kernel``; one of ``targets``, floating point, of exactly the output's shape, and ``direction``,
+    theta' by the names of ``model.named_parameters()``: the step of any optimizer over its duration, or what
+    ``grsd.force_and_rate`` gives for any loss. Parameters that it leaves out stand still.
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
     Errors: as ``tangent_kernel``; ``RuntimeError`` if v^T M' v disagrees with a difference of J^T v along the flow:
     the model detaches something that depends on its parameters, so that M' by torch's derivatives is not dM/dt.
     """
-    flag("tangent_kernel_and_rate", "tf32", tf32)
+    call = "tangent_kernel_and_rate"
+    flag(call, "tf32", tf32)
+    if (targets is None) == (direction is None):
+        what = "neither" if direction is None else "both"
+        raise TypeError(f"{call}(targets, direction=...): expected one of them, got {what}")
     with exact_derivatives(tf32):
         computation = KernelComputation(
-            "tangent_kernel_and_rate", model, inputs, targets, dtype, device, memory_limit, rate=True
+            call, model, inputs, targets, dtype, device, memory_limit, rate=True, direction=direction
         )
         kernel, kernel_rate = computation.total()
     return kernel, kernel_rate

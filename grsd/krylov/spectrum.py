@@ -103,7 +103,8 @@ class KrylovSpectrum:
         kept = data[[*names, *JUDGED]]
         rivals = self._rivals(max(low, shells.span[0]), shells.smoothing)
         several = [[_of(rule, floor, shells) for rule in rules] for rules in rivals]
-        share = self._hidden(ritz, shells, data)
+        shares = dict(zip((SHELL, BOUNDARY), hidden_shares(taken, ritz, shells, data.boundary.values), strict=True))
+        share = {name: part for names, part in shares.items() for name in names}
         for name in names:
             stated = share[name] * np.abs(data[name]) + self._rounding(ritz, shells, data, name)
             for others in several:
@@ -130,26 +131,6 @@ class KrylovSpectrum:
         fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         before = [best(taken.first(k), self.floor) for k in fewer]
         return [alternatives(taken, self.floor, low - EXTRAPOLATION_SMOOTHINGS * smoothing, smoothing), before]
-
-    def _hidden(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset) -> dict[str, np.ndarray]:
-        """The share of each value that comes from isolated Ritz values with large residuals.
-
-        The spectral measure of a Ritz vector has mean theta and, exactly, the standard deviation r = |beta_m S_mi|.
-        """
-        theta, r = ritz.eigenvalues, (self.tridiagonal.beta * ritz.eigenvectors[-1]).abs()
-        far = theta.new_full((1,), math.inf)
-        gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
-        spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
-        spread = torch.where(r < ISOLATED * gap, spread, torch.zeros_like(spread))
-        at = torch.tensor(data.boundary.values, dtype=theta.dtype, device=theta.device)
-        weight = ritz.eigenvectors[0].square()
-        (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
-        _, bell = shells.cumulative(theta, at, ritz.floor)
-        share = {
-            names: ((part * weight) @ spread / (part @ weight).clamp_min(1e-300)).numpy()
-            for names, part in ((SHELL, window), (BOUNDARY, bell))
-        }
-        return {name: part for names, part in share.items() for name in names}
 
     def _rounding(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str) -> xr.DataArray:
         """Rounding errors of eigenvectors, eps sqrt(D) |e|, and of eigenvalues, the floor's share of one smoothing."""
@@ -196,6 +177,27 @@ class KrylovSpectrum:
                 long_name=text, flag_masks=np.array(list(FLAGS.values()), dtype=np.int8), flag_meanings=" ".join(FLAGS)
             )
         return data.assign(counts.data_vars)
+
+
+def hidden_shares(
+    taken: Tridiagonal, ritz: Spectrum, shells: LogShells, boundaries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of each shell, and of each boundary, that isolated Ritz values with large residuals carry.
+
+    ``ritz``: the spectrum of Gauss's rule of the steps ``taken``. The spectral measure of a Ritz vector has mean theta
+    and, exactly, the standard deviation r = |beta_m S_mi|.
+    """
+    theta, r = ritz.eigenvalues, (taken.beta * ritz.eigenvectors[-1]).abs()
+    far = theta.new_full((1,), math.inf)
+    gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
+    spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
+    spread = torch.where(r < ISOLATED * gap, spread, torch.zeros_like(spread))
+    at = torch.tensor(boundaries, dtype=theta.dtype, device=theta.device)
+    weight = ritz.eigenvectors[0].square()
+    (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
+    _, bell = shells.cumulative(theta, at, ritz.floor)
+    found = [(part * weight) @ spread / (part @ weight).clamp_min(1e-300) for part in (window, bell)]
+    return found[0].numpy(), found[1].numpy()
 
 
 def _of(

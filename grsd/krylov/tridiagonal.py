@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.jacobian.operators import Operator, Vector
+from grsd.jacobian.operators import Operator, Products, Vector
 from grsd.support.arguments import tensor
 from grsd.support.values import flag, instance, said, whole_number
 
@@ -24,7 +24,8 @@ class Tridiagonal:
     """T (m, m) in the Krylov basis of a vector, its ``rate`` T' or None; float64, on the CPU.
 
     ``norm``: of that vector. ``beta``: beta_m, the norm of the part of M v_m outside the basis; 0 if the basis is
-    invariant. ``beta_rate``: its rate, or 0 without a rate.
+    invariant. ``beta_rate``: its rate, or 0 without a rate. ``basis``: the orthonormal rows v_1 to v_{m+1}, to v_m if
+    the basis is invariant or m = D; None unless asked for.
     """
 
     matrix: Float[Tensor, "m m"]
@@ -32,27 +33,34 @@ class Tridiagonal:
     norm: float
     beta: float
     beta_rate: float
+    basis: Float[Tensor, "k D"] | None = None
 
     def __repr__(self) -> str:
         rate = "without" if self.rate is None else "with"
         return f"Tridiagonal(m={len(self.matrix)}, norm={self.norm:.3g}, beta={self.beta:.3g}, {rate} rate)"
 
     def first(self, steps: int) -> Tridiagonal:
-        """The result after the first ``steps`` < m steps."""
+        """The result after the first ``steps`` < m steps, without the basis."""
         here, beside = (slice(steps), slice(steps)), (steps - 1, steps)
         rate, beta_rate = (None, 0.0) if self.rate is None else (self.rate[here], float(self.rate[beside]))
         return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), beta_rate)
 
 
-def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True) -> Tridiagonal:
+def lanczos(
+    operator: Products, start: Vector, steps: int, *, rate: bool = True, keep_basis: bool = False
+) -> Tridiagonal:
     """Take ``steps`` steps from ``start`` != 0, or fewer if the Krylov space ends earlier.
 
+    ``operator``: an ``Operator``; without ``rate`` ``Products`` are enough. ``keep_basis``: return the basis too.
     Memory: D m numbers, twice as many with ``rate``. Cost: one ``product`` (with ``rate`` one ``product_and_rate``) per
     step, and 4 D m^2 operations, 12 D m^2 with the rate.
 
     Errors: ``TypeError`` or ``ValueError`` for what is no operator, no vector of its dimension, or zero.
     """
-    instance("lanczos", "operator", operator, Operator, "an operator such as grsd.krylov.KernelOperator")
+    flag("lanczos", "rate", rate)
+    flag("lanczos", "keep_basis", keep_basis)
+    wanted = "an operator such as grsd.krylov.KernelOperator"
+    instance("lanczos", "operator", operator, Operator if rate else Products, wanted)
     start = tensor("lanczos", "start", start).detach()
     if start.shape != (operator.dimension,) or not bool(start.any()):
         wanted = f"a vector of shape ({operator.dimension},) that is not zero"
@@ -60,10 +68,9 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
     if (own := getattr(operator, "dtype", start.dtype)) != start.dtype:
         raise TypeError(f"lanczos(start=...): expected the operator's {own}, got {start.dtype}")
     whole_number("lanczos", "steps", steps, 1)
-    flag("lanczos", "rate", rate)
     size, norm = operator.dimension, start.norm()
     steps, eps = min(steps, size), torch.finfo(start.dtype).eps
-    basis = start.new_zeros(steps, size)
+    basis = start.new_zeros(steps + keep_basis, size)
     moved = start.new_zeros(steps, size) if rate else None
     alpha, beta, alpha_rate, beta_rate = torch.zeros(4, steps, dtype=torch.float64, device="cpu")
     basis[0] = start / norm
@@ -89,13 +96,14 @@ def lanczos(operator: Operator, start: Vector, steps: int, *, rate: bool = True)
         u, beta[j] = w / length, length.cpu()
         if moved is not None:
             beta_rate[j] = (u @ dw).cpu()
-        if j + 1 < steps:
+        if j + 1 < len(basis):
             basis[j + 1] = u
-            if moved is not None:
-                moved[j + 1] = (dw - (u @ dw) * u) / length
+        if j + 1 < steps and moved is not None:
+            moved[j + 1] = (dw - (u @ dw) * u) / length
     matrix = _symmetric(alpha[:steps], beta[: steps - 1])
     change = None if moved is None else _symmetric(alpha_rate[:steps], beta_rate[: steps - 1])
-    return Tridiagonal(matrix, change, float(norm), float(beta[steps - 1]), float(beta_rate[steps - 1]))
+    kept = basis[: steps + bool(beta[steps - 1] > 0)] if keep_basis else None
+    return Tridiagonal(matrix, change, float(norm), float(beta[steps - 1]), float(beta_rate[steps - 1]), kept)
 
 
 def _symmetric(diagonal: Tensor, beside: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,7 @@ SHELL, PAIR, BOUNDARY = ("shell",), ("shell", "shell_from"), ("boundary",)
 VARIABLES = {
     "energy": (SHELL, "error energy E_a", "energy"),
     "dissipation": (SHELL, "dissipation D_a", "energy/time"),
+    "relaxation": (SHELL, "change of energy by the change of e, <e, w_a e'>", "energy/time"),
     "modes": (SHELL, "effective number of modes", "1"),
     "density": (BOUNDARY, "energy per unit of log eigenvalue", "energy"),
     "local_modes": (BOUNDARY, "modes within about one smoothing of the boundary", "1"),
@@ -75,6 +76,7 @@ def energy_budget(
     error: Tensor,
     shells: LogShells,
     *,
+    error_rate: Tensor | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     r"""Compute the exact energy budget of the error over shells: dE_a/dt = sum_b T_ab - D_a.
@@ -82,13 +84,17 @@ def energy_budget(
     Args:
         spectrum: from ``grsd.spectrum(kernel, rate)``; without a rate the budget has only energies, dissipation and
             counts. One from ``grsd.krylov_spectrum`` gives energies, dissipation and fluxes, each with its error.
-        error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum.
+        error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum; or the force dl/df.
+        error_rate: e', of the same form, if it is another than -M e: along any direction and for any loss, with the
+            spectrum's rate along the same direction (``grsd.force_and_rate``). The budget then has ``relaxation``.
         shells: their width and smoothing; ``energy_budgets`` takes several.
         parameters: values to write into the attributes besides versions and settings (seed, depth, time, ...).
 
     Returns: a dataset with
 
         * ``energy(shell)`` E_a = 1/2 sum_u w_a g_u^2 and ``dissipation(shell)`` D_a = <e, M w_a e>;
+        * with ``error_rate``, ``relaxation(shell)`` <e, w_a e'>: then dE_a/dt = relaxation_a + sum_b T_ab, of which
+          -D_a is the case e' = -M e;
         * ``coupling(shell, shell_from)`` T_ab: energy that ``shell`` gains from ``shell_from`` per time, antisymmetric;
           ``scale_coupling``: the same for M' = M, which ``remove_scale`` uses;
         * ``flux(boundary)`` F: energy that crosses s upward per time, the sum of T_ab over a >= c > b, and its parts
@@ -110,7 +116,7 @@ def energy_budget(
     of the dtype.
     """
     instance("energy_budget", "shells", shells, LogShells, "LogShells")
-    (budget,) = energy_budgets(spectrum, error, [shells], parameters=parameters)
+    (budget,) = energy_budgets(spectrum, error, [shells], error_rate=error_rate, parameters=parameters)
     return budget
 
 
@@ -119,6 +125,7 @@ def energy_budgets(
     error: Tensor,
     shells: Sequence[LogShells],
     *,
+    error_rate: Tensor | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> tuple[xr.Dataset, ...]:
     """``energy_budget`` for each of several ``LogShells``, which share the decomposition and all D x D work."""
@@ -126,10 +133,19 @@ def energy_budgets(
         raise TypeError(f"energy_budgets(shells=...): expected a sequence of LogShells, got {said(shells)}")
     described("energy_budget", parameters)
     error = _check_error(spectrum, error)
+    if error_rate is not None:
+        error_rate = _check_error(spectrum, error_rate, "error_rate")
     if not isinstance(spectrum, Spectrum):
+        if error_rate is not None:
+            raise ValueError(
+                "energy_budget(error_rate=...): expected a spectrum from grsd.spectrum; Krylov's route knows e' = -M e "
+                "alone"
+            )
         return tuple(spectrum.budget(error, item, parameters) for item in shells)
     unit = _unit(error)
     modes = _modes(spectrum, error / unit, NEAR * min(item.smoothing for item in shells))
+    if error_rate is not None:
+        modes = replace(modes, g_rate=spectrum.eigenvectors.T @ (error_rate / unit))
     return tuple(_budget(spectrum, modes, unit, item, parameters) for item in shells)
 
 
@@ -146,7 +162,8 @@ class _Modes:
 
     ``far_pairs``: M'_uv g_u g_v / (lambda_u - lambda_v), zero for near pairs. For near pairs u <= v: ``middle`` and
     ``half``, the mean and half the difference of their log eigenvalues, and ``weight``, the sum of 1/2 M'_uv g_u g_v
-    over both orders. ``strength``: M'_uv^2 / (lambda_u lambda_v). ``drift``: M'_uu / lambda_u.
+    over both orders. ``strength``: M'_uv^2 / (lambda_u lambda_v). ``drift``: M'_uu / lambda_u. ``g_rate``: e' in the
+    eigenbasis, if it was given.
     """
 
     g: Tensor
@@ -157,25 +174,26 @@ class _Modes:
     weight: Tensor | None = None
     strength: Tensor | None = None
     drift: Tensor | None = None
+    g_rate: Tensor | None = None
 
 
-def _check_error(spectrum: Spectrum | Approximate, error: Tensor) -> Tensor:
+def _check_error(spectrum: Spectrum | Approximate, error: Tensor, name: str = "error") -> Tensor:
     if not isinstance(spectrum, (Spectrum, Approximate)):
         raise TypeError(
             "energy_budget(spectrum=...): expected what grsd.spectrum or grsd.krylov_spectrum gave, got "
             f"{type(spectrum).__name__}"
         )
-    tensor("energy_budget", "error", error)
+    tensor("energy_budget", name, error)
     if error.ndim not in {1, 2} or error.numel() != spectrum.dimension:
         raise ValueError(
-            f"energy_budget(error=...): expected shape (N, C) or (D,) with D = {spectrum.dimension}, as the spectrum, "
+            f"energy_budget({name}=...): expected shape (N, C) or (D,) with D = {spectrum.dimension}, as the spectrum, "
             f"got {tuple(error.shape)}"
         )
     same = spectrum.eigenvalues
     if error.dtype != same.dtype or error.device != same.device:
         raise ValueError(
-            f"energy_budget(error=...): expected {same.dtype} on {same.device}, as the spectrum, got {error.dtype} on "
-            f"{error.device}; use error.to(spectrum.eigenvalues)"
+            f"energy_budget({name}=...): expected {same.dtype} on {same.device}, as the spectrum, got {error.dtype} on "
+            f"{error.device}; use {name}.to(spectrum.eigenvalues)"
         )
     return error.detach().reshape(-1)
 
@@ -308,6 +326,8 @@ def _budget(
         "local_modes": bell.sum(1) * (shells.smoothing * math.sqrt(2 * math.pi)),
         "effective_modes": _ratio(carried.sum(1).square(), carried.square().sum(1)),
     }
+    if modes.g_rate is not None:
+        found["relaxation"] = w @ (modes.g * modes.g_rate)
     if spectrum.rate is not None:
         found |= _exchange(spectrum, modes, shells, at, w, bell)
     data = xr.Dataset()

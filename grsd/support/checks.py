@@ -178,8 +178,8 @@ def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
     if not targets.is_floating_point():
         raise TypeError(
             f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
-            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double(): the loss is the "
-            "mean squared error, cross-entropy is out of scope"
+            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double() here, where the "
+            "loss is the mean squared error; grsd.checkpoint_budget and grsd.force_and_rate take any loss"
         )
     if tuple(targets.shape) != shape:
         raise ValueError(

@@ -2,14 +2,17 @@
 
 from grsd.training.budget import checkpoint_budget, checkpoint_history
 from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.instantaneous import ForceAndRate, force_and_rate
 from grsd.training.recorder import Recorder
 
 __all__ = [
+    "ForceAndRate",
     "Loss",
     "Recorder",
     "check_loss",
     "checkpoint_budget",
     "checkpoint_history",
     "fitting_targets",
+    "force_and_rate",
     "loss_and_force",
 ]

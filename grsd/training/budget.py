@@ -36,10 +36,13 @@ def checkpoint_budget(
     shells: LogShells,
     *,
     loss: Loss = "mse",
-    method: str = "dense",
+    method: str = "auto",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
+    steps: int = 80,
+    tolerance: float = 0.1,
+    batch: int = 1000,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Compute the exact energy budget between two states of any training: E_after - E_before = R_a + sum_b T_ab.
@@ -52,8 +55,10 @@ def checkpoint_budget(
         loss: sets e, the force dl/df of each sample's loss. ``"mse"``: l = |f - y|^2 / 2, e the residual;
             ``"cross-entropy"``: e = softmax minus one-hot; or a function of (outputs, targets) that returns the losses
             (N,), whose force comes by autograd.
-        method: ``"dense"``, by the whole kernels.
+        method: ``"dense"``, by the whole kernels; ``"krylov"``, by products with them; ``"auto"``: dense if the kernels
+            fit into ``memory_limit``.
         dtype, device, memory_limit: as for ``tangent_kernel``.
+        steps, tolerance, batch: of the Krylov route, as for ``krylov_spectrum``.
         parameters: values to write into the attributes besides versions and settings.
 
     Returns: a dataset with
@@ -74,8 +79,14 @@ def checkpoint_budget(
         * ``loss_before``, ``loss_after``; ``loss_dissipation_before``, ``loss_dissipation_after`` over ``shell``:
           <e, w_a M e> / N, whose sum is -dL/dt under gradient flow; ``spectral_position_before``,
           ``spectral_position_after``: <e, M e> / (<e, e> tr M), NaN if e = 0;
+        * ``growth_rayleigh``, ``growth_rayleigh_order``, ``laziness_rayleigh``: the same with another growth, which
+          needs no eigenvalues: ``log_growth_rayleigh``, the change of the log of <e, M e>, summed over both forces e;
         * ``modes_before``, ``modes_after``; ``mask(shell)``, zero where the numbers are meaningful, as in
           ``energy_budget`` but for both states together.
+
+    The Krylov route gives ``NAME_error``, a stated error, beside each value over shells or boundaries, and lacks what
+    needs eigenvectors or every mode: ``growth``, ``crossing``, ``rotation``, ``laziness``, ``spectral_position`` and
+    ``modes``. Its mask says which shells have converged, as in ``krylov_spectrum``.
 
     That the budget closes proves its algebra alone: it also closes between two unrelated networks. Transport does not
     add over steps: the sum of the budgets of many small steps is not the budget of the large one, each is exact for its
@@ -83,11 +94,14 @@ def checkpoint_budget(
     states approach along gradient flow, T divided by the time between them tends to the coupling of ``energy_budget``
     at the midpoint.
 
-    Cost: one kernel and one eigendecomposition per state, one product of (D, D) matrices per pair.
+    Cost: one kernel and one eigendecomposition per state, one product of (D, D) matrices per pair. Krylov: ``steps``
+    products with M four times per pair, three times along a history, and 3 D ``steps`` numbers.
     Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any kernel is computed: outputs of
     different shapes, targets that do not fit the loss, NaN, active dropout, samples that depend on each other.
     """
-    reading = Reading("checkpoint_budget", inputs, targets, shells, loss, method, dtype, device, memory_limit)
+    reading = Reading(
+        "checkpoint_budget", inputs, targets, shells, loss, method, dtype, device, memory_limit, steps, tolerance, batch
+    )
     described(reading.call, parameters)
     return _budgets(reading, {"before": before, "after": after}, parameters).isel(step=0, drop=True)
 
@@ -99,10 +113,13 @@ def checkpoint_history(
     shells: LogShells,
     *,
     loss: Loss = "mse",
-    method: str = "dense",
+    method: str = "auto",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
+    steps: int = 80,
+    tolerance: float = 0.1,
+    batch: int = 1000,
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """``checkpoint_budget`` between each two neighbours of a sequence of states, along ``step``; each kernel once.
@@ -111,7 +128,20 @@ def checkpoint_history(
     ``models[k + 1]``. All steps share their shells: without a span these cover all spectra, so that the
     decompositions of all states are held at once; with a span only two are. Other arguments and errors as there.
     """
-    reading = Reading("checkpoint_history", inputs, targets, shells, loss, method, dtype, device, memory_limit)
+    reading = Reading(
+        "checkpoint_history",
+        inputs,
+        targets,
+        shells,
+        loss,
+        method,
+        dtype,
+        device,
+        memory_limit,
+        steps,
+        tolerance,
+        batch,
+    )
     described(reading.call, parameters)
     states = listed(reading.call, "models", models, "states, modules or (module, state_dict)", 2)
     return _budgets(reading, {f"models[{k}]": state for k, state in enumerate(states)}, parameters)
@@ -119,11 +149,12 @@ def checkpoint_history(
 
 def _budgets(reading: Reading, states: Mapping[str, State], parameters: Mapping[str, object] | None) -> xr.Dataset:
     """Return the budgets between neighbouring ``states`` over ``step``; all states are checked before any kernel."""
-    for name, state in states.items():
-        reading.force(name, state)
-    seen = (reading.dense(name, state) for name, state in states.items())
-    if reading.shells.span is None:
-        (shape,) = reading.first.values()
-        fits_memory(reading.call, "shells", len(states) * shape.numel() ** 2)
+    forces = [reading.force(name, state).force for name, state in states.items()]
+    whole = reading.shells.span is None
+    reading.decide(forces[0], len(states) - 1 if whole else 1)
+    seen = (reading.look(name, state) for name, state in states.items())
+    if whole:
+        if reading.route == "dense":
+            fits_memory(reading.call, "shells", len(states) * reading.dimension**2)
         seen = list(seen)
     return budgets_between(reading, seen, parameters)

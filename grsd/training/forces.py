@@ -101,6 +101,32 @@ def loss_and_force(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targe
     return float(losses.mean()), force
 
 
+def force_along(
+    call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor, moved: Float[Tensor, "N ..."]
+) -> Float[Tensor, "N ..."]:
+    """Return H ``moved``, the rate of the force while the outputs change by ``moved``; arguments as checked above.
+
+    Errors: ``RuntimeError`` in one line if torch cannot differentiate a loss twice.
+    """
+    if loss == "mse":
+        return moved
+    if loss == "cross-entropy":
+        share = outputs.softmax(1)
+        return share * (moved - (share * moved).sum(1, keepdim=True))
+
+    def failed(error: Exception) -> str:
+        text = (str(error).strip() or "no message").splitlines()[0]
+        return f"(loss=...): the loss cannot be differentiated twice ({type(error).__name__}: {text})"
+
+    with torch.enable_grad(), in_one_line(call, failed):
+        own = outputs.detach().clone().requires_grad_(True)
+        (force,) = torch.autograd.grad(loss(own, targets.clone()).sum(), own, create_graph=True)
+        if not force.requires_grad:  # the loss is linear in the outputs
+            return torch.zeros_like(moved)
+        (rate,) = torch.autograd.grad(force, own, moved, allow_unused=True)
+    return torch.zeros_like(moved) if rate is None else rate.detach()
+
+
 def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     samples = len(outputs)
 

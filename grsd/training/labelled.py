@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from grsd.krylov.spectrum import FLAGS
 from grsd.shells.windows import LEAST_MODES, LEAST_SHARE, MASK_FLAGS, shell_coords
 from grsd.support.provenance import provenance
 from grsd.training.dense import LEGS
@@ -65,13 +66,10 @@ def labelled(
                 f"{reading.call}(inputs, targets): the {text} leaves the range of {values.dtype}; choose other units"
             )
         data[name] = (("step", *dims), values, {"long_name": text, "units": units})
-    flags = xr.concat([step["mask"] for step in steps], "step")
-    text = f"0: kept; below_floor: reaches under a precision floor; few_modes: fewer than {LEAST_MODES:g} in both "
-    data["mask"] = flags.assign_attrs(
-        long_name=text + f"states; no_energy: energy at most {LEAST_SHARE:g} of all in both states",
-        flag_masks=np.array(list(MASK_FLAGS.values()), dtype=np.int8),
-        flag_meanings=" ".join(MASK_FLAGS),
-    )
+        if f"{name}_error" in steps[0]:
+            stated = np.stack([step[f"{name}_error"] for step in steps])
+            data[f"{name}_error"] = (("step", *dims), stated, {"long_name": f"stated error of {name}", "units": units})
+    data["mask"] = _mask(reading, steps)
     width = reading.shells.width
     boundary = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
     coords = shell_coords(indices, width) | {
@@ -79,13 +77,27 @@ def labelled(
         "part": ("part", list(PARTS)),
         "step": ("step", np.arange(len(steps)), {"long_name": "step, from state k to state k + 1"}),
     }
-    (shape,) = reading.first.values()
     settings = {
         "shell_width": width,
         "smoothing": reading.shells.smoothing,
         "loss": check_loss(reading.call, reading.loss),
-        "method": reading.method,
+        "method": reading.route,
         "samples": len(reading.inputs),
-        "dimension": shape.numel(),
+        "dimension": reading.dimension,
     }
+    if reading.route == "krylov":
+        settings |= {"steps": reading.steps, "tolerance": reading.tolerance}
     return data.assign_coords(coords).assign_attrs(provenance(parameters) | settings)
+
+
+def _mask(reading: Reading, steps: Sequence[Mapping]) -> xr.DataArray:
+    text = "0: kept; below_floor: reaches under a precision floor; "
+    if reading.route == "dense":
+        flags, text = MASK_FLAGS, text + f"few_modes: fewer than {LEAST_MODES:g} in both states; "
+    else:
+        flags, text = FLAGS, text + f"not_converged: stated error above {reading.tolerance:g} of the larger energy; "
+    return xr.concat([step["mask"] for step in steps], "step").assign_attrs(
+        long_name=text + f"no_energy: energy at most {LEAST_SHARE:g} of all in both states",
+        flag_masks=np.array(list(flags.values()), dtype=np.int8),
+        flag_meanings=" ".join(flags),
+    )

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grsd.decomposition import spectrum
 from grsd.jacobian import exact_derivatives
+from grsd.jacobian.operators import KernelProducts
 from grsd.jacobian.prepare import prepare
 from grsd.kernel.computation import KernelComputation
+from grsd.kernel.plan import free_memory
 from grsd.shells.windows import LogShells
 from grsd.support.checks import floating_dtype, memory_bytes
-from grsd.support.values import choice, instance
+from grsd.support.values import choice, instance, positive, whole_number
 from grsd.training.dense import DenseState
 from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.krylov import KrylovState
 from grsd.training.states import State, module_of
 
-METHODS = ("auto", "dense")
+METHODS = ("auto", "dense", "krylov")
 WORKING_MATRICES = 4  # beside the spectra that are held: a kernel, its eigenvectors, and twice that for the solver
+LEAST_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,13 @@ class Force:
     force: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reading:
-    """How the states of one call are read; refuses wrong settings at once."""
+    """How the states of one call are read; refuses wrong settings at once.
+
+    ``first``: the name of the first state that was read and the shape of its outputs. ``route``: "dense" or "krylov",
+    decided with the first state.
+    """
 
     call: str
     inputs: Tensor
@@ -45,7 +53,11 @@ class Reading:
     dtype: torch.dtype
     device: str | torch.device | None
     memory_limit: str | int | None
-    first: dict[str, torch.Size] = field(default_factory=dict, init=False)  # name of the first state, its outputs
+    steps: int = 80
+    tolerance: float = 0.1
+    batch: int = 1000
+    first: tuple[str, torch.Size] | None = None
+    route: str | None = None
 
     def __post_init__(self) -> None:
         instance(self.call, "shells", self.shells, LogShells, "LogShells")
@@ -54,6 +66,27 @@ class Reading:
         floating_dtype(self.call, self.dtype)
         if self.memory_limit is not None:
             memory_bytes(self.call, self.memory_limit)
+        whole_number(self.call, "steps", self.steps, LEAST_STEPS)
+        positive(self.call, "tolerance", self.tolerance)
+        whole_number(self.call, "batch", self.batch, 1)
+
+    @property
+    def dimension(self) -> int:
+        """D, known with the first state."""
+        return self.first[1].numel()
+
+    def decide(self, force: Tensor, held: int) -> None:
+        """Decide the route by whether ``held`` decomposed kernels and the work on one more fit into the memory."""
+        if self.method != "auto":
+            self.route = self.method
+            return
+        limit = free_memory(force.device) if self.memory_limit is None else memory_bytes(self.call, self.memory_limit)
+        needed = (held + WORKING_MATRICES) * len(force) ** 2 * force.element_size()
+        self.route = "dense" if needed <= limit else "krylov"
+
+    def look(self, name: str, state: State) -> DenseState | KrylovState:
+        """Read one state by the decided route; everything that ``force`` refuses is refused before any kernel."""
+        return self._dense(name, state) if self.route == "dense" else self._krylov(name, state)
 
     def force(self, name: str, state: State) -> Force:
         """Return loss and force of a state after all checks of the state and of the targets; no kernel is computed."""
@@ -62,8 +95,7 @@ class Reading:
             outputs = prepare(self.call, module, self.inputs, self.dtype, self.device).outputs.detach()
         return self._force(name, outputs)
 
-    def dense(self, name: str, state: State) -> DenseState:
-        """Return the state with its decomposed kernel; refuses what ``force`` refuses before it computes."""
+    def _dense(self, name: str, state: State) -> DenseState:
         with exact_derivatives(), self.naming(name):
             module, limits = module_of(self.call, name, state), (self.dtype, self.device, self.memory_limit)
             computation = KernelComputation(self.call, module, self.inputs, None, *limits)
@@ -72,17 +104,23 @@ class Reading:
             (kernel,) = computation.total()
             return DenseState(found.loss, found.force, spectrum(kernel))
 
+    def _krylov(self, name: str, state: State) -> KrylovState:
+        with self.naming(name):
+            module, options = module_of(self.call, name, state), {"dtype": self.dtype, "device": self.device}
+            products = KernelProducts(module, self.inputs, **options, batch=self.batch, call=self.call)
+        found = self._force(name, products.outputs)
+        return KrylovState.of(found.loss, found.force, products, self.steps, self.tolerance)
+
     def _force(self, name: str, outputs: Tensor) -> Force:
-        for first, shape in self.first.items():
-            if outputs.shape != shape:
-                raise ValueError(
-                    f"{self.call}({name}=...): expected outputs of shape {tuple(shape)}, as those of {first}, got "
-                    f"{tuple(outputs.shape)}; a budget compares states of one network"
-                )
+        if self.first is not None and outputs.shape != self.first[1]:
+            raise ValueError(
+                f"{self.call}({name}=...): expected outputs of shape {tuple(self.first[1])}, as those of "
+                f"{self.first[0]}, got {tuple(outputs.shape)}; a budget compares states of one network"
+            )
         targets = fitting_targets(self.call, self.loss, outputs, self.targets)
         loss, force = loss_and_force(self.call, self.loss, outputs, targets)
-        if not self.first:
-            self.first[name] = outputs.shape
+        if self.first is None:
+            self.first = name, outputs.shape
         return Force(loss, force.reshape(-1))
 
     @contextmanager

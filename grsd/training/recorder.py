@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
@@ -14,9 +15,12 @@ from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.training.dense import DenseState, dense_step
 from grsd.training.forces import Loss
+from grsd.training.krylov import KrylovState, krylov_step
 from grsd.training.labelled import labelled
 from grsd.training.reading import Reading
 from grsd.training.states import State
+
+Seen = DenseState | KrylovState
 
 
 class Recorder:
@@ -34,14 +38,19 @@ class Recorder:
         shells: LogShells,
         *,
         loss: Loss = "mse",
-        method: str = "dense",
+        method: str = "auto",
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
         memory_limit: str | int | None = None,
+        steps: int = 80,
+        tolerance: float = 0.1,
+        batch: int = 1000,
         call: str = "Recorder",
     ) -> None:
-        self.reading = Reading(call, inputs, targets, shells, loss, method, dtype, device, memory_limit)
-        self.latest: DenseState | None = None
+        self.reading = Reading(
+            call, inputs, targets, shells, loss, method, dtype, device, memory_limit, steps, tolerance, batch
+        )
+        self.latest: Seen | None = None
 
     def add(
         self, state: State, *, name: str = "state", parameters: Mapping[str, object] | None = None
@@ -52,7 +61,9 @@ class Recorder:
         next one is compared with the last that was read. The module is not changed. Errors: as ``checkpoint_budget``.
         """
         described(self.reading.call, parameters)
-        seen = self.reading.dense(name, state)
+        if self.reading.route is None:
+            self.reading.decide(self.reading.force(name, state).force, 1)
+        seen = self.reading.look(name, state)
         found = None
         if self.latest is not None:
             found = budgets_between(self.reading, [self.latest, seen], parameters).isel(step=0, drop=True)
@@ -60,15 +71,15 @@ class Recorder:
         return found
 
 
-def budgets_between(
-    reading: Reading, states: Iterable[DenseState], parameters: Mapping[str, object] | None
-) -> xr.Dataset:
+def budgets_between(reading: Reading, states: Iterable[Seen], parameters: Mapping[str, object] | None) -> xr.Dataset:
     """Return the budgets between neighbouring states along ``step``; without a span ``states`` is a list."""
     low = high = 0.0
     if reading.shells.span is None:
         ranges = [state.range() for state in states]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        if low == math.inf:
+            raise ValueError(f"{reading.call}(..., targets): the force is zero in all states; there is none to follow")
     indices = np.array(reading.shells.indices(low, high))
-    samples = len(reading.inputs)
-    steps = [dense_step(*pair, reading.shells, indices, samples) for pair in pairwise(states)]
+    samples, step = len(reading.inputs), dense_step if reading.route == "dense" else krylov_step
+    steps = [step(*pair, reading.shells, indices, samples) for pair in pairwise(states)]
     return labelled(reading, steps, indices, parameters)
