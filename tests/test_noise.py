@@ -16,6 +16,7 @@ from grsd.training.heating import expected_heating
 from grsd.training.noise import FIRST_ORDER, REST, next_state, step_budget, step_budgets
 
 SHELLS = LogShells(1.0, 0.2)
+SPAN = LogShells(1.0, 0.2, (-6.0, 2.0))
 SAMPLES = 6
 STEPS = {
     "sgd": lambda p, rate: torch.optim.SGD(p, rate),
@@ -63,9 +64,7 @@ class Case:
 
     def budgets(self, batches, shells=SHELLS):
         after = [self.state(list(chosen)) for chosen in batches]
-        return step_budgets(
-            self.model, self.state(), after, self.inputs, self.targets, shells, loss=self.loss
-        )
+        return step_budgets(self.model, self.state(), after, self.inputs, self.targets, shells, loss=self.loss)
 
 
 def batches(size):
@@ -76,8 +75,10 @@ def whole(budget):
     return sum(budget[name] for name in (*FIRST_ORDER, "rest"))
 
 
-@pytest.mark.parametrize("optimizer", STEPS)
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+PAIRS = [("mse", "momentum"), ("cross-entropy", "adam"), (squared_log_cosh, "nesterov"), ("cross-entropy", "sgd")]
+
+
+@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=str)
 def test_parts_add_up_and_agree_with_plain_formulas(loss, optimizer):
     case = Case(loss, optimizer)
     found = case.budgets([[0, 4]]).isel(draw=0)
@@ -126,8 +127,7 @@ def test_parts_add_up_and_agree_with_plain_formulas(loss, optimizer):
         assert np.allclose(found[name], plain.detach(), rtol=1e-9, atol=1e-13), name
 
 
-@pytest.mark.parametrize("optimizer", STEPS)
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=str)
 def test_the_rest_falls_fourfold_when_the_rate_is_halved(loss, optimizer):
     """And what is left of it without curvature and windows eightfold; heating and overshoot are of its order."""
     large, small = (case_at(loss, optimizer, rate) for rate in (4e-4, 2e-4))
@@ -141,18 +141,19 @@ def case_at(loss, optimizer, rate):
     case = Case(loss, optimizer, 0.05)
     for group in case.optimizer.param_groups:
         group["lr"] = rate
-    return case.budgets([[0, 4]], LogShells(1.0, 0.2, (-6.0, 2.0)))
+    return case.budgets([[0, 4]], SPAN)
 
 
-@pytest.mark.parametrize("optimizer", FACTORS)
-@pytest.mark.parametrize(("loss", "size"), [("mse", 1), ("cross-entropy", 2), (squared_log_cosh, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("loss", "size", "optimizer"),
+    [("mse", 1, "sgd"), ("cross-entropy", 2, "momentum"), (squared_log_cosh, 5, "nesterov"), ("mse", 5, "dampened")],
+    ids=str,
+)
 def test_the_mean_over_all_minibatches_is_the_expectation(loss, size, optimizer):
     """In every shell, those with little energy included; the fluctuation vanishes."""
     case = Case(loss, optimizer)
-    found = case.budgets(batches(size))
-    mean = case_mean(case, size, FACTORS[optimizer])
-    assert found.sizes["shell"] >= 4
-    heating = mean.heating.sel(shell=found.shell)
+    found = case.budgets(batches(size), SPAN)
+    heating = case_mean(case, size, FACTORS[optimizer]).heating
     assert 0 < float(heating.min()) < 0.01 * float(heating.max())
     assert np.allclose(found.heating.mean("draw"), heating, rtol=1e-10, atol=1e-16 * float(heating.max()))
     assert np.abs(found.fluctuation.mean("draw")).max() < 1e-12 * np.abs(found.fluctuation).max()
@@ -160,16 +161,17 @@ def test_the_mean_over_all_minibatches_is_the_expectation(loss, size, optimizer)
 
 def case_mean(case, size, factor, **options):
     rate = factor * case.optimizer.param_groups[0]["lr"]
-    data = case.inputs, case.targets, LogShells(1.0, 0.2, (-40.0, 3.0))
+    data = case.inputs, case.targets, SPAN
     return expected_heating(case.model, *data, batch=size, learning_rate=rate, loss=case.loss, **options)
 
 
 def test_with_replacement_every_draw_counts():
     case = Case("cross-entropy")
-    drawn = [list(chosen) for chosen in itertools.product(range(SAMPLES), repeat=2)]
-    found = case.budgets(drawn)
-    mean = case_mean(case, 2, 1.0, replacement=True).heating.sel(shell=found.shell)
-    assert np.allclose(found.heating.mean("draw"), mean, rtol=1e-10)
+    drawn = [[i, j] for i, j in itertools.product(range(SAMPLES), repeat=2) if i <= j]
+    weights = xr.DataArray([1.0 if i == j else 2.0 for i, j in drawn], dims="draw")
+    found = case.budgets(drawn, SPAN)
+    mean = case_mean(case, 2, 1.0, replacement=True).heating
+    assert np.allclose(found.heating.weighted(weights).mean("draw"), mean, rtol=1e-10)
 
 
 def test_all_samples_make_no_noise():
@@ -194,7 +196,7 @@ def test_a_linear_model_has_no_rest_and_shows_the_edge_of_stability():
     shown = found.isel(draw=0)
     shown = shown.where(shown["mask"] == 0, drop=True)
     ratio = -shown.overshoot / shown.descent
-    expected = [2.5 / top * float(values[np.abs(np.log(values) - float(s)).argmin()]) / 2 for s in shown.shell]
+    expected = [2.5 / top * float(values[(values.log() - float(s)).abs().argmin()]) / 2 for s in shown.shell]
     assert np.allclose(ratio, expected, rtol=1e-6)
     assert float(ratio.max()) == pytest.approx(1.25)
     assert float(ratio.min()) < 1
@@ -219,12 +221,12 @@ def test_any_rate_batch_and_momentum(seed):
     for chosen in ([0, 1], [2, 3]):
         case.objective(case.model, chosen).backward()
         case.optimizer.step()
-    found = case.budgets(batches(size))
+    found = case.budgets(batches(size), SPAN)
     scale = float(np.abs(found.energy_before).max() + np.abs(found.energy_after).max())
     assert np.allclose(whole(found), found.relaxation, rtol=0, atol=1e-13 * scale)
     change = found.energy_after - found.energy_before
     assert np.allclose(change, found.relaxation + found.transport, rtol=0, atol=1e-13 * scale)
-    heating = case_mean(case, size, 1.0).heating.sel(shell=found.shell)
+    heating = case_mean(case, size, 1.0).heating
     assert np.allclose(found.heating.mean("draw"), heating, rtol=1e-9, atol=1e-13 * float(heating.max()))
 
 
@@ -264,6 +266,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("line", REFUSED)
+@pytest.mark.usefixtures("as_users_run_it")
 def test_refusals_are_one_line(line):
     with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
         REFUSED[line](Case())

@@ -18,6 +18,7 @@ from grsd.studies import (
     renormalization,
     rigidity,
     shell_dynamics,
+    stochastic_training,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.support.folders import one_line
@@ -33,6 +34,7 @@ STUDIES = (
     renormalization,
     rigidity,
     power_law_scaling,
+    stochastic_training,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}

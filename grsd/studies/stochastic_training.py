@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -19,15 +19,14 @@ from grsd.networks.registry import architecture
 from grsd.runs import run
 from grsd.shells import LogShells
 from grsd.training import checkpoint_history
-from grsd.training.heating import expected_heating
-from grsd.training.noise import next_state, step_budgets
 
 SHELLS = LogShells(math.log(2))
 LEVELS = (-0.25, -0.75, -1.25, -1.75, -2.25, -2.75)
 LEGS = ("growth", "crossing", "rotation")
 BUDGET = ("energy_before", "energy_after", "relaxation", "transport", *LEGS, "laziness", "log_growth", "mask")
+LATE = (4, 5)  # the steps from e^-1.75 to e^-2.75
 MOST_STEPS = 40_000
-CHECKED = 240  # samples of training between two looks at the loss of all samples
+CHECKED = 30  # samples of training between two looks at the loss of all samples
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
@@ -48,10 +47,10 @@ class Training:
     """
 
     architecture: str = "residual"
-    width: int = 32
+    width: int = 48
     depth: int = 16
     data: str = "digits"
-    samples: int = 120
+    samples: int = 240
     data_seed: int = 0
     optimizer: str = "sgd"
     rate: float = 0.5
@@ -75,7 +74,6 @@ class Trainer:
     inputs: Tensor
     targets: Tensor
     generator: torch.Generator
-    top: float
 
     @classmethod
     def start(cls, training: Training) -> Trainer:
@@ -90,12 +88,7 @@ class Trainer:
         optimizer = OPTIMIZERS[training.optimizer](network.parameters(), training.rate * unit)
         targets = labels if outputs == 2 else data.targets
         generator = torch.Generator().manual_seed(training.seed)
-        return cls(training, network, optimizer, data.inputs, targets, generator, top)
-
-    @property
-    def rate(self) -> float:
-        """What the gradient is multiplied by in a step."""
-        return self.optimizer.param_groups[0]["lr"]
+        return cls(training, network, optimizer, data.inputs, targets, generator)
 
     def objective(self, network: nn.Module, chosen: Tensor | None = None) -> Tensor:
         """The mean loss of the chosen samples, or of all."""
@@ -121,7 +114,7 @@ class Trainer:
         """Train; stop at the start and at each level, and give (steps so far, loss)."""
         start, steps = self.loss(), 0
         yield steps, start
-        each = 1 if self.training.all_samples else max(1, CHECKED // self.training.batch // 8)
+        each = 1 if self.training.all_samples else max(1, CHECKED // self.training.batch)
         batches = self.batches()
         for level in self.training.levels:
             while not (now := self.loss()) <= start * math.exp(level):
@@ -162,3 +155,50 @@ def through(pairs: xr.DataArray) -> np.ndarray:
     """The flux through each boundary (..., boundary) of antisymmetric transport between pairs of shells."""
     net = pairs.sum("shell_from").values
     return net[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]
+
+
+def growth_share(found: xr.Dataset, steps: tuple[int, ...], tilt: float = 0.0) -> float:
+    """The share of the squared flux, over all boundaries of these steps, that growth of the whole kernel gives.
+
+    In each step the kernel grows by what fits the flux best. ``tilt``: a control, which puts growth times lambda^tilt
+    in the place of the flux.
+    """
+    flux, growth = (through(found[name].isel(step=list(steps))) for name in ("transport", "growth"))
+    if tilt:
+        flux = growth * np.exp(tilt * found.shell_upper.values[:-1])
+    along = (flux * growth).sum(1) ** 2 / np.square(growth).sum(1)
+    return float(along.sum() / np.square(flux).sum())
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The growth share of a training; of two, that of the first minus that of the second, from the same seed."""
+
+    trainings: tuple[Training, ...]
+    steps: tuple[int, ...] = LATE
+    tilts: tuple[float, ...] = (0.0,)
+
+
+def shares(protocol: Shares, seed: int) -> float:
+    """The largest over the tilts."""
+    found = [history(replace(training, seed=seed)) for training in protocol.trainings]
+    values = [max(growth_share(one, protocol.steps, tilt) for tilt in protocol.tilts) for one in found]
+    return values[0] - sum(values[1:])
+
+
+WAYS = {
+    "flow": Training(batch=0, rate=0.2),
+    "sgd": Training(),
+    "momentum": Training(optimizer="momentum"),
+    "adam": Training(optimizer="adam", rate=1e-3, loss="cross-entropy"),
+}
+CELLS = {(name, way): replace(of, architecture=name) for name in ("residual", "plain") for way, of in WAYS.items()}
+SHARE_CLAIMS = {cell: "-".join(("growth-share", *cell)) for cell in CELLS}
+MEASUREMENTS = {
+    **{SHARE_CLAIMS[cell]: Measurement(Shares((training,)), shares) for cell, training in CELLS.items()},
+    **{
+        f"noise-lowers-growth-share-{name}": Measurement(Shares((CELLS[name, "flow"], CELLS[name, "sgd"])), shares)
+        for name in ("residual", "plain")
+    },
+    "growth-share-tilted": Measurement(Shares((CELLS["residual", "flow"],), tilts=(-1.0, 1.0)), shares),
+}

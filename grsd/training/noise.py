@@ -34,7 +34,7 @@ from grsd.support.checks import in_one_line
 from grsd.support.provenance import provenance
 from grsd.support.values import said
 from grsd.training.dense import DenseState, log_eigenvalues
-from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.forces import Loss, check_loss, fitting_targets
 from grsd.training.reading import Reading
 from grsd.training.states import State, module_of
 
@@ -215,8 +215,8 @@ class _Form:
 
 def start_of(reading: Reading, before: State) -> _Start:
     """Read the state before a step, with its network."""
-    state = reading.dense("before", before)
-    prepared = _prepared(reading, "before", before)
+    reading.decide(reading.force("before", before).force, 3)
+    state, prepared = reading.look("before", before), _prepared(reading, "before", before)
     targets = fitting_targets(reading.call, reading.loss, prepared.outputs.detach(), reading.targets)
     return _Start(reading, state, prepared, targets)
 
@@ -239,9 +239,11 @@ def shell_dataset(
     below = xr.DataArray(indices * shells.width < np.log(state.spectrum.floor), dims="shell")
     rows = {name: xr.DataArray(values, dims="shell") for name, values in (("modes", modes), ("energy", energy))}
     flags = mask_flags(below, rows["modes"], LEAST_MODES, rows["energy"], float(energy.sum()))
-    text = f"0: kept; below_floor: reaches under the precision floor; few_modes: fewer than {LEAST_MODES:g}; no_energy: "
+    text = (
+        f"0: kept; below_floor: reaches under the precision floor; few_modes: fewer than {LEAST_MODES:g}; no_energy: "
+    )
     flags = flags.assign_attrs(
-        long_name=text + f"at most {LEAST_SHARE:g} of all",
+        long_name=text + f"no_energy: at most {LEAST_SHARE:g} of all",
         flag_masks=np.array(list(MASK_FLAGS.values()), dtype=np.int8),
         flag_meanings=" ".join(MASK_FLAGS),
     )
@@ -272,20 +274,18 @@ def _budgets(
     reading: Reading, before: State, expected: State, after: Mapping[str, State], parameters: Mapping | None
 ) -> xr.Dataset:
     """Return the budgets of the steps ``after`` along ``draw``."""
-    for name, state in after.items():
+    for name, state in {"before": before, "expected": expected, **after}.items():
         reading.force(name, state)
-    calm, there = reading.dense("expected", expected), _prepared(reading, "expected", expected).network.parameters
     start = start_of(reading, before)
+    calm, there = reading.look("expected", expected), _prepared(reading, "expected", expected).network.parameters
     here = start.prepared.network.parameters
     ranges = [state.range() for state in (start.state, calm)]
-    indices = np.array(
-        reading.shells.indices(min(low for low, _ in ranges), max(high for _, high in ranges))
-    )
+    indices = np.array(reading.shells.indices(min(low for low, _ in ranges), max(high for _, high in ranges)))
     drift = start.change({name: there[name] - here[name] for name in here})
     forms = [form_of(state, reading.shells, indices) for state in (start.state, calm)]
     rows = []
     for name, state in after.items():
-        end, at = reading.dense(name, state), _prepared(reading, name, state).network.parameters
+        end, at = reading.look(name, state), _prepared(reading, name, state).network.parameters
         noise = start.change({name: at[name] - there[name] for name in here})
         form = form_of(end, reading.shells, indices)
         rows.append(_split((start.state.force, calm.force, end.force), drift, noise, (*forms, form)))
