@@ -18,6 +18,7 @@ from grsd.studies import (
     renormalization,
     rigidity,
     shell_dynamics,
+    stochastic_steps,
     stochastic_training,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
@@ -34,6 +35,7 @@ STUDIES = (
     renormalization,
     rigidity,
     power_law_scaling,
+    stochastic_steps,
     stochastic_training,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
