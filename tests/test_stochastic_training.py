@@ -1,4 +1,4 @@
-"""Notebook 11's study: flux and growth share where they are known, trainings that stop at their levels, single steps."""
+"""Notebook 11's study: flux and growth share where they are known, trainings to their levels, single steps."""
 
 from dataclasses import asdict, replace
 
