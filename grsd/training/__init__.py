@@ -2,7 +2,9 @@
 
 from grsd.training.budget import checkpoint_budget, checkpoint_history
 from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
+from grsd.training.heating import expected_heating
 from grsd.training.instantaneous import ForceAndRate, force_and_rate
+from grsd.training.noise import next_state, step_budget, step_budgets
 from grsd.training.recorder import Recorder
 
 __all__ = [
@@ -12,7 +14,11 @@ __all__ = [
     "check_loss",
     "checkpoint_budget",
     "checkpoint_history",
+    "expected_heating",
     "fitting_targets",
     "force_and_rate",
     "loss_and_force",
+    "next_state",
+    "step_budget",
+    "step_budgets",
 ]
