@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         velocity_over_runs,
     )
     from grsd.support.folders import project
-    from grsd.training import checkpoint_budget, checkpoint_history, force_and_rate
+    from grsd.training import Monitor, checkpoint_budget, checkpoint_history, checkpoints, force_and_rate
 
 __all__ = [
     "EnsembleError",
@@ -32,6 +32,7 @@ __all__ = [
     "FlowError",
     "KrylovSpectrum",
     "LogShells",
+    "Monitor",
     "Perceptron",
     "Snapshot",
     "Spec",
@@ -39,6 +40,7 @@ __all__ = [
     "at_width",
     "checkpoint_budget",
     "checkpoint_history",
+    "checkpoints",
     "claims",
     "digits",
     "energy_budget",

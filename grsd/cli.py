@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter of the second code cell"
     )
     notebooks.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
-    notebooks.add_argument("--output", type=Path, metavar="DIR", help="executed copies and figures go here")
-    notebooks.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    notebooks.add_argument("--output", type=_path, metavar="DIR", help="executed copies and figures go here")
+    notebooks.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
@@ -82,19 +82,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--notebook", metavar="NOTEBOOK", help="only the claims of this notebook, by number or name")
     table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
-    table.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    table.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     files = commands.add_parser("data", help="list the files in data/ and figures/ and what makes them; make one again")
     files.add_argument("name", nargs="?", metavar="FILE", help="path or name of a file to make again")
     files.add_argument("--show", action="store_true", help="only print the command or function that makes FILE")
-    files.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    files.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="compare time and memory with peers; writes data/benchmarks/DEVICE.csv")
     timings.add_argument("--large", action="store_true", help="time ResNet-18, and shells without the kernel")
     timings.add_argument(
         "--zoo", action="store_true", help="compare every family of networks with a plain Jacobian, on the CPU"
     )
+    timings.add_argument(
+        "--monitor", action="store_true", help="compare the records of a training with the training, on the CPU"
+    )
     timings.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     timings.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
-    timings.add_argument("--folder", type=Path, metavar="DIR", help="table and figure go here")
+    timings.add_argument("--folder", type=_path, metavar="DIR", help="table and figure go here")
     timings.add_argument(
         "--neural-tangents",
         nargs="?",
@@ -105,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     lab = commands.add_parser("lab", help="JupyterLab on copies of the notebooks, in build/lab; on this machine only")
     lab.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8888 on")
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab.add_argument("--project", type=Path, metavar="DIR", help="the companion's repository")
+    lab.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     leftovers = commands.add_parser("clean", help="remove leftovers of killed and outdated runs; results stay")
-    leftovers.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
+    leftovers.add_argument("--folder", type=_path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
     leftovers.add_argument("--unfinished", action="store_true", help="also remove checkpoints of interrupted runs")
     _add_run(commands.add_parser("run", help="train one network per seed and store its shells", allow_abbrev=False))
     return parser
@@ -132,8 +135,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_seeds, metavar="SEEDS", help="several seeds, not --seed: 0-7 or 0,3,5-6")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
     parser.add_argument("--threads", type=int, metavar="N", help="threads per run; default 1")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write a summary: settings and end of each run")
+    parser.add_argument("--folder", type=_path, metavar="DIR", help="results; default: $GRSD_RUNS, else data/runs")
+    parser.add_argument("--table", type=_path, metavar="FILE.csv", help="write a summary: settings and end of each run")
+
+
+def _path(text: str) -> Path:
+    """Return a path; an empty one, as of a shell's unset variable, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def _option(name: str) -> str:
@@ -185,7 +195,11 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _need(command: str, module: str) -> None:
     """Refuse a command whose packages are not installed."""
     if find_spec(module) is None:
-        raise ValueError(f"{module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'")
+        raise ValueError(_missing(command, module))
+
+
+def _missing(command: str, module: str) -> str:
+    return f"{module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'"
 
 
 def _claims(options: argparse.Namespace) -> int:
@@ -215,13 +229,13 @@ def _claims(options: argparse.Namespace) -> int:
             if options.forecast:
                 forecast_claims()
             if options.confirm is not None:
-                confirm_claims(options.confirm, among=chosen)
+                confirm_claims(list(dict.fromkeys(options.confirm)), among=chosen)
                 chosen = {name: chosen[name] for name in options.confirm or chosen}
         judged = results(measurements=_measurements() if options.readme else None)
         if options.readme:
             write_headlines(readme, known, judged)
         if options.check is not None:
-            return _check(options.check or [name for name in chosen if name in judged])
+            return _check(list(dict.fromkeys(options.check)) or [name for name in chosen if name in judged])
         print("\n".join(terminal_lines(chosen, judged)))
     return 0
 
@@ -268,15 +282,16 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from grsd.bench import bench, bench_zoo
+    from grsd.bench import bench, bench_monitor, bench_zoo
 
-    if options.zoo:
-        for option in ("large", "threads", "neural_tangents"):
+    if options.zoo or options.monitor:
+        kind = "--zoo" if options.zoo else "--monitor"
+        for option in ("large", "threads", "neural_tangents", *(["monitor"] if options.zoo else [])):
             if getattr(options, option) not in (False, None):
-                raise ValueError(f"{_option(option)}: not with --zoo, which runs on one thread beside torch alone")
+                raise ValueError(f"{_option(option)}: not with {kind}, which runs on one thread beside torch alone")
         if options.device != "cpu":
-            raise ValueError(f"--device {options.device}: not with --zoo, which runs on the CPU")
-        print(bench_zoo(folder=options.folder))
+            raise ValueError(f"--device {options.device}: not with {kind}, which runs on the CPU")
+        print((bench_zoo if options.zoo else bench_monitor)(folder=options.folder))
         return 0
     threads = (cores() if options.large else 1) if options.threads is None else options.threads
     peers = options.neural_tangents
@@ -398,6 +413,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (ValueError, FileExistsError, ProjectNotFound) as error:
         return _stopped(command, _as_typed(str(error)), 2)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "grsd"):
+            raise
+        return _stopped(command, _missing(command, module), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe, as head does
         return 1

@@ -50,8 +50,8 @@ def plan(
     folder = root / "notebooks"
     notebooks = sorted(folder.glob(NOTEBOOKS))
     only = [name.zfill(2) if name.isdecimal() else name for name in only]
-    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise Refused(f"--device: expected auto, cpu or cuda, got {_said(device)}")
+    if device is not None:
+        _check_device("--device", device)
     chosen = [path for path in notebooks if not only or any(path.stem in (n, f"{n}{path.stem[2:]}") for n in only)]
     for name in only:
         if not any(path.stem in (name, f"{name}{path.stem[2:]}") for path in notebooks):
@@ -61,9 +61,12 @@ def plan(
     if profile not in PROFILES:
         raise Refused(f"no profile {_said(profile)}; there are {', '.join(PROFILES)}")
     profiles = _profiles(folder / "profiles.yaml", profile)
-    requested = dict(_split(setting) for setting in settings)
-    if device is not None:
-        requested["device"] = device
+    requested: dict[str, str] = {}
+    for name, value in [*map(_split, settings), *([] if device is None else [("device", device)])]:
+        if requested.setdefault(name, value) != value:
+            raise Refused(f"parameter {name}: expected one value, got {_said(requested[name])} and {_said(value)}")
+    if "device" in requested:
+        _check_device("parameter device", requested["device"])
 
     runs, taken = [], set()
     known: set[str] = set()
@@ -120,6 +123,11 @@ def _profiles(path: Path, profile: str) -> Mapping[str, Mapping[str, object]]:
 
 def _said(name: object) -> str:
     return one_line(repr(name), 80)
+
+
+def _check_device(where: str, device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
+        raise Refused(f"{where}: expected auto, cpu or cuda, got {_said(device)}")
 
 
 def _split(setting: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from grsd.evidence.seconds import TOOK
 from grsd.plan import NotebookRun, Refused, plan
 from grsd.support.files import say_swept, unfinished_folder, write_atomically
 from grsd.support.folders import FIGURES, PROJECT, environment, one_line, project, writable
@@ -44,6 +45,7 @@ def reproduce(
     """
     root = project(where)
     runs = plan(root, only=only, profile=profile, settings=settings, device=device)
+    _refuse_cuda_where_there_is_none(runs)
     changed = bool(settings or device)
     if refresh and (profile != "default" or changed or output):
         raise Refused("--refresh goes with the notebooks' own defaults: no --profile, --set, --device or --output")
@@ -72,6 +74,15 @@ def reproduce(
     return runs
 
 
+def _refuse_cuda_where_there_is_none(runs: Sequence[NotebookRun]) -> None:
+    asked = [str(run.parameters.get("device")) for run in runs]
+    if any(device.startswith("cuda") for device in asked):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Refused("--device cuda: there is no CUDA device here")
+
+
 def _execute(run: NotebookRun, output: Path) -> None:
     import papermill  # a slow import; a wrong request is refused without it
     from papermill.exceptions import PapermillExecutionError
@@ -92,6 +103,7 @@ def _execute(run: NotebookRun, output: Path) -> None:
                 cwd=str(run.notebook.parent),
                 progress_bar={"leave": False} if sys.stderr.isatty() else False,
                 config=quiet,
+                kernel_manager_class=_manager(),
             )
     except PapermillExecutionError as error:
         run.failure = f"cell In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
@@ -118,6 +130,23 @@ class _InMemory:
 
 
 _executed = _InMemory()
+
+
+@cache
+def _manager() -> type:
+    """Return a manager that ends a kernel by asking it, without the interrupt that jupyter_client sends before.
+
+    papermill goes on as soon as it has the kernel's last reply. A kernel that is interrupted before it is done with
+    that message reports "KeyboardInterrupt caught in kernel", under a notebook that ran well.
+    """
+    from jupyter_client import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        async def _async_interrupt_kernel(self) -> None:
+            if not self.shutting_down:
+                await super()._async_interrupt_kernel()
+
+    return Manager
 
 
 @cache
@@ -151,11 +180,15 @@ def _report(run: NotebookRun, pictures: Path) -> str:
 
 
 def _refresh(run: NotebookRun) -> None:
-    """Write the executed copy over the committed notebook, without the metadata that change from run to run."""
+    """Write the executed copy over the committed notebook, with the seconds that it took.
+
+    All other metadata that change from run to run are left out.
+    """
     import nbformat
 
     notebook = nbformat.read(run.output, as_version=4)
     notebook.metadata.pop("papermill", None)
+    notebook.metadata[TOOK] = {"seconds": round(run.seconds)}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

@@ -19,6 +19,7 @@ from material import (
     digits,
     error,
     exact_history,
+    files_of_states,
     fine,
     flow,
     gains,
@@ -117,6 +118,16 @@ SHELL_CALLS = {
         grsd.checkpoint_history,
         lambda: history_of_states() | {"loss": "mse", "method": "dense", "memory_limit": "1GiB", "device": None},
     ),
+    "checkpoints": _call(
+        grsd.checkpoints,
+        lambda: (
+            files_of_states() | {"loss": "mse", "method": "dense", "labels": [0.0, 1.0], "folder": None, "key": None}
+        ),
+    ),
+    "force_and_rate": _call(
+        grsd.force_and_rate,
+        lambda: learning() | {"loss": "mse", "direction": None, "dtype": torch.float64, "device": None, "batch": 3},
+    ),
     "log_range": _call(log_range, lambda: {"spectrum": decomposed()}),
     "merge_shells": _call(grsd.merge_shells, lambda: {"budget": runs()[0], "factor": 2}),
     "merge_shells of a history": _call(grsd.merge_shells, lambda: {"budget": history(), "factor": 2}, "merge_shells"),
@@ -200,7 +211,10 @@ LAW_CALLS = {
     "judge_observed": _call(laws.judge_observed, lambda: {"observable": "velocity", "observed": observed()},
                             "judge_observed", "velocity_law", "coupling_law"),
     "beyond_growth": _call(laws.beyond_growth, lambda: {**beyond(), "k_max": 1, "level": 0.9}),
-    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0}),
+    "growth_surrogate": _call(laws.growth_surrogate, lambda: {**beyond(), "k_max": 1, "seed": 0, "enlarged": True}),
+    "growth_power": _call(
+        laws.growth_power, lambda: {**beyond(), "k_max": 1, "runs": (8, 9), "share": 0.1, "draws": 2}
+    ),
     "resampled": _call(
         laws.resampled,
         lambda: {"observable": "velocity", "observed": observed(), "runs": 5, "seed": 0, "lawful": True},
@@ -263,10 +277,13 @@ CONDITION_CALLS = {
         "propagation.measure",
     ),
     "propagation.slopes": _call(propagation.slopes, lambda: {"ensemble": gains()[::4]}, "propagation.slopes"),
-    "propagation.judge": _call(
-        propagation.judge, lambda: {"ensemble": list(gains()), "rule": propagation.RULE},
-        "propagation.judge", "propagation.slopes",
-    ),
+    **{
+        f"propagation.{judge.__name__}": _call(
+            judge, lambda: {"ensemble": list(gains()), "rule": propagation.RULE},
+            f"propagation.{judge.__name__}", "propagation.slopes",
+        )
+        for judge in (propagation.judge, propagation.judge_two_sided)
+    },
     "incoherence.measure": _call(
         incoherence.measure,
         lambda: start() | {"shells": SHELLS, "flips": 19, "recomputed": 1, "seed": 0, "device": None},
@@ -290,19 +307,30 @@ CONDITION_CALLS = {
         "evolution.along", "shell_rates",
     ),
     "evolution.measure": _call(
-        evolution.measure, lambda: {"history": whole_flow(), "shells": SHELLS, "parameters": None},
-        "evolution.measure", "shell_rates", "evolution.along",
+        evolution.measure,
+        lambda: {"history": whole_flow(), "shells": SHELLS, "jacobian": True, "parameters": None},
+        "evolution.measure", "shell_rates", "evolution.along", "jacobian_rate_kernel",
     ),
     "evolution.gather": _call(evolution.gather, lambda: {"ensemble": [rates(0), rates(1)]}, "evolution.gather"),
-    "evolution.judge": _call(
-        evolution.judge, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
-        "evolution.judge", "evolution.slopes",
+    "evolution.judge_slopes": _call(
+        evolution.judge_slopes, lambda: {"ensemble": [rates(seed) for seed in range(3)], "exponent": 1.0},
+        "evolution.judge_slopes", "evolution.slopes",
     ),
-    "evolution.eta": _call(
-        evolution.eta,
-        lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
-        "evolution.eta",
-    ),
+    **{
+        f"evolution.{call.__name__}": _call(
+            call,
+            lambda: {"ensemble": [rates(seed).assign_attrs(shell_width=1.0) for seed in range(3)], "rate": "rho"},
+            f"evolution.{call.__name__}",
+        )
+        for call in (evolution.eta, evolution.judge)
+    },
+    **{
+        f"evolution.{call.__name__}": _call(
+            call, lambda: {"run": rates(0).assign_attrs(shell_width=1.0), "rate": "rho"},
+            f"evolution.{call.__name__}",
+        )
+        for call in (evolution.eta_of, evolution.largest_of)
+    },
     "evolution.slopes": _call(
         evolution.slopes, lambda: {"measured": points(), "rate": "rho", "exponent": 1.0}, "evolution.slopes"
     ),

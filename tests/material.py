@@ -55,6 +55,12 @@ def history_of_states() -> dict[str, object]:
     return {"models": [before, (before, after.state_dict()), before], **given}
 
 
+def files_of_states() -> dict[str, object]:
+    given = states()
+    before, after = given.pop("before"), given.pop("after")
+    return {"model": before, "files": [before.state_dict(), after.state_dict()], **given}
+
+
 def inference() -> dict[str, object]:
     return {"model": model(), "inputs": batch()[0].clone()}
 

@@ -1,4 +1,5 @@
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import grsd
 from grsd import cli
@@ -113,6 +115,8 @@ def test_help_and_version():
         (["--workers", "0"], "grsd run: --workers: expected a whole number of at least 1"),
         (["--table", "nowhere/t.csv"], "grsd run: --table: there is no folder"),
         (["--dpeth", "3"], "grsd: unrecognized arguments: --dpeth 3"),
+        (["--folder", ""], "grsd run: argument --folder: expected a path, got '' (see grsd run --help)"),
+        (["--table", ""], "grsd run: argument --table: expected a path, got '' (see grsd run --help)"),
     ],
 )
 def test_run_refuses_in_one_line(refused, arguments, message):
@@ -189,7 +193,7 @@ def test_claims_of_a_notebook(capsys, monkeypatch):
     assert cli.main(["claims", "--notebook", "3"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("gradient-propagation (paper): holds: 0.033 [0.03, 0.0367], at most 0.1, 8 seeds;")
-    assert said[-1] == "4 claims: 4 hold"
+    assert said[-1] == "4 findings: 4 hold"
     for arguments, line in (
         (
             ["--notebook", "77"],
@@ -207,11 +211,11 @@ def test_claims_of_a_notebook(capsys, monkeypatch):
     monkeypatch.setattr("grsd.studies.confirm.confirm_claims", lambda names, among: asked.append((names, list(among))))
     assert cli.main(["claims", "--notebook", "01", "--confirm"]) == 0
     assert asked == [([], ["budget-closes", "coupling-antisymmetric", "flow-is-accurate"])]
-    assert capsys.readouterr().out.splitlines()[-1] == "3 claims: 3 hold"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 checks: 3 hold"
     assert cli.main(["claims", "--confirm", "flow-is-accurate"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("flow-is-accurate (ours): holds: ")
-    assert said[-1] == "1 claim: 1 hold"
+    assert said[-1] == "1 check: 1 hold"
 
 
 def test_checked_claims(capsys, monkeypatch):
@@ -224,7 +228,7 @@ def test_checked_claims(capsys, monkeypatch):
     assert cli.main(["claims", "--check", "budget-closes"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "budget-closes, seed 1000: agrees: stored 0.5, today 0.5, allowed 1e-09 apart;",
-        "  other code",
+        "  other code than measured it",
         "1 checked: 1 agree, 0 differ",
     ]
     assert cli.main(["claims", "--check", "--notebook", "08"]) == 1
@@ -252,3 +256,34 @@ def test_commands_say_which_packages_they_need(command, module, monkeypatch, cap
     assert cli.main([command]) == 2
     line = f"grsd {command}: {module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--set", "device=cuda:1"]])
+def test_cuda_is_refused_before_any_notebook_runs(refused, arguments):
+    line = "grsd reproduce: --device cuda: there is no CUDA device here\n"
+    refused(["reproduce", "--output", "out", "--only", "02", *arguments], line)
+
+
+def test_a_claim_named_twice_is_measured_once(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("grsd.studies.confirm.confirm_claims", lambda names, among: asked.append(names))
+    monkeypatch.setattr("grsd.studies.confirm.check_claims", lambda names: asked.append(names) or iter(()))
+    for option in ("--confirm", "--check"):
+        cli.main(["claims", option, "rigidity", "budget-closes", "rigidity"])
+    assert asked == [["rigidity", "budget-closes"]] * 2
+
+
+def test_a_missing_package_is_one_line(monkeypatch, capsys):
+    """Also one that is found missing only where it is used; a missing module of the package itself is a fault."""
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delitem(sys.modules, "grsd.bench", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.figure", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.measure", raising=False)
+    monkeypatch.delitem(sys.modules, "grsd.bench.request", raising=False)
+    assert cli.main(["bench"]) == 2
+    line = "grsd bench: matplotlib is not installed; grsd bench needs it: pip install 'grsd[notebooks]'\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setitem(cli.COMMANDS, "clean", lambda options: importlib.import_module("grsd.nowhere"))
+    with pytest.raises(ModuleNotFoundError, match=r"grsd\.nowhere"):
+        cli.main(["clean"])

@@ -48,7 +48,7 @@ def test_a_table_of_slopes(monkeypatch):
             data = dict.fromkeys(("t_rho", "t_omega"), (("time", "shell"), rates))
             coords = {"time": [1.0, 10.0], "shell": [-2.0, -1.0, 0.0]}
             runs.append(xr.Dataset(data, coords, {"depth": depth, "seed": seed}))
-    monkeypatch.setattr(jacobian_evolution, "of_specs", lambda condition, _: {evolution: runs}[condition])
+    monkeypatch.setattr(jacobian_evolution, "of_specs", lambda condition, _, **options: {evolution: runs}[condition])
     slopes = jacobian_evolution.slope_table(jacobian_evolution.NETWORK, [2, 3], range(4))
     assert ((slopes.low <= slopes.slope) & (slopes.slope <= slopes.high)).all()
     assert np.allclose(slopes.slope.sel(of="time"), np.log10(2), atol=0.1)

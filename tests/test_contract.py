@@ -1,6 +1,7 @@
 """One contract: every condition measures and judges a module of a stranger as it does a perceptron of the library."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ MEASURED = {
     "incoherence": {"shells": SHELLS, "flips": 49},
     "evolution": {"shells": SHELLS},
     "covariance": {"shells": SHELLS},
+    "interventions": {"shells": SHELLS, "draws": 80},
 } | {name: {"shells": SHELLS, "log_loss": LOG_LOSS} for name in ("invariance", "closure", "locality", "profile_flow")}
 DIMENSIONS = {"propagation": {"l", "m"}, "incoherence": {"boundary", "shell"}, "evolution": {"time", "shell"}}
 LABELS = {"depth", "seed", "versions"}
@@ -78,6 +80,7 @@ def test_every_condition_measures_and_judges_any_module(flows):
     window = frontier_window(ensemble_of(invariance, histories, log_loss=LOG_LOSS), 9.0)
     judged = {"window": window, "factors": (1, 2)}
     asked = {"closure": judged, "locality": judged, "profile_flow": judged, "invariance": {"window": window}}
+    asked["interventions"] = {"window": (-math.inf, math.inf)}
     for name, condition in CONDITIONS.items():
         ensemble = ensemble_of(condition, histories if condition.reads == "history" else flows, **MEASURED[name])
         for dataset, (depth, seed) in zip(ensemble, flows, strict=True):
@@ -184,6 +187,21 @@ def test_specs_refuse_in_one_line():
         of_specs("evolution", [SPEC])
     with pytest.raises(TypeError, match=r"^of_specs\(specs=\.\.\.\): expected a grsd\.Spec, got .*$"):
         of_specs(evolution, [{"seed": 0}])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("name", "option", "line"),
+    [
+        ("closure", "log_los", "of_specs(log_los=...): closure.measure takes log_loss"),
+        ("propagation", "parameters", "of_specs(parameters=...): propagation.measure takes node, side, norms, dtype,"),
+        ("evolution", "flips", "of_specs(flips=...): evolution.measure takes no options"),
+    ],
+)
+def test_an_unknown_option_is_refused_before_a_network_is_trained(name, option, line, monkeypatch):
+    monkeypatch.setattr("grsd.conditions.specs.ensemble", None)
+    with pytest.raises(TypeError, match=f"^{re.escape(line)}"):
+        of_specs(CONDITIONS[name], SPEC, **{option: -1.0})
 
 
 def test_power_is_the_share_of_ensembles_that_decide():

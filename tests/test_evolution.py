@@ -87,16 +87,16 @@ def test_verdicts_where_the_answer_is_known():
     verdicts = {}
     for case in (study.controlled, study.sudden):
         runs = [case(seed) for seed in range(8)]
-        verdicts[case.__name__] = evolution.judge(runs)
+        verdicts[case.__name__] = evolution.judge_slopes(runs)
     assert verdicts["controlled"].verdict == "holds"
     assert verdicts["sudden"].verdict == "fails"
     assert str(verdicts["controlled"].details).startswith("rho on time")
     assert study.exact_control(study.Exact("controlled"), 1) < 1 < study.exact_control(study.Exact("sudden"), 1)
-    few = evolution.judge(runs[:7])
+    few = evolution.judge_slopes(runs[:7])
     assert (few.verdict, few.power) == ("inconclusive", 0.0)
     assert few.reason.endswith("7 seeds are fewer than the 8 that a verdict needs")
     with pytest.raises(ValueError, match="expected at least 2 seeds, got 1"):
-        evolution.judge(runs[:1])
+        evolution.judge_slopes(runs[:1])
 
 
 def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):
@@ -113,7 +113,7 @@ def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):
 
 
 def test_planted_slopes_come_back():
-    judged = evolution.judge(planted(0.3, -0.2, 0.5, 0))
+    judged = evolution.judge_slopes(planted(0.3, -0.2, 0.5, 0))
     for of, truth in {"time": 0.3, "shell": -0.2, "depth": 0.5}.items():
         low, high = judged.details.slope_intervals["rho", of]
         assert judged.details.slopes["rho", of] == pytest.approx(truth, abs=0.01)
@@ -121,15 +121,15 @@ def test_planted_slopes_come_back():
     assert judged.verdict == "fails"
     assert judged.reason.startswith("|slope| of log(t ")
     assert judged.interval[0] > 0.1 == evolution.SLOPE
-    assert evolution.judge(planted(0.02, -0.02, 0.02, 1)).verdict == "holds"
-    assert evolution.judge(planted(0.1, 0.0, 0.0, 2, noise=0.3)).verdict == "inconclusive"
+    assert evolution.judge_slopes(planted(0.02, -0.02, 0.02, 1)).verdict == "holds"
+    assert evolution.judge_slopes(planted(0.1, 0.0, 0.0, 2, noise=0.3)).verdict == "inconclusive"
 
 
 def test_another_exponent_takes_its_trend_out():
     """t rho ~ x^(b-1), x = lambda t, for b = 1.3."""
     measured = planted(0.3, 0.3, 0.0, 3)
-    assert evolution.judge(measured).verdict == "fails"
-    assert evolution.judge(measured, exponent=1.3).verdict == "holds"
+    assert evolution.judge_slopes(measured).verdict == "fails"
+    assert evolution.judge_slopes(measured, exponent=1.3).verdict == "holds"
 
 
 def test_a_network(tmp_path, monkeypatch):
@@ -176,9 +176,14 @@ def diagonal(seed, depth):
     ids=["b = 0.8", "b = 1.5", "b = 2", "diagonal, depth 2", "diagonal, depth 4"],
 )
 def test_covariant_models_have_no_trend(case):
-    found = evolution.eta([case(seed) for seed in range(8)])
+    runs = [case(seed) for seed in range(8)]
+    found = evolution.eta(runs)
     assert abs(found.value) <= 0.05
-    assert (found.verdict, found.seeds) == ("holds", 8)
+    assert (found.verdict, found.seeds, len(found.without)) == ("holds", 8, 8)
+    assert found.covariant == (found.interval[0] <= 0 <= found.interval[1])
+    assert evolution.judge(runs).verdict == "holds"
+    assert abs(np.mean([evolution.eta_of(run) for run in runs])) <= 0.05
+    assert max(evolution.largest_of(run) for run in runs) == found.largest
 
 
 def test_omega_of_a_power_law_has_no_trend():
@@ -192,13 +197,21 @@ def test_a_small_constant_rate_is_controlled():
     assert found.value == pytest.approx(1, abs=0.01)
     assert found.largest < 0.1
     assert found.verdict == "holds"
-    assert evolution.judge(runs).verdict == "fails"
+    judged = evolution.judge(runs)
+    assert (judged.verdict, judged.details) == ("holds", found)
+    assert judged.estimate == found.supremum
+    assert judged.reason.startswith("the largest t rho below the frontier, mean over seeds, is ")
+    assert evolution.judge_slopes(runs).verdict == "fails", "the older rule refuses it"
 
 
 def test_broken_evolution_is_refused():
     """A constant M' that is not small; a rate above 3; and, with wide seeds or few, no verdict."""
     trend = [of_rates(seed, lambda m, t: 0.01 * m) for seed in range(8)]
     assert evolution.eta(trend).verdict == "fails"
+    judged = evolution.judge(trend)
+    assert judged.verdict == "fails"
+    assert judged.reason.startswith("eta, the trend of t rho at fixed lambda t, is ")
+    assert judged.interval[0] > evolution.TREND
     fast = evolution.eta([of_rates(seed, lambda m, t: 5.0 * m / t) for seed in range(8)])
     assert (fast.verdict, fast.value) == ("fails", pytest.approx(0, abs=1e-4))
     assert fast.supremum > 3

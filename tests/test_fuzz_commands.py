@@ -28,7 +28,7 @@ COMMANDS = {
     "reproduce": ["--only", "--profile", "--set", "--device", "--output", "--project", "--refresh"],
     "claims": ["--confirm", "--forecast", "--readme", "--project", "--check", "--notebook"],
     "data": ["--show", "--project"],
-    "bench": ["--large", "--device", "--threads", "--folder", "--neural-tangents"],
+    "bench": ["--large", "--monitor", "--device", "--threads", "--folder", "--neural-tangents"],
     "lab": ["--port", "--no-browser", "--project"],
     "run": [
         "--architecture", "--width", "--depth", "--activation", "--weight-scale", "--branch-scale", "--data", "--task",
@@ -36,7 +36,7 @@ COMMANDS = {
         "--dtype", "--seeds", "--workers", "--threads", "--folder", "--table",
     ],
 }  # fmt: skip
-FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--no-browser"}
+FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--monitor", "--no-browser"}
 ODD = [
     "", " ", "-", "--", "-1", "-0", "1e999", "nan", "inf", "-inf", "1e-320", "0x10", "1_000", "\u00b2", "\u0663",
     "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 5000, "0-" + "9" * 18, "1-0", "1,1", ",", "0,", "1;2", "=", "=3",

@@ -122,6 +122,17 @@ def test_a_loss_that_was_not_reached_is_refused(measured):
         invariance.judge([], window=INTERIOR)
 
 
+def test_too_few_or_broken_budgets_are_refused_by_the_call_the_user_wrote():
+    runs = study.planted_runs(LAW, 0)
+    with pytest.raises(ValueError, match=r"^invariance\.judge\(ensemble\): expected at least 4 runs, got 3$"):
+        invariance.judge(runs[:3], window=INTERIOR)
+    broken = [run.assign(energy=run.energy * np.nan) for run in runs]
+    with pytest.raises(ValueError, match=r"^invariance\.power\(ensemble\): found NaN or infinity in 'energy'"):
+        invariance.power(broken, [8], window=INTERIOR)
+    with pytest.raises(ValueError, match=r"^invariance\.judge\(observable=\.\.\.\): expected one of"):
+        invariance.judge(runs, window=INTERIOR, observable="flux")
+
+
 def test_interpolation_is_linear_in_the_log_of_the_loss():
     loss = np.exp([-0.5, -1.5])
     data = {"loss": ("time", loss), "start_loss": 1.0, "energy": (("time", "shell"), [[1.0, 2.0], [3.0, 6.0]])}

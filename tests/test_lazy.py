@@ -95,3 +95,8 @@ def test_dir_is_what_a_user_types():
     for value in (flow, flow.snapshots[1], modes):
         assert repr(value).startswith(f"{type(value).__name__}(")
         assert len(repr(value)) < 120
+
+
+def test_a_name_that_no_module_can_have_is_no_attribute():
+    for name in ("", "a b", "cli.nothing", "nothing.at.all", "support.files"):
+        assert not hasattr(grsd, name)

@@ -3,14 +3,19 @@
 import re
 import shlex
 import subprocess
+import time
 from functools import cache
+from types import MappingProxyType
 
 import pytest
+import xarray as xr
 
+import grsd
 from grsd import cli
-from grsd.evidence import claims
+from grsd.evidence import Claim, DecisionRule, Measurement, claims, confirm, tables, write_result
 from grsd.evidence.manifest import Entry, committed, entry_of, listing, manifest, named
 from grsd.plan import NotebookRun, plan
+from grsd.studies import confirm as studies
 from grsd.support.folders import project
 
 ENTRIES = (
@@ -56,7 +61,7 @@ def test_files_and_what_makes_them(here):
     assert listing(here, ENTRIES) == [
         "data/cuda.csv: by hand",
         "data/tables/02_a-b.csv: grsd reproduce --only 02 (12 s)",
-        "figures/02_a-b.svg: grsd claims --confirm 02_a-b",
+        "figures/02_a-b.svg: grsd claims --confirm 02_a-b (seconds unknown)",
     ]
     assert listing(here, ENTRIES[:1])[0] == "data/manifest.yaml: no pattern matches data/cuda.csv; expected exactly one"
     assert named("cuda.csv", here, ENTRIES) == named("cuda", here, ENTRIES) == "data/cuda.csv"
@@ -70,6 +75,9 @@ def test_files_and_what_makes_them(here):
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(line)}"):
             named(name, here, ENTRIES)
+    for path in ("figures/a --forecast.svg", "figures/--forecast.svg", "figures/it's.svg", "figures/.svg"):
+        with pytest.raises(ValueError, match=f"^{re.escape(path)}: expected a name of letters, digits and any of "):
+            ENTRIES[3].command_for(path)
     with pytest.raises(ValueError, match=r"patterns data/cuda.csv, data/\*.csv all match data/cuda.csv"):
         entry_of("data/cuda.csv", (*ENTRIES, Entry("data/*.csv", otherwise="x")))
 
@@ -121,4 +129,64 @@ def test_one_door(monkeypatch, capsys):
     )
     assert capsys.readouterr().err == f"{line}\n"
     assert cli.main(["data"]) == 0
-    assert "data/results/rigidity.json: grsd claims --confirm rigidity\n" in capsys.readouterr().out
+    assert "data/results/rigidity.json: grsd claims --confirm rigidity (" in capsys.readouterr().out
+
+
+def test_seconds_are_shown_where_a_file_records_them(here, monkeypatch):
+    """By the writers of results and tables, and by the notebook of a figure; whatever is damaged is unknown."""
+    entries = (
+        Entry("data/results/*.json", command="grsd claims --confirm {stem}"),
+        Entry("data/tables/*.csv", makes="grsd.studies.confirm:write_table({stem})"),
+        Entry("figures/*", command="grsd reproduce --only {number}"),
+        Entry("data/cuda.csv", otherwise="by hand"),
+    )
+
+    def shown(path):
+        return next(line for line in listing(here, entries) if line.startswith(f"{path}: ")).partition(" (")[2]
+
+    monkeypatch.setattr(tables, "project", lambda: here)
+    rule = DecisionRule("s", "at most", 1.0, "r", seeds=1)
+    measured = Measurement(MappingProxyType({}), lambda protocol, seed: time.sleep(0.2) or 0.5)
+    path = write_result(confirm(Claim("c", "a claim", "ours", rule=rule), measured), here / "data" / "results")
+    assert re.fullmatch(r"0\.[2-9] s\)", shown("data/results/c.json"))
+    monkeypatch.setitem(studies.TABLES, "02_a-b", lambda: time.sleep(0.2) or xr.Dataset({"x": ("n", [1])}))
+    assert shown("data/tables/02_a-b.csv") == "seconds unknown)"
+    studies.write_table("02_a-b")
+    assert re.fullmatch(r"0\.[2-9] s\)", shown("data/tables/02_a-b.csv"))
+    assert tables.read_table("02_a-b").attrs["command"] == "grsd data 02_a-b"
+    assert shown("figures/02_a-b.svg") == "seconds unknown)"
+    notebook = here / "notebooks" / "02_a.ipynb"
+    notebook.parent.mkdir()
+    for text, said in (
+        ('{"metadata": {"grsd": {"seconds": 34}}}', "34 s)"),
+        ('{"metadata": {"grsd": {"seconds": NaN}}}', "seconds unknown)"),
+        ('{"metadata": {"grsd": {"seconds": "34"}}}', "seconds unknown)"),
+        ('{"metadata": {}}', "seconds unknown)"),
+        ("[", "seconds unknown)"),
+    ):
+        notebook.write_text(text)
+        assert shown("figures/02_a-b.svg") == said
+    path.write_text('{"provenance": []}')
+    assert shown("data/results/c.json") == "seconds unknown)"
+    assert shown("data/cuda.csv") == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "line"),
+    [
+        ("import not_installed", ModuleNotFoundError, "No module named 'not_installed'"),
+        ("from math import nothing", ImportError, "cannot import name 'nothing'"),
+        ("main = 3", ValueError, "data/manifest.yaml: a: makes: there is no function grsd.made_up:main"),
+    ],
+)
+def test_a_module_that_fails_is_not_a_missing_function(source, error, line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "made_up.py").write_text(source)
+    monkeypatch.setattr("grsd.__path__", [*grsd.__path__, str(tmp_path)])
+    entry = Entry("a", makes="grsd.made_up:main")
+    with pytest.raises(error, match=re.escape(line)):
+        entry.function("a")
+    monkeypatch.setattr("grsd.evidence.manifest.manifest", lambda: (Entry("data/claims/*.md", makes=entry.makes),))
+    if error is ModuleNotFoundError:
+        assert cli.main(["data", "data/claims/README.md"]) == 2
+        line = "grsd data: not_installed is not installed; grsd data needs it: pip install 'grsd[notebooks]'\n"
+        assert capsys.readouterr().err == line

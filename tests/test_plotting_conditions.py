@@ -7,6 +7,7 @@ import pytest
 
 import grsd
 from grsd.conditions import incoherence, propagation
+from grsd.evidence import results
 from grsd.evidence.tables import read_table
 from grsd.networks import Perceptron, architecture
 from grsd.plotting import gradient_propagation as gains
@@ -76,6 +77,42 @@ def test_slopes_beside_the_threshold_of_the_rule():
     assert len(panel.get_yticklabels()) == deep.sizes["kind"]
 
 
+def test_growth_decay_and_reach(monkeypatch):
+    """The stored table has the networks of the claims: the slope of each seed is its stored value."""
+    table, reach = (read_table(f"03_gradient_propagation-{what}") for what in ("growth", "distance"))
+    stored = results()
+    judged = {cell: stored[claim] for cell, claim in gradient_propagation.GROWTH_CLAIMS.items()}
+    for (what, name), result in judged.items():
+        one = table.sel(architecture=name)
+        if what == "far":
+            mean = np.mean(result.values[: table.sizes["seed"]])
+            assert mean == pytest.approx(float(reach.amplitude.sel(architecture=name, distance=32)))
+        else:
+            each = [np.polyfit(np.log(one.depth), one[what].sel(seed=seed), 1)[0] for seed in one.seed]
+            assert np.allclose(result.values[: len(each)], each)
+    figure = gains.growth(table, reach, judged)
+    assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("plain: slope ")
+    far = figure.axes[-1]
+    assert np.allclose(far.lines[0].get_ydata(), reach.amplitude.isel(architecture=0))
+    monkeypatch.setattr(gradient_propagation.one_network, "gains", few_gains)
+    found = gradient_propagation.growth_table([0, 1], (3, 4, 5))
+    assert found.growth.dims == ("architecture", "depth", "seed")
+    found = gradient_propagation.distance_table([0, 1], (3, 4, 5))
+    assert found.amplitude.shape == (2, 4)
+
+
+def few_gains(spec, seeds, *, depths):
+    return [
+        propagation.measure(
+            Perceptron(64, 1, width=6, depth=depth, residual=spec.architecture == "residual", seed=seed).double(),
+            spec.batch().inputs[:2],
+            parameters={"architecture": spec.architecture, "depth": depth, "seed": seed},
+        )
+        for seed in seeds
+        for depth in depths
+    ]
+
+
 @pytest.fixture(scope="module")
 def coherent():
     """Two seeds of both architectures on both tasks, by (task, architecture)."""
@@ -88,8 +125,14 @@ def coherent():
 
 
 def test_coherence_boundary_by_boundary(coherent):
-    figure = signs.networks(coherent, 4)
-    assert [axes.get_title() for axes in figure.axes] == ["ten outputs, depth 4", "one output, depth 4"]
+    stored = results()
+    judged = {cell: stored[claim] for cell, claim in initial_incoherence.SAME_CLAIMS.items()}
+    figure = signs.networks(coherent, 4, judged, incoherence.RULE)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["ten outputs, depth 4", "one output, depth 4"]
+    forest = figure.axes[2]
+    said = [f"{name}, {signs.OUTPUTS[task]}: {one.verdict}" for (task, name), one in judged.items()]
+    assert [label.get_text() for label in forest.get_yticklabels()] == said
+    assert [line for line in forest.lines if set(line.get_xdata()) == {incoherence.RULE.threshold}]
     excess = np.nanmean([float(one.excess) for one in coherent["parity", "plain"]])
     assert figure.axes[1].get_legend_handles_labels()[1][1] == f"plain: excess {excess:.2f}"
     (axes,) = signs.cases({"a case": coherent["one-hot", "plain"]}).axes

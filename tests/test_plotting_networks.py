@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from grsd.conditions import closure, evolution, invariance, locality, profile_flow
+from grsd.conditions import closure, evolution, interventions, invariance, locality, profile_flow
 from grsd.evidence import claims, results
 from grsd.evidence.tables import read_table
 from grsd.plotting import cells, ensembles, jacobian_evolution, log_shift_invariance, look, renormalization
@@ -104,16 +104,35 @@ def test_figures_of_rates():
     assert panel.get_title() == "a model"
     assert lines_at(panel) == {evolution.BOUND}
     assert panel.get_ylim()[0] >= jacobian_evolution.SMALLEST
-    points = [(t, s, depth, seed) for t in time for s in shell for depth in (2, 4) for seed in range(3)]
-    columns = dict(zip(("time", "shell", "depth", "seed"), np.array(points).T, strict=True))
-    rate = 0.1 + 0.01 * columns["seed"]
+    turning = run.rename(t_rho="t_jacobian").assign(t_rho=0 * run.t_rho)
+    (panel,) = drawn(jacobian_evolution.exact([turning], bound)).axes
+    assert panel.get_ylabel() == r"$t\,\tau_a$"
+    points = [(t, s, seed) for t in time for s in (-5.0, -3.0) for seed in range(3)]
+    columns = dict(zip(("time", "shell", "seed"), np.array(points).T, strict=True))
+    rate = 0.1 * np.exp(columns["seed"])
     gathered = xr.Dataset(
-        {"t_rho": ("point", rate), "t_omega": ("point", rate)},
+        {"t_rho": ("point", rate), "t_jacobian": ("point", 2 * rate)},
         {name: ("point", column) for name, column in columns.items()},
     )
     left, right = drawn(jacobian_evolution.rates({"residual": gathered, "plain": gathered}, bound)).axes
     assert lines_at(left) == lines_at(right) == {evolution.BOUND}
-    assert len(said(right)) == 4
+    assert len(said(right)) == 6, "three places below the frontier for each architecture"
+    middle = left.lines[0].get_ydata()
+    assert np.allclose(middle, 0.1 * np.e)
+
+
+def test_the_figure_of_etas_and_its_table():
+    """The stored table holds the values that the claims judge."""
+    table, stored, known = read_table("05_jacobian_evolution-eta"), results(), claims()
+    names = {"eta": "eta", "late": "late", "top": "supremum"}
+    for (of, rate, name), claim in rates_study.ETA_CLAIMS.items():
+        assert np.allclose(stored[claim].values, table.value.sel(architecture=name, rate=rate, of=names[of]))
+        assert known[claim].judged.threshold == (evolution.BOUND if of == "top" else evolution.TREND)
+    rules = [known[rates_study.ETA_CLAIMS[of, "rho", "residual"]].judged for of in ("eta", "top")]
+    left, right = drawn(jacobian_evolution.etas(table, *rules)).axes
+    assert lines_at(left, "x") == {0, evolution.TREND}
+    assert lines_at(right, "x") == {evolution.BOUND}
+    assert len(left.get_yticklabels()) == 4
 
 
 def test_the_figure_of_slopes():
@@ -128,27 +147,25 @@ def test_the_figure_of_slopes():
     assert band.get_bbox().bounds[2] == pytest.approx(2 * rule.threshold)
 
 
-def test_figures_of_the_law():
-    """Early and late from the stored tables; the threshold is that of the condition."""
-    couplings, stored = read_table("06_log_shift_invariance-late"), results()
-    table = read_table("06_log_shift_invariance-defect").sel(observable="coupling", scale_removed=0)
-    defects = {
-        "8 pilot seeds": cells.of_table(table, "defect", "low", "high"),
-        "8 confirmatory seeds": cells.of_claims(stored, law_study.EARLY_CLAIMS),
-    }
-    power = read_table("06_log_shift_invariance-power")
-    axes = drawn(log_shift_invariance.early(couplings, defects, power)).axes
-    assert [panel.get_title() for panel in axes] == ["residual", "plain", "", ""]
-    assert invariance.RULE.threshold in lines_at(axes[2])
-    assert said(axes[3]) == [f"{name} {depth}: holds" for name in ("residual", "plain") for depth in (16, 32)]
-    judged = {("residual", 16, "late, 24 seeds"): stored["late-invariance-residual-16"]}
-    axes = drawn(log_shift_invariance.late(couplings, judged, read_table("06_log_shift_invariance-power-late"))).axes
-    assert invariance.RULE.threshold in lines_at(axes[2], "x")
-    assert [label.get_text() for label in axes[2].get_yticklabels()] == ["residual 16, late, 24 seeds"]
-    assert said(axes[3])[2:] == ["plain 16: fails", "plain 32: fails"]
-    axes = drawn(log_shift_invariance.independent(read_table("06_log_shift_invariance-independent"))).axes
-    assert [panel.get_title()[:8] for panel in axes] == ["depth 16", "depth 32"] * 2
-    assert said(axes[0])[0].startswith("residual: $D^2$ = ")
+def test_figures_beyond_growth():
+    """From the stored tables; the threshold is that of the condition, and every transport is split into its parts."""
+    table = read_table("06_log_shift_invariance-beyond")
+    axes = drawn(log_shift_invariance.beyond(table, read_table("06_log_shift_invariance-beyond-surrogate"))).axes
+    assert all(invariance.RULE.threshold in lines_at(panel, "x") for panel in axes[:2])
+    labels = [str(name) for name in table.cell_name.values]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == labels
+    parts = read_table("06_log_shift_invariance-beyond-parts")
+    assert log_shift_invariance.names_of(parts) == labels
+    axes = drawn(log_shift_invariance.parts(parts, {"again": parts.isel(cell=0)})).axes
+    assert [panel.get_title() for panel in axes if panel.get_title()] == [*labels, "again"]
+    assert said(axes[0]) == ["sum: $t\\,u$", "growth", "crossing", "rotation"]
+    total = sum(parts[part].isel(cell=0) for part in ("growth", "crossing", "rotation"))
+    line = next(line for line in axes[0].lines if line.get_label() == "sum: $t\\,u$")
+    assert np.allclose(line.get_ydata(), total, equal_nan=True)
+    (panel,) = drawn(
+        log_shift_invariance.remainder(read_table("06_log_shift_invariance-beyond-remainder"), labels[:1])
+    ).axes
+    assert said(panel) == ["a - b = 1", "a - b = 2"]
 
 
 def test_the_figure_of_planted_laws():
@@ -176,8 +193,10 @@ def test_figures_of_closure(lattices):
     assert axes[0].get_title() == f"planted: {flow.verdict}"
     assert said(axes[1]) == [f"{name}, depth {depth}" for name in ("residual", "plain") for depth in (16, 32)]
     series = {"pilots": cells.of_table(networks.sel(factor=1), "ratio", "ratio_low", "ratio_high")}
-    shares = {("plain", 3): locality.locality_range(one, factors=(1, 2))}
-    axes = drawn(renormalization.networks(series, series, shares)).axes
+    table, lawful = read_table("07_renormalization-interventions"), [{"v": 0.1, "w": 0.2, "ratio": 0.7}]
+    axes = drawn(renormalization.networks(table, lawful, {}, series)).axes
     assert lines_at(axes[0]) == {closure.RULE.threshold}
-    assert lines_at(axes[1]) == {locality.RULE.threshold}
-    assert said(axes[2]) == ["plain, depth 3"]
+    assert lines_at(axes[1]) == {interventions.RULE.threshold, interventions.RULE.fails_beyond, 0}
+    assert lines_at(axes[2]) == {1}
+    assert said(axes[2]) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in table.stage.values]
+    assert lines_at(axes[3]) == {locality.RULE.threshold}

@@ -115,18 +115,63 @@ def test_width_of_the_later_node_counts():
     assert np.isclose(found.gain.sel(l=2, m=3), network[2].weight.square().sum().item() / 8)
 
 
+def test_growth_decay_and_norm_are_told_apart():
+    """Linear layers c Q: each gain is c^(2 (m - l)), each norm c^(m - l)."""
+    for scale in (0.8, 1.3):
+        network = architecture["orthogonal"].load()(6, 2, width=8, depth=5, activation="identity").double()
+        with torch.no_grad():
+            for layer in network.hidden:
+                layer.weight *= scale
+        found = propagation.measure(network, INPUTS)
+        slope = np.log(scale)
+        assert np.isclose(found.growth, max(4 * slope, 0))
+        assert np.isclose(found.decay, max(-4 * slope, 0))
+        assert np.isclose(found.norm_growth, max(4 * slope, 0))
+        assert np.isclose(found.worst, 4 * abs(slope))
+        assert np.allclose(found.amplitude, slope * found.distance)
+        assert np.allclose(found.norm_amplitude, slope * found.distance)
+
+
+def test_amplitude_is_the_mean_over_pairs_at_a_distance():
+    found = propagation.measure(Perceptron(6, 2, width=7, depth=5, seed=1).double(), INPUTS)
+    half = np.log(found.gain.values) / 2
+    assert np.allclose(found.amplitude, [np.diagonal(half, step).mean() for step in (1, 2, 3, 4)])
+    logs = np.log(found.norm.values)
+    assert np.allclose(found.norm_amplitude, [np.diagonal(logs, step).mean() for step in (1, 2, 3, 4)])
+    assert found.growth == max(np.nanmax(half), 0)
+    assert found.decay == -np.nanmin(half)
+    assert found.norm_growth == max(np.nanmax(logs), 0)
+
+
 def test_verdicts_of_the_cases():
+    """An upper bound does not refuse decay, the two-sided rule does; a growing norm fails, though gains are one."""
     depths = (4, 8, 16)
-    words = {}
+    words, two_sided = {}, {}
     for kind in ("residual", "sub-critical", "super-critical", "orthogonal linear"):
         runs = [study.over_depth(kind, seed, study.Protocol(depths=depths, width=24, samples=3)) for seed in range(4)]
-        words[kind] = propagation.judge([item for run in runs for item in run]).verdict
+        ensemble = [item for run in runs for item in run]
+        words[kind] = propagation.judge(ensemble).verdict
+        two_sided[kind] = propagation.judge_two_sided(ensemble).verdict
     assert words == {
         "residual": "holds",
-        "sub-critical": "fails",
+        "sub-critical": "holds",
         "super-critical": "fails",
         "orthogonal linear": "holds",
     }
+    assert two_sided == words | {"sub-critical": "fails"}
+    random = [
+        propagation.measure(
+            Perceptron(6, 1, width=24, depth=depth, activation="identity", seed=seed).double(),
+            INPUTS[:1],
+            parameters={"seed": seed, "depth": depth},
+        )
+        for seed in range(6)
+        for depth in depths
+    ]
+    found = propagation.judge(random)
+    assert found.verdict == "fails"
+    assert found.estimate == found.details.slopes["norm_growth"] == found.details.per_seed["norm_growth"].mean()
+    assert found.reason.startswith("the slope of the largest log operator norm on log depth is ")
     table = study.table(runs)
     assert table.worst.sel(depth=8, seed=2, kind="orthogonal linear") == runs[2][1].worst
 

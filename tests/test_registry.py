@@ -61,6 +61,97 @@ def test_refusals():
         dataset["cifar"]
 
 
+def no_words(features, outputs):
+    return nn.Linear(features, outputs)
+
+
+def no_data(samples, *, task, seed):
+    return torch.zeros(samples, 3), torch.zeros(samples, 1)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("register", "line"),
+    [
+        (lambda: architecture(twice), "architecture(name): expected a name of letters, digits and any of _.+-, got <f"),
+        (
+            lambda: architecture("")(twice),
+            "architecture(name): expected a name of letters, digits and any of _.+-, got",
+        ),
+        (lambda: architecture("a, b")(twice), "architecture(name): expected a name of letters, digits and any of"),
+        (
+            lambda: architecture("a", compared=1)(twice),
+            "architecture('a', compared=...): expected True or False, got 1",
+        ),
+        (lambda: architecture("a")(3), "architecture('a'): expected a function at the top level of a file, got 3"),
+        (lambda: architecture("a")(lambda *_, **__: 0), "architecture('a'): expected a function at the top level of a"),
+        (
+            lambda: architecture("a")(no_words),
+            "architecture('a'): expected no_words to take (features, outputs, *, width, depth, activation, "
+            "weight_scale, branch_scale, seed): got an unexpected keyword argument 'width'",
+        ),
+        (lambda: dataset("a")(no_data), "dataset('a', tasks=...): expected a tuple of texts, got ()"),
+        (
+            lambda: dataset("a", tasks="x", most=9)(no_data),
+            "dataset('a', tasks=...): expected a tuple of texts, got 'x",
+        ),
+        (
+            lambda: dataset("a", tasks=(3,), most=9)(no_data),
+            "dataset('a', tasks=...): expected a tuple of texts, got (",
+        ),
+        (lambda: dataset("a", tasks=("x",))(no_data), "dataset('a', most=...): expected a whole number of at least 1,"),
+        (
+            lambda: dataset("a", tasks=("x",), most="9")(no_data),
+            "dataset('a', most=...): expected a whole number of at",
+        ),
+        (
+            lambda: dataset("a", tasks=("x",), most=9)(twice),
+            "dataset('a'): expected twice to take (samples, *, task, se",
+        ),
+    ],
+)
+def test_what_no_spec_could_use_is_refused(register, line, monkeypatch):
+    for registry in (architecture, dataset):
+        monkeypatch.setattr(registry, "_entries", dict(registry.entries))
+    with pytest.raises(TypeError, match=f"^{re.escape(line)}") as caught:
+        register()
+    assert "\n" not in str(caught.value)
+    assert "a" not in {*architecture.names(), *dataset.names()}
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_data_of_another_type_are_refused(monkeypatch):
+    monkeypatch.setattr(dataset, "_entries", dict(dataset.entries))
+    dataset("none", tasks=("x",), most=9)(no_data)
+    with pytest.raises(
+        TypeError, match=r"^Spec\(data=...\): expected 'none' to return a grsd.datasets.Data, got \(tensor"
+    ):
+        grsd.Spec(data="none", task="x", samples=3).batch()
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("def broken(", "shapes: odd.py: cannot be read as Python: '(' was never closed"),
+        (
+            "@shape(name='x')\ndef f(): ...",
+            "shapes: odd.py, line 1: expected @shape(name, fact=...) with literals or co",
+        ),
+        ("\n@shape(unknown)\ndef f(): ...", "shapes: odd.py, line 2: expected @shape(name, fact=...) with literals or"),
+        ("@shape('x')\ndef f(): ...\n@shape('x')\ndef g(): ...", "shape('x'): in shapes.odd and in shapes.odd"),
+    ],
+)
+def test_a_new_file_with_a_mistake_is_one_line(source, line, tmp_path, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "__init__.py").touch()
+    (tmp_path / "shapes" / "odd.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
+            Registry("shapes", "shape", (), ()).names()
+        assert "\n" not in str(caught.value)
+
+
 def test_constants_of_a_file_may_be_facts():
     assert dataset["digits"].facts == {"tasks": ("one-hot", "parity"), "most": 1797}
     assert isinstance(architecture, Registry)

@@ -53,6 +53,9 @@ def outputs(path):
         ({"settings": ["steps=3"]}, "parameter steps=3: expected list"),
         ({"settings": ["count"]}, "--set count: expected name=value"),
         ({"only": ["01"], "device": "cpu"}, "no parameter 'device' in 01_second"),
+        ({"settings": ["device=tpu"]}, "parameter device: expected auto, cpu or cuda, got 'tpu'"),
+        ({"settings": ["count=3", "count=4"]}, "parameter count: expected one value, got '3' and '4'"),
+        ({"settings": ["device=cpu"], "device": "auto"}, "parameter device: expected one value, got 'cpu' and 'auto'"),
     ],
 )
 def test_refused_before_anything_runs(root, request_, message):
@@ -82,6 +85,7 @@ def test_refresh_writes_clean_outputs_back(root):
     reproduce(where=root, only=["00"], refresh=True)
     notebook = nbformat.read(root / "notebooks" / "00_first.ipynb", as_version=4)
     assert "papermill" not in notebook.metadata
+    assert 0 < notebook.metadata["grsd"]["seconds"] < 100
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
     assert outputs(root / "notebooks" / "00_first.ipynb")[0] == "5 0.5 False a [1] auto\n"
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
@@ -103,6 +107,28 @@ def test_a_refusal_fails_its_cell_in_one_line(root, capsys):
     cells = nbformat.read(run.output, as_version=4).cells
     (error,) = [output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert error.traceback == [f"{refusal}  (%tb shows where)"]
+
+
+SLOW_TO_FINISH = """
+import time
+handlers = get_ipython().kernel.shell_handlers
+answer = handlers["kernel_info_request"]
+async def slowly(*arguments):
+    await answer(*arguments)
+    time.sleep(1)
+handlers["kernel_info_request"] = slowly
+"""
+
+
+def test_a_kernel_ends_without_an_interrupt(root, capfd):
+    """Also one that is still busy after its last reply, as on a loaded machine."""
+    path = root / "notebooks" / "01_second.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2:] = [new_code_cell(SLOW_TO_FINISH)]
+    nbformat.write(notebook, path)
+    (run,) = reproduce(where=root, only=["01"])
+    assert run.failure is None
+    assert capfd.readouterr().err == ""
 
 
 def test_what_cannot_be_run_or_written_fails_alone(root, capsys):

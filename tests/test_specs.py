@@ -1,13 +1,15 @@
 """Specs: plain values, one key, refused in one line."""
 
 import json
+import re
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from grsd import Spec
+from grsd import Spec, ensemble, run
+from grsd.runs import clean
 from grsd.runs.plain import key, plain, text
 
 SMALL = Spec(width=8, depth=2, samples=8, task="parity", times=(0.1, 5, 3), shell_widths=(1.0, 2.0))
@@ -115,3 +117,28 @@ def test_mappings_and_dataclasses_are_specs():
     ):
         with pytest.raises(TypeError, match=rf"^run\(spec\): {message}"):
             plain(bad)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: Spec.from_json("{"), "Spec.from_json(text): expected a JSON object of fields, got '{'"),
+        (lambda: Spec.from_json(None), "Spec.from_json(text): expected a JSON object of fields, got None"),
+        (lambda: Spec.from_dict(3), "Spec.from_dict(values): expected a mapping of fields, got 3"),
+        (lambda: Spec().with_seeds(3), "Spec.with_seeds(seeds): expected a sequence of seeds, got 3"),
+        (lambda: Spec().with_seeds("12"), "Spec.with_seeds(seeds): expected a sequence of seeds, got '12'"),
+        (lambda: ensemble(3), "ensemble(specs): expected a sequence of specs, got 3"),
+        (lambda: ensemble(Spec()), "ensemble(specs): expected a sequence of specs, got Spec("),
+        (lambda: ensemble({"seed": 0}), "ensemble(specs): expected a sequence of specs, got {'seed': 0}"),
+        (lambda: ensemble([], progress="yes"), "ensemble(progress=...): expected True or False, got 'yes'"),
+        (lambda: run(Spec(), progress="yes"), "run(progress=...): expected True or False, got 'yes'"),
+        (lambda: run(Spec(), folder=3), "run(folder=...): expected a folder's path, got 3"),
+        (lambda: clean(3), "clean(folder=...): expected a folder's path, got 3"),
+        (lambda: clean(unfinished="no"), "clean(unfinished=...): expected True or False, got 'no'"),
+    ],
+)
+def test_experiments_of_another_type_are_refused_in_one_line(call, line):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(line)}") as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from grsd.conditions import closure, evolution, invariance, locality
+from grsd.conditions import evolution, invariance, locality
 from grsd.evidence import claims
+from grsd.laws.beyond import NEGLIGIBLE
 from grsd.networks import architecture
-from grsd.studies import jacobian_evolution, log_shift_invariance, renormalization
+from grsd.studies import beyond_growth, jacobian_evolution, log_shift_invariance, renormalization
 from grsd.studies.stages import INVARIANCE, quick
 
 SMALL = {"samples": 30, "width": 8, "seeds": 3, "times": (0.5, 4.0, 3), "tolerance": 1e-2, "device": "cpu"}
@@ -34,8 +35,6 @@ DRAWN = [
     (log_shift_invariance, log_shift_invariance.EARLY_CLAIMS, invariance.RULE.threshold),
     (log_shift_invariance, log_shift_invariance.LATE_CLAIMS, invariance.RULE.threshold),
     (log_shift_invariance, log_shift_invariance.LARGE_CLAIMS, invariance.RULE.threshold),
-    (renormalization, renormalization.CLOSURE_CLAIMS, closure.RULE.threshold),
-    (renormalization, renormalization.LATE_CLAIMS, closure.RULE.threshold),
     (renormalization, renormalization.LOCALITY_CLAIMS, locality.RULE.threshold),
 ]
 
@@ -59,3 +58,20 @@ def test_claims_of_slopes_and_bounds(known):
     for name, claim in study.BOUND_CLAIMS.items():
         assert study.MEASUREMENTS[claim].protocol.network.architecture == name
         assert known[claim].judged.threshold == evolution.BOUND
+
+
+def test_claims_beyond_growth_are_measured_in_their_cells_on_fresh_seeds(known):
+    study = beyond_growth
+    for cell in study.CELLS:
+        claim = study.claim_of(*cell)
+        protocol, rule = study.MEASUREMENTS[claim].protocol, known[claim].judged
+        network = protocol.network
+        assert (network.architecture, network.depth, network.width) == cell[1:]
+        assert protocol.log_loss == study.STAGES[cell[0]].log_loss
+        assert (rule.threshold, rule.direction) == (NEGLIGIBLE, "at most")
+    for claim, measurement in study.MEASUREMENTS.items():
+        rule = known[claim].judged
+        assert (rule.seeds, rule.first_seed) == (study.RUNS, study.FIRST)
+        protocol = measurement.protocol
+        blocks = getattr(protocol, "blocks", None) or [getattr(protocol, name, protocol) for name in ("one", "other")]
+        assert {(block.runs, block.first) for block in blocks} == {(study.RUNS, study.FIRST)}

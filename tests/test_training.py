@@ -113,7 +113,7 @@ def adds(budget):
     """Each leg antisymmetric, in the mean and in the difference of orders; sums over shells add to the transport's."""
     size = max(float(np.abs(budget[leg]).max()) for leg in (*LEGS, "transport"))
     total = float(budget.energy_before.sum() + budget.energy_after.sum())
-    for name in ("transport", *LEGS, *(f"{leg}_order" for leg in LEGS)):
+    for name in ("transport", "growth_rayleigh", *LEGS, *(f"{leg}_order" for leg in LEGS)):
         assert np.abs(budget[name].values + budget[name].values.T).max() <= 1e-14 * size
     rows = sum(budget[leg].sum("shell_from") for leg in LEGS) - budget.transport.sum("shell_from")
     assert np.abs(rows).max() < 1e-14 * total
@@ -168,6 +168,22 @@ def test_any_training_closes_and_agrees_with_plain_kernels(kind, loss, optimizer
     assert np.allclose(budget.transport, transport, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
     flux = [float(transport[c:, :c].sum()) for c in range(1, len(transport))]
     assert np.allclose(budget.flux, flux, rtol=0, atol=1e-10 * float(budget.energy_before.sum()))
+
+
+@pytest.mark.long
+def test_thirty_random_trainings_close():
+    """Five architectures, three losses, three optimizers, 1 to 1000 steps; also of lower rank or degenerate."""
+    drawn = np.random.default_rng(0)
+    kinds = ("tanh", "convolution", "normalized", "bottleneck", "linear")
+    for number in range(30):
+        loss = ("mse", "cross-entropy", squared_log_cosh)[number % 3]
+        inputs, targets = batch(loss)
+        before = net(kinds[number % 5], seed=number)
+        steps = int(np.exp(drawn.uniform(0, np.log(1000))).round())
+        after = train(before, loss, str(drawn.choice(["sgd", "momentum", "adam"])), steps, inputs, targets)
+        budget = checkpoint_budget(before, after, inputs, targets, SHELLS, loss=loss)
+        closes(budget)
+        adds(budget)
 
 
 def test_a_kernel_that_stands_still_is_lazy_and_one_that_only_grows_grows():
@@ -367,9 +383,9 @@ def test_one_output_without_a_dimension_under_a_memory_limit(dtype, accuracy):
 
 def test_the_lines_of_the_readme_run():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (block,) = re.findall(r"((?:^    .*\n)+)", readme[readme.index("`grsd.checkpoint_history` takes") :], re.MULTILINE)[
-        :1
-    ]
+    after = readme[readme.index("`grsd.checkpoint_history` takes") :]
+    block = "".join(re.findall(r"((?:^    .*\n)+)", after, re.MULTILINE)[:2])
+    assert "grsd.force_and_rate(" in block
     start = "import grsd\ndata, network = grsd.digits(8), grsd.Perceptron(64, 10, width=6, depth=2)\n"
     code = start + textwrap.dedent(block)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)

@@ -103,8 +103,11 @@ def compare(budget: xr.Dataset, dense: xr.Dataset) -> dict[str, float]:
     for name, where in kept.items():
         off, stated = np.abs(budget[name] - dense[name]).values[where], budget[f"{name}_error"].values[where]
         row[f"worst_{name}"] = float((off / np.where(off > 0, stated, 1)).max(initial=0))
-    off = np.abs(budget.laziness_rayleigh - dense.laziness_rayleigh) / budget.laziness_rayleigh_error
-    row["worst_laziness"] = float(off.max())
+    off, stated = (
+        np.abs(budget.laziness_rayleigh - dense.laziness_rayleigh).values,
+        budget.laziness_rayleigh_error.values,
+    )
+    row["worst_laziness"] = float((off / np.where(off > 0, stated, 1)).max())
     stated = budget.transport_error.values[kept["transport"]].max(initial=0)
     row["stated_transport"] = float(stated / np.abs(dense.transport).max())
     return row

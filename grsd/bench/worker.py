@@ -51,11 +51,11 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
         run = _ready(method, model, inputs, targets, case.memory_limit)
         before = peak(device)
         wall, cpu, result = _timed(run, device)
-    except ImportError:
-        return {"note": "not installed"}
     except Exception as error:
         if method not in PEERS:
             raise
+        if isinstance(error, ImportError):
+            return {"note": "not installed"}
         return {"note": f"refuses: {(str(error).splitlines() or [type(error).__name__])[0][:100]}"}
     most = peak(device)
     if method in KERNELS and method != OURS:

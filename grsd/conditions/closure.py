@@ -110,7 +110,7 @@ def judge(
     orders = np.stack([rng.permutation(len(ensemble)) for _ in range(permutations)])
     everyone = np.arange(len(ensemble))
     keeps = [everyone, *(np.delete(everyone, run) for run in everyone)]
-    real = np.stack([_defect(phi[:, keep], flux[keep]) for keep in keeps])
+    real = np.stack([defect(phi[:, keep], flux[keep]) for keep in keeps])
     shuffled = [_shuffled(phi, flux, orders, keep) for keep in keeps]
     null = np.stack([np.sqrt(np.square(defects).mean(1)) for defects in shuffled])
     ratios = (real / null).max(1)
@@ -149,7 +149,7 @@ def judge(
     )
 
 
-def _defect(phi: Float[np.ndarray, "... R B"], flux: Float[np.ndarray, "R B"]) -> np.ndarray:
+def defect(phi: Float[np.ndarray, "... R B"], flux: Float[np.ndarray, "R B"]) -> np.ndarray:
     """Return r of the states, with each run's U_c fitted to the other runs."""
     along, size = (phi * flux).sum(-2, keepdims=True), np.square(phi).sum(-2, keepdims=True)
     others = (along - phi * flux) / (size - np.square(phi))
@@ -162,4 +162,4 @@ def _shuffled(
 ) -> Float[np.ndarray, "K P"]:
     """Return r of the kept runs with permuted states; the permutations do not depend on the run left out."""
     kept = orders[np.isin(orders, keep)].reshape(len(orders), len(keep))
-    return _defect(phi[:, kept], flux[keep])
+    return defect(phi[:, kept], flux[keep])

@@ -11,6 +11,7 @@ and the defect D^2 is the share of the squared couplings that the best such law 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,11 @@ def _observed(
     scale: bool,
 ) -> list[Ensemble]:
     widths = widths_of(call, ensemble)
-    return observe(widths, observable=observable, k_max=k_max, scale=scale, window=window)
+    try:
+        return observe(widths, observable=observable, k_max=k_max, scale=scale, window=window)
+    except (TypeError, ValueError) as error:  # it names law_test, which the user has not called
+        said = re.sub(r"^law_test\((budgets)?", lambda start: f"{call}({'ensemble' if start[1] else ''}", str(error))
+        raise type(error)(said) from None
 
 
 def _verdict(test: LawTest) -> str:

@@ -7,6 +7,7 @@ from grsd.conditions import (
     covariance,
     evolution,
     incoherence,
+    interventions,
     invariance,
     locality,
     profile_flow,
@@ -16,5 +17,15 @@ from grsd.conditions.contract import Condition
 
 CONDITIONS: dict[str, Condition] = {
     condition.name: condition
-    for condition in (propagation, incoherence, evolution, invariance, closure, locality, covariance, profile_flow)
+    for condition in (
+        propagation,
+        incoherence,
+        evolution,
+        invariance,
+        closure,
+        interventions,
+        locality,
+        covariance,
+        profile_flow,
+    )
 }

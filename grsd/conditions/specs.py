@@ -17,6 +17,7 @@ from grsd.support.arguments import listed
 from grsd.support.values import instance
 
 OPTION = "measure_"
+GIVEN = ("history", "inputs", "targets", "shells", "parameters")  # of measure; a spec decides them
 
 
 def of_specs(
@@ -36,12 +37,17 @@ def of_specs(
         options: of ``condition.measure``; they must be plain values if the condition reads a start or a flow.
 
     Returns: datasets with the spec's ``seed`` and ``depth`` among their attributes, ready for ``condition.judge``.
-    Errors: ``ValueError`` for no specs; as ``grsd.ensemble`` and ``condition.measure``.
+    Errors: before anything runs, ``ValueError`` for no specs and ``TypeError`` for an unknown option; as
+    ``grsd.ensemble`` and ``condition.measure``.
     """
     instance("of_specs", "condition", condition, Condition, "a condition of grsd.conditions.CONDITIONS")
     specs = listed("of_specs", "specs", [specs] if isinstance(specs, Spec) else specs, "grsd.Spec")
     for spec in specs:
         instance("of_specs", "specs", spec, Spec, "a grsd.Spec")
+    taken = [name for name in inspect.signature(condition.measure).parameters if name not in GIVEN]
+    for name in options:
+        if name not in taken:
+            raise TypeError(f"of_specs({name}=...): {condition.name}.measure takes {', '.join(taken) or 'no options'}")
     how = {"workers": workers, "threads": 1, "progress": progress}
     if condition.reads == "history":
         return [condition.measure(run, **options) for run in ensemble(specs, **how)]

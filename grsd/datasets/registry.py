@@ -2,4 +2,4 @@
 
 from grsd.support.registry import Registry
 
-dataset = Registry("grsd.datasets", "dataset", tasks=(), most=0)
+dataset = Registry("grsd.datasets", "dataset", ("samples",), ("task", "seed"), tasks=(), most=0)

@@ -13,12 +13,14 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from grsd.evidence.seconds import seconds_of
 from grsd.support.folders import one_line, project, read
 from grsd.support.records import check_record
 
 FILE = "data/manifest.yaml"
 FOLDERS = ("data", "figures")
 NOT_COMMITTED = ("data/runs",)
+PLAIN = re.compile(r"\w[\w.-]*")
 MAKERS = ("command", "makes", "otherwise")
 
 
@@ -32,7 +34,7 @@ class Entry:
             characters, the notebook's number.
         makes: ``grsd.MODULE:FUNCTION``, called without arguments, or ``grsd.MODULE:FUNCTION({stem})``, with the stem.
         otherwise: the origin in words, for files that no command makes.
-        seconds: how long it took, if known.
+        seconds: that it takes, if the files do not record it (``grsd.evidence.seconds``).
     """
 
     files: str
@@ -59,18 +61,31 @@ class Entry:
         return self.makes.removesuffix("({stem})"), self.makes.endswith("({stem})")
 
     def command_for(self, path: str) -> str:
+        """Return the command. Errors: ``ValueError`` for a name that a command line would not take as one word."""
         stem = PurePosixPath(path).stem
+        if not PLAIN.fullmatch(stem):
+            raise ValueError(
+                f"{one_line(path)}: expected a name of letters, digits and any of ._-, got {one_line(stem)!r}"
+            )
         return self.command.replace("{stem}", stem).replace("{number}", stem[:2])
 
     def function(self, path: str) -> Callable[[], object]:
-        """Return the function that makes the file ``path``. Errors: ``ValueError`` if there is no such function."""
+        """Return the function that makes the file ``path``.
+
+        Errors: ``ValueError`` if there is no such function; ``ModuleNotFoundError`` if its module needs a package that
+        is not installed.
+        """
         dotted, argument = self._made_by()
         module, name = dotted.split(":")
         try:
-            made = getattr(import_module(module), name)
-            return partial(made, PurePosixPath(path).stem) if argument else made
-        except (ImportError, AttributeError):
-            raise ValueError(f"{FILE}: {self.files}: makes: there is no function {self.makes}") from None
+            made = getattr(import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise
+            made = None
+        if not callable(made):
+            raise ValueError(f"{FILE}: {self.files}: makes: there is no function {self.makes}")
+        return partial(made, PurePosixPath(path).stem) if argument else made
 
 
 def manifest(path: Path | None = None) -> tuple[Entry, ...]:
@@ -103,7 +118,7 @@ def entry_of(path: str, entries: Sequence[Entry]) -> Entry:
 
 
 def listing(root: Path, entries: Sequence[Entry]) -> list[str]:
-    """Return one line per file: its path, its origin, and the seconds to make it if known."""
+    """Return one line per file: its path, the command that makes it, and the seconds that it took, if known."""
     lines = []
     for path in committed(root):
         try:
@@ -111,8 +126,9 @@ def listing(root: Path, entries: Sequence[Entry]) -> list[str]:
         except ValueError as error:
             lines.append(str(error))
             continue
-        took = "" if entry.seconds is None else f" ({entry.seconds:g} s)"
-        lines.append(f"{path}: {entry.shown(path)}{took}")
+        seconds = seconds_of(path, root) if entry.seconds is None else entry.seconds
+        took = "seconds unknown" if seconds is None else f"{seconds:g} s"
+        lines.append(f"{path}: {entry.shown(path)}" + (f" ({took})" if entry.otherwise is None else ""))
     return lines
 
 
@@ -127,7 +143,10 @@ def named(name: str, root: Path, entries: Sequence[Entry]) -> str:
         return name
     found = [path for path in committed(root) if name in (PurePosixPath(path).name, PurePosixPath(path).stem)]
     if not found:
-        raise ValueError(f"no file {one_line(repr(name), 80)} under data/ or figures/; grsd data lists them")
+        raise ValueError(
+            f"no file {one_line(repr(name), 80)} under data/ or figures/; grsd data lists them, "
+            "and one that is not made yet is named by its path"
+        )
     if len({entry_of(path, entries).shown(path) for path in found}) > 1:
         raise ValueError(f"{one_line(repr(name), 80)} may be {' or '.join(found)}; name one of them by its path")
     return found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,8 +32,9 @@ class Result:
         seeds, values: one value per seed. ``estimate``, ``low``, ``high``, ``verdict``: the outcome of the rule.
         protocol: all settings of the measurement as plain values.
         provenance: ``versions`` of the libraries, ``code`` (fingerprint of the code that measured), ``commit`` of the
-            repository, ``command``; "unknown" if it was not recorded. ``stored_in``, only for results of an unknown
-            commit: the commit that first contains the values.
+            repository, ``command``; "unknown" if it was not recorded. ``seconds``: that the measurement took, with the
+            runs that were kept by then; absent if they were not recorded. ``stored_in``, only for results of an
+            unknown commit: the commit that first contains the values.
     """
 
     claim: str
@@ -54,13 +56,15 @@ def judge(
     values: Sequence[float],
     protocol: Mapping[str, object],
     code: str = UNKNOWN,
+    seconds: float | None = None,
 ) -> Result:
-    """Judge a claim on confirmatory seeds that were measured just now, under ``protocol``, by ``code``.
+    """Judge a claim on confirmatory seeds that were measured just now, under ``protocol``, by ``code``, in ``seconds``.
 
     Errors: ``ValueError`` for seeds below the rule's first (seeds below 1000 are pilots), repeated seeds, fewer seeds
     than the rule asks for, or a number of values that differs from the number of seeds.
     """
     made = {"code": code, "commit": commit(), "command": f"grsd claims --confirm {claim.id}"}
+    took = {} if seconds is None else {"seconds": round(seconds, 1)}
     return Result(
         claim=claim.id,
         rule_hash=claim.hash,
@@ -68,7 +72,7 @@ def judge(
         values=tuple(float(value) for value in values),
         **_judged(claim, seeds, values),
         protocol=_as_stored(protocol),
-        provenance=provenance() | made,
+        provenance=provenance() | made | took,
     )
 
 
@@ -77,7 +81,9 @@ def confirm(claim: Claim, measurement: Measurement) -> Result:
     protocol, code = measurement.settings, measurement.code  # refusals come before the run
     first = claim.judged.first_seed
     seeds = range(first, first + claim.judged.seeds)
-    return judge(claim, seeds, [measurement.value(seed) for seed in seeds], protocol, code)
+    begun = time.perf_counter()
+    values = [measurement.value(seed) for seed in seeds]
+    return judge(claim, seeds, values, protocol, code, time.perf_counter() - begun)
 
 
 def write_result(result: Result, folder: Path | None = None) -> Path:

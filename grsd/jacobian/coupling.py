@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grsd.support.checks import FEW
+from grsd.support.faults import is_slip
 
 COUPLED = (
     "the output of a sample changes with the other samples of its batch (batch norm without running statistics, or "
@@ -50,7 +51,9 @@ def _evaluated(function: Function, inputs: Tensor, part: Tensor) -> Tensor:
         return function(inputs[part])
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
-    except Exception:  # a model that needs a full batch may raise anything
+    except Exception as error:  # a model that needs a full batch may raise anything
+        if is_slip(error):
+            raise
         return function(inputs[among_copies(part, len(inputs))])[part]
 
 

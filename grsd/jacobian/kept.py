@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian.anatomy import Anatomy
+from grsd.support.faults import is_slip
 
 OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes of torch itself
 OPAQUE = (nn.Module, Tensor, type, ModuleType, FunctionType, bytearray, memoryview)
@@ -226,7 +227,9 @@ def _done_without(anatomy: Anatomy, chosen: list[KeptTensor], call: Callable[[],
     try:
         call()
         anew = all(isinstance(value := kept.now(), Tensor) and value.requires_grad for kept in chosen)
-    except Exception:  # a module may raise anything if a kept tensor is missing
+    except Exception as error:  # a module may raise anything if a kept tensor is missing
+        if is_slip(error):
+            raise
         anew = False
     (without if anew else before).restore()
     return anew

@@ -15,6 +15,7 @@ from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.size import evaluated_at_once
 from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
+from grsd.support.faults import is_slip
 
 COUPLED_GRADIENT = (
     "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
@@ -195,6 +196,8 @@ def copied(call: str, model: nn.Module, dtype: torch.dtype, device: torch.device
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # an attribute of the model may raise anything when it is copied
+        if is_slip(error):
+            raise
         said = (str(error).strip() or "no message").splitlines()[0]
         raise TypeError(
             f"{call}(model, ...): the model cannot be copied ({type(error).__name__}: {said}); keep what has no copy, "
@@ -211,6 +214,8 @@ def evaluated(
     except (torch.OutOfMemoryError, MemoryError, OSError):
         raise
     except Exception as error:  # raised by the model
+        if is_slip(error):
+            raise
         said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
         raise ValueError(

@@ -36,6 +36,7 @@ from grsd.jacobian.trace import (
     slopes_by_two_passes,
     trace_with_graph,
 )
+from grsd.support.faults import is_slip
 
 Parts = tuple[Tensor, ...]
 Differentiated = list[tuple[Parts, Parts | None]]
@@ -361,7 +362,9 @@ def can_vmap_samples(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
     try:
         with torch.no_grad():
             alone = vmap(lambda sample: network(network.parameters, sample[None])[0])(few)
-    except Exception:  # whatever vmap or the module refuses, the whole batch avoids it
+    except Exception as error:  # whatever vmap or the module refuses, the whole batch avoids it
+        if is_slip(error):
+            raise
         return False
     eps = torch.finfo(outputs.dtype).eps
     return alone.shape == outputs[:2].shape and bool(

@@ -49,6 +49,7 @@ from grsd.kernel.plan import (
 )
 from grsd.kernel.products import KernelAccumulator, Square, Tile
 from grsd.support.checks import FEW, check_targets, in_one_line, memory_bytes
+from grsd.support.faults import is_mistake
 
 SMALL = 2**30  # bytes; the memory of smaller problems is not measured
 T = TypeVar("T")
@@ -161,7 +162,10 @@ class KernelComputation:
         return pullback(self.network, self.inputs, cotangent, self.batch)
 
     def _checked(self, compute: Callable[[], tuple[T, list[Square]]]) -> T:
-        """Compute; if that raises or fails the self-check, retry with strategies that need fewer features of torch."""
+        """Compute; if that raises or fails the self-check, retry with strategies that need fewer features of torch.
+
+        Programming errors of this package are raised at once.
+        """
         problem = ""
         for strategy in self._strategies():
             if problem:
@@ -175,7 +179,7 @@ class KernelComputation:
             except (torch.OutOfMemoryError, MemoryError, OSError):
                 raise
             except Exception as error:  # raised by torch or by the model's own backward pass
-                if isinstance(error, ValueError) and str(error).startswith(self.call):
+                if is_mistake(error) or (isinstance(error, ValueError) and str(error).startswith(self.call)):
                     raise
                 problem = _said(self.call, error)
                 continue

@@ -11,10 +11,11 @@ Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the signs 
 """
 
 from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
-from grsd.laws.beyond import VERDICTS, BeyondGrowth, LawBeyond, beyond_growth, growth_surrogate
+from grsd.laws.beyond import VERDICTS, BeyondGrowth, LawBeyond, beyond_growth
 from grsd.laws.coupling import coupling_law
 from grsd.laws.exponent_tests import Exponents, exponents
 from grsd.laws.fit import LawFit
+from grsd.laws.growth_surrogates import growth_power, growth_surrogate
 from grsd.laws.resample import resampled
 from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
 from grsd.laws.velocity import velocity_law
@@ -33,6 +34,7 @@ __all__ = [
     "compare_laws",
     "coupling_law",
     "exponents",
+    "growth_power",
     "growth_surrogate",
     "judge_observed",
     "law_test",

@@ -24,13 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.laws.coupling import pairs
+from grsd.laws.crossed import crossed_values, interval_of
 from grsd.laws.ensemble import jackknife_interval, leave_out
 from grsd.laws.fit import EXPONENTS
-from grsd.laws.signflip import crossed_share
-from grsd.shells.parts import NEEDED
-from grsd.support.arguments import whole_budget
-from grsd.support.values import level_of, seed_of
+from grsd.laws.growth_pairs import GrowthPairs, growth_pairs
+from grsd.support.values import level_of
 
 VERDICTS = ("growth only", "beyond growth", "non-trivial invariance", "inconclusive")
 NEGLIGIBLE = 0.04  # as for condition 4: what leaves 4 % of the squared couplings is followed within 20 %
@@ -49,6 +47,8 @@ class LawBeyond:
         exponent, exponent_interval: b; the interval is (1, 1) if b is held at 1.
         amplitudes: kappa (k_max,), 1 / time, at the middle of the positions.
         share, share_interval: D_rest^2, the part of the squared remainder that the law leaves, and its interval.
+        values: (R,) one number per run, with the mean and the standard error of D_rest^2.
+        exponents: (R,) jackknife pseudo-values of b, one per run.
 
     All are NaN (amplitudes 0) if there is no remainder.
     """
@@ -58,18 +58,23 @@ class LawBeyond:
     amplitudes: np.ndarray
     share: float
     share_interval: tuple[float, float]
+    values: np.ndarray
+    exponents: np.ndarray
 
 
 @dataclass(frozen=True)
 class BeyondGrowth:
-    """Couplings beyond growth, judged. Intervals are delete-one-run jackknives at ``level``.
+    """Couplings beyond growth, judged. Intervals are at ``level``: of shares, those of ``crossed_values``; of
+    exponents, delete-one-run jackknives.
 
     Attributes:
         verdict: one of ``VERDICTS``. ``reason``: one sentence with the number that decides.
         share, share_interval: D_0^2, the part of the squared couplings beyond growth.
+        values: (R,) one number per run, with the mean and the standard error of D_0^2.
         free, strict: the law of the remainder with b free (homogeneity) and with b = 1 (strict invariance of K).
         halves, halves_intervals: b fitted to the lower and to the upper half of the window.
-        difference, difference_interval: upper b minus lower b.
+        difference, difference_interval: upper b minus lower b. These and the halves are NaN if a half has too few
+            pairs for its own b.
         rates: (R,) r of every run, 1 / time.
         positions, separations: (s_a + s_b)/2 and a - b of the pairs (m,). ``runs``: R.
     """
@@ -78,6 +83,7 @@ class BeyondGrowth:
     reason: str
     share: float
     share_interval: tuple[float, float]
+    values: np.ndarray
     free: LawBeyond
     strict: LawBeyond
     halves: tuple[float, float]
@@ -93,34 +99,6 @@ class BeyondGrowth:
     def __str__(self) -> str:
         low, high = self.share_interval
         return f"{self.verdict}: D_0^2 = {self.share:.3g} [{low:.3g}, {high:.3g}], {self.runs} runs; {self.reason}"
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Couplings of R runs in units in which the weights are one: K and z (R, m), both times the root of the weights."""
-
-    coupling: np.ndarray
-    growth: np.ndarray
-    root: np.ndarray
-    x: np.ndarray
-    group: np.ndarray
-
-    def only(self, kept: np.ndarray) -> _Pairs:
-        parts = self.coupling[:, kept], self.growth[:, kept], self.root[kept], self.x[kept], self.group[kept]
-        return _Pairs(*parts)
-
-    def rates(self) -> np.ndarray:
-        return (self.coupling * self.growth).sum(1) / np.square(self.growth).sum(1)
-
-    def without_growth(self, values: np.ndarray) -> np.ndarray:
-        """Project z of every run out of values (R, m)."""
-        along = (values * self.growth).sum(1) / np.square(self.growth).sum(1)
-        return values - along[:, None] * self.growth
-
-    def shapes(self, slope: np.ndarray | float) -> np.ndarray:
-        """Return (..., G, m) the shapes of the law, one per separation, for slopes b - 1 (...)."""
-        member = self.group[None, :] == np.arange(self.group.max() + 1)[:, None]
-        return np.exp(np.asarray(slope)[..., None, None] * (self.x - self.x.mean())) * member * self.root
 
 
 def beyond_growth(
@@ -139,41 +117,46 @@ def beyond_growth(
         k_max: largest a - b. ``level``: of the intervals.
 
     The verdict is "growth only" if the upper limit of D_0^2 is at most .04, and "beyond growth" if its lower limit is
-    above .04. It is "non-trivial invariance" if besides, with at least 24 runs, the lower limit of D_0^2 is above .1,
+    above .04, in both cases if there is no remainder or the squared couplings common to the runs are told from 0. It is
+    "non-trivial invariance" if besides, with at least 24 runs, the lower limit of D_0^2 is above .1,
     the interval of D_rest^2 of the law with b free contains 0 and ends at or below .04, the interval of the difference
     between b in the upper and the lower half of the window contains 0, and the interval of b excludes 1. With fewer
     than 8 runs, or else, it is "inconclusive". An exact M' = r M has no remainder and is "growth only" by construction:
     a control that can fail is ``growth_surrogate``.
 
     Source: this project's. Cost: under .2 s.
-    Errors: ``ValueError`` as in ``coupling_law``, and unless each half of the window has more pairs than parameters.
+    Errors: ``ValueError`` as in ``coupling_law``, and unless the window has more pairs than the law has parameters. A
+    half of the window that has not leaves D_0^2 judged, but no law.
     """
     call = "beyond_growth"
     level = level_of(call, level)
-    found, separations, positions = _pairs_of(call, ensemble, k_max, window)
+    found, separations, positions = growth_pairs(call, ensemble, k_max, window)
+    if len(found.x) <= k_max + 2:
+        raise ValueError(
+            f"{call}(ensemble): expected at least {k_max + 3} unmasked pairs in the window, got {len(found.x)}"
+        )
     middle = (found.x.min() + found.x.max()) / 2
-    lower, upper = found.only(found.x <= middle), found.only(found.x >= middle)
-    for half in (lower, upper):
-        if len(half.x) <= k_max + 2 or len(np.unique(half.group)) < k_max:
-            raise ValueError(
-                f"{call}(ensemble): expected at least {k_max + 3} unmasked pairs in each half of the window, got "
-                f"{len(half.x)}"
-            )
+    halves = [found.only(found.x <= middle), found.only(found.x >= middle)]
+    comparable = all(len(half.x) > k_max + 2 and len(np.unique(half.group)) == k_max for half in halves)
     rest = found.without_growth(found.coupling)
     rest = np.where(np.abs(rest) > ROUNDING * np.abs(found.coupling).max(), rest, 0.0)
-    share, interval = crossed_share(rest @ rest.T, found.coupling @ found.coupling.T, level)
+    values = crossed_values(rest @ rest.T, found.coupling @ found.coupling.T)
+    share, interval = interval_of(values, level)
     none = np.full(1 + len(rest), math.nan)
-    slopes = [_slopes(half, half.without_growth(half.coupling)) if rest.any() else none for half in (lower, upper)]
+    fitted = comparable and rest.any()
+    slopes = [_slopes(half, half.without_growth(half.coupling)) if fitted else none for half in halves]
     free = _law(found, rest, _slopes(found, rest) if rest.any() else none, level)
     strict = _law(found, rest, np.zeros(1 + len(rest)), level)
     difference = slopes[1] - slopes[0]
     apart = float(difference[0]), jackknife_interval(difference, level)
-    verdict, reason = _judge(len(rest), interval, free, apart[1])
+    common = interval_of(crossed_values(found.coupling @ found.coupling.T, np.ones((len(rest), len(rest)))), level)[1]
+    verdict, reason = _judge(len(rest), bool(common[0] > 0 or not rest.any()), interval, free, apart[1])
     return BeyondGrowth(
         verdict=verdict,
         reason=reason,
         share=share,
         share_interval=interval,
+        values=values,
         free=free,
         strict=strict,
         halves=(float(1 + slopes[0][0]), float(1 + slopes[1][0])),
@@ -188,70 +171,7 @@ def beyond_growth(
     )
 
 
-def growth_surrogate(
-    ensemble: Sequence[xr.Dataset], seed: int, *, window: tuple[float, float] | None = None, k_max: int = 2
-) -> list[xr.Dataset]:
-    """Return budgets in which nothing but growth is common to the runs: r_i M, and the remainder of a random sign.
-
-    Run i keeps its energies and its growth r_i; what its couplings and fluxes have beyond r_i, its own measured
-    remainder, is multiplied by a sign drawn for the run. So the spread of the runs is as measured, while the remainder
-    vanishes in the mean: the right verdict of ``beyond_growth`` is "growth only". Signs cancel to about 1 / R, so with
-    24 runs an ensemble whose D_0^2 is above .1 may be "inconclusive" instead; "beyond growth" would be wrong.
-
-    Args: ``ensemble``, ``window`` and ``k_max`` as for ``beyond_growth``, whose ``rates`` are the r_i.
-    Returns: budgets without the variables that depend on M' in other ways (``drift``, ``operator``).
-    """
-    call = "growth_surrogate"
-    rng = np.random.default_rng(seed_of(call, "seed", seed))
-    rates = _pairs_of(call, ensemble, k_max, window)[0].rates()
-    signs = rng.choice([-1.0, 1.0], len(rates))
-    found = []
-    for budget, r, sign in zip(ensemble, rates, signs, strict=True):
-        grown = {
-            "coupling": r * budget.scale_coupling,
-            "flux": r * budget.density,
-            "flux_crossing": r * budget.density,
-            "flux_rotation": 0 * budget.density,
-            "velocity": r + 0 * budget.density,
-        }
-        changed = {
-            name: (part + sign * (budget[name] - part)).transpose(*budget[name].dims).assign_attrs(budget[name].attrs)
-            for name, part in grown.items()
-            if name in budget
-        }
-        found.append(budget.drop_vars(["drift", "operator", "operator_normalized"], errors="ignore").assign(changed))
-    return found
-
-
-def _pairs_of(
-    call: str, ensemble: Sequence[xr.Dataset], k_max: int, window: tuple[float, float] | None
-) -> tuple[_Pairs, np.ndarray, np.ndarray]:
-    """Return the weighted pairs, their separations (m,) and their positions (m,)."""
-    common, lower, upper = pairs(call, ensemble, k_max, window, "ensemble")
-    for budget in common.budgets:
-        whole_budget(call, "ensemble", budget, NEEDED)
-    energy = common.shells("energy")
-    root = np.sqrt(energy[:, upper] * energy[:, lower])
-    if not (root > 0).all():
-        raise ValueError(f"{call}(ensemble): expected 'energy' above 0 where nothing is masked")
-
-    def normalized(name: str) -> np.ndarray:
-        places = zip(common.budgets, common.places(), strict=True)
-        return np.stack([budget[name].values[np.ix_(at, at)][upper, lower] for budget, at in places]) / root
-
-    coupling, growth = normalized("coupling"), normalized("scale_coupling")
-    separations = common.index[upper] - common.index[lower]
-    x = (common.index[lower] + common.index[upper] + 1) * common.width / 2
-    near = separations == 1
-    size = np.square(coupling[:, near]).mean(0)
-    if near.sum() < 2 or not (size > 0).all() or not (np.square(growth).sum(1) > 0).all():
-        raise ValueError(f"{call}(ensemble): expected couplings of neighbours other than 0 at 2 or more positions")
-    trend = np.polyfit(x[near], np.log(size), 1)
-    weight = np.exp(-np.polyval(trend, x) / 2)
-    return _Pairs(coupling * weight, growth * weight, weight, x, separations - 1), separations, x
-
-
-def _slopes(found: _Pairs, rest: np.ndarray) -> np.ndarray:
+def _slopes(found: GrowthPairs, rest: np.ndarray) -> np.ndarray:
     """Return b - 1 (1 + R,), of all runs and with each left out, that minimizes sum_i |P_i (K_i - law)|^2.
 
     P_i projects out z_i. The amplitudes are solved for at every slope: first on a grid, then on ever finer ones.
@@ -283,11 +203,13 @@ def _gain(shapes: np.ndarray, mean: np.ndarray, projected: np.ndarray) -> tuple[
     return (along * amplitudes).sum(1), amplitudes
 
 
-def _law(found: _Pairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> LawBeyond:
+def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> LawBeyond:
     """Fit the amplitudes at the slope of all runs; judge what is left, without the fit's tangent space."""
+    intervals = jackknife_interval(1 + slopes, level)
+    pseudo = 1 + len(rest) * slopes[0] - (len(rest) - 1) * slopes[1:]
     if not rest.any():
-        nothing = np.zeros(found.group.max() + 1)
-        return LawBeyond(float(1 + slopes[0]), (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan))
+        nothing, none = np.zeros(found.group.max() + 1), np.full(len(rest), math.nan)
+        return LawBeyond(math.nan, (math.nan, math.nan), nothing, math.nan, (math.nan, math.nan), none, none)
     unit = found.growth / np.sqrt(np.square(found.growth).sum(1))[:, None]
     shapes = found.shapes(slopes[0])
     mean, projected = rest.mean(0)[None], (unit.T @ unit / len(unit))[None]
@@ -299,18 +221,24 @@ def _law(found: _Pairs, rest: np.ndarray, slopes: np.ndarray, level: float) -> L
     basis = np.linalg.svd(np.stack(tangent, axis=1), full_matrices=False)[0]
     left = rest - found.without_growth(np.broadcast_to(law, rest.shape))
     left = left - left @ basis @ basis.T
-    share, interval = crossed_share(left @ left.T, rest @ rest.T, level)
-    return LawBeyond(float(1 + slopes[0]), jackknife_interval(1 + slopes, level), amplitudes, share, interval)
+    values = crossed_values(left @ left.T, rest @ rest.T)
+    share, interval = interval_of(values, level)
+    return LawBeyond(float(1 + slopes[0]), intervals, amplitudes, share, interval, values, pseudo)
 
 
 def _judge(
-    runs: int, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
+    runs: int, common: bool, interval: tuple[float, float], free: LawBeyond, difference: tuple[float, float]
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
     low, high = interval
     said = f"D_0^2 lies in [{low:.3g}, {high:.3g}]"
     if runs < LEAST_RUNS:
         return "inconclusive", f"{runs} runs are fewer than the {LEAST_RUNS} that a verdict needs"
+    if not common:
+        return (
+            "inconclusive",
+            "the squared couplings common to the runs are not told from 0, and D_0^2 is a part of them",
+        )
     if high <= NEGLIGIBLE:
         return "growth only", f"{said}, all of it at most {NEGLIGIBLE:g}"
     if not low > NEGLIGIBLE:
@@ -324,7 +252,8 @@ def _judge(
             f"D_rest^2 lies in [{rest[0]:.3g}, {rest[1]:.3g}]": not (
                 rest[0] <= ROUNDING and 0 <= rest[1] <= NEGLIGIBLE
             ),
-            "b differs between the halves of the window": not difference[0] <= 0 <= difference[1],
+            "a half of the window has too few pairs for b": math.isnan(difference[0]),
+            "b differs between the halves of the window": difference[0] > 0 or difference[1] < 0,
             "b lies at an end of its range": not EXPONENTS[0] + 0.01 < free.exponent < EXPONENTS[1] - 0.01,
             "the interval of b contains 1": free.exponent_interval[0] <= 1 <= free.exponent_interval[1],
         }.items()

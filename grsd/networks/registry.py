@@ -2,4 +2,8 @@
 
 from grsd.support.registry import Registry
 
-architecture = Registry("grsd.networks", "architecture", compared=False, branches=False)
+SETTINGS = ("width", "depth", "activation", "weight_scale", "branch_scale", "seed")
+
+architecture = Registry(
+    "grsd.networks", "architecture", ("features", "outputs"), SETTINGS, compared=False, branches=False
+)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grsd.evidence import DecisionRule
+from grsd.evidence import DecisionRule, Result
 from grsd.plotting.intervals import bar, rows, threshold
 from grsd.plotting.style import COLOURS, look
 from grsd.studies.gradient_propagation import compared, slopes
@@ -73,6 +73,49 @@ def way_back(found: Mapping[str, xr.Dataset]) -> Figure:
         panel.set(yscale="log", xlabel="layers passed on the way back, $L - l$")
     random.legend(fontsize=8)
     return figure
+
+
+GROWTH = {
+    "growth": r"growth: $\max\, \frac{1}{2}\log G_{lm}$",
+    "norm_growth": r"worst direction: $\max\, \log|\partial h_m/\partial h_l|_2$",
+    "decay": r"decay: $\max\, -\frac{1}{2}\log G_{lm}$",
+}
+
+
+def growth(table: xr.Dataset, far: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figure:
+    """Draw growth, growth of the worst direction and decay over depth, and amplitudes over the distance of nodes.
+
+    ``table``: from ``growth_table``; two standard errors over seeds. ``far``: from ``distance_table``. ``judged``:
+    results by (measure, architecture), whose slopes on log depth stand in the legends.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8))
+    for panel, (what, title) in zip(axes, GROWTH.items(), strict=False):
+        for name in table.architecture.values:
+            values, how = table[what].sel(architecture=name), look(str(name))
+            if (what, name) in judged:
+                found = judged[what, str(name)]
+                how["label"] = f"{name}: slope {found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+            middle, twice = values.mean("seed"), 2 * values.std("seed", ddof=1) / values.sizes["seed"] ** 0.5
+            bar(panel, values.depth, middle, middle - twice, middle + twice, **how, capsize=2)
+        panel.set_xscale("log")
+        panel.set_xticks(table.depth.values, [str(depth) for depth in table.depth.values])
+        panel.minorticks_off()
+        panel.set(xlabel="depth $L$ [hidden layers]", title=title, ylim=(-0.1, 3.2))
+        panel.legend(fontsize=8, loc="upper left")
+    axes[0].set_ylabel("nats; 0 where there is none")
+    _by_distance(axes[-1], far)
+    return figure
+
+
+def _by_distance(axes: Axes, far: xr.Dataset) -> None:
+    for name in far.architecture.values:
+        one, how = far.sel(architecture=name), look(str(name)) | {"marker": "", "label": f"{name}, random"}
+        axes.plot(one.distance, one.amplitude, **how | {"linestyle": "-"})
+        axes.plot(one.distance, one.norm_amplitude, **how | {"linestyle": ":", "label": f"{name}, worst"})
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set(xlabel="distance $m - l$ [layers]", title=f"how far, at depth {far.attrs['depth']}")
+    axes.set_ylabel("mean of log amplitude [nats]")
+    axes.legend(fontsize=8)
 
 
 def over_depth(deep: xr.Dataset, here: xr.Dataset, rule: DecisionRule) -> Figure:

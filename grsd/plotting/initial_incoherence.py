@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grsd.evidence import DecisionRule
-from grsd.plotting.intervals import bar, threshold
+from grsd.evidence import DecisionRule, Result
+from grsd.plotting.intervals import bar, rows, threshold
 from grsd.plotting.style import COLOURS, MARKERS, decades, look
 from grsd.studies.gradient_propagation import compared
 from grsd.studies.initial_incoherence import by_distance, judged_boundaries
@@ -30,16 +30,33 @@ def cases(groups: Mapping[str, Sequence[xr.Dataset]]) -> Figure:
     return figure
 
 
-def networks(groups: Mapping[tuple[str, str], Sequence[xr.Dataset]], depth: int) -> Figure:
-    """Draw z at every boundary of networks, by (task, architecture): one panel per task, one line per seed."""
+def networks(
+    groups: Mapping[tuple[str, str], Sequence[xr.Dataset]],
+    depth: int,
+    judged: Mapping[tuple[str, str], Result],
+    rule: DecisionRule,
+) -> Figure:
+    """Draw z at every boundary of networks, by (task, architecture): one panel per task, one line per seed.
+
+    ``judged``: results by (task, architecture), drawn in a last panel against the threshold of ``rule``.
+    """
     tasks = list(dict.fromkeys(task for task, _ in groups))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 3.6), sharey=True, squeeze=False)
+    figure, every = plt.subplots(1, len(tasks) + 1, figsize=(4.6 * (len(tasks) + 1), 3.6))
+    axes = every[:-1]
+    for panel in axes[1:]:
+        panel.sharey(axes[0])
     for (task, name), group in groups.items():
-        panel = axes.flat[tasks.index(task)]
+        panel = axes[tasks.index(task)]
         _lines(panel, group, look(name) | {"label": f"{name}: excess {_excess(group):.2f}"})
         panel.set_title(f"{OUTPUTS[task]}, depth {depth}")
         panel.legend(fontsize=8, loc="upper right")
-    _signs(list(axes.flat))
+    _signs(list(axes))
+    for row, ((_, name), result) in enumerate(judged.items()):
+        style = look(name) | {"linestyle": "none", "label": None}
+        bar(every[-1], row, result.estimate, result.low, result.high, horizontal=True, **style)
+    threshold(every[-1], rule, horizontal=True)
+    rows(every[-1], [f"{name}, {OUTPUTS[task]}: {result.verdict}" for (task, name), result in judged.items()])
+    every[-1].set(xlabel="excess coherence; dashed: holds up to", title="confirmatory seeds, 95 %")
     return figure
 
 

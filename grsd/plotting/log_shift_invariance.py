@@ -1,4 +1,4 @@
-"""The figures of notebook 06: couplings and their law, the defect early and late, and how many runs decide."""
+"""The figures of notebook 06: what couplings are made of, how much of them is beyond growth, and by which law."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.conditions import Verdict, invariance
-from grsd.evidence import Result
-from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
+from grsd.plotting.cells import cell_look
 from grsd.plotting.ensembles import verdict_forest
 from grsd.plotting.intervals import bar, rows, threshold
 from grsd.plotting.style import decades, look
 
+PART_LOOK = {"growth": "tab:green", "crossing": "tab:purple", "rotation": "tab:orange"}
+VERDICT_LOOK = {
+    "growth only": "tab:green",
+    "inconclusive": "lightgrey",
+    "beyond growth": "tab:red",
+    "non-trivial invariance": "tab:blue",
+}
 RATE = r"$\log_{10}\lambda t$"
 DEFECT = "defect $D^2$, 95 % interval"
 
@@ -31,107 +37,100 @@ def planted(found: Mapping[str, Sequence[Verdict]]) -> Figure:
     return figure
 
 
-def early(couplings: xr.Dataset, defects: Mapping[str, Cells], power: xr.Dataset) -> Figure:
-    """Couplings of each architecture over the spectrum; under them the defect over depth, and the power.
+def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
+    """t u over the spectrum, one panel a cell, split into growth, crossing and rotation, and their sum.
 
-    ``couplings`` from ``coupling_table``, ``power`` from ``power_table``; ``defects``: series of ``over_depth``.
+    ``table`` from ``parts_table``; ``here``: by name, in the same units, networks that were trained just now.
     """
-    figure, tops, (left, right) = _grid(couplings)
-    for panel, name in tops.items():
-        neighbours(panel, couplings, name)
-    over_depth(left, defects, invariance.RULE)
-    _defect_scale(left, "y")
-    left.set_ylabel(DEFECT)
-    decided(right, power)
-    return figure
-
-
-def late(couplings: xr.Dataset, results: Mapping[tuple[str, int, str], Result], power: xr.Dataset) -> Figure:
-    """The same late in training; the defects as a forest, by (architecture, depth, when and on how many seeds)."""
-    figure, tops, (left, right) = _grid(couplings)
-    for panel, name in tops.items():
-        neighbours(panel, couplings, name)
-    for row, ((name, _, _), result) in enumerate(results.items()):
-        values = (result.estimate, result.low, result.high)
-        bar(left, row, *values, horizontal=True, **look(name) | {"linestyle": "none"})
-    threshold(left, invariance.RULE, horizontal=True)
-    rows(left, [f"{name} {depth}, {when}" for name, depth, when in results])
-    _defect_scale(left, "x")
-    left.tick_params("y", labelsize=8)
-    left.set_xlabel(f"{DEFECT}; confirmatory seeds")
-    decided(right, power)
-    return figure
-
-
-def neighbours(axes: Axes, table: xr.Dataset, architecture: str) -> None:
-    """t K of neighbouring shells over the spectrum, two standard errors, with the fitted law; the deeper the darker."""
-    for step, depth in enumerate(table.depth.values):
-        cell = table.sel(architecture=architecture, depth=depth)
-        cell = cell.where(cell.separation == 1).dropna("pair", how="all")
-        style = cell_look(architecture, step, table.sizes["depth"]) | {"linestyle": "none"}
-        axes.errorbar(decades(cell.position), cell.value, 2 * cell.error, capsize=2, label=f"depth {depth}", **style)
-        axes.plot(decades(cell.position), cell.fitted, color=style["color"], lw=1)
-    axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlabel=f"middle of the pair, {RATE}", title=architecture)
-    axes.legend(fontsize=8)
-
-
-def decided(axes: Axes, table: xr.Dataset) -> None:
-    """The share of simulated ensembles that are decided, over the number of runs, with one standard error.
-
-    Each label names the verdict that most of the largest ensembles get.
-    """
-    for name in ordered(table.architecture.values):
-        for step, depth in enumerate(table.depth.values):
-            cell = table.share.sel(architecture=name, depth=depth)
-            share = (1 - cell.sel(verdict="inconclusive")).clip(0, 1)
-            error = np.sqrt(share * (1 - share) / table.attrs["draws"])
-            verdict = str(cell.verdict.values[int(cell.isel(runs=-1).argmax("verdict"))])
-            style = cell_look(name, step, table.sizes["depth"]) | {"label": f"{name} {depth}: {verdict}"}
-            axes.errorbar(cell.runs, share, error, capsize=2, **style)
-    axes.set(xscale="log", xticks=table.runs.values, xticklabels=table.runs.values, xlabel="runs")
-    axes.minorticks_off()
-    axes.set(ylabel="share of ensembles decided", ylim=(-0.05, 1.05))
-    axes.legend(fontsize=8, loc="lower right")
-
-
-def independent(road: xr.Dataset) -> Figure:
-    """The drift on the shells by the independent road, one panel a loss and depth, with the defect of each."""
-    moments = [(when, depth) for when in sorted(road.log_loss.values)[::-1] for depth in road.depth.values]
-    figure, axes = plt.subplots(1, len(moments), figsize=(3.5 * len(moments), 3.6), sharey=True)
-    for panel, (when, depth) in zip(axes, moments, strict=True):
-        for name in ordered(road.architecture.values):
-            one = road.sel(architecture=name, depth=depth, log_loss=when)
-            share, spread = float(one.defect.values[0]), float(one.defect_error.values[0])
-            style = look(name) | {"linestyle": "none", "label": f"{name}: $D^2$ = {share:.2g} ± {spread:.1g}"}
-            panel.errorbar(decades(one.edge), one.drift, 2 * one.error, capsize=2, **style)
+    several = {name: table.isel(cell=n) for n, name in enumerate(names_of(table))}
+    several |= here
+    wide = min(len(several), 4)
+    high = -(-len(several) // wide)
+    figure, axes = plt.subplots(high, wide, figsize=(3.3 * wide, 3 * high), squeeze=False, sharex=True)
+    for panel, (name, one) in zip(axes.flat, several.items(), strict=False):
+        x = decades(one.position)
+        for (part, colour), marker in zip(PART_LOOK.items(), "o^s", strict=True):
+            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "capsize": 2, "label": part}
+            panel.errorbar(x, one[part], 2 * one[f"{part}_error"], **style)
+        panel.plot(x, sum(one[part] for part in PART_LOOK), color="black", lw=2, label="sum: $t\\,u$")
         panel.axhline(0, color="black", lw=0.8)
-        panel.set(xlabel=RATE, title=f"depth {depth}, loss $e^{{{when:g}}}$", ylim=(-3, 8))
-        panel.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
-    axes[0].set_ylabel("$t\\,u$, two standard errors")
+        panel.set_title(name)
+    for panel in axes[-1]:
+        panel.set_xlabel(RATE)
+    for panel in axes.flat[len(several) :]:
+        panel.set_axis_off()
+    axes[0, 0].set_ylabel("$t\\,u$ and its parts, two s.e.")
+    axes[0, 0].legend(fontsize=8)
     return figure
 
 
-def _grid(couplings: xr.Dataset) -> tuple[Figure, dict[Axes, str], tuple[Axes, Axes]]:
-    """One panel an architecture above, by panel, and two panels below."""
-    names = ordered(couplings.architecture.values)
-    figure = plt.figure(figsize=(max(10, 4.5 * len(names)), 7))
-    above, below = figure.subfigures(2, 1)
-    tops = above.subplots(1, len(names), squeeze=False)[0]
-    tops[0].set_ylabel("$t\\,K_{a,a-1}$, two standard errors")
-    return figure, dict(zip(tops, names, strict=True)), tuple(below.subplots(1, 2))
+def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
+    """One row a cell: D^2 by the old rule, of networks and of a surrogate; D_0^2; the surrogate's verdicts.
+
+    ``table`` from ``cell_table``, ``surrogates`` from ``surrogate_table``.
+    """
+    labels = [str(name) for name in table.cell_name.values]
+    figure, (old, new, verdicts) = plt.subplots(1, 3, figsize=(11, 1.8 + 0.4 * len(labels)), sharey=True)
+    for row in range(len(labels)):
+        one = table.isel(cell=row)
+        style = look(str(one.architecture.values)) | {"linestyle": "none", "label": None}
+        for panel, name, shift, more in (
+            (old, "rule", -0.12, {}),
+            (old, "rule_surrogate", 0.12, {"mfc": "white"}),
+            (new, "share", 0, {}),
+        ):
+            values = [float(one[name + end]) for end in ("", "_low", "_high")]
+            bar(panel, row + shift, *values, horizontal=True, **style | more)
+    for panel in (old, new):
+        threshold(panel, invariance.RULE, horizontal=True)
+        _defect_scale(panel)
+    old.set_xlabel("$D^2$ by the old rule, 95 %; hollow: a surrogate\nin which only growth is common")
+    new.set_xlabel("$D_0^2$, the part beyond growth, 95 %")
+    shares = surrogates.share.sel(enlarged=1).dropna("case", how="all")
+    left = np.zeros(len(labels))
+    for verdict, colour in VERDICT_LOOK.items():
+        known = shares.sel(verdict=verdict).reindex(case=labels)  # a cell without surrogates has no bar
+        wide = np.nan_to_num(known.values)
+        verdicts.barh(range(len(labels)), wide, left=left, height=0.5, color=colour, label=verdict)
+        left += wide
+    verdicts.set(xlabel="verdicts on surrogates", xlim=(0, 1))
+    verdicts.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    rows(old, labels)
+    return figure
 
 
-def _defect_scale(axes: Axes, along: str) -> None:
+def names_of(table: xr.Dataset) -> list[str]:
+    """The cells of ``parts_table`` or ``remainder_table``."""
+    return [str(np.unique(table.of.isel(cell=n))[0]) for n in range(table.sizes["cell"])]
+
+
+def remainder(table: xr.Dataset, wanted: Sequence[str]) -> Figure:
+    """The couplings beyond growth over the spectrum, by separation, with the law: b free solid, b = 1 dotted.
+
+    ``table`` from ``remainder_table``; ``wanted``: the cells that are shown.
+    """
+    figure, axes = plt.subplots(1, len(wanted), figsize=(4.6 * len(wanted), 3.6), squeeze=False)
+    names = names_of(table)
+    for panel, name in zip(axes.flat, wanted, strict=True):
+        cell = table.isel(cell=names.index(name))
+        for step, separation in enumerate(np.unique(cell.separation.values[np.isfinite(cell.separation.values)])):
+            one = cell.where(cell.separation == separation).dropna("pair", how="any", subset=["value"])
+            style = cell_look(name.split()[1], step, 2) | {"linestyle": "none", "marker": "os"[step]}
+            x = decades(one.position)
+            panel.errorbar(x, one.value, 2 * one.error, capsize=2, label=f"a - b = {separation:g}", **style)
+            panel.plot(x, one.free, color=style["color"], lw=1)
+            panel.plot(x, one.strict, color=style["color"], lw=1, ls=":")
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set(xlabel=f"middle of the pair, {RATE}", title=name)
+        panel.legend(fontsize=8)
+    axes[0, 0].set_ylabel("$t\\,(K - r z)$, two s.e.")
+    return figure
+
+
+def _defect_scale(axes: Axes) -> None:
     """Linear between -.1 and .1: an unbiased estimate of a share can be negative."""
     ticks = [-1, -0.1, 0, invariance.RULE.threshold, 0.1, 1]
-    labels = [f"{tick:g}" for tick in ticks]
-    line, scale, bounds, places = (
-        (axes.axhline, axes.set_yscale, axes.set_ylim, axes.set_yticks)
-        if along == "y"
-        else (axes.axvline, axes.set_xscale, axes.set_xlim, axes.set_xticks)
-    )
-    line(0, color="grey", lw=0.8)
-    scale("symlog", linthresh=0.1)
-    bounds(-3, 3)
-    places(ticks, labels)
+    axes.axvline(0, color="grey", lw=0.8)
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(-3, 3)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

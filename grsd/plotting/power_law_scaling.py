@@ -25,6 +25,7 @@ from grsd.theory import local_exponent
 FORECASTS = {
     "covariant": ("covariant $\\Phi$", "blue", "o"),
     "power law": ("power law in $\\Phi$", "green", "^"),
+    "growth": ("growth only, $\\Phi = c$", "purple", "v"),
     "lazy": ("lazy, u = 0", "red", "--"),
     "straight line": ("straight line", "orange", ":"),
 }
@@ -122,7 +123,7 @@ def forecasts(examples: Mapping[str, xr.Dataset], scores: Mapping[str, xr.DataAr
         panel.loglog(found.time_seen, found.loss_seen, color="black", lw=2, label="loss, seen")
         panel.loglog(found.ahead, found.loss_after, color="black", lw=1, label="loss, later")
         for method, (label, colour, style) in FORECASTS.items():
-            options = {"marker": style, "mfc": "none", "ls": ""} if style in "o^" else {"ls": style}
+            options = {"marker": style, "mfc": "none", "ls": ""} if style in "o^v" else {"ls": style}
             losses = found.loss.sel({"method": method})
             panel.loglog(found.ahead, losses, color=COLOURS[colour], label=label, **options)
         panel.axvspan(0.3, 1, color="grey", alpha=0.12, lw=0)
@@ -138,7 +139,9 @@ def _scores(axes: Axes, scores: Mapping[str, xr.DataArray], rule: DecisionRule) 
     ticks = []
     for task, score in scores.items():
         for kind in [name for name in architecture.names(compared=True) if name in score.architecture]:
-            for shift, (method, (label, colour, _)) in zip((-0.27, -0.09, 0.09, 0.27), FORECASTS.items(), strict=True):
+            for shift, (method, (label, colour, _)) in zip(
+                np.linspace(-0.3, 0.3, len(FORECASTS)), FORECASTS.items(), strict=True
+            ):
                 values = score.sel({"architecture": kind, "method": method}).values
                 values = values[np.isfinite(values)]
                 place = len(ticks) + shift
@@ -155,7 +158,7 @@ def _scores(axes: Axes, scores: Mapping[str, xr.DataArray], rule: DecisionRule) 
     seeds = next(iter(scores.values())).sizes["seed"]
     text = f"dashed: the rule of accuracy, {rule.direction} {rule.threshold:g}"
     axes.set_title(f"written before: {seeds} seeds, mean and standard error; {text}")
-    axes.legend(fontsize=8, loc="lower right", ncols=4)
+    axes.legend(fontsize=8, loc="lower right", ncols=len(FORECASTS))
 
 
 def axes_of_scaling(regressions: Sequence[xr.Dataset], predicted: xr.Dataset, networks: xr.Dataset) -> Figure:

@@ -10,12 +10,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grsd.conditions import Verdict, closure, locality
-from grsd.conditions.locality import LocalityRange
+from grsd.conditions import Verdict, closure, interventions, locality
 from grsd.conditions.profile_flow import ProfileFlow
+from grsd.evidence import Result
 from grsd.laws.fit import LawFit
 from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
 from grsd.plotting.ensembles import FILLS, verdict_forest
+from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.style import COLOURS, decades, look
 
 
@@ -94,27 +95,78 @@ def flow(flows: Mapping[str, Verdict], networks: xr.Dataset) -> Figure:
 
 
 def networks(
-    closures: Mapping[str, Cells], ranges: Mapping[str, Cells], shares: Mapping[tuple[str, int], LocalityRange]
+    table: xr.Dataset, lawful: Sequence[Mapping[str, float]], tasks: Mapping[str, Result], ranges: Mapping[str, Cells]
 ) -> Figure:
-    """Closure and the reach of the flux over depth, and the share of the flux over the reach.
+    """Closure of networks: what r / r_perm can see; what laws explain; the size of the flux; how far it comes.
 
-    ``closures``, ``ranges``: series of ``over_depth``; ``shares``: locality by (architecture, depth).
+    ``table``: of the four verdicts, by architecture, stage and law; ``lawful``: from ``surrogate``, of lattices;
+    ``tasks``: by architecture, the result across tasks; ``ranges``: series of ``over_depth``.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
-    over_depth(axes[0], closures, closure.RULE)
-    axes[0].set(ylim=(0, 2.4), ylabel=r"largest $r/r_{perm}$ over $h$, $2h$, $4h$, 95 % interval")
-    over_depth(axes[1], ranges, locality.RULE)
-    axes[1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
-    for (name, depth), found in shares.items():
-        near = found.distance < 6
-        spread = np.abs(found.share_interval[near].T - found.share[near])
-        style = look(name) | {"label": f"{name}, depth {depth}", "lw": 1, "capsize": 2}
-        axes[2].errorbar(found.distance[near], found.share[near], spread, **style)
-    axes[2].axhspan(0.9, 1.1, color="black", alpha=0.1, lw=0)
-    axes[2].set(xlabel=r"reach $\Delta$ [e-folds of $\lambda$]", ylabel=r"share of the flux $\varphi(\Delta)$")
-    axes[2].set_ylim(0, 1.6)
-    axes[2].legend(loc="lower right", title="this run", fontsize=8)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4))
+    _blind(axes[0, 0], table, lawful)
+    _explained(axes[0, 1], table, tasks)
+    factors = [name for name in table.data_vars if str(name).startswith("bound_")]
+    for name, stage, style in _cells(table):
+        one = table.sel(architecture=name, stage=stage).isel(law=0)
+        axes[1, 0].plot([float(one[factor]) for factor in factors], **style | {"linestyle": "-"})
+    axes[1, 0].axhline(1, color="black", ls="--", lw=1)
+    labels = [f"${str(name).removeprefix('bound_')}\\,h$" for name in factors]
+    axes[1, 0].set(
+        yscale="log", xticks=range(len(factors)), xticklabels=labels, xlabel=r"width of the blocks, $h = \log 2$"
+    )
+    axes[1, 0].set_ylabel(r"largest $t\,|F_c|\,/\,(E_{below} + E_{above})$, median")
+    axes[1, 0].legend(fontsize=8)
+    over_depth(axes[1, 1], ranges, locality.RULE)
+    axes[1, 1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
     return figure
+
+
+def _cells(table: xr.Dataset) -> list[tuple[str, str, dict[str, object]]]:
+    """Architectures and stages with their style: early ones hollow."""
+    found = []
+    for name in ordered(table.architecture.values):
+        for stage in table.stage.values:
+            style = look(name) | {"label": f"{name}, {stage}", "linestyle": "none"}
+            found.append((name, str(stage), style | ({"mfc": "white"} if stage == "early" else {})))
+    return found
+
+
+def _blind(axes: Axes, table: xr.Dataset, lawful: Sequence[Mapping[str, float]]) -> None:
+    """r / r_perm over v / w, of networks and of what obeys F = U phi with their spread."""
+    x = np.geomspace(5e-3, 30)
+    axes.plot(x, 1 / np.sqrt(1 + 2 * x), color="grey", lw=1)
+    places = [one["v"] / one["w"] for one in lawful]
+    style = {"color": "grey", "marker": "x", "ls": "none", "label": "lattices that obey"}
+    axes.plot(places, [one["ratio"] for one in lawful], **style)
+    for name, stage, style in _cells(table):
+        one = table.sel(architecture=name, stage=stage).isel(law=0)
+        place = float(one.v / one.w)
+        axes.plot(place, float(one.measured), **style)
+        bar(axes, 1.12 * place, one.lawful, one.lawful_low, one.lawful_high, color=style["color"], marker="_", lw=1)
+    threshold(axes, closure.RULE)
+    axes.set(xscale="log", ylim=(0, 1.6), xlabel=r"$v/w$: spread of states over spread of $F/(U\phi)$")
+    axes.set(ylabel=r"$r/r_{perm}$ at $4h$", title="points: networks; bars: the same runs made to obey")
+    axes.legend(fontsize=8, loc="lower left")
+
+
+def _explained(axes: Axes, table: xr.Dataset, tasks: Mapping[str, Result]) -> None:
+    """R^2 of the laws under interventions, and across tasks."""
+    laws = {"state": r"$U\phi$", "local": r"$U\phi\,|e|$", "clock": "one clock", "clocks": "own clocks"}
+    cells = _cells(table)
+    for shift, (name, stage, style) in zip(np.linspace(-0.25, 0.25, len(cells)), cells, strict=True):
+        one = table.sel(architecture=name, stage=stage).sel(law=list(laws))
+        bar(axes, np.arange(len(laws)) + shift, one.explained, one.low, one.high, **style)
+    for shift, (name, result) in zip((-0.1, 0.1), tasks.items(), strict=False):
+        style = look(name) | {"mfc": "white", "label": None}
+        bar(axes, len(laws) + shift, result.estimate, result.low, result.high, **style)
+    rule = interventions.RULE
+    threshold(axes, rule)
+    axes.axhline(rule.fails_beyond, color="black", ls=":", lw=1)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set(xticks=range(len(laws) + 1), xticklabels=[*laws.values(), "across tasks"], ylim=(-1, 1.05))
+    axes.set(
+        ylabel="$R^2$ against a constant, 95 % interval", title="closed above the dashed line, not below the dotted"
+    )
 
 
 def _couplings(axes: Axes, budget: xr.Dataset) -> plt.cm.ScalarMappable:

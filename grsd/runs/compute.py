@@ -23,7 +23,7 @@ from grsd.runs.values import Unstorable
 from grsd.support.files import say_swept
 from grsd.support.pinned import pinned
 from grsd.support.provenance import provenance
-from grsd.support.values import whole_number
+from grsd.support.values import optional_flag, whole_number
 
 _swept: set[Path] = set()
 
@@ -64,6 +64,7 @@ def run(
     changed since it was imported; ``TypeError`` for a spec or a function that cannot be named; ``ProjectNotFound`` if
     there is no folder for results.
     """
+    optional_flag("run", "progress", progress)
     return obtain(spec, function, folder, progress, threads)[1]
 
 

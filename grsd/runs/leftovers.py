@@ -14,6 +14,7 @@ from grsd.runs.store import Scratch, kept, runs_folder, say, unheld
 from grsd.runs.training import train
 from grsd.support.files import sweep
 from grsd.support.folders import one_line
+from grsd.support.values import flag
 
 WORK = ".work"
 STEM = re.compile(r"(?P<experiment>.+-[0-9a-f]{16})-(?P<code>[0-9a-f]{16})")
@@ -26,9 +27,10 @@ def clean(folder: Path | None = None, *, unfinished: bool = False) -> list[str]:
     ``grsd run`` made with other code, which no run will resume. ``unfinished``: also remove the checkpoints from which
     interrupted runs would resume. Results stay, and so do locked files and files not named by this package.
     """
-    if folder is not None and not Path(folder).is_dir():
+    flag("clean", "unfinished", unfinished)
+    named, folder = folder, runs_folder(folder, "clean")
+    if named is not None and not folder.is_dir():
         raise ValueError(f"--folder: there is no folder {one_line(folder)}")
-    folder = runs_folder(folder)
     done = [f"{path}: unfinished file of a killed process" for path in sweep(folder)]
     current = _current_codes()
     for stem in _stems(folder):

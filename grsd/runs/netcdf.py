@@ -12,6 +12,7 @@ import xarray as xr
 
 from grsd.runs.encoding import decode, encode
 from grsd.runs.values import Unstorable
+from grsd.support.faults import is_slip
 
 ENGINE = "h5netcdf"
 DIMENSION_ONLY = b"This is a netCDF dimension but not a netCDF variable"
@@ -47,6 +48,8 @@ def from_bytes(payload: bytes) -> xr.Dataset:
     except BadFile:
         raise
     except Exception as error:  # HDF5 raises many kinds of exceptions for damaged files
+        if is_slip(error):
+            raise
         raise BadFile(f"it cannot be read as netCDF ({_first_line(error)})") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from grsd.runs.pool import in_processes
 from grsd.runs.store import kept, runs_folder
 from grsd.runs.training import train
 from grsd.support.progress import bar
-from grsd.support.values import cores, whole_number
+from grsd.support.values import cores, optional_flag, said, whole_number
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ def ensemble(
     Errors: ``EnsembleError`` at the end if members failed; ``ValueError`` for workers or threads below one;
     ``TypeError`` for a spec or a function that cannot be named.
     """
+    optional_flag("ensemble", "progress", progress)
+    if isinstance(specs, str | bytes | Mapping) or not isinstance(specs, Iterable):
+        raise TypeError(f"ensemble(specs): expected a sequence of specs, got {said(specs)}")
     specs = list(specs)
     done: dict[int, Member] = {}
     with closing(members(specs, function, workers, threads, folder, progress)) as arriving:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, get_type_hints
 
 from grsd.datasets.registry import dataset
-from grsd.networks.registry import architecture
+from grsd.networks.registry import SETTINGS, architecture
 from grsd.runs.plain import key, plain, text
-from grsd.support.values import ACTIVATIONS, between, positive, said
+from grsd.support.values import ACTIVATIONS, between, instance, positive, said
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,6 @@ WHOLE = {
     "seed": (0, MOST_SEED, "random generators take 63 bits"),
 }
 FIXED = {"activation": ACTIVATIONS, "device": ("auto", "cpu", "cuda"), "dtype": ("float64", "float32")}
-SETTINGS = ("width", "depth", "activation", "weight_scale", "branch_scale", "seed")
 MOST_WEIGHTS = 10**9
 MOST_SNAPSHOTS = 10_000
 MOST_SHELLS = 1000
@@ -143,8 +142,12 @@ class Spec:
         return key(self)
 
     def batch(self) -> Data:
-        """Return the training data."""
-        return dataset[self.data].load()(self.samples, task=self.task, seed=self.data_seed)
+        """Return the training data. Errors: ``TypeError`` if the registered function returns anything else."""
+        from grsd.datasets import Data
+
+        batch = dataset[self.data].load()(self.samples, task=self.task, seed=self.data_seed)
+        instance("Spec", "data", batch, Data, f"{self.data!r} to return a grsd.datasets.Data")
+        return batch
 
     def network(self, data: Data) -> nn.Module:
         """Return the initialized network; the process's default dtype and device do not change it."""
@@ -161,6 +164,8 @@ class Spec:
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Spec:
         """Return the spec with these fields. Errors: ``ValueError`` naming a field that does not exist."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"Spec.from_dict(values): expected a mapping of fields, got {said(values)}")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -172,13 +177,18 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            values = None
         if not isinstance(values, dict):
-            raise ValueError(f"Spec: expected a JSON object of fields, got {text!r:.80}")
+            raise ValueError(f"Spec.from_json(text): expected a JSON object of fields, got {said(text)}")
         return cls.from_dict(values)
 
     def with_seeds(self, seeds: Sequence[int]) -> list[Spec]:
         """Return this experiment once per seed of the initial weights."""
+        if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
+            raise TypeError(f"Spec.with_seeds(seeds): expected a sequence of seeds, got {said(seeds)}")
         return [replace(self, seed=seed) for seed in seeds]
 
     def __str__(self) -> str:

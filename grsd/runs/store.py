@@ -30,6 +30,7 @@ from grsd.runs.netcdf import BadFile, from_bytes, to_bytes
 from grsd.runs.values import Unstorable
 from grsd.support.files import UNFINISHED, read_file, write_atomically
 from grsd.support.folders import project
+from grsd.support.values import said
 
 VARIABLE = "GRSD_RUNS"
 LARGEST = 2**32
@@ -38,8 +39,10 @@ OWN = re.compile(r".+-[0-9a-f]{64}\.nc")
 _said: set[Path] = set()
 
 
-def runs_folder(folder: str | os.PathLike | None = None) -> Path:
+def runs_folder(folder: str | os.PathLike | None = None, call: str = "run") -> Path:
     """Return the folder of results: ``folder``, else $GRSD_RUNS, else data/runs in the project. It is not created."""
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"{call}(folder=...): expected a folder's path, got {said(folder)}")
     named = folder or os.environ.get(VARIABLE)
     return Path(named) if named else project() / "data" / "runs"
 

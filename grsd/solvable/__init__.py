@@ -5,6 +5,7 @@ Each model has its closed forms and a simulation that the estimators treat like 
 """
 
 from grsd.solvable.aligned import AlignedDeepLinear
+from grsd.solvable.cubic import CubicLattice
 from grsd.solvable.diagonal import DiagonalNet
 from grsd.solvable.lattice import ShellLattice
 from grsd.solvable.lazy import LazyPowerLaw
@@ -13,6 +14,7 @@ from grsd.solvable.projected import ProjectedTwoLayer
 
 __all__ = [
     "AlignedDeepLinear",
+    "CubicLattice",
     "DiagonalNet",
     "LazyPowerLaw",
     "PlantedShells",

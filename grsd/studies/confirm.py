@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -20,8 +21,11 @@ from grsd.studies import (
     shell_dynamics,
     stochastic_steps,
     stochastic_training,
+    the_whole_chain,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
+from grsd.studies.the_whole_chain import exponents as chain_exponents
+from grsd.studies.the_whole_chain import search
 from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
@@ -37,20 +41,23 @@ STUDIES = (
     power_law_scaling,
     stochastic_steps,
     stochastic_training,
+    the_whole_chain,
+    search,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
 
 
 def write_table(name: str) -> None:
-    """Compute one of ``TABLES`` and write it to data/tables, with the commit and the command that made it.
+    """Compute one of ``TABLES`` and write it to data/tables, with the commit, the command and the seconds that made it.
 
     Errors: ``ValueError`` for a table that no study makes; before anything is computed.
     """
     if name not in TABLES:
         raise ValueError(f"write_table(name): expected one of {', '.join(TABLES)}, got {one_line(repr(name), 80)}")
-    made_by = {"command": f"grsd data {name}", "commit": commit()}
-    save_table(TABLES[name]().assign_attrs(made_by), name)
+    made_by, begun = {"command": f"grsd data {name}", "commit": commit()}, time.perf_counter()
+    table = TABLES[name]()
+    save_table(table.assign_attrs(made_by, seconds=round(time.perf_counter() - begun, 1)), name)
 
 
 def forecast_claims() -> None:
@@ -58,13 +65,19 @@ def forecast_claims() -> None:
 
     Errors: ``FileExistsError`` if all are written already; before anything is computed.
     """
-    rule = claims()["forecast-plain-parity"].judged
-    seeds = range(rule.first_seed, rule.first_seed + rule.seeds)
-    writers = {of.file: partial(forecasts.forecast_networks, seeds, of) for of in forecasts.DATA.values()}
-    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, seeds)
+    first, again = (_seeds_of(claim) for claim in ("forecast-plain-parity", "forecast-plain-growth"))
+    writers = {of.file: partial(forecasts.forecast_networks, first, of) for of in forecasts.DATA.values()}
+    writers |= {of.file: partial(forecasts.forecast_networks, again, of) for of in forecasts.AGAIN.values()}
+    writers[bottlenecks.FILE] = partial(bottlenecks.write_theories, first)
+    writers[chain_exponents.FILE] = chain_exponents.write_predictions
     missing = [file for file in writers if not path_of(file, forecasts.FOLDER).exists()]
     for file in missing or writers:
         writers[file]()
+
+
+def _seeds_of(claim: str) -> range:
+    rule = claims()[claim].judged
+    return range(rule.first_seed, rule.first_seed + rule.seeds)
 
 
 def confirm_claims(names: Sequence[str] = (), among: Collection[str] | None = None) -> list[Result]:

@@ -14,6 +14,8 @@ from grsd.datasets import Data
 from grsd.evidence import Measurement
 from grsd.networks import architecture
 from grsd.runs import Spec
+from grsd.studies import one_network
+from grsd.support.provenance import provenance
 
 LINEAR = {"activation": "identity"}
 KINDS = {
@@ -64,7 +66,59 @@ def over_depth(kind: str, seed: int, protocol: Protocol, *, device: str | None =
 
 def larger_slope(protocol: Protocol, seed: int) -> float:
     """The larger of the two slopes on log depth; the smallest over ``kinds``."""
-    return min(float(propagation.slopes(over_depth(kind, seed, protocol)).max()) for kind in protocol.kinds)
+    found = [propagation.slopes(over_depth(kind, seed, protocol)) for kind in protocol.kinds]
+    return min(max(one["worst"], one["rate"]) for one in found)
+
+
+@dataclass(frozen=True)
+class OneNetwork:
+    """A network of ``studies.one_network`` at all ``depths``; ``of``: in ``propagation.WORDS``, or "far".
+
+    "far" is the mean of 1/2 log G half the largest depth apart, in nats: how much of a gradient arrives there.
+    """
+
+    network: Spec
+    of: str
+    depths: tuple[int, ...] = one_network.DEPTHS
+
+
+def of_one_network(protocol: OneNetwork, seed: int) -> float:
+    """The slope on log depth of one measure of gains, or their size far apart at the largest depth."""
+    found = one_network.gains(protocol.network, [seed], depths=protocol.depths)
+    if protocol.of == "far":
+        deepest = max(protocol.depths)
+        return float(found[protocol.depths.index(deepest)].amplitude.sel(distance=deepest // 2))
+    return propagation.slopes(found)[protocol.of]
+
+
+def growth_table(
+    seeds: Sequence[int] = one_network.SEEDS[:8], depths: Sequence[int] = one_network.DEPTHS
+) -> xr.Dataset:
+    """Growth, decay and norm growth over (architecture, depth, seed) of ``one_network``; nats."""
+    found = [
+        one
+        for name in one_network.ARCHITECTURES
+        for one in one_network.gains(one_network.network(name), seeds, depths=depths)
+    ]
+    rows = [labelled(one, ("growth", "norm_growth", "decay"), ("architecture", "depth", "seed")) for one in found]
+    return _described(xr.combine_by_coords(rows, combine_attrs="drop"), seeds)
+
+
+def distance_table(
+    seeds: Sequence[int] = one_network.SEEDS[:8], depths: Sequence[int] = one_network.DEPTHS
+) -> xr.Dataset:
+    """Amplitudes over (architecture, distance) of ``one_network`` at the largest depth, means over seeds; nats."""
+    names, profiles = ["amplitude", "norm_amplitude"], []
+    for architecture_name in one_network.ARCHITECTURES:
+        found = one_network.gains(one_network.network(architecture_name), seeds, depths=depths[-1:])
+        mean = xr.concat([one[names] for one in found], "seed", combine_attrs="drop").mean("seed")
+        profiles.append(mean.expand_dims(architecture=[architecture_name]))
+    return _described(xr.concat(profiles, "architecture").assign_attrs(depth=depths[-1]), seeds)
+
+
+def _described(found: xr.Dataset, seeds: Sequence[int]) -> xr.Dataset:
+    width = one_network.network("plain").width
+    return found.assign_attrs(provenance({"seeds": str(list(seeds)), "width": width}))
 
 
 def table(runs: Iterable[Sequence[xr.Dataset]]) -> xr.Dataset:
@@ -101,9 +155,22 @@ def depth_table(seeds: Sequence[int] = range(16)) -> xr.Dataset:
     return table(over_depth(kind, seed, protocol) for kind in protocol.kinds for seed in seeds)
 
 
-TABLES = {"03_gradient_propagation-depth": depth_table}
+TABLES = {
+    "03_gradient_propagation-depth": depth_table,
+    "03_gradient_propagation-distance": distance_table,
+    "03_gradient_propagation-growth": growth_table,
+}
 
+# Claims on the networks of ``one_network``, by what they judge and the architecture.
+GROWTH_CLAIMS = {
+    (of, name): f"gradient-{of.replace('_', '-')}-{name}"
+    for of in ("growth", "norm_growth", "decay", "far")
+    for name in one_network.ARCHITECTURES
+}
 MEASUREMENTS = {
+    claim: Measurement(OneNetwork(one_network.network(name), of), of_one_network)
+    for (of, name), claim in GROWTH_CLAIMS.items()
+} | {
     "gradient-propagation": Measurement(Protocol(), larger_slope),
     "gradient-propagation-isometry": Measurement(Protocol(("orthogonal linear",)), larger_slope),
     "gradient-propagation-off-critical": Measurement(Protocol(("sub-critical", "super-critical")), larger_slope),

@@ -14,6 +14,7 @@ from grsd.decomposition import Spectrum
 from grsd.evidence import Measurement
 from grsd.runs import Spec
 from grsd.shells import LogShells
+from grsd.studies import one_network
 from grsd.studies.gradient_propagation import DEPTHS, compared, drawn, labelled
 from grsd.support.values import fits_memory, real, said, seed_of, whole_number
 
@@ -137,10 +138,32 @@ def planted_signs(modes: int = 200, *, aligned: float = 0.0, seed: int = 0) -> t
     return Spectrum(values, torch.eye(modes, dtype=values.dtype, device=values.device), rate, floor), g
 
 
+@dataclass(frozen=True)
+class OneNetwork:
+    """A network of ``studies.one_network`` on one task, at its start."""
+
+    network: Spec
+
+
+def excess_of_one_network(protocol: OneNetwork, seed: int) -> float:
+    """The excess coherence of one seed."""
+    return float(one_network.signs(protocol.network, [seed])[0].excess)
+
+
 TABLES = {"04_initial_incoherence-depth": depth_table}
 
+# By (task, architecture): the networks of ``one_network``, with one output and, on fewer of the same digits, with ten.
+SAME = {"parity": {}, "one-hot": {"task": "one-hot", "samples": 100}}
+SAME_CLAIMS = {
+    (task, name): f"initial-incoherence-same-{'one' if task == 'parity' else 'ten'}-{name}"
+    for task in SAME
+    for name in one_network.ARCHITECTURES
+}
 ONE_OUTPUT = {"task": "parity", "samples": SAMPLES["parity"]}
 MEASUREMENTS = {
+    claim: Measurement(OneNetwork(one_network.network(name, **SAME[task])), excess_of_one_network)
+    for (task, name), claim in SAME_CLAIMS.items()
+} | {
     "initial-incoherence": Measurement(Protocol(), mean_excess),
     "initial-incoherence-plain": Measurement(Protocol("critical"), mean_excess),
     "initial-incoherence-one-output": Measurement(Protocol("residual", **ONE_OUTPUT), mean_excess),

@@ -18,6 +18,7 @@ from grsd.runs import ensemble
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells
 from grsd.solvable import PlantedShells
+from grsd.studies import beyond_growth, beyond_tables
 from grsd.studies.calibration import INTERIOR, LAW, WIDTHS, ensemble_budgets
 from grsd.studies.independent import contrast_of
 from grsd.studies.stages import (
@@ -209,6 +210,7 @@ TABLES = {
     "06_log_shift_invariance-late": late_couplings,
     "06_log_shift_invariance-power-late": late_power,
     "06_log_shift_invariance-independent": road_table,
+    **beyond_tables.TABLES,
 }
 
 
@@ -240,4 +242,5 @@ MEASUREMENTS = {
     **_defects(LATE_LARGE, 3000, LARGE_CLAIMS),
     "invariance-constructed": Measurement(Planted((INVARIANT,), "holds"), planted_verdict),
     "invariance-broken": Measurement(Planted((LOG_PERIODIC, SCALED), "fails"), planted_verdict),
+    **beyond_growth.MEASUREMENTS,
 }

@@ -12,17 +12,19 @@ import numpy as np
 import xarray as xr
 
 from grsd.conditions import Verdict, closure, invariance, locality, profile_flow
-from grsd.conditions.locality import LocalityRange
+from grsd.conditions.interventions import LAWS, RULE, TRUTHS, explained, permuted
 from grsd.conditions.matched import at_first_width, frontier_window, widths_of
 from grsd.conditions.profile_flow import ProfileFlow
 from grsd.decomposition import spectrum
-from grsd.evidence import Measurement
+from grsd.evidence import Measurement, results
 from grsd.runs.history import join_widths
 from grsd.shells import LogShells, energy_budgets
 from grsd.shells.blocks import blocks
 from grsd.solvable import DiagonalNet, ShellLattice
+from grsd.studies import interventions
 from grsd.studies.calibration import MOST_RUNS
 from grsd.studies.stages import EARLY, LATE, REACH, RUNS, Block, common_attributes, measured, pseudo_value
+from grsd.support.provenance import provenance
 
 FACTORS = (1, 2, 4)
 CLOSED = ShellLattice(noise=0.1)
@@ -30,8 +32,12 @@ HIDDEN = replace(CLOSED, hidden=1.5, smooth=1.0, extent=16.0)
 LONG_RANGE = replace(CLOSED, profile="flat", smooth=0.5)
 WIDENING = replace(CLOSED, widening=0.3)
 SHORT = replace(CLOSED, extent=5.0)
+OBEYING = tuple(
+    replace(CLOSED, reach=0.05, hidden=0.5, smooth=1.0, extent=16.0, swell=swell) for swell in (0.1, 0.2, 0.5, 1.0, 2.0)
+)
 INTERIOR = (-9.5, -0.5)
 EVERYTHING = (-math.inf, math.inf)
+SURROGATES = 40
 DIAGONAL_TIME = 100.0
 DIAGONAL_SHELLS = (LogShells(0.4, 0.08), LogShells(0.6, 0.08))
 
@@ -211,17 +217,48 @@ def states_and_fluxes(budgets: Sequence[xr.Dataset], factor: int = 4) -> xr.Data
     return xr.Dataset(data, {"boundary": found.index[at] * found.width})
 
 
-def shares(
-    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], depth: int, factors: tuple[int, ...] = (1, 2)
-) -> dict[tuple[str, int], LocalityRange]:
-    """How far the flux comes in the cells of one depth, from the frontier ``REACH`` e-folds down."""
-    return {
-        cell: locality.locality_range(
-            widths_of("shares", runs)[0], factors=factors, window=frontier_window(runs, REACH)
-        )
-        for cell, runs in cells.items()
-        if cell[1] == depth
-    }
+def interventions_table() -> xr.Dataset:
+    """Closure of 24 networks of each cell (depth 16) that has its results, over (architecture, stage, law).
+
+    ``explained``, ``low``, ``high``, ``verdict``, ``power`` and ``permuted`` of each law. Repeated over laws:
+    ``bound_m`` and ``share_m``, medians over runs of ``bounds`` and ``neighbour_shares``; what ``surrogate`` reads at
+    blocks of 4: ``measured``, ``v``, ``w``, ``expected``; ``lawful``, mean and 2.5 and 97.5 % quantiles of 40 draws.
+    """
+    stored = results()
+    cells = [place for place in interventions.CELLS if f"closure-clock-{place}" in stored]
+    rows = [_verdicts(*place.split("-")) for place in cells]
+    seeds = list(range(interventions.FIRST, interventions.FIRST + interventions.RUNS))
+    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(provenance({"seeds": str(seeds)}))
+
+
+def _verdicts(architecture: str, stage: str) -> xr.Dataset:
+    protocol = interventions.cell(interventions.STAGES[stage], architecture)
+    seeds = range(interventions.FIRST, interventions.FIRST + interventions.RUNS)
+    runs = [interventions.reading(protocol, seed) for seed in seeds]
+    windows = [interventions.window_of(run, protocol.reach) for run in runs]
+    pairs = list(zip(runs, windows, strict=True))
+    score = [explained(run, window) for run, window in pairs]
+    mixed = [permuted(run, window) for run, window in pairs]
+    found = []
+    for law in LAWS:
+        estimate, low, high = RULE.interval([float(np.median(one[law])) for one in score])
+        row = {"explained": estimate, "low": low, "high": high, "verdict": RULE.verdict(low, high)}
+        row["power"] = interventions.power_of(RULE, max(high - estimate, estimate - low), TRUTHS)
+        row["permuted"] = float(np.median([np.median(one[law]) for one in mixed]))
+        found.append(row)
+    alone = {}
+    for name, of in (("bound", interventions.bounds), ("share", interventions.neighbour_shares)):
+        middle = np.median([of(run, window) for run, window in pairs], axis=0)
+        alone |= {f"{name}_{factor}": float(value) for factor, value in zip(FACTORS, middle, strict=True)}
+    window = frontier_window(runs, protocol.reach)
+    draws = [interventions.surrogate(runs, window, FACTORS[-1], seed) for seed in range(SURROGATES)]
+    ratios = [draw.pop("ratio") for draw in draws]
+    alone |= draws[0] | {"lawful": float(np.mean(ratios))}
+    alone |= dict(zip(("lawful_low", "lawful_high"), np.quantile(ratios, [0.025, 0.975]).tolist(), strict=True))
+    data = {name: ("law", [row[name] for row in found]) for name in found[0]}
+    data |= {name: ("law", [value] * len(LAWS)) for name, value in alone.items()}
+    place = {"architecture": [architecture], "stage": [stage]}
+    return xr.Dataset(data, {"law": list(LAWS)}).expand_dims(place)
 
 
 def networks_table() -> xr.Dataset:
@@ -229,7 +266,10 @@ def networks_table() -> xr.Dataset:
     return summary(measured(EARLY.cells((4, 8, 16, 32), 0)))
 
 
-TABLES = {"07_renormalization-networks": networks_table}
+TABLES = {
+    "07_renormalization-networks": networks_table,
+    "07_renormalization-interventions": interventions_table,
+}
 
 RESIDUAL, PLAIN = (EARLY.block(name, 32, 1000) for name in ("residual", "plain"))
 MEASUREMENTS = {
@@ -244,8 +284,6 @@ MEASUREMENTS = {
     "closure-broken": Measurement(Lattices((HIDDEN, LONG_RANGE), ("fails", "fails")), closes),
     "closure-null": Measurement(Lattices((SHORT,), ("rejected",)), rejects_unrelated),
     "profile-flow": Measurement(Lattices((CLOSED, WIDENING), ("holds", "fails"), INTERIOR), flows),
-}
-# The claims of a cell (architecture, depth): closure early and late in training, and locality.
-CLOSURE_CLAIMS = {("residual", 32): "renormalizable", ("plain", 32): "closure-plain"}
-LATE_CLAIMS = {("residual", 16): "renormalizable-late"}
+} | interventions.MEASUREMENTS
+# The claims of a cell (architecture, depth) on locality.
 LOCALITY_CLAIMS = {("residual", 32): "locality-residual", ("plain", 32): "locality-plain"}

@@ -10,6 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from grsd.support.faults import is_slip
 from grsd.support.values import said
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -150,7 +151,7 @@ def repeatable(
 def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
     """Turn an exception of a model into a ``RuntimeError`` of one line: the call's name, then ``text(exception)``.
 
-    Refusals by the call itself, out-of-memory errors and ``OSError`` pass unchanged.
+    Refusals by the call itself, slips of this package, out-of-memory errors and ``OSError`` pass unchanged.
     """
     try:
         yield
@@ -158,6 +159,8 @@ def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
         raise
     except Exception as error:  # a foreign model may raise anything
         if isinstance(error, (ValueError, TypeError, RuntimeError)) and str(error).startswith(call):
+            raise
+        if is_slip(error):
             raise
         raise RuntimeError(f"{call}{text(error)}") from error
 

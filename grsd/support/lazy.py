@@ -28,7 +28,7 @@ def face(package: str, *more: str) -> tuple[Callable[[str], object], Callable[[]
             return getattr(import_module(module), original)
         if name == "__version__" and name in more:
             return version(package)
-        if not name.startswith("_") and find_spec(f"{package}.{name}"):
+        if name.isidentifier() and not name.startswith("_") and find_spec(f"{package}.{name}"):
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from grsd.support.faults import raised_here
 from grsd.support.folders import one_line
 from grsd.support.values import THREADS
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-PACKAGE = Path(__file__).resolve().parents[1]
 REFUSALS = (TypeError, ValueError)
 _begun: set[int] = set()
 
@@ -39,9 +37,7 @@ def begin() -> None:
 
 def is_refusal(error: BaseException, at: TracebackType | None) -> bool:
     """Return whether grsd itself refused a call: the message starts with the call, as in ``Spec(depth=...): ``."""
-    frames = traceback.extract_tb(at)
-    raised_here = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
-    return raised_here and isinstance(error, REFUSALS) and bool(re.match(r"[\w.]+\(", str(error)))
+    return raised_here(at) and isinstance(error, REFUSALS) and bool(re.match(r"[\w.]+\(", str(error)))
 
 
 def _show(

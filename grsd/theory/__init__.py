@@ -21,6 +21,7 @@ from grsd.theory.prediction import (
     extended_fit,
     fitted_power_law,
     predict_loss,
+    running_clock,
     velocity_profile,
 )
 from grsd.theory.stability import shift_defect, worst_curve
@@ -49,6 +50,7 @@ __all__ = [
     "nearest_law",
     "power_law",
     "predict_loss",
+    "running_clock",
     "shift_defect",
     "shift_error",
     "transport",

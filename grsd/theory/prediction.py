@@ -22,7 +22,7 @@ from grsd.theory.finite_volume import Velocity, transport
 NEEDED = ("energy", "density", "flux", "boundary_mask", "loss")
 CELL = 0.05
 MARGIN = 2.0
-KINDS = ("covariant", "power law", "lazy")
+KINDS = ("covariant", "power law", "growth", "lazy")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,12 @@ def fitted_power_law(profile: Profile, highest: float = 0.0) -> PowerLawVelocity
     return PowerLawVelocity(1 + float(slope), float(np.sign(phi[0]) * np.exp(level)))
 
 
+def running_clock(profile: Profile) -> PowerLawVelocity:
+    """Return u = c / t with c = sum t F / sum eps: a kernel that only grows, M ~ t^c, with the c of the profile."""
+    instance("running_clock", "profile", profile, Profile, "what velocity_profile(seen) gives")
+    return PowerLawVelocity(1.0, float((profile.phi * profile.weight).sum() / profile.weight.sum()))
+
+
 def predict_loss(
     seen: Early, times: Sequence[float] | np.ndarray, velocity: str | Velocity = "covariant"
 ) -> xr.DataArray:
@@ -129,8 +135,8 @@ def predict_loss(
         seen: from ``early``; no other data are read.
         times: increasing.
         velocity: "covariant" (``velocity_profile``), "power law" (``fitted_power_law`` of that profile; constant above
-            the largest measured x, where no energy is left), "lazy" (u = 0: the kernel is constant), or any u(s, t) in
-            1 / time.
+            the largest measured x, where no energy is left), "growth" (``running_clock`` of that profile), "lazy"
+            (u = 0: the kernel is constant), or any u(s, t) in 1 / time.
 
     Returns: ``loss(time)``. A monotone cubic through the cumulative energy at the edges spreads the energy of each
     shell; that of the end shells stays within one shell width. Cost: one ``transport`` on cells of .05.
@@ -173,5 +179,7 @@ def _velocity(seen: Early, velocity: str | Velocity) -> Velocity:
     profile = velocity_profile(seen)
     if velocity == "covariant":
         return profile
+    if velocity == "growth":
+        return running_clock(profile)
     law, last = fitted_power_law(profile), profile.log_x[-1]
     return lambda s, time: law(np.minimum(s, last - math.log(time)), time)

@@ -14,6 +14,7 @@ from grsd.support.values import said
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("mse", "cross-entropy")
 AGREE = 1e-6
+BENDS, BENT_ALIKE, ROUNDING = (1e-5, 1e-7), 1e-3, 1e-14  # steps as shares of the outputs' size
 
 
 def check_loss(call: str, loss: object) -> str:
@@ -106,7 +107,7 @@ def force_along(
 ) -> Float[Tensor, "N ..."]:
     """Return H ``moved``, the rate of the force while the outputs change by ``moved``; arguments as checked above.
 
-    Errors: ``RuntimeError`` in one line if torch cannot differentiate a loss twice.
+    Errors: ``RuntimeError`` in one line if torch cannot differentiate a loss twice, or does so wrongly.
     """
     if loss == "mse":
         return moved
@@ -119,12 +120,36 @@ def force_along(
         return f"(loss=...): the loss cannot be differentiated twice ({type(error).__name__}: {text})"
 
     with torch.enable_grad(), in_one_line(call, failed):
-        own = outputs.detach().clone().requires_grad_(True)
+        own, rate = outputs.detach().clone().requires_grad_(True), None
         (force,) = torch.autograd.grad(loss(own, targets.clone()).sum(), own, create_graph=True)
-        if not force.requires_grad:  # the loss is linear in the outputs
-            return torch.zeros_like(moved)
-        (rate,) = torch.autograd.grad(force, own, moved, allow_unused=True)
-    return torch.zeros_like(moved) if rate is None else rate.detach()
+        if force.requires_grad:  # else the loss is linear in the outputs, or torch does not see how it bends
+            (rate,) = torch.autograd.grad(force, own, moved, allow_unused=True)
+    rate = torch.zeros_like(moved) if rate is None else rate.detach()
+    if not _bends_so(loss, outputs, targets, moved, rate):
+        raise RuntimeError(
+            f"{call}(loss=...): torch's second derivative of the loss disagrees with a difference of its gradient; the "
+            "loss detaches something, or its backward pass cannot be differentiated"
+        )
+    return rate
+
+
+def _bends_so(loss: Callable, outputs: Tensor, targets: Tensor, moved: Tensor, rate: Tensor) -> bool:
+    """Whether the rate of the force is that of a central difference, at one of two steps: a kink may be near."""
+    size = float(moved.norm())
+    if size == 0:
+        return True
+    f, y = outputs.double(), targets.double() if targets.is_floating_point() else targets
+    for step in BENDS:
+        h, forces = step * max(float(f.norm()), 1e-8) / size, []
+        for sign in (1, -1):
+            with torch.enable_grad():
+                own = (f + sign * h * moved.double()).requires_grad_(True)
+                forces.append(torch.autograd.grad(loss(own, y.clone()).sum(), own)[0])
+        change = (forces[0] - forces[1]) / (2 * h)
+        rounding = ROUNDING / h * float(forces[0].norm())
+        if float((change - rate).norm()) <= BENT_ALIKE * float(change.norm()) + rounding:
+            return True
+    return False
 
 
 def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

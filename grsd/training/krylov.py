@@ -26,6 +26,7 @@ from grsd.shells.windows import LEAST_SHARE, LogShells
 from grsd.training.dense import exchange, log_eigenvalues, shares, upward
 
 Values = dict[str, Tensor]
+PLAIN = {"dtype": torch.float64, "device": "cpu"}  # of everything of the size of the steps or of the shells
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def krylov_step(
 
     names = {"transport": (size, size), "flux": (size - 1,), "relaxation": (size,), "moved": (size,), "grown": (size,)}
     names |= {"growth_rayleigh": (size, size), "growth_rayleigh_order": (size, size)}
-    total, error = ({name: torch.zeros(shape, dtype=torch.float64) for name, shape in names.items()} for _ in "ab")
+    total, error = ({name: torch.zeros(shape, **PLAIN) for name, shape in names.items()} for _ in "ab")
     for j in {j for _, j in runs}:
         one, other = runs[1, j], runs[0, j]
         overlap = (one.taken.basis @ other.taken.basis.T).to("cpu", torch.float64)
@@ -89,9 +90,9 @@ def krylov_step(
     found = {name: total[name] for name in names if name not in ("moved", "grown")}
     found |= {f"{name}_error": error[name] for name in found}
     rounding = len(before.force) * torch.finfo(before.force.dtype).eps * sum(run.taken.norm**2 for run in runs.values())
-    found["log_growth_rayleigh"] = torch.tensor(rho, dtype=torch.float64)
-    found["laziness_rayleigh"] = shares(parts, torch.tensor(rounding, dtype=torch.float64))
-    found |= {f"loss_{side}": torch.tensor(state.loss, dtype=torch.float64) for side, state in sides.items()}
+    found["log_growth_rayleigh"] = torch.tensor(rho, **PLAIN)
+    found["laziness_rayleigh"] = shares(parts, torch.tensor(rounding, **PLAIN))
+    found |= {f"loss_{side}": torch.tensor(state.loss, **PLAIN) for side, state in sides.items()}
     step = {name: value.numpy() for name, value in found.items()}
     for k, side in enumerate(sides):
         step |= _energies(side, states[k], runs.get((k, k)), shells, size, samples)
@@ -120,8 +121,8 @@ class _Run:
         self, taken: Tridiagonal, floor: float, shells: LogShells, indices: np.ndarray, rho: float, at: tuple[int, int]
     ) -> None:
         self.taken, self.floor, self.shells, self.rho, self.at = taken, floor, shells, rho, at
-        self.boundaries = torch.as_tensor(indices[1:] * shells.width, dtype=torch.float64)
-        self.centre = torch.as_tensor((indices + 0.5) * shells.width, dtype=torch.float64)
+        self.boundaries = torch.as_tensor(indices[1:] * shells.width, **PLAIN)
+        self.centre = torch.as_tensor((indices + 0.5) * shells.width, **PLAIN)
         self.best = self._mean(self._pair(taken))
 
     def differences(self) -> Iterator[tuple[_Cut, Callable[[Tensor, int], Tensor]]]:
@@ -137,7 +138,7 @@ class _Run:
         low = max(self.shells.span[0], math.log(lowest)) - EXTRAPOLATION_SMOOTHINGS * self.shells.smoothing
         fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         rivals = [[rule] for rule in alternatives(taken, self.floor, low, self.shells.smoothing)]
-        before = [self._pair(taken.first(k)) for k in fewer if k]
+        before = [self._pair(taken.first(k)) for k in fewer]
         for group, joined in ((rivals, torch.amax), (before, torch.sum)):
             cut = [self._mean(rules) for rules in group]
             vectors = torch.stack([one.vectors - self.best.vectors for one in cut])
@@ -163,7 +164,8 @@ class _Run:
         crossed = hidden[:, None] * (self.best.vectors @ beside.T).abs() + torch.outer(rounded, beside.norm(dim=1))
         crossed = (crossed + crossed.T) / 4
         single = hidden * self.best.vectors[:, 0].abs() + rounded
-        grown = (hidden[:, None] + hidden) * self.best.growth.abs()
+        blurred = torch.outer(rounded, lengths)
+        grown = (hidden[:, None] + hidden) * self.best.growth.abs() + blurred + blurred.T
         return {
             "transport": crossed,
             "flux": upward(crossed),
@@ -237,7 +239,7 @@ def _energies(
     step = {}
     for name, own, scale in zip(names, ("energy", "dissipation"), (1, samples), strict=True):
         for kind in ("", "_error"):
-            step[f"{name}{kind}"] = found[f"{own}{kind}"].values / scale
+            step[f"{name}{kind}"] = np.nan_to_num(found[f"{own}{kind}"].values) / scale  # NaN where nothing is carried
     return step
 
 

@@ -24,7 +24,13 @@ from grsd.theory.prediction import early, extended_fit, predict_loss, velocity_p
 SHELLS = LogShells(0.5, 0.1)
 LATE = math.exp(40)
 LOG_TIMES = (20.0, 60.0, 21)
-METHODS = {"covariant": "covariant", "power law": "power_law", "lazy": "lazy", "straight line": "extended_fit"}
+METHODS = {
+    "covariant": "covariant",
+    "power law": "power_law",
+    "growth": "growth",
+    "lazy": "lazy",
+    "straight line": "extended_fit",
+}
 
 
 def exact_history(
@@ -219,13 +225,14 @@ def forecasts(
     """An exact model seen up to ``until`` and forecast to ``ahead`` times that, at 9 times a factor of ``ahead``.
 
     Returns ``loss(time)`` after ``until`` and forecasts ``covariant``, ``power_law`` (NaN where Phi changes sign),
-    ``lazy`` and ``extended_fit``; shells of width .6, smoothing .2. ``first``: of the snapshots, over ``until``.
+    ``growth``, ``lazy`` and ``extended_fit``; shells of width .6, smoothing .2. ``first``: of the snapshots, over
+    ``until``.
     """
     count = 1 + round(9 * math.log(ahead / first) / math.log(ahead))
     history = exact_history(model, until * np.geomspace(first, ahead, count), LogShells(0.6, 0.2))
     later = history.loss.isel(time=history.time.values > until * 1.001)
     seen, when = early(history, until), later.time.values
-    found = {"loss": later, "covariant": predict_loss(seen, when), "lazy": predict_loss(seen, when, "lazy")}
+    found = {"loss": later} | {kind: predict_loss(seen, when, kind) for kind in ("covariant", "growth", "lazy")}
     phi = velocity_profile(seen).phi
     power = predict_loss(seen, when, "power law") if (phi > 0).all() or (phi < 0).all() else later * np.nan
     return xr.Dataset(found | {"power_law": power, "extended_fit": extended_fit(seen, when)})

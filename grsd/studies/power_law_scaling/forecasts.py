@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from grsd.shells import LogShells
 from grsd.support.provenance import provenance
 from grsd.theory.prediction import Early, early, extended_fit, fitted_power_law, predict_loss, velocity_profile
 
-METHODS = ("covariant", "power law", "lazy", "straight line")
+METHODS = ("covariant", "power law", "growth", "lazy", "straight line")
 AHEAD = np.geomspace(1, 10, 10)[1:]
 SHELLS = LogShells(0.6, 0.2)
 FIRST, STEP = 0.1, 1.25
@@ -60,6 +60,9 @@ PATCHES = Forecasts(
 )
 DATA = {"digits": DIGITS, "patches": PATCHES}
 SCORES = {"digits": "09_power_law_scaling-forecasts", "patches": "09_power_law_scaling-forecasts-patches"}
+# The same questions to fresh seeds, where the rival is a kernel that only grows.
+AGAIN = {name: replace(of, file=f"09_power_law_scaling-growth-{name}") for name, of in DATA.items()}
+SCORES_AGAIN = {name: f"09_power_law_scaling-forecasts-growth-{name}" for name in AGAIN}
 RIVALS = METHODS[1:]
 
 
@@ -71,6 +74,17 @@ class Score:
     architecture: str
     tasks: tuple[str, ...]
     rival: str | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The score of ``method`` minus that of ``rival``, of one architecture, mean over ``tasks``."""
+
+    forecasts: Forecasts
+    architecture: str
+    tasks: tuple[str, ...]
+    method: str
+    rival: str
 
 
 def early_run(spec: Spec) -> xr.Dataset:
@@ -227,6 +241,12 @@ def measured_score(protocol: Score, seed: int) -> float:
     return float(np.mean(values))
 
 
+def gain(protocol: Beside, seed: int) -> float:
+    """Below zero ``method`` is better than ``rival``."""
+    found = (scores(protocol.forecasts, protocol.architecture, task, seed) for task in protocol.tasks)
+    return float(np.mean([_of(score, protocol.method) - _of(score, protocol.rival) for score in found]))
+
+
 def _of(score: xr.DataArray, method: str) -> float:
     return score.sel({"method": method}).item()  # as a keyword, sel takes "method" for its own
 
@@ -236,13 +256,15 @@ def patches_scores() -> xr.Dataset:
     return all_scores(PATCHES)
 
 
-TABLES = {SCORES["digits"]: all_scores, SCORES["patches"]: patches_scores}
+TABLES = {SCORES["digits"]: all_scores, SCORES["patches"]: patches_scores} | {
+    table: partial(all_scores, AGAIN[name]) for name, table in SCORES_AGAIN.items()
+}
 
 
 def stored_scores() -> dict[str, xr.DataArray]:
-    """The stored ``score(architecture, seed, method)`` of the written forecasts, by task, of all data sets."""
-    stored = {name: read_table(table).score for name, table in SCORES.items()}
-    return {task: stored[name].sel(task=task) for name, of in DATA.items() for task in of.names}
+    """The stored ``score(architecture, seed, method)`` of the forecasts with fresh seeds, by task, of all data sets."""
+    stored = {name: read_table(table).score for name, table in SCORES_AGAIN.items()}
+    return {task: stored[name].sel(task=task) for name, of in AGAIN.items() for task in of.names}
 
 
 def paired_table(scores: Mapping[str, xr.DataArray]) -> pd.DataFrame:
@@ -285,4 +307,9 @@ MEASUREMENTS = {
     claim: measurement
     for (name, data), prefix in CELLS.items()
     for claim, measurement in _claims(DATA[data], name, prefix).items()
+}
+MEASUREMENTS |= {
+    f"{prefix}-{end}": Measurement(Beside(AGAIN[data], name, AGAIN[data].names, *pair), gain)
+    for (name, data), prefix in CELLS.items()
+    for end, pair in {"growth": ("covariant", "growth"), "clock": ("growth", "lazy")}.items()
 }
