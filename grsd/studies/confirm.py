@@ -19,6 +19,8 @@ from grsd.studies import (
     renormalization,
     rigidity,
     shell_dynamics,
+    stochastic_steps,
+    stochastic_training,
     the_whole_chain,
 )
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
@@ -37,6 +39,8 @@ STUDIES = (
     renormalization,
     rigidity,
     power_law_scaling,
+    stochastic_steps,
+    stochastic_training,
     the_whole_chain,
     search,
 )

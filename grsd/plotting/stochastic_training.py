@@ -1,0 +1,162 @@
+"""The figures of notebook 11: one step by shell, its noise, what moves energy in several trainings, over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grsd.evidence import DecisionRule, Result
+from grsd.plotting.cells import ordered
+from grsd.plotting.intervals import bar, rows, threshold
+from grsd.plotting.style import COLOURS, decades, look
+
+PARTS = {
+    "overshoot": ("black", "s"),
+    "heating": ("red", "o"),
+    "windows_noise": ("blue", "^"),
+    "curvature_noise": ("green", "v"),
+    "transport_noise": ("purple", "D"),
+}
+LAZINESS = {
+    "frozen": ("the force on a kernel that stands still", "sky"),
+    "growth": ("a kernel that grows as a whole", "green"),
+    "rest": ("crossing and rotation", "purple"),
+}
+
+
+def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset) -> Figure:
+    """The rest over the rate of the step, and the mean heating of the shells beside its expectation.
+
+    ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    rates = np.array(sorted(orders))
+    for name, power, (colour, marker) in (("rest", 2, ("blue", "o")), ("higher", 3, ("red", "s"))):
+        sizes = np.array([float(np.abs(orders[rate][name]).sum()) for rate in rates])
+        label = {"rest": "the rest", "higher": "its part of third order"}[name]
+        axes[0].loglog(rates, sizes, marker=marker, ls="none", color=COLOURS[colour], label=label)
+        line = sizes[0] * (rates / rates[0]) ** power
+        axes[0].loglog(rates, line, color=COLOURS[colour], lw=0.8, label=rf"$\eta^{power}$ from the first")
+    axes[0].set(xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="sum over shells and draws, without sign")
+    kept = heated.where(heated["mask"] == 0, drop=True)
+    x, mean = decades(kept.shell), kept.heating.mean("draw")
+    error = kept.heating.std("draw", ddof=1) / np.sqrt(kept.sizes["draw"])
+    label = f"mean of {kept.sizes['draw']} minibatches, two standard errors"
+    bar(axes[1], x, mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
+    axes[1].plot(x, kept.expected, color="black", lw=1, label="expectation, from the kernel")
+    axes[1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
+    for panel in axes:
+        panel.legend(fontsize=8)
+    return figure
+
+
+def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> Figure:
+    """What noise does to the shells in the mean over minibatches, by network; and the edge of stability by shell.
+
+    ``found``: steps of several networks, by name; ``edges``: steps of the full batch at several rates, by label.
+    """
+    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 3.9))
+    for panel, (name, budget) in zip(axes, found.items(), strict=False):
+        kept = budget.where(budget["mask"] == 0, drop=True).mean("draw")
+        for part, (colour, marker) in PARTS.items():
+            share = kept[part] / kept.energy_before
+            style = {"marker": marker, "color": COLOURS[colour], "lw": 1, "ms": 4}
+            panel.plot(decades(kept.shell), share, label=part.replace("_", ", "), **style)
+        panel.set_yscale("symlog", linthresh=1e-4)
+        panel.axhline(0, color="grey", lw=0.6)
+        panel.set(title=name, xlabel=r"shell, $\log_{10}\lambda$ [1/time]")
+    axes[0].set_ylabel("change per step over the shell's energy")
+    axes[0].legend(fontsize=8)
+    for (label, budget), colour in zip(edges.items(), COLOURS.values(), strict=False):
+        kept = budget.isel(draw=0).where(budget["mask"] == 0, drop=True)
+        ratio = -kept.overshoot / kept.descent
+        axes[-1].semilogy(decades(kept.shell), ratio, "o-", lw=1, color=colour, label=label)
+    axes[-1].axhline(1, color="black", ls="--", lw=1)
+    axes[-1].set(xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="overshoot over descent")
+    axes[-1].set_title("stable below the dashed line", fontsize=10)
+    axes[-1].legend(fontsize=8)
+    return figure
+
+
+def moved(
+    shares: Mapping[tuple[str, str], Sequence[float]],
+    grid: xr.Dataset,
+    judged: Mapping[tuple[str, str], Result],
+    rule: DecisionRule,
+) -> Figure:
+    """The growth share late in training, by architecture and way; and over batch and rate of SGD.
+
+    ``shares``: this run's seeds by (architecture, way); ``judged``: confirmed results by the same;
+    ``grid``: ``share(architecture, batch, rate)``, means over seeds.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.9))
+    ways = list(dict.fromkeys(way for _, way in shares))
+    names = ordered(name for name, _ in shares)
+    for number, name in enumerate(names):
+        shift = 0.24 * (number - (len(names) - 1) / 2)
+        drawn = look(name) | {"linestyle": "none"}
+        for row, way in enumerate(ways):
+            values = shares[name, way]
+            style = drawn | {"mfc": "none", "label": f"{name}, this run" if row == 0 else None}
+            axes[0].plot(values, np.full(len(values), row + shift), **style)
+            if (name, way) in judged:
+                result = judged[name, way]
+                ends = (result.estimate, result.low, result.high)
+                style = drawn | {"label": f"{name}, confirmed" if row == 0 else None, "ms": 7, "mec": "black"}
+                bar(axes[0], row + shift + 0.08, *ends, horizontal=True, **style)
+    rows(axes[0], ways)
+    threshold(axes[0], rule, horizontal=True)
+    axes[0].set(xlabel="growth share of the squared flux, late", xlim=(-0.03, 1.03))
+    axes[0].legend(fontsize=8, loc="lower left")
+    for name in names:
+        for step_, batch in enumerate(grid.batch.values):
+            row = grid.share.sel(architecture=name, batch=batch)
+            style = look(name) | {"alpha": 0.35 + 0.65 * step_ / max(1, grid.sizes["batch"] - 1)}
+            axes[1].plot(grid.rate, row, **style | {"label": f"{name}, batch {batch}"})
+    threshold(axes[1], rule)
+    axes[1].set(xscale="log", xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="growth share, late", ylim=(0, 1.03))
+    axes[1].set_xticks(grid.rate.values, [f"{rate:g}" for rate in grid.rate.values])
+    axes[1].minorticks_off()
+    axes[1].legend(fontsize=8)
+    return figure
+
+
+def over_training(shares: Mapping[tuple[str, str], xr.DataArray], levels: Sequence[float]) -> Figure:
+    """Lazy, running clock, transport: shares of the change of the shells' energies over the course of training.
+
+    ``shares(step, part)``: laziness, mean over seeds, by (architecture, way); ``levels``: logs of the loss over its
+    start at the end of each step.
+    """
+    ways = list(dict.fromkeys(way for _, way in shares))
+    names = ordered(name for name, _ in shares)
+    size = (2.6 * len(ways) + 1, 2.4 * len(names) + 0.8)
+    figure, axes = plt.subplots(len(names), len(ways), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for (name, way), found in shares.items():
+        _stacked(axes[names.index(name), ways.index(way)], found, np.asarray(levels))
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(f"{name}\nshare of the change")
+    for column, way in enumerate(ways):
+        axes[0, column].set_title(way)
+        axes[-1, column].set_xlabel("log(loss / loss at 0)")
+    axes[0, 0].set_xlim(0, float(min(levels)))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _stacked(axes: Axes, found: xr.DataArray, levels: np.ndarray) -> None:
+    """Bars from level to level: positive shares above each other, negative ones below zero."""
+    before = np.concatenate([[0.0], levels[:-1]])
+    above, below = np.zeros(len(levels)), np.zeros(len(levels))
+    for part, (label, colour) in LAZINESS.items():
+        values = found.sel(part=part).values
+        start = np.where(values >= 0, above, below)
+        width = levels - before
+        axes.bar(before, values, width, start, align="edge", color=COLOURS[colour], label=label, ec="white", lw=0.5)
+        above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+    axes.axhline(0, color="black", lw=0.6)

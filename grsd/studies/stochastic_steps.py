@@ -1,0 +1,125 @@
+"""Notebook 11: what single stochastic steps do to the shells of a network on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import Tensor
+
+from grsd.evidence import Measurement
+from grsd.runs import run
+from grsd.shells import LogShells
+from grsd.studies.stochastic_training import SHELLS, Trainer, Training
+from grsd.training.heating import expected_heating
+from grsd.training.noise import next_state, step_budgets
+
+LEVEL = 0.05  # of a test of all shells together, for the mean heating
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Minibatches drawn at the state where ``training`` reaches its last level.
+
+    ``draws``: their number; they are parts of random partitions of the samples, so that what is linear in the noise
+    cancels over each partition. ``scale``: the rate of these steps over that of the training.
+    """
+
+    training: Training
+    draws: int
+    scale: float = 1.0
+
+
+def trainer_at(training: Training) -> Trainer:
+    """The network where it reaches the last level of its training."""
+    trainer = Trainer.start(training)
+    for _ in trainer.states():
+        pass
+    return trainer
+
+
+def partitions(samples: int, batch: int, draws: int, seed: int) -> list[Tensor]:
+    """``draws`` minibatches of ``batch``: the parts of one random partition of the samples after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    found: list[Tensor] = []
+    while len(found) < draws:
+        whole = torch.randperm(samples, generator=generator)
+        found += whole[: samples - samples % batch].split(batch)
+    return found[:draws]
+
+
+def drawn_steps(spec: Mapping[str, object], shells: LogShells = SHELLS) -> xr.Dataset:
+    """The budgets of single steps, along ``draw``; ``spec``: ``draws``, ``scale``, and the fields of a ``Training``.
+
+    For the optimizers of SGD's family also ``expected``, the mean heating over all minibatches.
+    """
+    rest = {name: value for name, value in spec.items() if name not in ("draws", "scale")}
+    training = Training(**rest)
+    trainer = trainer_at(training)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] *= spec["scale"]
+    network, optimizer = trainer.network, trainer.optimizer
+    expected = network, next_state(network, optimizer, trainer.objective)
+    drawn = partitions(training.samples, training.batch or training.samples, spec["draws"], training.seed)
+    after = [
+        (network, next_state(network, optimizer, lambda own, chosen=chosen: trainer.objective(own, chosen)))
+        for chosen in drawn
+    ]
+    data = trainer.inputs, trainer.targets
+    found = step_budgets(network, expected, after, *data, shells, loss=training.loss)
+    if training.optimizer == "adam":
+        return found
+    lowest, count = int(found.shell_index[0]), found.sizes["shell"]
+    span = (lowest * shells.width, (lowest + count) * shells.width)
+    mean = expected_heating(
+        network,
+        *data,
+        LogShells(shells.width, shells.smoothing, span),
+        batch=len(drawn[0]),
+        learning_rate=optimizer.param_groups[0]["lr"],
+        loss=training.loss,
+    )
+    return found.assign(expected=("shell", mean.heating.values, mean.heating.attrs))
+
+
+def steps(protocol: Steps) -> xr.Dataset:
+    """``drawn_steps`` of a protocol, kept in files."""
+    spec = asdict(protocol.training) | {"draws": protocol.draws, "scale": protocol.scale}
+    return run(spec, drawn_steps, progress=False)
+
+
+def seeded(protocol: Steps, seed: int) -> Steps:
+    return replace(protocol, training=replace(protocol.training, seed=seed))
+
+
+def rest_order(protocol: Steps, seed: int) -> float:
+    """log2 of the rest, summed over draws and shells without sign, over that of steps half as long."""
+    large = seeded(protocol, seed)
+    sizes = [float(np.abs(steps(one).rest).sum()) for one in (large, replace(large, scale=large.scale / 2))]
+    return float(np.log2(sizes[0] / sizes[1]))
+
+
+def heating_z(found: xr.Dataset) -> xr.DataArray:
+    """(mean heating minus expectation) over the standard error of the mean, in every shell that is not masked."""
+    heating = found.heating.where(found["mask"] == 0, drop=True)
+    error = heating.std("draw", ddof=1) / np.sqrt(found.sizes["draw"])
+    return (heating.mean("draw") - found.expected) / error
+
+
+def heating_agrees(protocol: Steps, seed: int) -> float:
+    """One or zero: whether no shell's mean heating is significantly off, all shells tested together."""
+    found = steps(seeded(protocol, seed))
+    z = heating_z(found)
+    allowed = stats.t.ppf(1 - LEVEL / 2 / z.sizes["shell"], found.sizes["draw"] - 1)
+    return float(np.abs(z).max() <= allowed)
+
+
+SMALL = Training(width=16, depth=4, samples=24, batch=4, levels=(-0.75,))
+MEASUREMENTS = {
+    "step-rest-order": Measurement(Steps(SMALL, draws=6, scale=0.01), rest_order),
+    "heating-expected": Measurement(Steps(SMALL, draws=60), heating_agrees),
+}
