@@ -32,6 +32,11 @@ def squared_log_cosh(outputs, targets):
     return torch.log(torch.cosh(outputs - targets)).sum(1)
 
 
+def said(value):
+    """The name of a function, the same in every process, and any other value as text."""
+    return getattr(value, "__name__", str(value))
+
+
 LOSSES = ("mse", "cross-entropy", squared_log_cosh)
 
 
@@ -78,7 +83,7 @@ def whole(budget):
 PAIRS = [("mse", "momentum"), ("cross-entropy", "adam"), (squared_log_cosh, "nesterov"), ("cross-entropy", "sgd")]
 
 
-@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=str)
+@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=said)
 def test_parts_add_up_and_agree_with_plain_formulas(loss, optimizer):
     case = Case(loss, optimizer)
     found = case.budgets([[0, 4]]).isel(draw=0)
@@ -127,7 +132,7 @@ def test_parts_add_up_and_agree_with_plain_formulas(loss, optimizer):
         assert np.allclose(found[name], plain.detach(), rtol=1e-9, atol=1e-13), name
 
 
-@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=str)
+@pytest.mark.parametrize(("loss", "optimizer"), PAIRS, ids=said)
 def test_the_rest_falls_fourfold_when_the_rate_is_halved(loss, optimizer):
     """And what is left of it without curvature and windows eightfold; heating and overshoot are of its order."""
     large, small = (case_at(loss, optimizer, rate) for rate in (4e-4, 2e-4))
@@ -147,7 +152,7 @@ def case_at(loss, optimizer, rate):
 @pytest.mark.parametrize(
     ("loss", "size", "optimizer"),
     [("mse", 1, "sgd"), ("cross-entropy", 2, "momentum"), (squared_log_cosh, 5, "nesterov"), ("mse", 5, "dampened")],
-    ids=str,
+    ids=said,
 )
 def test_the_mean_over_all_minibatches_is_the_expectation(loss, size, optimizer):
     """In every shell, those with little energy included; the fluctuation vanishes."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import grsd
-from grsd.evidence import claims, headlines, results, verdict_lines, verdict_of
+from grsd.evidence import claims, results, verdict_lines
 from grsd.networks import architecture
 from grsd.plotting import (
     COLOURS,
@@ -16,7 +16,6 @@ from grsd.plotting import (
     savefig,
     show_verdicts,
     use_style,
-    verdict_rows,
 )
 
 
@@ -92,17 +91,6 @@ def test_sliders_or_one_drawing(monkeypatch):
     explore(lambda **values: drawn.append(values), width=(0.0, 1.0, 0.5), kind=["a", "b"])
     assert drawn[-1] == {"width": 0.5, "kind": "a"}
     assert len(drawn) == 2
-
-
-def test_verdict_rows():
-    """Every headline in its own row: its words, its verdict, its threshold within sight."""
-    shown = headlines(claims(), results())
-    figure = verdict_rows(shown)
-    assert len(figure.axes) == len(shown)
-    for axes, (claim, result) in zip(figure.axes, shown.values(), strict=True):
-        assert [text.get_text() for text in axes.texts] == [claim.headline, verdict_of(claim, result)]
-        low, high = axes.get_xlim()
-        assert low < min(claim.judged.threshold, result.low) <= max(claim.judged.threshold, result.high) < high
 
 
 def test_architectures_look_the_same_everywhere():

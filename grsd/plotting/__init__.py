@@ -3,12 +3,11 @@
 from grsd.plotting.shells import energy_map
 from grsd.plotting.sliders import explore
 from grsd.plotting.style import COLOURS, STYLE, decades, look, savefig, use_style
-from grsd.plotting.verdicts import VERDICTS, show_verdicts, verdict_rows
+from grsd.plotting.verdicts import show_verdicts
 
 __all__ = [
     "COLOURS",
     "STYLE",
-    "VERDICTS",
     "decades",
     "energy_map",
     "explore",
@@ -16,5 +15,4 @@ __all__ = [
     "savefig",
     "show_verdicts",
     "use_style",
-    "verdict_rows",
 ]
