@@ -195,7 +195,7 @@ def test_specs_refuse_in_one_line():
     [
         ("closure", "log_los", "of_specs(log_los=...): closure.measure takes log_loss"),
         ("propagation", "parameters", "of_specs(parameters=...): propagation.measure takes node, side, norms, dtype,"),
-        ("evolution", "flips", "of_specs(flips=...): evolution.measure takes no options"),
+        ("evolution", "flips", "of_specs(flips=...): evolution.measure takes jacobian"),
     ],
 )
 def test_an_unknown_option_is_refused_before_a_network_is_trained(name, option, line, monkeypatch):

@@ -87,6 +87,7 @@ def test_dir_is_what_a_user_types():
     listed = set(dir(grsd)) - set(grsd.__all__)
     assert listed == {
         "__version__", "conditions", "datasets", "krylov", "laws", "networks", "plotting", "solvable", "theory",
+        "training",
     }  # fmt: skip
     assert grsd.conditions.CONDITIONS
     data = grsd.digits(6)

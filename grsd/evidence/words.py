@@ -97,7 +97,7 @@ def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
         if claim.notebook:
             made = f"; notebook {claim.notebook.partition('_')[0]}{made}"
         lines += [*wrapped(said + made), *wrapped(sentence, "    ")]
-    return [*lines, counted(chosen, judged)]
+    return [*lines, *wrapped(counted(chosen, judged))]
 
 
 def wrapped(text: str, indent: str = "  ") -> list[str]:

@@ -74,7 +74,7 @@ def at_loss(spec: Spec, data: Data, log_loss: float) -> Snapshot:
     The snapshot is the first one at or below; its log loss is nearer to ``log_loss`` than a 25th of a step of
     ``spec.times``. Errors: ``ValueError`` if the loss is not reached.
     """
-    before = Snapshot(0.0, spec.network(data), torch.empty(0))
+    before = Snapshot(0.0, spec.network(data), torch.empty(0, dtype=torch.float64, device="cpu"))
     top = float(torch.linalg.eigvalsh(tangent_kernel(before.model, data.inputs))[-1])
     times = np.geomspace(*(time / top for time in spec.times[:2]), spec.times[2])
     start = None

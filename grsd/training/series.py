@@ -21,7 +21,7 @@ from grsd.support.arguments import described, listed
 from grsd.support.folders import writable
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.support.values import optional_flag, said
+from grsd.support.values import instance, optional_flag, said
 from grsd.training.files import Source, read_state
 from grsd.training.forces import Loss, check_loss
 from grsd.training.reading import Force, Reading
@@ -155,6 +155,8 @@ def _labels(labels: object, sources: Sequence[object]) -> np.ndarray:
 
 def _marks(reading: Reading, module: nn.Module) -> dict[str, str]:
     """Return what identifies the kept steps of a call, besides the states themselves."""
+    for name, value in (("inputs", reading.inputs), ("targets", reading.targets)):
+        instance(CALL, name, value, Tensor, "a torch.Tensor")
     code = fingerprint(checkpoints)
     if callable(reading.loss):
         own = code_of(reading.loss)
