@@ -47,7 +47,7 @@ def partitions(samples: int, batch: int, draws: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     found: list[Tensor] = []
     while len(found) < draws:
-        whole = torch.randperm(samples, generator=generator)
+        whole = torch.randperm(samples, generator=generator, device="cpu")
         found += whole[: samples - samples % batch].split(batch)
     return found[:draws]
 
