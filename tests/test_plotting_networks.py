@@ -155,7 +155,7 @@ def test_figures_beyond_growth():
     labels = [str(name) for name in table.cell_name.values]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == labels
     parts = read_table("06_log_shift_invariance-beyond-parts")
-    assert log_shift_invariance.names_of(parts) == labels
+    assert set(log_shift_invariance.names_of(parts)) <= set(labels)
     axes = drawn(log_shift_invariance.parts(parts, {"again": parts.isel(cell=0)})).axes
     assert [panel.get_title() for panel in axes if panel.get_title()] == [*labels, "again"]
     assert said(axes[0]) == ["sum: $t\\,u$", "growth", "crossing", "rotation"]

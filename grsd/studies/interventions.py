@@ -127,7 +127,11 @@ def measured_tasks(experiment: Mapping[str, object]) -> xr.Dataset:
 def halved(digits: torch.Tensor, task: int) -> torch.Tensor:
     """Return targets (N, 1): +1 for a random half of the ten digits, -1 for the others; the same for all networks."""
     chosen = np.random.default_rng(task).permutation(10)[:5]
-    return 2.0 * torch.isin(digits, torch.tensor(chosen.tolist(), dtype=digits.dtype, device=digits.device)).double()[:, None] - 1
+    return (
+        2.0
+        * torch.isin(digits, torch.tensor(chosen.tolist(), dtype=digits.dtype, device=digits.device)).double()[:, None]
+        - 1
+    )
 
 
 def reading(protocol: Intervened, seed: int) -> xr.Dataset:

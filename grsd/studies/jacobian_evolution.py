@@ -75,7 +75,7 @@ def drifting(seed: int, modes: int = 120) -> xr.Dataset:
     """
     rng = np.random.default_rng(seed)
     rate = rng.uniform(0.01, 0.03)
-    start = torch.as_tensor(np.exp(np.sort(rng.uniform(-9, 0, modes))))
+    start = torch.as_tensor(np.exp(np.sort(rng.uniform(-9, 0, modes))), dtype=torch.float64, device="cpu")
     kernels = ((time, torch.diag(start * np.exp(rate * time))) for time in np.geomspace(1, 100, 8))
     states = ((time, spectrum(kernel, rate * kernel)) for time, kernel in kernels)
     return evolution.along(states, EXACT_SHELLS, top=1.0, case="a clock of its own, M' = r M", seed=seed)
