@@ -87,7 +87,9 @@ def turning(seed: int, modes: int = 120) -> xr.Dataset:
     Each gradient keeps its length 1 / |p_k| and turns with its point, phi_k' = lambda_k exp(-lambda_k t) / 2, so that
     t rho = 0 and t tau = x exp(-x), x = lambda t. The eigenvalues are drawn by ``seed``; t from 1 to 100.
     """
-    values = torch.as_tensor(np.exp(np.sort(np.random.default_rng(seed).uniform(-9, 0, modes))))
+    values = torch.as_tensor(
+        np.exp(np.sort(np.random.default_rng(seed).uniform(-9, 0, modes))), dtype=torch.float64, device="cpu"
+    )
     basis = torch.eye(modes, dtype=values.dtype)
     modes_at_rest = Spectrum(values, basis, torch.zeros_like(basis), modes * torch.finfo(values.dtype).eps)
     states = (
