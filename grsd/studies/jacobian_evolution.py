@@ -90,7 +90,7 @@ def turning(seed: int, modes: int = 120) -> xr.Dataset:
     values = torch.as_tensor(
         np.exp(np.sort(np.random.default_rng(seed).uniform(-9, 0, modes))), dtype=torch.float64, device="cpu"
     )
-    basis = torch.eye(modes, dtype=values.dtype)
+    basis = torch.eye(modes, dtype=values.dtype, device=values.device)
     modes_at_rest = Spectrum(values, basis, torch.zeros_like(basis), modes * torch.finfo(values.dtype).eps)
     states = (
         (time, modes_at_rest, torch.diag(values * (values * torch.exp(-values * time) / 2) ** 2))
