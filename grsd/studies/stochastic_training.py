@@ -108,7 +108,8 @@ class Trainer:
             if self.training.all_samples:
                 yield None
             else:
-                yield torch.randperm(self.training.samples, generator=self.generator, device="cpu")[: self.training.batch]
+                order = torch.randperm(self.training.samples, generator=self.generator, device="cpu")
+                yield order[: self.training.batch]
 
     def states(self) -> Iterator[tuple[int, float]]:
         """Train; stop at the start and at each level, and give (steps so far, loss)."""
