@@ -7,11 +7,12 @@ import xarray as xr
 from grsd.conditions import covariance
 from grsd.conditions.matched import frontier_window, widths_of
 from grsd.evidence import Result, claims, results
+from grsd.evidence.measurement import plain_values
 from grsd.evidence.tables import read_table
 from grsd.laws import law_test
 from grsd.runs import ensemble
 from grsd.studies.stages import LATE, REACH, Block
-from grsd.studies.the_whole_chain.links import SEEDS, Link, power_link, undefined
+from grsd.studies.the_whole_chain.links import SEEDS, Link, of_verdict, power_link, undefined
 from grsd.studies.the_whole_chain.table import COLUMNS, ROWS, dataset_of
 from grsd.support.provenance import provenance
 
@@ -43,14 +44,9 @@ def stored_link(name: str, link: str) -> Link:
     if claim not in claims():
         return undefined("nothing beyond growth whose law could be judged")
     found: Result = results()[claim]
-    network, own = found.protocol["network"], block_of(name).network.to_dict()
-    if network != {field: _plain(value) for field, value in own.items()} or found.seeds != tuple(SEEDS):
+    if found.protocol["network"] != plain_values(block_of(name).network) or found.seeds != tuple(SEEDS):
         raise ValueError(f"perceptron_table(): the result of {claim} is of other networks than the row {name!r}")
     return Link(found.verdict, found.estimate, found.low, found.high, says, found.values)
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def links_of_perceptron(name: str) -> dict[str, Link]:
@@ -62,7 +58,7 @@ def links_of_perceptron(name: str) -> dict[str, Link]:
     along = covariance.judge(followed, reach=REACH)
     found = {link: stored_link(name, link) for link in STORED}
     return found | {
-        "covariance": Link(along.verdict, along.estimate, *along.interval, "D^2 along the run, at most .01"),
+        "covariance": of_verdict(along, "D^2 along the run, at most .01"),
         "power law": power_link(law_test(widths_of("links", runs), observable="velocity", window=window)),
         "exponent": undefined("the error of digits has no power law in the eigenvalue from which q could be read"),
     }
