@@ -289,14 +289,9 @@ def _summands(modes: Spectrum, rate: Tensor, g: Tensor, shells: LogShells, bound
     """Yield x_uv (D, D), symmetric with a zero diagonal, for each boundary."""
     values = modes.eigenvalues
     at = torch.tensor(boundaries.tolist(), dtype=values.dtype, device=values.device)
-    window, bell = shells.cumulative(values, at, modes.floor)
-    gap = values[:, None] - values
-    near = gap.abs() <= NEAR * shells.smoothing * torch.maximum(values[:, None], values)
-    gap = torch.where(near, torch.ones_like(gap), gap)
     moved = rate * g[:, None] * g
-    for w, b in zip(window, bell, strict=True):
-        slope = -b / values.clamp(min=modes.floor)
-        x = torch.where(near, (slope[:, None] + slope) / 2, (w[:, None] - w) / gap) * moved
+    for difference in shells.divided_differences(values, at, modes.floor, NEAR):
+        x = difference * moved
         yield x.fill_diagonal_(0.0)
 
 

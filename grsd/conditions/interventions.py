@@ -20,7 +20,7 @@ project's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,8 +148,8 @@ def responses(
         moving = (modes.eigenvectors @ (member[place] * g) / amplitude[place]).reshape(outputs.shape)
         _, rate = tangent_kernel_and_rate(model, inputs, outputs - moving)
         turned = (modes.eigenvectors.T @ rate @ modes.eigenvectors) * (amplitude[place] * g[:, None] * g)
-        for boundary, weight in enumerate(_flux_weights(modes, shells, at)):
-            response[boundary, :, :, place] = (member @ (weight * turned) @ member.T).cpu().numpy()
+        for boundary, difference in enumerate(shells.divided_differences(modes.eigenvalues, at, modes.floor, NEAR)):
+            response[boundary, :, :, place] = (member @ (-difference / 2 * turned) @ member.T).cpu().numpy()
     window, bell = shells.cumulative(modes.eigenvalues, at, modes.floor)
     ends = torch.ones_like(g)[None]
     shares = torch.cat([0 * ends, window, ends]).diff(dim=0)
@@ -335,15 +335,3 @@ def _members(modes: Spectrum, index: np.ndarray, shells: LogShells) -> Tensor:
     place = (s.floor().long() - int(index[0])).clamp(0, len(index) - 1)
     place[values <= modes.floor] = 0
     return torch.nn.functional.one_hot(place, len(index)).T.to(values)
-
-
-def _flux_weights(modes: Spectrum, shells: LogShells, at: Tensor) -> Iterator[Tensor]:
-    """Yield for each boundary the (D, D) weights of M'_uv g_u g_v in the flux, -1/2 of the divided differences of W."""
-    values = modes.eigenvalues
-    window, bell = shells.cumulative(values, at, modes.floor)
-    gap = values[:, None] - values
-    near = gap.abs() <= NEAR * shells.smoothing * torch.maximum(values[:, None], values)
-    gap = torch.where(near, torch.ones_like(gap), gap)
-    slope = bell / values.clamp(min=modes.floor)
-    for w, rise in zip(window, slope, strict=True):
-        yield torch.where(near, (rise[:, None] + rise) / 4, (w - w[:, None]) / gap / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,21 @@ class LogShells:
         window = torch.where(above, torch.special.ndtr(x), torch.ones_like(x))
         slope = torch.exp(-x.square() / 2) / (self.smoothing * math.sqrt(2 * math.pi))
         return window, torch.where(above, slope, torch.zeros_like(slope))
+
+    def divided_differences(
+        self, eigenvalues: Float[Tensor, " D"], boundaries: Float[Tensor, " B"], floor: float, near: float
+    ) -> Iterator[Float[Tensor, "D D"]]:
+        """Yield [W(lambda_u) - W(lambda_v)] / (lambda_u - lambda_v) for each boundary.
+
+        Eigenvalues closer than ``near`` smoothings in log take the mean of the derivatives dW/dlambda instead.
+        """
+        window, bell = self.cumulative(eigenvalues, boundaries, floor)
+        gap = eigenvalues[:, None] - eigenvalues
+        close = gap.abs() <= near * self.smoothing * torch.maximum(eigenvalues[:, None], eigenvalues)
+        gap = torch.where(close, torch.ones_like(gap), gap)
+        for w, b in zip(window, bell, strict=True):
+            slope = -b / eigenvalues.clamp(min=floor)
+            yield torch.where(close, (slope[:, None] + slope) / 2, (w[:, None] - w) / gap)
 
     def derivatives(
         self, s: Float[Tensor, " P"], boundaries: Float[Tensor, " B"], order: int
