@@ -14,9 +14,9 @@ from grsd.conditions import Verdict, invariance
 from grsd.plotting.cells import cell_look
 from grsd.plotting.ensembles import verdict_forest
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import decades, look
+from grsd.plotting.parts import LOOKS
+from grsd.plotting.style import COLOURS, decades, look
 
-PART_LOOK = {"growth": "tab:green", "crossing": "tab:purple", "rotation": "tab:orange"}
 VERDICT_LOOK = {
     "growth only": "tab:green",
     "inconclusive": "lightgrey",
@@ -49,10 +49,10 @@ def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
     figure, axes = plt.subplots(high, wide, figsize=(3.3 * wide, 3 * high), squeeze=False, sharex=True)
     for panel, (name, one) in zip(axes.flat, several.items(), strict=False):
         x = decades(one.position)
-        for (part, colour), marker in zip(PART_LOOK.items(), "o^s", strict=True):
-            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "capsize": 2, "label": part}
+        for part, (colour, marker) in LOOKS.items():
+            style = {"color": COLOURS[colour], "marker": marker, "markersize": 4, "lw": 1, "capsize": 2, "label": part}
             panel.errorbar(x, one[part], 2 * one[f"{part}_error"], **style)
-        panel.plot(x, sum(one[part] for part in PART_LOOK), color="black", lw=2, label="sum: $t\\,u$")
+        panel.plot(x, sum(one[part] for part in LOOKS), color="black", lw=2, label="sum: $t\\,u$")
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(name)
     for panel in axes[-1]:
