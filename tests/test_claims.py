@@ -63,7 +63,21 @@ def test_lines_of_a_terminal():
         assert claim.claim in text
         said = verdict_of(claim, judged[claim.id]) if claim.id in judged else "a rule, and no result yet"
         assert f"{claim.id} ({claim.whose}): {said}" in text
-    assert text.endswith(counted(known, judged))
+    left = len(known) - len(judged)
+    powerless = [name for name in judged if known[name].no_power]
+    total = {"holds": 0, "inconclusive": 0, "fails": 0}
+    for name, result in judged.items():
+        total[result.verdict] += name not in powerless
+    findings, checks = ([claim for claim in known.values() if claim.kind == kind] for kind in ("finding", "check"))
+    last = counted(known, judged)
+    assert text.endswith(last)
+    assert last.startswith(f"{len(findings)} findings: ")
+    assert f"; {len(checks)} checks: " in last
+    said = re.findall(r"(\d+) (hold|inconclusive|fail|without power|without a result)\b", last)
+    counts = {word: sum(int(number) for number, own in said if own == word) for _, word in said}
+    expected = {"hold": total["holds"], "inconclusive": total["inconclusive"], "fail": total["fails"]}
+    expected |= {"without power": len(powerless), "without a result": left}
+    assert counts == {word: number for word, number in expected.items() if number}
     assert counted({"x": CLAIM}, {}) == "1 finding: 1 without a result"
     result = judge(CLAIM, range(1000, 1008), [0.0] * 8, {})
     for commit, said in (
