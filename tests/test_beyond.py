@@ -10,7 +10,8 @@ from scipy.optimize import least_squares
 import grsd
 from grsd.laws import beyond_growth, growth_power, growth_surrogate
 from grsd.laws.beyond import NEGLIGIBLE, VERDICTS
-from grsd.laws.crossed import crossed_values, interval_of
+from grsd.laws.crossed import crossed_values
+from grsd.laws.ensemble import mean_interval
 from grsd.shells import LogShells, energy_budget
 from grsd.solvable import PlantedShells
 
@@ -159,7 +160,9 @@ def test_the_standard_error_of_a_share(size, least, most):
         found.append((values.mean(), values.std(ddof=1) / math.sqrt(24)))
     shares, errors = np.array(found).T
     assert least <= math.sqrt(np.square(errors).mean()) / shares.std() <= most
-    assert interval_of(values, 0.95)[1] == pytest.approx(shares[-1] + np.array([-1, 1]) * 2.0687 * errors[-1], rel=1e-4)
+    assert mean_interval(values, 0.95)[1] == pytest.approx(
+        shares[-1] + np.array([-1, 1]) * 2.0687 * errors[-1], rel=1e-4
+    )
 
 
 def test_couplings_with_nothing_in_common_decide_nothing():

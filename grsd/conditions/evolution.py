@@ -8,14 +8,12 @@ along the spectrum or with depth at all. It refuses each covariant power law lam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from scipy import stats
 
 from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, flow_from_start
 from grsd.conditions.rates import (
@@ -34,7 +32,7 @@ from grsd.decomposition import spectrum
 from grsd.flow import Flow
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.kernel.jacobian_rate import jacobian_rate_kernel
-from grsd.laws.ensemble import jackknife_interval
+from grsd.laws.ensemble import jackknife_interval, mean_interval
 from grsd.shells import LogShells
 from grsd.support.arguments import described
 from grsd.support.values import choice, flag, instance, number
@@ -172,9 +170,7 @@ def judge_slopes(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Ve
             size = max(low, -high, 0.0), max(abs(low), abs(high))
             estimates.append(Estimate(f"|slope| of log(t {rate}) on {of}", abs(values[rate, of]), size, SLOPE))
         highest = measured[f"t_{rate}"].groupby("seed").max().values
-        suprema[rate] = float(highest.mean())
-        half = stats.t.ppf(0.975, len(seeds) - 1) * highest.std(ddof=1) / math.sqrt(len(seeds))
-        tops[rate] = (suprema[rate] - half, suprema[rate] + half)
+        suprema[rate], tops[rate] = mean_interval(highest, 0.95)
         estimates.append(Estimate(f"the largest t {rate}, mean over seeds,", suprema[rate], tops[rate], BOUND))
         largest = max(largest, float(highest.max()))
         fails |= tops[rate][0] > BOUND

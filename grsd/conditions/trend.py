@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
 from grsd.conditions.contract import Estimate, Verdict, conclude, deciding
 from grsd.conditions.rates import JACOBIAN_RATES, RELATIVE_RATES, check_points, points
-from grsd.laws.ensemble import jackknife_interval
+from grsd.laws.ensemble import jackknife_interval, mean_interval
 from grsd.support.arguments import attribute
 from grsd.support.values import choice, said
 
@@ -126,10 +125,10 @@ def _eta(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> Eta:
     found = np.array([_trend(call, part, rate) for part in parts])
     low, high = jackknife_interval(found, 0.95)
     highest = measured[f"t_{rate}"].groupby("seed").max().values
-    mean, largest = float(highest.mean()), float(highest.max())
-    half = float(stats.t.ppf(0.975, len(seeds) - 1) * highest.std(ddof=1) / math.sqrt(len(seeds)))
+    mean, (least, most) = mean_interval(highest, 0.95)
+    largest = float(highest.max())
     holds = largest <= SMALL or (high <= TREND and largest <= BOUND)
-    fails = mean - half > BOUND or (low > TREND and mean - half > SMALL)
+    fails = least > BOUND or (low > TREND and least > SMALL)
     verdict = "inconclusive" if len(seeds) < LEAST_RUNS else "holds" if holds else "fails" if fails else "inconclusive"
     return Eta(
         value=float(found[0]),
@@ -137,7 +136,7 @@ def _eta(call: str, ensemble: Sequence[xr.Dataset], rate: str) -> Eta:
         covariant=low <= 0 <= high,
         without=tuple(found[1:].tolist()),
         supremum=mean,
-        supremum_interval=(mean - half, mean + half),
+        supremum_interval=(least, most),
         largest=largest,
         verdict=verdict,
         seeds=len(seeds),

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.laws.crossed import crossed_values, interval_of
-from grsd.laws.ensemble import jackknife_interval, leave_out
+from grsd.laws.crossed import crossed_values
+from grsd.laws.ensemble import jackknife_interval, leave_out, mean_interval
 from grsd.laws.fit import EXPONENTS
 from grsd.laws.growth_pairs import GrowthPairs, growth_pairs
 from grsd.support.values import level_of
@@ -141,7 +141,7 @@ def beyond_growth(
     rest = found.without_growth(found.coupling)
     rest = np.where(np.abs(rest) > ROUNDING * np.abs(found.coupling).max(), rest, 0.0)
     values = crossed_values(rest @ rest.T, found.coupling @ found.coupling.T)
-    share, interval = interval_of(values, level)
+    share, interval = mean_interval(values, level)
     none = np.full(1 + len(rest), math.nan)
     fitted = comparable and rest.any()
     slopes = [_slopes(half, half.without_growth(half.coupling)) if fitted else none for half in halves]
@@ -149,7 +149,7 @@ def beyond_growth(
     strict = _law(found, rest, np.zeros(1 + len(rest)), level)
     difference = slopes[1] - slopes[0]
     apart = float(difference[0]), jackknife_interval(difference, level)
-    common = interval_of(crossed_values(found.coupling @ found.coupling.T, np.ones((len(rest), len(rest)))), level)[1]
+    common = mean_interval(crossed_values(found.coupling @ found.coupling.T, np.ones((len(rest), len(rest)))), level)[1]
     verdict, reason = _judge(len(rest), bool(common[0] > 0 or not rest.any()), interval, free, apart[1])
     return BeyondGrowth(
         verdict=verdict,
@@ -222,7 +222,7 @@ def _law(found: GrowthPairs, rest: np.ndarray, slopes: np.ndarray, level: float)
     left = rest - found.without_growth(np.broadcast_to(law, rest.shape))
     left = left - left @ basis @ basis.T
     values = crossed_values(left @ left.T, rest @ rest.T)
-    share, interval = interval_of(values, level)
+    share, interval = mean_interval(values, level)
     return LawBeyond(float(1 + slopes[0]), intervals, amplitudes, share, interval, values, pseudo)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
 
 
 def crossed_values(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -38,11 +37,3 @@ def crossed_values(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray
         return np.full(runs, share)
     variance = runs * (runs - 1) / ((runs - 2) * (runs - 3)) * (4 * max(own, square) - 2 * square) / total**2
     return share + rows * math.sqrt(variance * runs * (runs - 1) / own)
-
-
-def interval_of(values: np.ndarray, level: float) -> tuple[float, tuple[float, float]]:
-    """Return the mean of R numbers, and its interval by Student's quantile for R - 1 degrees of freedom."""
-    runs = len(values)
-    share = float(values.mean())
-    half = stats.t.ppf((1 + level) / 2, runs - 1) * float(values.std(ddof=1)) / math.sqrt(runs)
-    return share, (share - half, share + half)

@@ -85,3 +85,11 @@ def jackknife_interval(estimates: np.ndarray, level: float) -> tuple[float, floa
     error = np.sqrt((runs - 1) / runs * np.square(estimates[1:] - estimates[1:].mean()).sum())
     half = stats.t.ppf((1 + level) / 2, runs - 1) * error
     return float(estimates[0] - half), float(estimates[0] + half)
+
+
+def mean_interval(values: np.ndarray, level: float) -> tuple[float, tuple[float, float]]:
+    """Return the mean of R numbers, and its interval by Student's quantile for R - 1 degrees of freedom."""
+    runs = len(values)
+    mean = float(values.mean())
+    half = float(stats.t.ppf((1 + level) / 2, runs - 1) * float(values.std(ddof=1)) / np.sqrt(runs))
+    return mean, (mean - half, mean + half)

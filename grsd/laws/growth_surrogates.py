@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from grsd.laws.beyond import NEGLIGIBLE
-from grsd.laws.crossed import crossed_values, interval_of
+from grsd.laws.crossed import crossed_values
+from grsd.laws.ensemble import mean_interval
 from grsd.laws.growth_pairs import crossed, growth_pairs
 from grsd.support.arguments import integers
 from grsd.support.values import flag, number, seed_of, whole_number
@@ -100,7 +101,7 @@ def growth_power(
         for draw in range(draws):
             own = mean + rng.normal(size=(count, len(spread))) @ spread
             whole = own + grown[rng.integers(len(grown), size=count)]
-            low, high = interval_of(crossed_values(own @ own.T, whole @ whole.T), 0.95)[1]
+            low, high = mean_interval(crossed_values(own @ own.T, whole @ whole.T), 0.95)[1]
             counts[row, 0 if high <= NEGLIGIBLE else 2 if low > NEGLIGIBLE else 1] += 1
             half[row, draw] = (high - low) / 2
     data = {"outcome_share": (("runs", "outcome"), counts / draws), "half_width": ("runs", np.median(half, axis=1))}
