@@ -12,7 +12,7 @@ from grsd.conditions.matched import frontier_window, widths_of
 from grsd.evidence import Measurement
 from grsd.laws import BeyondGrowth, beyond_growth
 from grsd.runs import at_width
-from grsd.studies.stages import EARLY, LATE, Block
+from grsd.studies.stages import EARLY, LATE, Block, Contrast
 
 RUNS = 24
 FIRST = 4000
@@ -21,14 +21,6 @@ DEPTHS = (8, 16, 32, 64)
 TREND = (8, 16, 32)
 # Plain networks of depth 64 need longer to reach the late loss.
 SLOW = {("late", "plain", 64): (20.0, 640.0, 6)}
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two cells with the same seeds: D_0^2 of the first minus that of the second."""
-
-    one: Block
-    other: Block
 
 
 @dataclass(frozen=True)

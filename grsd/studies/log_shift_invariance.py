@@ -28,6 +28,7 @@ from grsd.studies.stages import (
     REACH,
     RUNS,
     Block,
+    Contrast,
     Stage,
     common_attributes,
     measured,
@@ -50,14 +51,6 @@ class Planted:
     shells: tuple[LogShells, ...] = WIDTHS
     window: tuple[float, float] = INTERIOR
     runs: int = RUNS
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two cells with the same seeds: the defect of the first minus that of the second."""
-
-    one: Block
-    other: Block
 
 
 def planted_runs(

@@ -66,6 +66,14 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Two cells with the same seeds: the number of the first minus that of the second."""
+
+    one: Block
+    other: Block
+
+
+@dataclass(frozen=True)
 class Stage:
     """Where on the way networks are read: ``times`` by architecture, or those of ``network`` for all others."""
 
