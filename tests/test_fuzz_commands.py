@@ -10,7 +10,7 @@ import pytest
 import grsd.reproduce
 import grsd.studies.confirm
 from grsd import cli
-from grsd.bench import measure
+from grsd.bench import measure, monitor
 from grsd.evidence import claims, judge, write_result
 from grsd.runs import parallel
 
@@ -142,6 +142,8 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(grsd.studies.confirm, "forecast_claims", lambda: None)
     monkeypatch.setattr(measure, "_rows", lambda *_: [])
     monkeypatch.setattr(measure, "draw", lambda *_: None)
+    monkeypatch.setattr(monitor, "in_a_process", lambda *_: {})
+    monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)
     monkeypatch.delenv("GRSD_RUNS", raising=False)
     small_project(tmp_path / "project")
