@@ -34,6 +34,7 @@ def worst(found, dense):
     return max(value for name, value in row.items() if name.startswith("worst")), row["declared"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("loss", "optimizer", "steps"), [
     ("cross-entropy", "adam", 20), ("mse", "sgd", 1), (squared_log_cosh, "momentum", 60),
 ])  # fmt: skip
@@ -136,6 +137,7 @@ def test_a_force_that_is_zero_in_one_state(digits):
         checkpoint_budget(after, after, inputs, learned, SHELLS, method="krylov")
 
 
+@pytest.mark.long
 def test_along_a_history_a_run_from_the_own_force_is_taken_once(digits, monkeypatch):
     inputs, targets, before = digits
     models = [before]
@@ -164,6 +166,7 @@ def test_the_memory_decides_where_nothing_is_said(digits):
         assert found.attrs["method"] == route
 
 
+@pytest.mark.long
 def test_the_table_of_the_bench(tmp_path, monkeypatch):
     small = between.against_dense([(8, 2, True)], [("cross-entropy", "adam")], (0, 2), samples=12, steps=40)
     (row,) = small.to_dict("records")

@@ -55,6 +55,7 @@ def test_end_error_and_cost_against_euler(residual, depth):
     assert slow > error
 
 
+@pytest.mark.long
 def test_error_follows_the_tolerance():
     data = grsd.digits(30)
     model = grsd.Perceptron(64, 10, width=16, depth=3)

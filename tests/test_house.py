@@ -35,8 +35,8 @@ def pins():
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    listed = project["dependencies"] + extras["notebooks"] + extras["test"]
-    return [Requirement(text) for text in listed if text != "grsd[notebooks]"]
+    listed = project["dependencies"] + extras["notebooks"] + extras["training"] + extras["test"]
+    return [Requirement(text) for text in listed if text != "grsd[notebooks,training]"]
 
 
 def test_lock_satisfies_the_floors():

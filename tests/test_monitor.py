@@ -295,6 +295,7 @@ def test_a_record_that_fails_is_left_out_and_the_training_goes_on():
     assert broken.monitor.steps == []
 
 
+@pytest.mark.long
 def test_by_products_alone(tmp_path, capsys):
     training = Training(monitored(tmp_path, method="krylov", dtype=torch.float64)).to(4)
     dense = Training(monitored(dtype=torch.float64, shells=SHELLS)).to(4).monitor.history()

@@ -91,6 +91,7 @@ def test_refusals_of_the_clocks():
         ModeClocks(**SMALL).trajectory(0, [2.0, 1.0])
 
 
+@pytest.mark.long
 def test_a_planted_law_is_found_where_only_growth_was():
     """A law with a share of .2 is beyond growth, one of .001 is not told from growth."""
     growing = PlantedShells(exponent=1.0, kappa=(0.1,), shells=SHELLS, scale=0.4, noise=0.1, modes=36)

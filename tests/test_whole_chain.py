@@ -99,6 +99,7 @@ def links_of(measured, shift):
     return exponents.compare(np.full(24, 0.57 + shift), measured).verdict
 
 
+@pytest.mark.long
 def test_a_prediction_sees_the_first_time_alone(monkeypatch, tmp_path):
     """Another last time, hence other later losses, gives the same prediction; nothing later is in what it reads."""
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path))

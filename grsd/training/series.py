@@ -99,12 +99,13 @@ def checkpoints(
         return seen[k]
 
     kept = None if folder is None else Scratch(Path(folder), marks | {"route": reading.route})
-    if shells.span is None:
-        reading.shells = replace(shells, span=_span(kept, look, digests))
+    span = shells.span
+    if span is None:
+        span = _span(kept, look, digests)
+        reading.shells = replace(shells, span=span)
     budgets = []
     for k in bar(range(len(sources) - 1), show=progress, desc=CALL, unit="step"):
-        span = "{:.12g}-{:.12g}".format(*reading.shells.span)
-        part = hashlib.sha256(f"{digests[k]} {digests[k + 1]} {span}".encode()).hexdigest()[:32]
+        part = hashlib.sha256("{} {} {:.12g}-{:.12g}".format(*digests[k : k + 2], *span).encode()).hexdigest()[:32]
         found = None if kept is None else kept.load(part)
         if found is None:
             found = budgets_between(reading, [look(k), look(k + 1)], None)
