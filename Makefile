@@ -8,8 +8,8 @@ READY = $(VENV)/.ready
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
-	@echo "make test       all tests but the long ones, notebooks included"
-	@echo "make test-long  types, and the long tests: fuzzing, kills, full disks, a table of model families"
+	@echo "make test       all tests but the long ones, the quick notebooks included"
+	@echo "make test-long  types, and the long tests: every notebook, fuzzing, kills, full disks, a table of model families"
 	@echo "make coverage   which lines no test runs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
@@ -33,7 +33,7 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/basedpyright
-	$(BIN)/pytest -n 2 -m long tests
+	$(BIN)/pytest -n 2 -m long
 
 coverage: $(READY)
 	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests

@@ -71,7 +71,7 @@ def test_readme_makefile_and_ci_say_the_same():
         "grsd reproduce",
         "grsd lab",
         "pytest -n 2",
-        "pytest -n 2 -m long tests",
+        "pytest -n 2 -m long",
     ):
         assert command in readme
         assert command in makefile

@@ -87,29 +87,11 @@ def test_what_is_measured_is_labelled_and_read_back_by_width(measured):
     assert np.isclose(high - low, 3.0)
 
 
-def test_a_table_of_defects(measured):
+def test_the_power_of_few_runs(measured):
     found, _ = measured
-    table = study.defect_table({("residual", 2): found, ("plain", 2): found}, reach=9.0)
-    assert dict(table.sizes) == {"architecture": 2, "depth": 1, "observable": 2, "scale_removed": 2}
-    assert set(np.unique(table.verdict)) == {"inconclusive"}, "four runs decide nothing"
-    known = table.defect.notnull()
-    assert known.any()
-    assert (table.low < table.high).where(known, True).all()
-    assert table.attrs["samples"] == 24
-
-
-def test_tables_of_couplings_and_of_power(measured, monkeypatch):
-    found, _ = measured
-    monkeypatch.setattr(study, "REACH", 9.0)
-    pairs = study.coupling_table({("residual", 2): found}, reach=9.0).sel(architecture="residual", depth=2)
-    fit = invariance.judge(found, window=frontier_window(found, 9.0)).details.test.fits[0]
-    time = float(np.exp(np.mean([np.log(run.time) for run in found])))
-    assert np.allclose(pairs.value, fit.values * time)
-    assert np.allclose(pairs.position, fit.positions + np.log(time))
-    power = study.power_table({("residual", 2): found, ("plain", 2): found}, (4, 8), draws=3)
+    power = invariance.power(found, (4, 8), window=frontier_window(found, 9.0), draws=3)
     assert np.allclose(power.share.sum("verdict"), 1)
     assert (power.share.sel(runs=4, verdict="inconclusive") == 1).all(), "four runs decide nothing"
-    assert power.attrs["draws"] == 3
 
 
 def test_a_loss_that_was_not_reached_is_refused(measured):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
 import xarray as xr
 
 from grsd.conditions import Verdict, invariance
@@ -25,13 +22,10 @@ from grsd.studies.stages import (
     EARLY,
     LATE,
     LATE_LARGE,
-    REACH,
     RUNS,
     Block,
     Contrast,
     Stage,
-    common_attributes,
-    measured,
     pseudo_value,
 )
 from grsd.support.provenance import provenance
@@ -39,7 +33,6 @@ from grsd.support.provenance import provenance
 INVARIANT = replace(LAW, noise=0.1)
 LOG_PERIODIC = replace(LAW, wiggle=0.6, period=2.5)
 SCALED = replace(LAW, scale=0.1)
-DEPTHS = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -91,76 +84,6 @@ def contrast(protocol: Contrast, seed: int) -> float:
     return defect(protocol.one, seed) - defect(protocol.other, seed)
 
 
-def defect_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
-    """D^2 over (architecture, depth, observable, scale_removed): ``defect``, ``low``, ``high``, ``p``, ``verdict``.
-
-    Args: ``cells`` by (architecture, depth), each a list of runs from ``invariance.measure``.
-    NaN and "inconclusive" where the window has too few shells for the fit.
-    """
-    axes = {
-        "architecture": list(dict.fromkeys(architecture for architecture, _ in cells)),
-        "depth": list(dict.fromkeys(depth for _, depth in cells)),
-        "observable": ["coupling", "velocity"],
-        "scale_removed": [0, 1],
-    }
-    shape = [len(axis) for axis in axes.values()]
-    numbers = {name: np.full(shape, np.nan) for name in ("defect", "low", "high", "p")}
-    verdicts = np.full(shape, "inconclusive", dtype=object)
-    for at in np.ndindex(*shape):
-        architecture, depth, observable, scale = (axis[k] for axis, k in zip(axes.values(), at, strict=True))
-        runs = cells[architecture, depth]
-        window = frontier_window(runs, reach)
-        with contextlib.suppress(ValueError):
-            found = invariance.judge(runs, window=window, observable=observable, scale=bool(scale))
-            values = (found.estimate, *found.interval, found.details.p)
-            for array, value in zip(numbers.values(), values, strict=True):
-                array[at] = value
-            verdicts[at] = found.verdict
-    data = {name: (list(axes), array) for name, array in numbers.items()} | {"verdict": (list(axes), verdicts)}
-    return xr.Dataset(data, axes, attrs=_common(cells, reach))
-
-
-def coupling_table(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float = REACH) -> xr.Dataset:
-    """K_ab t and the fitted law over (architecture, depth, pair), at the first width; t the geometric mean over runs.
-
-    ``position`` in log(lambda t), ``separation``, ``value``, ``error`` (standard), ``fitted``; NaN past a cell's last.
-    """
-    rows = []
-    for (architecture, depth), runs in cells.items():
-        fit = invariance.judge(runs, window=frontier_window(runs, reach)).details.test.fits[0]
-        time = float(np.exp(np.mean([np.log(run.time) for run in runs])))
-        scaled = {"value": fit.values * time, "error": fit.standard_errors * time, "fitted": fit.fitted * time}
-        columns = {"position": fit.positions + math.log(time), "separation": fit.separations.astype(float)} | scaled
-        row = xr.Dataset({name: ("pair", column) for name, column in columns.items()})
-        labels = {"pair": np.arange(len(fit.values)), "architecture": [architecture], "depth": [depth]}
-        rows.append(row.assign_coords(pair=labels.pop("pair")).expand_dims(labels))
-    return xr.combine_by_coords(rows, join="outer").assign_attrs(_common(cells, reach))
-
-
-def power_table(
-    cells: Mapping[tuple[str, int], Sequence[xr.Dataset]],
-    runs: Sequence[int],
-    *,
-    lawful: bool = True,
-    draws: int = 40,
-) -> xr.Dataset:
-    """``invariance.power`` of the couplings over (architecture, depth, runs, verdict).
-
-    ``lawful``: if the fitted law is true; otherwise if what was measured is.
-    """
-    rows = []
-    for (architecture, depth), cell in cells.items():
-        window = frontier_window(cell, REACH)
-        found = invariance.power(cell, runs, window=window, lawful=lawful, draws=draws)
-        rows.append(found.expand_dims({"architecture": [architecture], "depth": [depth]}))
-    settings = {"draws": draws, "lawful": int(lawful)}
-    return xr.combine_by_coords(rows, combine_attrs="drop").assign_attrs(_common(cells, REACH) | settings)
-
-
-def _common(cells: Mapping[tuple[str, int], Sequence[xr.Dataset]], reach: float) -> dict[str, object]:
-    return common_attributes(next(iter(cells.values()))) | {"reach": reach}
-
-
 def road_table() -> xr.Dataset:
     """The velocities of ``grsd.studies.independent`` at both stages and two depths, 8 seeds each."""
     moments = [
@@ -177,31 +100,7 @@ def road_table() -> xr.Dataset:
     return xr.combine_by_coords(kept, combine_attrs="drop").assign_attrs(provenance(settings))
 
 
-def early_defects() -> xr.Dataset:
-    """``defect_table`` of 8 pilot seeds per cell."""
-    return defect_table(measured(EARLY.cells(DEPTHS, 0)))
-
-
-def early_power() -> xr.Dataset:
-    """``power_table`` of the pilot seeds, if the law is true."""
-    return power_table(measured(EARLY.cells((16, 32), 0)), (8, 16, 32, 64, 128, 256, 512))
-
-
-def late_couplings() -> xr.Dataset:
-    """``coupling_table`` of the late confirmatory seeds."""
-    return coupling_table(measured(LATE.cells((16, 32), 2000)))
-
-
-def late_power() -> xr.Dataset:
-    """``power_table`` of the late confirmatory seeds, if what was measured is true."""
-    return power_table(measured(LATE.cells((16, 32), 2000)), (8, 24, 48, 96, 192, 384), lawful=False)
-
-
 TABLES = {
-    "06_log_shift_invariance-defect": early_defects,
-    "06_log_shift_invariance-power": early_power,
-    "06_log_shift_invariance-late": late_couplings,
-    "06_log_shift_invariance-power-late": late_power,
     "06_log_shift_invariance-independent": road_table,
     **beyond_tables.TABLES,
 }
