@@ -1,11 +1,14 @@
 """The networks of notebooks 06 to 08, and the claims that figures ask the studies for."""
 
+import math
+
 import pytest
 
 from grsd.conditions import evolution, invariance, locality
 from grsd.evidence import claims
 from grsd.laws.beyond import NEGLIGIBLE
 from grsd.networks import architecture
+from grsd.runs import ensemble
 from grsd.studies import beyond_growth, jacobian_evolution, log_shift_invariance, renormalization
 from grsd.studies.stages import INVARIANCE, quick
 
@@ -29,6 +32,20 @@ def test_a_quick_stage_has_every_compared_architecture():
             key: value for key, value in SMALL.items() if key != "seeds"
         }
         assert block.network.shell_widths == INVARIANCE.shell_widths
+
+
+def test_a_run_that_did_not_get_there_goes_on_with_the_same_spacing():
+    """Learning to e^-3 takes longer than four units of time here: the snapshots at .5, 1, 2, 4 go on to 16."""
+    stage = quick(**SMALL | {"times": (0.5, 4.0, 4), "seeds": 1}, log_loss=-3.0)
+    block = stage.block("residual", 2, 0)
+    (before,) = ensemble(block.specs, threads=1)
+    assert before.loss[-1] > math.exp(-3.0) * before.start_loss
+    (found,) = block.measure(progress=False)
+    assert found.time * before.start_largest_eigenvalue > 4.0
+    (spec,) = block.specs
+    assert block._reaching(spec, before).times == (0.5, 16.0, 6)
+    below = before.assign(loss=before.loss * 1e-3)
+    assert block._reaching(spec, below).times == (0.125, 4.0, 4)
 
 
 DRAWN = [

@@ -53,16 +53,22 @@ class Block:
     def measure(self, **options: object) -> list[xr.Dataset]:
         """``invariance.measure`` of each run of the block; ``options``: workers and progress.
 
-        A run whose first snapshot is already below the loss is repeated with its first time divided by four.
+        A run whose first snapshot is already below the loss is repeated with its first time divided by four; one whose
+        last is still above it, to four times its last time, its snapshots as dense as before.
         """
-        specs = self.specs
-        runs = ensemble(specs, threads=1, **options)
-        early = [float(run.loss[0]) <= math.exp(self.log_loss) * float(run.start_loss) for run in runs]
-        specs = [
-            replace(spec, times=(spec.times[0] / 4, *spec.times[1:])) if passed else spec
-            for spec, passed in zip(specs, early, strict=True)
-        ]
+        runs = ensemble(self.specs, threads=1, **options)
+        specs = [self._reaching(spec, run) for spec, run in zip(self.specs, runs, strict=True)]
         return of_specs(invariance, specs, log_loss=self.log_loss, **options)
+
+    def _reaching(self, spec: Spec, run: xr.Dataset) -> Spec:
+        first, last, count = spec.times
+        loss = math.exp(self.log_loss) * float(run.start_loss)
+        if float(run.loss[0]) <= loss:
+            return replace(spec, times=(first / 4, last, count))
+        if float(run.loss[-1]) > loss:
+            longer = math.log(4 * last / first) / math.log(last / first)
+            return replace(spec, times=(first, 4 * last, 1 + round((count - 1) * longer)))
+        return spec
 
 
 @dataclass(frozen=True)
