@@ -20,7 +20,7 @@ from test_runs_kept import OPTIONS, SMALL
 import grsd
 from grsd import cli
 from grsd.bench.figure import draw
-from grsd.evidence import MARKS, Claim, DecisionRule, judge, tables, write_headlines, write_result
+from grsd.evidence import MARKS, Claim, DecisionRule, Finding, judge, tables, write_findings, write_result
 from grsd.plotting import savefig
 from grsd.reproduce import reproduce
 from grsd.support.files import UNFINISHED
@@ -72,7 +72,9 @@ def claim(folder):
 
 def write_readme(folder):
     found, result = claim(folder)
-    write_headlines(folder / "README.md", {"c": found}, {"c": result})
+    text = "a number that was {c.estimate}"
+    finding = Finding("Found.", text, "00_a", {"c": result.verdict})
+    write_findings(folder / "README.md", {"c": found}, {"c": result}, [finding])
 
 
 def bench_table():
