@@ -163,7 +163,7 @@ def test_findings_in_the_readme(tmp_path):
 
 
 def test_a_finding_stands_only_as_long_as_its_verdicts(tmp_path):
-    """A sentence is refused once a verdict that it relies on has changed or is missing; its numbers are the result's."""
+    """It is refused once a verdict that it relies on has changed or is missing; its numbers are the result's."""
     text = "{chain-exponent.estimate:.4f} {chain-exponent.low:.4f} {forecast-plain-clock.size:.4f}"
     known, judged = claims(), results()
     finding = Finding("Head.", text, "10_the_whole_chain", {"chain-exponent": "holds"})

@@ -34,9 +34,9 @@ FINDINGS = (
         "Late, the kernel of residual networks grows as a whole, and little else moves energy.",
         "Growth leaves {growth-only-late-residual-16.estimate:.1%} of the squared couplings between shells unexplained "
         "(95% interval {growth-only-late-residual-16.low:.1%} to {growth-only-late-residual-16.high:.1%}), and "
-        "{growth-only-late-residual-32.estimate:.1%} at depth 32; in plain networks {growth-only-late-plain-16.estimate:.0%} "
-        "and {growth-only-late-plain-32.estimate:.0%}. A growing kernel is log-shift invariant by itself: this invariance "
-        "is real but trivial.",
+        "{growth-only-late-residual-32.estimate:.1%} at depth 32; in plain networks "
+        "{growth-only-late-plain-16.estimate:.0%} and {growth-only-late-plain-32.estimate:.0%}. A growing kernel is "
+        "log-shift invariant by itself: this invariance is real but trivial.",
         "06_log_shift_invariance",
         {
             "growth-only-late-residual-16": "holds",
@@ -57,8 +57,8 @@ FINDINGS = (
     Finding(
         "No perceptron that we trained meets all four conditions.",
         "In residual networks the kernel changes ever faster in units of $1/t$ (exponent "
-        "{evolution-eta-residual.estimate:.2f}; allowed: 0.1), and with one output the initial fluxes are not incoherent "
-        "({initial-incoherence-same-one-residual.estimate:.2f}; allowed: 0.25). In plain networks the worst gradients "
+        "{evolution-eta-residual.estimate:.2f}; allowed: 0.1), and with one output the initial fluxes are not "
+        "incoherent ({initial-incoherence-same-one-residual.estimate:.2f}; allowed: 0.25). In plain networks the worst gradients "
         "grow with depth (exponent {gradient-norm-growth-plain.estimate:.2f}; allowed: 0.1).",
         "10_the_whole_chain",
         {

@@ -31,7 +31,7 @@ def verdict_of(claim: Claim, result: Result) -> str:
 
 
 def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
-    """Return the claims with a headline and a result, in the notebooks' order, for the table of verdicts and its figure.
+    """Return the claims with a headline and a result, in the notebooks' order, for the table and figure of verdicts.
 
     Every other attempt at the same claim stands with them, so that no verdict of several is picked: the first under the
     headline, each later one as "again, on fresh seeds".
