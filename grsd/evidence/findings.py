@@ -58,8 +58,8 @@ FINDINGS = (
         "No perceptron that we trained meets all four conditions.",
         "In residual networks the kernel changes ever faster in units of $1/t$ (exponent "
         "{evolution-eta-residual.estimate:.2f}; allowed: 0.1), and with one output the initial fluxes are not "
-        "incoherent ({initial-incoherence-same-one-residual.estimate:.2f}; allowed: 0.25). In plain networks the worst gradients "
-        "grow with depth (exponent {gradient-norm-growth-plain.estimate:.2f}; allowed: 0.1).",
+        "incoherent ({initial-incoherence-same-one-residual.estimate:.2f}; allowed: 0.25). In plain networks the "
+        "worst gradients grow with depth (exponent {gradient-norm-growth-plain.estimate:.2f}; allowed: 0.1).",
         "10_the_whole_chain",
         {
             "evolution-eta-residual": "fails",
