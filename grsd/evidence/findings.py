@@ -33,7 +33,8 @@ FINDINGS = (
     Finding(
         "Late, the kernel of residual networks grows as a whole, and little else moves energy.",
         "Of the squared couplings that the networks have in common, growth leaves "
-        "{growth-only-late-residual-16.estimate:.1%} unexplained (95% interval {growth-only-late-residual-16.low:.1%} to {growth-only-late-residual-16.high:.1%}), and "
+        "{growth-only-late-residual-16.estimate:.1%} unexplained (95% interval "
+        "{growth-only-late-residual-16.low:.1%} to {growth-only-late-residual-16.high:.1%}), and "
         "{growth-only-late-residual-32.estimate:.1%} at depth 32; in plain networks "
         "{growth-only-late-plain-16.estimate:.0%} and {growth-only-late-plain-32.estimate:.0%}. A growing kernel is "
         "log-shift invariant by itself: this invariance is real but trivial.",
