@@ -177,7 +177,7 @@ def test_a_full_disk_of_an_executed_notebook(full, tmp_path, capsys):
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on the size of files here")
 def test_workers_on_a_full_disk(tmp_path):
-    """Files limited to 3000 bytes, in processes of their own: no crash, one line a run, every row of the table."""
+    """Files limited to 3000 bytes, in processes of their own: no crash, one line per run, every row of the table."""
     table = ["--folder", tmp_path / "f", "--table", tmp_path / "t.csv"]
     done = subprocess.run(
         [sys.executable, "-m", "grsd.cli", "run", *OPTIONS, "--seeds", "0-2", "--workers", "2", *table],
