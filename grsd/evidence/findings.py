@@ -56,7 +56,7 @@ FINDINGS = (
         {"closure-clock-residual-late": "holds", "closure-clock-plain-late": "fails"},
     ),
     Finding(
-        "No perceptron that we trained meets all four conditions.",
+        "Neither kind of perceptron meets all four conditions.",
         "In residual networks the kernel changes ever faster in units of $1/t$ (exponent "
         "{evolution-eta-residual.estimate:.2f}; allowed: 0.1), and with one output the initial fluxes are not "
         "incoherent ({initial-incoherence-same-one-residual.estimate:.2f}; allowed: 0.25). In plain networks the "
