@@ -339,7 +339,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.table is not None:
             _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
     except KeyboardInterrupt:
-        print("grsd run: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
+        print("grsd run: interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130
     return int(any(member.failure or member.path is None for member in done.values()))
 
