@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check", nargs="*", metavar="CLAIM", help="measure one seed again of CLAIM, or of every stored result"
     )
     table.add_argument("--notebook", metavar="NOTEBOOK", help="only the claims of this notebook, by number or name")
-    table.add_argument("--readme", action="store_true", help="write the README's table of verdicts")
+    table.add_argument("--readme", action="store_true", help="write the findings in the README from the stored results")
     table.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     files = commands.add_parser("data", help="list the files in data/ and figures/ and what makes them; make one again")
     files.add_argument("name", nargs="?", metavar="FILE", help="path or name of a file to make again")
@@ -203,7 +203,7 @@ def _missing(command: str, module: str) -> str:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from grsd.evidence import claims, of_notebook, results, terminal_lines, write_headlines
+    from grsd.evidence import claims, of_notebook, results, terminal_lines, write_findings
     from grsd.support.files import say_swept
 
     root = project(options.project)
@@ -233,7 +233,7 @@ def _claims(options: argparse.Namespace) -> int:
                 chosen = {name: chosen[name] for name in options.confirm or chosen}
         judged = results(measurements=_measurements() if options.readme else None)
         if options.readme:
-            write_headlines(readme, known, judged)
+            write_findings(readme, known, judged)
         if options.check is not None:
             return _check(list(dict.fromkeys(options.check)) or [name for name in chosen if name in judged])
         print("\n".join(terminal_lines(chosen, judged)))
@@ -339,7 +339,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.table is not None:
             _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
     except KeyboardInterrupt:
-        print("grsd run: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
+        print("grsd run: interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130
     return int(any(member.failure or member.path is None for member in done.values()))
 

@@ -6,10 +6,12 @@ import pytest
 from grsd.evidence import (
     Claim,
     DecisionRule,
+    Finding,
     attempts,
     claims,
     claims_table,
     counted,
+    findings_list,
     headline_table,
     headlines,
     judge,
@@ -19,7 +21,7 @@ from grsd.evidence import (
     terminal_lines,
     verdict_lines,
     verdict_of,
-    write_headlines,
+    write_findings,
 )
 from grsd.support.folders import project
 
@@ -144,19 +146,39 @@ def test_all_attempts_are_shown_and_no_verdict_without_power():
     assert lines[1] == "    A sentence. No power: a surrogate gives .03 too"
 
 
-def test_headlines_in_the_readme(tmp_path):
-    """The committed table is what the committed results give; an edited one is put right; no marks, no table."""
+def test_findings_in_the_readme(tmp_path):
+    """The committed findings are what the committed results give; edited ones are put right; no marks, no findings."""
     committed = project() / "README.md"
     copy = tmp_path / "README.md"
-    copy.write_text(committed.read_text(encoding="utf-8").replace("**holds**", "**certain**"), encoding="utf-8")
-    write_headlines(copy, claims(), results())
+    copy.write_text(committed.read_text(encoding="utf-8").replace("95% interval", "95% interval 9"), encoding="utf-8")
+    assert copy.read_text(encoding="utf-8") != committed.read_text(encoding="utf-8")
+    write_findings(copy, claims(), results())
     assert copy.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
     shown = headlines(claims(), results())
     table = headline_table(claims(), results())
     assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(shown) > 4
     copy.write_text("nothing here")
     with pytest.raises(ValueError, match="expected the marks"):
-        write_headlines(copy, claims(), results())
+        write_findings(copy, claims(), results())
+
+
+def test_a_finding_stands_only_as_long_as_its_verdicts(tmp_path):
+    """It is refused once a verdict that it relies on has changed or is missing; its numbers are the result's."""
+    text = "{chain-exponent.estimate:.4f} {chain-exponent.low:.4f} {forecast-plain-clock.size:.4f}"
+    known, judged = claims(), results()
+    finding = Finding("Head.", text, "10_the_whole_chain", {"chain-exponent": "holds"})
+    found = [judged["chain-exponent"].estimate, judged["chain-exponent"].low, -judged["forecast-plain-clock"].estimate]
+    where = "([notebook 10](notebooks/10_the_whole_chain.ipynb))"
+    numbers = " ".join(f"{value:.4f}" for value in found)
+    assert findings_list(known, judged, [finding]) == f"1. **Head.** {numbers} {where}"
+    for name, expected, got in (
+        ("chain-exponent", "fails", "holds"),
+        ("renormalizable-late", "fails", "no power"),
+        ("rigidity", "holds", "no result"),
+    ):
+        fewer = {key: result for key, result in judged.items() if key != "rigidity"}
+        with pytest.raises(ValueError, match=f"relies on claim {name}: expected {expected}, got {got}; reword it in"):
+            findings_list(known, fewer, [replace(finding, verdicts={name: expected})])
 
 
 GOOD = "statistic: s, direction: at most, threshold: 1.0"

@@ -20,7 +20,7 @@ from test_runs_kept import OPTIONS, SMALL
 import grsd
 from grsd import cli
 from grsd.bench.figure import draw
-from grsd.evidence import MARKS, Claim, DecisionRule, judge, tables, write_headlines, write_result
+from grsd.evidence import MARKS, Claim, DecisionRule, Finding, judge, tables, write_findings, write_result
 from grsd.plotting import savefig
 from grsd.reproduce import reproduce
 from grsd.support.files import UNFINISHED
@@ -72,7 +72,9 @@ def claim(folder):
 
 def write_readme(folder):
     found, result = claim(folder)
-    write_headlines(folder / "README.md", {"c": found}, {"c": result})
+    text = "a number that was {c.estimate}"
+    finding = Finding("Found.", text, "00_a", {"c": result.verdict})
+    write_findings(folder / "README.md", {"c": found}, {"c": result}, [finding])
 
 
 def bench_table():
@@ -175,7 +177,7 @@ def test_a_full_disk_of_an_executed_notebook(full, tmp_path, capsys):
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on the size of files here")
 def test_workers_on_a_full_disk(tmp_path):
-    """Files limited to 3000 bytes, in processes of their own: no crash, one line a run, every row of the table."""
+    """Files limited to 3000 bytes, in processes of their own: no crash, one line per run, every row of the table."""
     table = ["--folder", tmp_path / "f", "--table", tmp_path / "t.csv"]
     done = subprocess.run(
         [sys.executable, "-m", "grsd.cli", "run", *OPTIONS, "--seeds", "0-2", "--workers", "2", *table],

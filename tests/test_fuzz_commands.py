@@ -78,7 +78,7 @@ def small_project(root):
         f"claims:\n- {{id: a, claim: text, whose: ours, rule: {RULE}}}\n"
     )
     (root / "data" / "manifest.yaml").write_text(MANIFEST)
-    (root / "README.md").write_text("<!-- verdicts: written by grsd claims --readme -->\n<!-- end of verdicts -->\n")
+    (root / "README.md").write_text("<!-- findings: written by grsd claims --readme -->\n<!-- end of findings -->\n")
 
 
 def with_a_result(root):

@@ -93,6 +93,18 @@ def test_readme_maps_every_notebook():
         assert (ROOT / link).exists(), link
 
 
+def test_readme_is_short_before_the_reference():
+    """A picture and a command on the first screen; few words before the reference part, code and addresses aside."""
+    readme = (ROOT / "README.md").read_text()
+    start, rest = readme.split("\n# Reference\n")
+    screen = "\n".join(start.splitlines()[:30])
+    assert "](figures/" in screen
+    assert "make figures" in screen
+    assert "grsd.Monitor(" in rest
+    prose = re.sub(r"```.*?```|<!--.*?-->|\]\([^)]*\)", "", start, flags=re.DOTALL)
+    assert len(re.findall(r"\S*\w\S*", prose)) <= 900
+
+
 def test_readme_lines_run_as_printed(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in block.splitlines() if line]) <= 10

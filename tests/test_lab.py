@@ -13,7 +13,7 @@ import pytest
 
 import grsd
 from grsd import cli
-from grsd.lab import RECORD, command, copies
+from grsd.lab import GLOSSARY, RECORD, command, copies
 from grsd.support.folders import PROJECT
 
 
@@ -45,6 +45,22 @@ def test_copies_are_made_renewed_and_kept(folders):
     (folder / "01_b.ipynb").unlink()
     assert copies(notebooks, folder) == [f"{folder}: 1 copied, 0 kept as you left them"]
     assert (folder / "01_b.ipynb").read_text() == "01_b: second"
+
+
+def test_links_to_the_glossary_work_in_lab(folders):
+    """Every link of a notebook to the glossary leads to an entry, in notebooks/ and in the copies."""
+    notebooks, folder = folders
+    (notebooks / "book").mkdir()
+    for text in ("first", "second"):
+        (notebooks / GLOSSARY).write_text(text)
+        copies(notebooks, folder)
+        assert (folder / GLOSSARY).read_text() == text
+    real = grsd.project() / "notebooks"
+    headings = re.findall(r"^## (.+)$", (real / GLOSSARY).read_text(), re.MULTILINE)
+    entries = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = {link for path in real.glob("*.ipynb") for link in re.findall(r"\]\(book/([^)]+)\)", path.read_text())}
+    assert len(links) > 20
+    assert links - {"glossary.md"} <= {f"glossary.md#{entry}" for entry in entries}
 
 
 @pytest.mark.parametrize("record", ["no JSON", "[1]", "{}"])

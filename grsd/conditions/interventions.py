@@ -240,7 +240,7 @@ def explained(run: xr.Dataset, window: tuple[float, float], call: str = "interve
 
 
 def permuted(run: xr.Dataset, window: tuple[float, float], seed: int = 0) -> dict:
-    """Return ``explained`` with states and fluxes of different draws, what a law reads where there is nothing."""
+    """Return ``explained`` with states and fluxes of different draws: what a law reads if there is no relation."""
     return _explained("interventions.permuted", run, window, np.random.default_rng(seed))
 
 

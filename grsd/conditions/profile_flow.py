@@ -37,7 +37,7 @@ reads = "history"
 LEAST_RUNS = 5
 LARGEST_LOG = 200.0
 RULE = DecisionRule(
-    statistic="largest |kappa(k)/kappa(1) at mh less what the map makes of the profile at h|",
+    statistic="largest |kappa(k)/kappa(1) at mh minus what the map makes of the profile at h|",
     direction="at most",
     threshold=0.02,
     reason="pilots of 8 noisy runs: planted laws stay under .01, a reach that doubles over 3 e-folds departs by .03",
@@ -162,7 +162,7 @@ def judge(
         exponent=float(coupling_law(ensemble, window=window).exponent),
         growth=growth,
     )
-    what = "the largest |kappa(k)/kappa(1) less that of the map|"
+    what = "the largest |kappa(k)/kappa(1) minus that of the map|"
     decided = Estimate(what, float(np.nanmax(size)), interval, RULE.threshold)
     return conclude(name, verdict, decided, len(runs), details, least=RULE.seeds, confidence=RULE.confidence)
 

@@ -2,11 +2,11 @@
 
 from grsd.evidence.again import Recheck, recheck
 from grsd.evidence.claim import Claim, attempts, claims, of_notebook
+from grsd.evidence.findings import MARKS, Finding, findings_list, write_findings
 from grsd.evidence.measurement import Measurement
 from grsd.evidence.result import Result, confirm, judge, results, write_result
 from grsd.evidence.rules import DecisionRule
 from grsd.evidence.words import (
-    MARKS,
     claims_table,
     counted,
     headline_table,
@@ -16,13 +16,13 @@ from grsd.evidence.words import (
     verdict_lines,
     verdict_of,
     wrapped,
-    write_headlines,
 )
 
 __all__ = [
     "MARKS",
     "Claim",
     "DecisionRule",
+    "Finding",
     "Measurement",
     "Recheck",
     "Result",
@@ -31,6 +31,7 @@ __all__ = [
     "claims_table",
     "confirm",
     "counted",
+    "findings_list",
     "headline_table",
     "headlines",
     "judge",
@@ -42,6 +43,6 @@ __all__ = [
     "verdict_lines",
     "verdict_of",
     "wrapped",
-    "write_headlines",
+    "write_findings",
     "write_result",
 ]

@@ -25,10 +25,10 @@ FILE_NAME = re.compile(rf"\d\d_[a-z0-9_]+|{OPEN}")
 class Claim:
     """One entry of data/claims/NOTEBOOK.yaml. ``notebook``, ``figure`` and ``rule`` are None if it is not examined yet.
 
-    ``headline``: the claim's short name in the README's table and figure; None if it is not shown there. ``repeats``:
-    the claim that this one measures again on fresh seeds; both results stay. ``measures``: the identifier of the
-    measurement that gives one value per seed; None: the claim's own id. ``kind``: "check" if only a fault of this
-    project's could make it fail (an identity, or an instrument where the answer is known), otherwise "finding".
+    ``headline``: the claim's short name in the table of verdicts and its figure; None if it is not shown there.
+    ``repeats``: the claim that this one measures again on fresh seeds; both results stay. ``measures``: the identifier
+    of the measurement that gives one value per seed; None: the claim's own id. ``kind``: "check" if only a fault of
+    this project's could make it fail (an identity, or an instrument where the answer is known), otherwise "finding".
     ``no_power``: why the verdict says nothing, with the number that shows it; it is then shown as "no power".
     """
 

@@ -1,4 +1,4 @@
-"""Claims and verdicts in words: tables for notebooks and the README, lines for a terminal."""
+"""Claims and verdicts in words: tables for notebooks and the book, lines for a terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from grsd.evidence.claim import KINDS, Claim, attempts
 from grsd.evidence.result import Result
 from grsd.evidence.source import UNKNOWN
-from grsd.support.files import write_atomically
-from grsd.support.folders import read
 
-MARKS = ("<!-- verdicts: written by grsd claims --readme -->", "<!-- end of verdicts -->")
 COLUMNS = 80
 
 
@@ -35,7 +31,7 @@ def verdict_of(claim: Claim, result: Result) -> str:
 
 
 def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict[str, tuple[Claim, Result]]:
-    """Return the claims with a headline and a result, in the notebooks' order, for the README's table and figure.
+    """Return the claims with a headline and a result, in the notebooks' order, for the table and figure of verdicts.
 
     Every other attempt at the same claim stands with them, so that no verdict of several is picked: the first under the
     headline, each later one as "again, on fresh seeds".
@@ -51,7 +47,7 @@ def headlines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> dict
 
 
 def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
-    """Return a Markdown table for the README: headline, whose, verdict, number, interval, threshold, notebook.
+    """Return the Markdown table of verdicts: headline, whose, verdict, number, interval, threshold, notebook.
 
     Findings come first, checks after them; a note says why a verdict has no power.
     """
@@ -67,16 +63,6 @@ def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
         kind = " (check)" if claim.kind == "check" else ""
         rows.append(f"| {claim.headline}{kind} | {claim.whose} | {verdict} | {measured} | {notebook} |")
     return "\n".join([*rows, *(f"\n({number}) {note}" for note, number in notes.items())])
-
-
-def write_headlines(readme: Path, chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> None:
-    """Put ``headline_table`` between the two marks of a README. Errors: ``ValueError`` if a mark is missing."""
-    text = read(readme)
-    before, begin, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not begin or not end:
-        raise ValueError(f"{readme.name}: expected the marks {MARKS[0]} and {MARKS[1]} around the table of verdicts")
-    write_atomically(readme, f"{before}{begin}\n{headline_table(chosen, judged)}\n{end}{after}".encode())
 
 
 def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:

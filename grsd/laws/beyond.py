@@ -9,7 +9,7 @@ runs, so that the spread over runs does not bias them, decide:
           \rangle}, \qquad D_{rest}^2 = \frac{\sum_{i \ne j} \langle \rho_i, \rho_j \rangle}{\sum_{i \ne j} \langle K_i
           - r_i z_i, K_j - r_j z_j \rangle} ,
 
-where rho is what the law K_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2}, less its own growth, leaves of the remainder. One r
+where rho is what the law K_ab = kappa(a-b) e^{(b-1)(s_a+s_b)/2}, minus its own growth, leaves of the remainder. One r
 fitted to all runs would be biased, and so would weights that follow the errors of single pairs: a tiny remainder of
 constant sign would count. The weights <.,.> are one over the mean square coupling of neighbours, log-linear in s and
 the same for every separation. The rule is this project's, and its numbers are proposals, checked on planted ensembles.
@@ -108,7 +108,7 @@ def beyond_growth(
     k_max: int = 2,
     level: float = 0.95,
 ) -> BeyondGrowth:
-    """Judge whether the couplings of R >= 4 runs hold more than growth of the whole kernel, and by which law.
+    """Judge whether the couplings of R >= 4 runs contain more than growth of the whole kernel, and by which law.
 
     Args:
         ensemble: one energy budget per run, over common shells, at matched states of the runs.

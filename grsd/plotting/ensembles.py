@@ -16,7 +16,7 @@ FILLS = tuple({"color": colour, "marker": marker} for colour, marker in zip(COLO
 
 
 def verdict_forest(axes: Axes, found: Mapping[str, Sequence[Verdict]], rule: DecisionRule) -> None:
-    """One row a system, by name, with the intervals of all its ensembles and the threshold of the rule."""
+    """Draw one row per system, by name, with the intervals of all its ensembles and the threshold of the rule."""
     for row, (several, fill) in enumerate(zip(found.values(), FILLS, strict=False)):
         shifts = 0.5 * (np.arange(len(several)) - (len(several) - 1) / 2) / len(several)
         estimates = np.array([(one.estimate, *one.interval) for one in several])

@@ -162,7 +162,7 @@ def _slopes(axes: Axes, deep: xr.Dataset, rule: DecisionRule) -> None:
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xticks([0, 0.1, 1, 5], ["0", "0.1", "1", "5"])
     axes.minorticks_off()
-    axes.set(xlabel=r"slope on $\log L$ [nats]; dashed: holds up to", title="filled: worst pair; open: added up")
+    axes.set(xlabel=r"slope on $\log L$ [nats]; dashed: threshold", title="filled: worst pair; open: added up")
     axes.set_xlim(-0.03, 8)
     rows(axes, [kind_look(kind)["label"] for kind in kinds])
     for text, kind in zip(axes.get_yticklabels(), kinds, strict=True):

@@ -56,7 +56,7 @@ def networks(
         bar(every[-1], row, result.estimate, result.low, result.high, horizontal=True, **style)
     threshold(every[-1], rule, horizontal=True)
     rows(every[-1], [f"{name}, {OUTPUTS[task]}: {result.verdict}" for (task, name), result in judged.items()])
-    every[-1].set(xlabel="excess coherence; dashed: holds up to", title="confirmatory seeds, 95 %")
+    every[-1].set(xlabel="excess coherence; dashed: threshold", title="confirmatory seeds, 95 %")
     return figure
 
 

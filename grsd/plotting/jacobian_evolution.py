@@ -26,7 +26,7 @@ SLOPES = {"time": r"$\beta_t$, time", "shell": r"$\beta_s$, spectrum", "depth": 
 
 
 def exact(runs: Sequence[xr.Dataset], bound: DecisionRule) -> Figure:
-    """One panel an exact model: t rho over the shells at every second time, with the bound of the condition.
+    """One panel per exact model: t rho over the shells at every second time, with the bound of the condition.
 
     ``runs``: one of each model, as ``evolution.along`` gives it; where J' is known, t tau is drawn instead.
     """
@@ -103,10 +103,8 @@ def etas(table: xr.Dataset, trend: DecisionRule, bound: DecisionRule) -> Figure:
     threshold(left, trend, horizontal=True)
     threshold(right, bound, horizontal=True)
     left.axvline(0, color="grey", lw=0.8)
-    left.set(xlabel=r"$\eta$, 95 % interval; dashed: controlled up to", title="growth in time beyond covariance")
-    right.set(
-        xlabel="mean over networks; dashed: controlled up to", title=r"largest $t\,\times$ rate below the frontier"
-    )
+    left.set(xlabel=r"$\eta$, 95 % interval; dashed: threshold", title="growth in time beyond covariance")
+    right.set(xlabel="mean over networks; dashed: threshold", title=r"largest $t\,\times$ rate below the frontier")
     rows(left, list(RATES.values()))
     rows(right, [""] * len(RATES))
     left.legend(fontsize=8, loc="best")
@@ -114,7 +112,7 @@ def etas(table: xr.Dataset, trend: DecisionRule, bound: DecisionRule) -> Figure:
 
 
 def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str], Result], rule: DecisionRule) -> Figure:
-    """Slopes of log(t rho) with their intervals, one panel an architecture; grey: what the condition allows.
+    """Slopes of log(t rho) with their intervals, one panel per architecture; grey: what the condition allows.
 
     ``tables``: two by label, from ``slope_table``; ``confirmed``: results by (architecture, regressor).
     """

@@ -28,7 +28,7 @@ DEFECT = "defect $D^2$, 95 % interval"
 
 
 def planted(found: Mapping[str, Sequence[Verdict]]) -> Figure:
-    """One row a plant: the defect of each of its ensembles, with its interval, and the threshold of the condition."""
+    """One row per planted system: the defect of each ensemble with its interval, and the condition's threshold."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
     verdict_forest(axes, found, invariance.RULE)
     axes.axvline(0, color="grey", lw=0.8)
@@ -38,7 +38,7 @@ def planted(found: Mapping[str, Sequence[Verdict]]) -> Figure:
 
 
 def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
-    """t u over the spectrum, one panel a cell, split into growth, crossing and rotation, and their sum.
+    """t u over the spectrum, one panel per cell, split into growth, crossing and rotation, and their sum.
 
     ``table`` from ``parts_table``; ``here``: by name, in the same units, networks that were trained just now.
     """
@@ -65,7 +65,7 @@ def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
-    """One row a cell: D^2 by the old rule, of networks and of a surrogate; D_0^2; the surrogate's verdicts.
+    """One row per cell: D^2 by the first rule, of networks and of a surrogate; D_0^2; the surrogate's verdicts.
 
     ``table`` from ``cell_table``, ``surrogates`` from ``surrogate_table``.
     """
@@ -84,7 +84,7 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
     for panel in (old, new):
         threshold(panel, invariance.RULE, horizontal=True)
         _defect_scale(panel)
-    old.set_xlabel("$D^2$ by the old rule, 95 %; hollow: a surrogate\nin which only growth is common")
+    old.set_xlabel("$D^2$ by the first rule, 95 %; hollow: a surrogate\nin which only growth is common")
     new.set_xlabel("$D_0^2$, the part beyond growth, 95 %")
     shares = surrogates.share.sel(enlarged=1).dropna("case", how="all")
     left = np.zeros(len(labels))

@@ -135,7 +135,7 @@ def forecasts(examples: Mapping[str, xr.Dataset], scores: Mapping[str, xr.DataAr
 
 
 def _scores(axes: Axes, scores: Mapping[str, xr.DataArray], rule: DecisionRule) -> None:
-    """Every seed a point, their mean and standard error, for each task, architecture and method."""
+    """Draw one point per seed, with the mean and standard error, for each task, architecture and method."""
     ticks = []
     for task, score in scores.items():
         for kind in [name for name in architecture.names(compared=True) if name in score.architecture]:
@@ -168,7 +168,7 @@ def axes_of_scaling(regressions: Sequence[xr.Dataset], predicted: xr.Dataset, ne
     """
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.4))
     _regressions(axes[0], regressions)
-    trained = {"lazy": ("red", "s", "first kernel"), "by_samples": ("blue", "o", "trained")}
+    trained = {"lazy": ("red", "s", "initial kernel"), "by_samples": ("blue", "o", "trained")}
     learnt = networks.attrs["samples"]
     wide = {
         "readout": ("green", "^", "only the readout, on all"),

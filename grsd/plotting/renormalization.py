@@ -165,7 +165,8 @@ def _explained(axes: Axes, table: xr.Dataset, tasks: Mapping[str, Result]) -> No
     axes.axhline(0, color="grey", lw=0.8)
     axes.set(xticks=range(len(laws) + 1), xticklabels=[*laws.values(), "across tasks"], ylim=(-1, 1.05))
     axes.set(
-        ylabel="$R^2$ against a constant, 95 % interval", title="closed above the dashed line, not below the dotted"
+        ylabel="$R^2$ against a constant, 95 % interval",
+        title="closed above the dashed line, not closed below the dotted",
     )
 
 

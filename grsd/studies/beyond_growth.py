@@ -1,4 +1,4 @@
-"""Condition 4 beyond growth, for notebook 06: what the couplings of networks hold besides a kernel that grows."""
+"""Condition 4 beyond growth, for notebook 06: what the couplings of networks contain besides growth of the kernel."""
 
 from __future__ import annotations
 

@@ -378,4 +378,4 @@ MEASUREMENTS = {
 }
 
 COVERED = {"b_velocity": "coverage-b", "c": "coverage-c", "kappa": "coverage-kappa", "velocity_test": "false-rejection"}
-"""The claims about how often an outcome of ``coverage`` happens where the law is true."""
+"""The claims about how often an outcome of ``coverage`` happens if the law is true."""

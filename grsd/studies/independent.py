@@ -45,7 +45,7 @@ def shapes(inputs: int, width: int, depth: int) -> list[tuple[int, int]]:
 
 
 def outputs(theta: Tensor, x: Tensor, of: Sequence[tuple[int, int]], residual: bool, activation: str) -> Tensor:
-    """f(X) (N,) of a perceptron, h <- phi(W h), or h <- h + phi(W h) / sqrt(depth) where ``residual``."""
+    """f(X) (N,) of a perceptron, h <- phi(W h), or h <- h + phi(W h) / sqrt(depth) if ``residual``."""
     phi, at, h = ACTIVATIONS[activation], 0, x
     for number, (rows, columns) in enumerate(of):
         z = h @ theta[at : at + rows * columns].view(rows, columns).T / math.sqrt(columns)

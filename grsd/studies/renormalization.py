@@ -148,7 +148,7 @@ def flows(protocol: Lattices, ensemble: int) -> float:
 
 
 def rejects_unrelated(protocol: Lattices, ensemble: int) -> float:
-    """One or zero: whether the permutation test rejects at 5 % where states and fluxes are unrelated."""
+    """Whether the permutation test rejects at 5 % if states and fluxes are unrelated, as one or zero."""
     (lattice,) = protocol.lattices
     return float(closure.judge(unrelated_budgets(lattice, ensemble), window=protocol.window).details.p <= 0.05)
 

@@ -242,7 +242,7 @@ def excess(protocol: Comparison, seed: int) -> float:
 
 def beside(expected: xr.Dataset, found: xr.Dataset) -> pd.DataFrame:
     """``theory`` of one seed beside what was ``measured``, at its sizes and widths."""
-    columns = "theory", "first kernel or readout", "trained"
+    columns = "theory", "initial kernel or readout", "trained"
     by_samples = zip(columns, (expected.by_samples, found.lazy, found.by_samples), strict=True)
     by_width = zip(columns, (expected.by_width, found.readout, found.by_width), strict=True)
     return pd.concat(
@@ -254,10 +254,10 @@ def beside(expected: xr.Dataset, found: xr.Dataset) -> pd.DataFrame:
 
 
 def excess_table(networks: xr.Dataset) -> pd.DataFrame:
-    """Log of the trained loss over that of the first kernel on the same samples: mean and standard error over seeds."""
+    """Log of the trained loss over the initial kernel's on the same samples: mean and standard error over seeds."""
     excess = np.log(networks.by_samples / networks.lazy)
     error = excess.std("seed", ddof=1) / math.sqrt(excess.sizes["seed"])
-    sizes = pd.Index(networks["size"].values, name="log(trained / first kernel), N =")
+    sizes = pd.Index(networks["size"].values, name="log(trained / initial kernel), N =")
     return pd.DataFrame({"mean": excess.mean("seed"), "standard error": error}, sizes).T
 
 

@@ -180,7 +180,7 @@ def forecast_networks(seeds: Sequence[int], of: Forecasts = DIGITS) -> None:
 
 
 def everything(history: xr.Dataset) -> Early:
-    """All of a run of ``early_run``, which ends where it has to."""
+    """Treat the whole history as seen: ``early_run`` already stops at t1."""
     return early(history, float(history.time[-1]))
 
 
@@ -268,7 +268,7 @@ def stored_scores() -> dict[str, xr.DataArray]:
 
 
 def paired_table(scores: Mapping[str, xr.DataArray]) -> pd.DataFrame:
-    """The covariant score by task and architecture, less that of each rival: mean, standard error, number of seeds."""
+    """The covariant score by task and architecture, minus that of each rival: mean, standard error, number of seeds."""
     rows = []
     for task, found in scores.items():
         for name in [one for one in architecture.names(compared=True) if one in found.architecture]:
@@ -279,7 +279,7 @@ def paired_table(scores: Mapping[str, xr.DataArray]) -> pd.DataFrame:
                 gap = (covariant - part.sel({"method": rival})).values
                 gap = gap[np.isfinite(gap)]
                 error = gap.std(ddof=1) / math.sqrt(gap.size) if gap.size > 1 else math.nan
-                row |= {f"less {rival}": f"{gap.mean():.3f} ± {error:.3f}", f"{rival}: n": gap.size}
+                row |= {f"minus {rival}": f"{gap.mean():.3f} ± {error:.3f}", f"{rival}: n": gap.size}
             rows.append(row)
     return pd.DataFrame(rows)
 

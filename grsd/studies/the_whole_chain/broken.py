@@ -132,7 +132,7 @@ class Broken:
 def reading_of_seed(protocol: Broken, seed: int) -> float:
     """One number of one seed.
 
-    "gain": the measured loss exponent less the lazy one; "error": |predicted - measured|, with the c of this seed and
+    "gain": the measured loss exponent minus the lazy one; "error": |predicted - measured|, with the c of this seed and
     three others, whose weights it shares; "bend": of log loss; "random directions": R^2 of the law with one clock.
     """
     chain = protocol.chain

@@ -1,4 +1,4 @@
-"""The table of notebook 10: one network a row, one link of the chain a column."""
+"""The table of notebook 10: one network per row, one link of the chain per column."""
 
 from __future__ import annotations
 
