@@ -15,6 +15,7 @@ from grsd.evidence.words import (
     terminal_lines,
     verdict_lines,
     verdict_of,
+    verdict_table,
     wrapped,
     write_headlines,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "terminal_lines",
     "verdict_lines",
     "verdict_of",
+    "verdict_table",
     "wrapped",
     "write_headlines",
     "write_result",
