@@ -8,8 +8,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("GRSD_PROJECT", str(HERE.parents[1]))
 
-import grsd
 import pages
+
+import grsd
 
 project = "grsd"
 author = "The grsd developers"

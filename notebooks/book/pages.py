@@ -2,7 +2,6 @@
 
 import re
 from itertools import groupby
-from pathlib import Path
 
 import nbformat
 
@@ -33,7 +32,7 @@ def filled(text, page):
 
 
 def notebook(text):
-    """Read a stored notebook as it is read on paper: cells that only draw or import are folded, marks of tests left out."""
+    """Read a stored notebook for a page: cells that only draw or import are folded, marks of tests are left out."""
     found = nbformat.reads(text, as_version=4)
     for cell in found.cells:
         if cell.cell_type != "code":
