@@ -14,6 +14,7 @@ OPTIONS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
 )
+PATIENCE = 240_000  # milliseconds; a busy machine is slow, and no test depends on it
 HERE = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -41,6 +42,7 @@ def watched(chromium):
         context = chromium.new_context(**settings)
         complaints = []
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         context.route("**/*", lambda route: answer(route, complaints))
         page.on("console", lambda said: said.type == "error" and complaints.append(f"console: {said.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))

@@ -1,4 +1,4 @@
-"""JupyterLab in a browser: notebooks open, Run All ends well, a slider moves its picture, an interrupt costs nothing."""
+"""JupyterLab in a browser: notebooks open, Run All ends well, a slider moves its picture, an interrupt costs little."""
 
 import json
 import os
@@ -32,7 +32,6 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
 }
 OWN = (r"/static/|/lsp/|favicon",)  # what Lab itself may find missing
-MINUTES = 4 * 60_000
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,6 @@ def opened(lab, watched):
 
         def __enter__(self):
             self.page, self.complaints = self.watch.__enter__()
-            self.page.set_default_timeout(MINUTES)
             self.page.goto(f"{address}/lab/tree/lab/{self.name}?token={TOKEN}&reset")
             self.page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell .jp-InputPrompt")
             self.page.wait_for_selector(".jp-StatusBar-TextItem:text-matches('\\\\| Idle$')")
