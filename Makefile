@@ -4,14 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help figures test test-long coverage lab notebooks lock clean
+.PHONY: help figures test test-long browser-test coverage lab book notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
 	@echo "make test       all tests but the long ones, the quick notebooks included"
 	@echo "make test-long  types, and the long tests: every notebook, fuzzing, kills, full disks, a table of model families"
+	@echo "make browser-test  the book and JupyterLab in chromium; part of test-long"
 	@echo "make coverage   which lines no test runs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
+	@echo "make book       notebooks, verdicts and reference as pages, in build/book/index.html; asks no other machine"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
 	@echo "make lock       resolve requirements.lock anew"
 	@echo "make clean      remove build/ and the virtual environment"
@@ -35,11 +37,17 @@ test-long: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/pytest -n 2 -m long
 
+browser-test: $(READY)
+	$(BIN)/pytest -m browser tests/browser
+
 coverage: $(READY)
 	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests
 
 lab: $(READY)
 	$(BIN)/grsd lab
+
+book: $(READY)
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c notebooks/book -d build/book-state notebooks build/book
 
 notebooks: $(READY)
 	$(BIN)/grsd reproduce --refresh

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from grsd.support.folders import one_line, read
+from grsd.support.parameters import DEVICES, MARK, sensible
 
 PROFILES = ("test", "default", "full")
 BOOLEANS = {"true": True, "false": False}
@@ -81,11 +82,24 @@ def plan(
         for name in requested.keys() & declared.keys():
             values[name] = _typed(requested[name], declared[name], name)
             taken.add(name)
+        if MARK in declared:
+            _refuse_nonsense(values, declared)
         runs.append(NotebookRun(path, values))
     for name in sorted(requested.keys() - taken):
         where = ", ".join(path.stem for path in chosen)
         raise Refused(f"no parameter {_said(name)} in {where}; there are {', '.join(sorted(known))}")
     return runs
+
+
+def _refuse_nonsense(values: Mapping[str, object], declared: Mapping[str, str]) -> None:
+    """Refuse what the notebook itself would refuse; whether there is CUDA is asked later, since that imports torch."""
+    for name, value in values.items():
+        if name == MARK:
+            continue
+        try:
+            sensible(name, declared[name], value)
+        except (ValueError, TypeError) as error:
+            raise Refused(str(error).replace(f"parameters({name}=...)", f"parameter {name}")) from None
 
 
 def declared_in(path: Path) -> dict[str, str]:
@@ -126,7 +140,7 @@ def _said(name: object) -> str:
 
 
 def _check_device(where: str, device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
+    if not re.fullmatch(DEVICES, device):
         raise Refused(f"{where}: expected auto, cpu or cuda, got {_said(device)}")
 
 

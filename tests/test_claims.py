@@ -21,6 +21,7 @@ from grsd.evidence import (
     terminal_lines,
     verdict_lines,
     verdict_of,
+    verdict_table,
     write_findings,
 )
 from grsd.support.folders import project
@@ -47,11 +48,29 @@ def test_tables():
     table = claims_table(known, judged)
     assert "holds: 0.035 [0.0188, 0.05" in table
     assert "| Unknown. | paper |  | not examined yet |  |" in table
+    rows = verdict_table(known | {"z": replace(CLAIM, id="z", claim="Where |b - 1| < .1.")}, judged).splitlines()
+    assert re.match(
+        r"\| A sentence. `x` \| ours \| \*\*holds\*\* \| 0.035 \[0.0188, .*\] \| at most 0.1 \| 8 \|$", rows[2]
+    )
+    assert rows[3:] == [
+        "| Unknown. `y` | paper | not examined yet |  |  |  |",
+        r"| Where \|b - 1\| < .1. `z` | ours | a rule, and no result yet |  | at most 0.1 |  |",
+    ]
     lines = verdict_lines(known, judged)
     assert lines[0].startswith("x (ours): holds: 0.035 [")
     assert lines[2:] == ["y (paper): not examined yet", "    Unknown."]
     assert verdict_lines(known, {})[0] == "x (ours): a rule, and no result yet"
     assert verdict_lines({"x": replace(CLAIM, notebook="01_x")}, {})[0] == "x (ours): a rule, and no result yet"
+
+
+def test_a_sign_that_separates_cells_stays_in_its_cell():
+    """|b - 1| in a sentence: every row of every table of the committed claims has as many cells as the head."""
+    known, judged = claims(), results()
+    assert any("|" in claim.claim for claim in known.values())
+    for table in (claims_table(known, judged), verdict_table(known, judged), headline_table(known, judged)):
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        cells = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(cells) == 1, cells
 
 
 def test_lines_of_a_terminal():

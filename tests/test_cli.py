@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_exit_code_of_a_failing_notebook(monkeypatch):
 
 def test_help_and_version():
     assert "reproduce" in grsd_command("--help").stdout
-    assert grsd_command("--version").stdout.startswith("grsd 0.")
+    assert grsd_command("--version").stdout.startswith(f"grsd {version('grsd')}")
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def pins():
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    listed = project["dependencies"] + extras["notebooks"] + extras["training"] + extras["test"]
-    return [Requirement(text) for text in listed if text != "grsd[notebooks,training]"]
+    listed = project["dependencies"] + extras["notebooks"] + extras["training"] + extras["book"] + extras["test"]
+    return [Requirement(text) for text in listed if not text.startswith("grsd[")]
 
 
 def test_lock_satisfies_the_floors():
@@ -179,7 +179,11 @@ def test_an_editable_install_is_a_path():
 
 def test_every_dependency_is_used():
     source = "\n".join(path.read_text() for folder in ("grsd", "tests") for path in (ROOT / folder).rglob("*.py"))
-    source += (ROOT / "Makefile").read_text() + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
+    source += (
+        (ROOT / "notebooks/book/conf.py").read_text()
+        + (ROOT / "Makefile").read_text()
+        + (ROOT / "pyproject.toml").read_text().split("[tool.pytest")[1]
+    )
     imported = {
         "scikit-learn": "sklearn",
         "pyyaml": "yaml",
@@ -187,6 +191,7 @@ def test_every_dependency_is_used():
         "jupyterlab": "jupyterlab",
         "pillow": "load_sample_images",
         "pytest-cov": "--cov",
+        "myst-nb": "myst_nb",
     }
     for requirement in requirements():
         assert imported.get(requirement.name, requirement.name) in source, requirement

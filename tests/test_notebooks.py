@@ -20,6 +20,7 @@ from grsd.reproduce import reproduce
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL, MOST_FIGURES = 15, 4
+CHECKED = "nbval-check-output"
 DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_[xyt]\w*)\("
 OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
 
@@ -49,7 +50,7 @@ def test_form(path):
         assert cell.execution_count is not None, cell.source
         assert not [output for output in cell.outputs if output.output_type == "error"]
         assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.source
-    marked = [cell for cell in cells if "NBVAL_CHECK_OUTPUT" in cell.source]
+    marked = [cell for cell in cells if "NBVAL_CHECK_OUTPUT" in cell.source or CHECKED in cell.metadata.get("tags", [])]
     assert marked
     assert all(cell.outputs for cell in marked)
     assert "papermill" not in nbformat.read(path, as_version=4).metadata

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from grsd.plan import Refused, declared_in, plan
+from grsd.support.folders import project
 
 PARAMETERS = (
     'count: int = 5\nrate: float = 0.5\nflag: bool = False\nname: str = "a"\nsteps: list = [1]\ndevice: str = "auto"\n'
@@ -94,3 +95,17 @@ def test_notebooks_that_are_none(root, content, message):
         other.rename(root / other.name)
     with pytest.raises(Refused, match=r"no notebooks in .*/notebooks"):
         plan(root)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("depth=0", "parameter depth: expected a whole number of at least 1, got 0"),
+        ("samples=5000", r"parameter samples: expected at most 1797 \(digits has 1797 samples\), got 5000"),
+        ("last=nan", "parameter last: expected a positive finite number, got nan"),
+        ("depths=[4, 0]", "parameter depths: expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_nonsense_is_refused_as_in_the_notebook(setting, message):
+    with pytest.raises(Refused, match=f"^{message}$"):
+        plan(project(), settings=[setting])

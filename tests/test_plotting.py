@@ -1,5 +1,10 @@
+import ast
+import inspect
+
+import ipywidgets
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 
@@ -17,6 +22,8 @@ from grsd.plotting import (
     show_verdicts,
     use_style,
 )
+from grsd.plotting.sliders import start
+from grsd.support.folders import project
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +100,41 @@ def test_sliders_or_one_drawing(monkeypatch):
     assert len(drawn) == 2
 
 
+def explored():
+    """(name of the function, its arguments and their defaults, its controls) of each ``explore`` in a notebook."""
+    for path in sorted((project() / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type != "code" or "explore(" not in cell.source:
+                continue
+            body = ast.parse(cell.source).body
+            functions = {node.name: node.args for node in body if isinstance(node, ast.FunctionDef)}
+            for node in body:
+                if isinstance(node, ast.Expr) and ast.unparse(node.value.func) == "explore":
+                    found = functions[node.value.args[0].id]
+                    defaults = [ast.literal_eval(default) for default in found.defaults]
+                    names = [name.arg for name in found.args][-len(defaults) :]
+                    controls = {word.arg: ast.literal_eval(word.value) for word in node.value.keywords}
+                    yield path.stem, dict(zip(names, defaults, strict=True)), controls
+
+
+def test_what_is_stored_is_where_the_sliders_stand():
+    """The one drawing of a stored notebook is of the values at which ipywidgets starts the sliders."""
+    cases = [*explored(), ("no defaults", {}, {"width": (0.0, 1.0, 0.5), "kind": ["a", "b"]})]
+    assert len(cases) >= 2
+    for name, defaults, controls in cases:
+
+        def draw(**values):
+            pass
+
+        keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+        draw.__signature__ = inspect.Signature(
+            [inspect.Parameter(key, keyword, default=defaults.get(key, empty)) for key in controls]
+        )
+        begun = {slider._kwarg: slider.value for slider in ipywidgets.interactive(draw, **controls).kwargs_widgets}
+        assert start(draw, **controls) == begun, name
+        assert begun.items() >= defaults.items(), name
+
+
 def test_architectures_look_the_same_everywhere():
     assert look("residual") == {"color": COLOURS["blue"], "marker": "o", "linestyle": "-", "label": "residual"}
     assert look("plain") == {"color": COLOURS["red"], "marker": "s", "linestyle": "--", "label": "plain"}
@@ -122,9 +164,16 @@ def test_a_threshold_is_the_rules():
     assert set(axes.lines[0].get_ydata()) == set(axes.lines[1].get_xdata()) == {rule.threshold}
 
 
-def test_verdicts_of_a_notebook(capsys):
-    show_verdicts("03_gradient_propagation")
+def test_verdicts_of_a_notebook():
+    """A Markdown table in a notebook, lines of 80 columns elsewhere; no word is torn apart in either."""
+    shown = show_verdicts("03_gradient_propagation")
     mine = {name: claim for name, claim in claims().items() if claim.notebook == "03_gradient_propagation"}
-    assert capsys.readouterr().out == "\n".join(verdict_lines(mine, results())) + "\n"
+    table = shown._repr_markdown_().splitlines()
+    assert len(table) == 2 + len(mine)
+    for claim, row in zip(mine.values(), table[2:], strict=True):
+        assert row.startswith(f"| {claim.claim} `{claim.id}` | {claim.whose} | **{results()[claim.id].verdict}** | ")
+    lines = repr(shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(verdict_lines(mine, results())).split())
     with pytest.raises(ValueError, match=r"show_verdicts\(notebook=...\): no claim in data/claims is of '03'"):
         show_verdicts("03")

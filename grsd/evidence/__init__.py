@@ -15,6 +15,7 @@ from grsd.evidence.words import (
     terminal_lines,
     verdict_lines,
     verdict_of,
+    verdict_table,
     wrapped,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "terminal_lines",
     "verdict_lines",
     "verdict_of",
+    "verdict_table",
     "wrapped",
     "write_findings",
     "write_result",

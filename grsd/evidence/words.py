@@ -21,8 +21,29 @@ def claims_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result] | Non
     for claim in chosen.values():
         notebook = f"[{claim.notebook}]({claim.notebook}.ipynb)" if claim.notebook else "not examined yet"
         figure = f"[{claim.figure}](../figures/{claim.figure}.svg)" if claim.figure else ""
-        rows.append(f"| {claim.claim} | {claim.whose} | {_said(claim, judged)} | {notebook} | {figure} |")
+        rows.append(f"| {_cell(claim.claim)} | {claim.whose} | {_said(claim, judged)} | {notebook} | {figure} |")
     return "\n".join(rows)
+
+
+def verdict_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> str:
+    """Return a Markdown table for a notebook or a page: claim, whose, verdict, measured, rule, seeds."""
+    rows = ["| claim | whose | verdict | measured | rule | seeds |", "|---|---|---|---|---|---|"]
+    for claim in chosen.values():
+        powerless = f" No power: {claim.no_power}" if claim.no_power else ""
+        if claim.rule is None or claim.id not in judged:
+            said = "a rule, and no result yet" if claim.rule else "not examined yet"
+            cells = [said, "", _bound(claim), ""]
+        else:
+            result = judged[claim.id]
+            cells = [f"**{_verdict(claim, result)}**", _interval(result), _bound(claim), str(len(result.seeds))]
+        sentence = f"{_cell(claim.claim + powerless)} `{claim.id}`"
+        rows.append(f"| {sentence} | {claim.whose} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Return text that stays in one cell of a Markdown table: |b - 1| has the sign that separates cells."""
+    return text.replace("|", "\\|")
 
 
 def verdict_of(claim: Claim, result: Result) -> str:
@@ -61,7 +82,7 @@ def headline_table(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) ->
         note = f" ({notes.setdefault(claim.no_power, len(notes) + 1)})" if claim.no_power else ""
         verdict = f"**{verdict_of(claim, result)}**{note}"
         kind = " (check)" if claim.kind == "check" else ""
-        rows.append(f"| {claim.headline}{kind} | {claim.whose} | {verdict} | {measured} | {notebook} |")
+        rows.append(f"| {_cell(claim.headline)}{kind} | {claim.whose} | {verdict} | {measured} | {notebook} |")
     return "\n".join([*rows, *(f"\n({number}) {note}" for note, number in notes.items())])
 
 
@@ -126,8 +147,17 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
     if claim.id not in judged:
         return "a rule, and no result yet"
     result = judged[claim.id]
-    interval = f"{result.estimate:.3g}"
-    if result.low != result.high:
-        interval += f" [{result.low:.3g}, {result.high:.3g}]"
-    verdict = f"no power ({result.verdict})" if claim.no_power else result.verdict
-    return f"{verdict}: {interval}, {claim.rule.direction} {claim.rule.threshold:g}, {len(result.seeds)} seeds"
+    return f"{_verdict(claim, result)}: {_interval(result)}, {_bound(claim)}, {len(result.seeds)} seeds"
+
+
+def _verdict(claim: Claim, result: Result) -> str:
+    return f"no power ({result.verdict})" if claim.no_power else result.verdict
+
+
+def _interval(result: Result) -> str:
+    interval = "" if result.low == result.high else f" [{result.low:.3g}, {result.high:.3g}]"
+    return f"{result.estimate:.3g}{interval}"
+
+
+def _bound(claim: Claim) -> str:
+    return f"{claim.rule.direction} {claim.rule.threshold:g}" if claim.rule else ""

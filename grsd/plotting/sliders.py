@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import ipywidgets
@@ -12,13 +13,24 @@ from grsd.support.progress import headless
 def explore(draw: Callable[..., object], **controls: object) -> object:
     """Sliders for the arguments of ``draw``, as ``ipywidgets.interact`` makes them.
 
-    A control is a list of choices or a (low, high, step) range of numbers. Headless there is one drawing, with the
-    first of each choice and the middle of each range.
+    A control is a list of choices or a (low, high, step) range of numbers. Sliders start at the defaults of ``draw``;
+    where an argument has none, at the first choice or the middle of the range. Headless there is one drawing, of the
+    same start: what a stored notebook shows is what sliders show before anybody moves them.
     """
     if headless():
-        return draw(**{name: _first(control) for name, control in controls.items()})
+        return draw(**start(draw, **controls))
     ipywidgets.interact(draw, **controls)
     return None
+
+
+def start(draw: Callable[..., object], **controls: object) -> dict[str, object]:
+    """Return the values at which the sliders of ``explore`` stand before anybody moves them."""
+    declared = inspect.signature(draw).parameters
+    given = {name: declared[name].default for name in controls if name in declared}
+    return {
+        name: _first(control) if given.get(name, inspect.Parameter.empty) is inspect.Parameter.empty else given[name]
+        for name, control in controls.items()
+    }
 
 
 def _first(control: object) -> object:

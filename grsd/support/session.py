@@ -1,4 +1,4 @@
-"""Set up a notebook of the companion: refusals by grsd show as one line, and torch computes on one thread."""
+"""Set up a notebook of the companion: refusals show as one line, parameters are checked, torch takes one thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _begun: set[int] = set()
 
 
 def begin() -> None:
-    """Show refusals in one line, and set one thread if OMP_NUM_THREADS is not set; once per notebook.
+    """Show refusals in one line, check parameters, and set one thread unless OMP_NUM_THREADS is set; once per notebook.
 
     ``torch.set_num_threads`` changes the number later. Outside a notebook this does nothing.
     """
@@ -28,7 +28,10 @@ def begin() -> None:
     if shell is None or id(shell) in _begun:
         return
     _begun.add(id(shell))
+    from grsd.support.parameter_cell import ParameterCell  # needs IPython, which only notebooks have
+
     shell.set_custom_exc(REFUSALS, _show)
+    shell.ast_transformers.append(ParameterCell())
     if THREADS not in os.environ:
         import torch
 

@@ -1,0 +1,204 @@
+"""JupyterLab in a browser: notebooks open, Run All ends well, a slider moves its picture, an interrupt costs little."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import grsd
+from grsd.plan import plan
+
+pytestmark = [pytest.mark.long, pytest.mark.browser]
+
+ROOT = grsd.project()
+NAMES = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+RUN = [name for name in NAMES if name[:2] in {"00", "01", "02"}]
+SLIDER, INTERRUPTED = "02_calibration.ipynb", "01_shell_dynamics.ipynb"
+SLOW = {"samples": 48, "width": 48, "depth": 6, "snapshots": 24, "last": 300.0, "seeds": 2}
+TOKEN = "abc"  # noqa: S105
+SETTINGS = {
+    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },
+    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+}
+OWN = (r"/static/|/lsp/|favicon",)  # what Lab itself may find missing
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """``grsd lab`` on the notebooks at the values of the profile ``test``; the address of its server."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "notebooks").mkdir()
+    (root / "data").symlink_to(ROOT / "data")
+    (root / "notebooks" / "profiles.yaml").write_bytes((ROOT / "notebooks" / "profiles.yaml").read_bytes())
+    for run in plan(ROOT, profile="test"):
+        write(run.notebook, root / "notebooks" / run.notebook.name, run.parameters)
+    write(ROOT / "notebooks" / INTERRUPTED, root / "notebooks" / "99_interrupted.ipynb", SLOW)
+    for name, values in SETTINGS.items():
+        path = root / "settings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "grsd.cli", "lab", "--no-browser", "--port", str(port), "--project", str(root)]
+    folders = {"JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_CONFIG_DIR": "config"}
+    folders |= {"JUPYTERLAB_WORKSPACES_DIR": "workspaces", "GRSD_RUNS": "runs"}
+    variables = os.environ | {"JUPYTER_TOKEN": TOKEN} | {name: str(root / place) for name, place in folders.items()}
+    variables.pop("GRSD_PROGRESS", None)  # somebody is watching
+    variables.pop("GRSD_PROJECT", None)
+    with open(root / "log", "w") as log, subprocess.Popen(line, env=variables, stdout=log, stderr=log) as server:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api/status?token={TOKEN}", server)
+            yield f"http://127.0.0.1:{port}", root
+        finally:
+            server.terminate()
+
+
+def write(source, target, values):
+    """Copy a notebook with other values in its cell of parameters, and without outputs."""
+    notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in values.items():
+                cell.source = re.sub(
+                    rf"^({name}: \w+) = [^#\n]*", rf"\1 = {value!r}  ", cell.source, flags=re.MULTILINE
+                )
+    nbformat.write(notebook, target)
+
+
+def wait_for(address, server):
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(address, timeout=5):  # noqa: S310
+                return
+        except OSError:
+            assert server.poll() is None
+            time.sleep(0.5)
+    raise AssertionError("no answer in two minutes")
+
+
+@pytest.fixture
+def opened(lab, watched):
+    """``with opened(name)``: a notebook whose kernel is idle; afterwards its kernel is ended."""
+    address, _ = lab
+
+    class Opened:
+        def __init__(self, name):
+            self.watch = watched(viewport={"width": 1400, "height": 1600})
+            self.name = name
+
+        def __enter__(self):
+            self.page, self.complaints = self.watch.__enter__()
+            self.page.goto(f"{address}/lab/tree/lab/{self.name}?token={TOKEN}&reset")
+            self.page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell .jp-InputPrompt")
+            self.page.wait_for_selector(".jp-StatusBar-TextItem:text-matches('\\\\| Idle$')")
+            return self
+
+        def __exit__(self, *failure):
+            end_kernels(address)
+            self.watch.__exit__(*failure)
+
+        def menu(self, name, command):
+            self.page.click(f'.lm-MenuBar-itemLabel:text-is("{name}")')
+            self.page.click(f'.lm-Menu-item[data-command="{command}"]')
+
+        def run_all(self):
+            self.menu("Run", "runmenu:run-all")
+
+        def prompts(self):
+            return self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+
+        def until(self, done):
+            for _ in range(4 * 240):
+                if done(self.prompts()):
+                    return
+                self.page.wait_for_timeout(250)
+            raise AssertionError(self.prompts())
+
+        def errors(self):
+            return self.page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+
+    return Opened
+
+
+def end_kernels(address):
+    with urllib.request.urlopen(f"{address}/api/kernels?token={TOKEN}", timeout=60) as answer:  # noqa: S310
+        kernels = json.load(answer)
+    for kernel in kernels:
+        ask = urllib.request.Request(f"{address}/api/kernels/{kernel['id']}?token={TOKEN}", method="DELETE")  # noqa: S310
+        urllib.request.urlopen(ask, timeout=60).close()  # noqa: S310
+
+
+def all_ran(prompts):
+    return all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in RUN])
+def test_opens(opened, plain, name):
+    with opened(name) as notebook:
+        assert notebook.page.locator(".jp-NotebookPanel .jp-MarkdownCell h1").first.inner_text()
+        assert plain(notebook.complaints, *OWN) == []
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_run_all_ends_without_an_error(opened, plain, name):
+    with opened(name) as notebook:
+        notebook.run_all()
+        notebook.until(lambda prompts: all_ran(prompts) or notebook.errors())
+        assert notebook.errors() == []
+        assert notebook.page.locator(".jp-OutputArea img").count() >= 2
+        assert plain(notebook.complaints, *OWN) == []
+        if name == SLIDER:
+            slider_moves_the_picture(notebook.page)
+
+
+def slider_moves_the_picture(page):
+    """The sliders stand at the function's defaults; a key moves one, and the picture and the number with it."""
+    box = page.locator(".widget-interact").first
+    assert [float(text) for text in box.locator(".widget-readout").all_inner_texts()] == [0.5, 0.1, 3.0]
+    picture = box.locator("img").first
+    before = picture.get_attribute("src")
+    box.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    for _ in range(240):
+        if box.locator("img").count() and box.locator("img").first.get_attribute("src") != before:
+            break
+        page.wait_for_timeout(250)
+    assert box.locator("img").first.get_attribute("src") != before
+    assert float(box.locator(".widget-readout").first.inner_text()) == 0.6
+
+
+def test_an_interrupt_leaves_nothing_half_done(opened, lab):
+    """Stopped in the middle of a flow, the cell says so in its output, and Run All ends well afterwards."""
+    _, root = lab
+    with opened("99_interrupted.ipynb") as notebook:
+        flowing = [cell.source for cell in code(root / "notebooks" / "99_interrupted.ipynb")]
+        place = next(number for number, source in enumerate(flowing) if "grsd.gradient_flow(" in source)
+        notebook.run_all()
+        notebook.until(lambda prompts: prompts[place] == "[*]:" and all_ran(prompts[:place]))
+        notebook.menu("Kernel", "kernelmenu:interrupt")
+        notebook.until(lambda prompts: "[*]:" not in prompts)
+        (error,) = notebook.errors()
+        assert "KeyboardInterrupt" in error
+        assert notebook.prompts()[place + 1] == "[ ]:", "what comes after it has not run"
+        notebook.run_all()
+        notebook.until(lambda prompts: all_ran(prompts) or len(notebook.errors()) > 1)
+        assert notebook.errors() == []
+    assert not [path for path in Path(root).rglob("*") if ".part" in path.name or path.suffix == ".tmp"]
+
+
+def code(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
