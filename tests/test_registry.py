@@ -57,7 +57,10 @@ def test_refusals():
         architecture("plain")(twice)
     with pytest.raises(ValueError, match=r"^architecture\(colour=...\): known are compared, branches"):
         architecture("other", colour="red")
-    with pytest.raises(ValueError, match=r"^dataset: expected one of digits, patches, got .cifar."):
+    with pytest.raises(
+        ValueError,
+        match=r"^dataset: expected one of cifar10, cifar5m, mnist, fashion-mnist, mnist1d, digits, .*, got .cifar.",
+    ):
         dataset["cifar"]
 
 
