@@ -135,9 +135,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
         allowed = f"{', '.join(known[field.name])}; " if field.name in known else ""
         if field.name == "task":
-            allowed = "".join(
-                f"of {', '.join(names)}: {', '.join(tasks)}; " for tasks, names in data_of_tasks().items()
-            )
+            sets = data_of_tasks().items()
+            allowed = "".join(f"of {', '.join(names)}: {', '.join(tasks)}; " for tasks, names in sets)
         parser.add_argument(
             _option(field.name),
             type=_typed(field.name),

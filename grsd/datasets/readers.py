@@ -12,7 +12,6 @@ import math
 import tarfile
 import zipfile
 import zlib
-from typing import IO
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def read_idx(images: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(len(pixels), -1), classes
 
 
-def read_cifar5m(part: IO[bytes], samples: int) -> tuple[np.ndarray, np.ndarray]:
+def read_cifar5m(part: io.BufferedIOBase, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the first ``samples`` images of a part of CIFAR-5M: an npz with X (n, 32, 32, 3) and Y (n,).
 
     ``part`` is an open file: only the beginning of its 3 GB is read.
@@ -106,7 +105,7 @@ def _labels(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(member: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read the header of an npy file. A header never makes an object: it is a literal of shape, order and dtype."""
     version = np.lib.format.read_magic(member)
     reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

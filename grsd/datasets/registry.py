@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from grsd.support.registry import Registry
+from grsd.support.values import instance
 
 dataset = Registry("grsd.datasets", "dataset", ("samples",), ("task", "seed"), tasks=(), most=0)
 
@@ -14,6 +15,7 @@ class DataNotFound(FileNotFoundError):
     """Raised if a data set is not on this machine; the one line says what gets it."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """What a data set reads beside the code of this package."""
 
@@ -27,7 +29,11 @@ class Source(Protocol):
 
 
 def reads(source: Source) -> Callable[[Callable], Callable]:
-    """Mark a data set as one that reads ``source``; the decorator stands below ``@dataset``."""
+    """Mark a data set as one that reads ``source``; the decorator stands below ``@dataset``.
+
+    Errors: ``TypeError`` for a source without ``content()`` and ``require()``.
+    """
+    instance("reads", "source", source, Source, "an object with content() and require()")
 
     def mark(function: Callable) -> Callable:
         function.source = source

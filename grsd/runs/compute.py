@@ -39,9 +39,10 @@ def run(
 ) -> xr.Dataset:
     """Return the result of the experiment ``spec``: read it from its file if there is one, else compute and store it.
 
-    The file is named after the function, the spec and the code that computed it (the function's file, the files of grsd
-    that it imports, the versions of torch, numpy, scipy, xarray and scikit-learn) and the files that its data set reads;
-    if any of these changes, the result is computed again. Every byte is checked on reading. Several processes that ask for the same spec compute it once.
+    The file is named after the function, the spec, the code that computed it (the function's file, the files of grsd
+    that it imports, the versions of torch, numpy, scipy, xarray and scikit-learn) and the files that its data set
+    reads; if any of these changes, the result is computed again. Every byte is checked on reading. Several processes
+    that ask for the same spec compute it once.
 
     Args:
         spec: the experiment: a ``Spec``, or for another function a mapping or dataclass of plain values, with its seed.
