@@ -146,9 +146,9 @@ def test_prose_is_read_in_windows():
 
 
 def test_a_python_without_its_help_texts(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     content = dataset["prose"].load().source.content
     assert content() == hashlib.sha256(text.text().encode()).hexdigest()
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     monkeypatch.setattr(text, "text", text.text.__wrapped__)
     assert content() == "not there"
     line = r"^prose: this Python's help texts \(pydoc_data.topics\) have 0 characters of prose, expected 1000"
