@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from grsd.runs.spec import Spec, choices, parse, tasks_of_data
+from grsd.datasets.registry import DataNotFound
+from grsd.runs.spec import Spec, choices, data_of_tasks, parse
 from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
 from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Modules that need torch, or seconds to import, are imported in the functions that use them: help stays fast.
 
+FETCH = "fetch"  # no file under data/ or figures/ has this name
 MOST_SAID = 2000  # characters of a line
 MOST_SEEDS = 100_000
 MOST_WORKERS, EACH_WORKER = 1000, "each is a process that takes a third of a GiB"
@@ -83,8 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--notebook", metavar="NOTEBOOK", help="only the claims of this notebook, by number or name")
     table.add_argument("--readme", action="store_true", help="write the findings in the README from the stored results")
     table.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
-    files = commands.add_parser("data", help="list the files in data/ and figures/ and what makes them; make one again")
-    files.add_argument("name", nargs="?", metavar="FILE", help="path or name of a file to make again")
+    files = commands.add_parser(
+        "data",
+        help="list the files in data/ and figures/ and what makes them; make one again; fetch a data set",
+        usage="grsd data [-h] [--show] [--project DIR] [FILE]\n       grsd data fetch [SET] [--from FOLDER]",
+        epilog="Nothing is downloaded unasked. Example: grsd data fetch cifar10, then grsd run --data cifar10",
+    )
+    files.add_argument("name", nargs="?", metavar="FILE", help="path or name of a file to make again; or: fetch")
+    files.add_argument(
+        "set", nargs="?", metavar="SET", help="after fetch: data set to download; none: list what can be fetched"
+    )
+    files.add_argument("--from", dest="source", type=_path, metavar="FOLDER", help="take SET's files, do not download")
     files.add_argument("--show", action="store_true", help="only print the command or function that makes FILE")
     files.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     timings = commands.add_parser("bench", help="compare time and memory with peers; writes data/benchmarks/DEVICE.csv")
@@ -124,7 +135,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
         allowed = f"{', '.join(known[field.name])}; " if field.name in known else ""
         if field.name == "task":
-            allowed = "".join(f"of {name}: {', '.join(tasks)}; " for name, tasks in tasks_of_data().items())
+            sets = data_of_tasks().items()
+            allowed = "".join(f"of {', '.join(names)}: {', '.join(tasks)}; " for tasks, names in sets)
         parser.add_argument(
             _option(field.name),
             type=_typed(field.name),
@@ -260,6 +272,11 @@ def _check(names: Sequence[str]) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
+    if options.name == FETCH:
+        return _fetch(options)
+    for option, value in {"SET": options.set, "--from": options.source}.items():
+        if value is not None:
+            raise ValueError(f"{option}: {one_line(value, 80)}: only after fetch, as in: grsd data fetch cifar10")
     from grsd.evidence.manifest import entry_of, listing, make, manifest, named
 
     if options.show and options.name is None:
@@ -278,6 +295,21 @@ def _data(options: argparse.Namespace) -> int:
             raise ValueError(f"{path}: no command makes it: {entry.otherwise}")
         else:
             return make(path, entry, root, main)
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    """Fetch a data set, or list those that can be fetched."""
+    if options.show or options.project is not None:
+        raise ValueError(f"{'--show' if options.show else '--project'}: not with fetch")
+    from grsd.datasets.download import fetch, listing
+
+    if options.set is None:
+        if options.source is not None:
+            raise ValueError("--from: expected a data set's name after fetch; grsd data fetch lists them")
+        print("\n".join(listing()))
+    else:
+        print(f"{options.set}: in {one_line(fetch(options.set, options.source))}")
     return 0
 
 
@@ -411,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = COMMANDS[command](options)
         sys.stdout.flush()
         return code
-    except (ValueError, FileExistsError, ProjectNotFound) as error:
+    except (ValueError, FileExistsError, ProjectNotFound, DataNotFound) as error:
         return _stopped(command, _as_typed(str(error)), 2)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]

@@ -45,7 +45,7 @@ from material import (
 )
 
 import grsd
-from grsd import krylov, laws, solvable, theory
+from grsd import datasets, krylov, laws, solvable, theory
 from grsd.conditions import (
     closure,
     covariance,
@@ -159,6 +159,14 @@ NETWORK_CALLS = {
     "Perceptron": _fields(grsd.Perceptron, features=5, outputs=3, width=4, depth=2, residual=True, activation="tanh",
                           weight_scale=1.0, branch_scale=0.5, seed=0, dtype=torch.float64),
     "digits": _call(grsd.digits, lambda: {"samples": 4, "task": "parity", "seed": 0}),
+    "patches": _call(datasets.patches, lambda: {"samples": 4, "task": "pixel", "seed": 0}),
+    "mnist1d": _call(datasets.mnist1d, lambda: {"samples": 4, "task": "parity", "seed": 0}),
+    "prose": _call(datasets.prose, lambda: {"samples": 4, "task": "next", "seed": 0}),
+    "power_law of data": _call(
+        datasets.power_law,
+        lambda: {"samples": 4, "features": 8, "a": 1.5, "r": 0.5, "task": "linear", "seed": 0},
+        costly=("samples", "features"),
+    ),
     "tangent_kernel": _call(
         grsd.tangent_kernel,
         lambda: inference() | {"dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False},

@@ -156,6 +156,8 @@ print("\\n", code, time.process_time(), ",".join(sorted(heavy)) or "-")
         (["claims", "--notebook", "77"], 2, 1),
         (["data", "nothing"], 2, 1),
         (["data", "--show"], 2, 1),
+        (["data", "fetch", "nothing"], 2, 1),
+        (["run", "--data", "nothing"], 2, 1),
         (["lab", "--port", "0"], 2, 1),
     ],
 )

@@ -19,15 +19,17 @@ GOOD = {
     "--device": ["cpu", "auto"], "--output": ["out", "new/newer"], "--project": ["project"], "--confirm": ["a"],
     "--threads": ["1", "2"], "--workers": ["1"], "--folder": ["out", "new/newer"], "--neural-tangents": ["false"],
     "--port": ["8888"], "--architecture": ["plain", "residual"], "--width": ["8"], "--depth": ["2"],
-    "--activation": ["relu"], "--weight-scale": ["0.5"], "--branch-scale": ["none", "0.1"], "--data": ["digits"],
-    "--task": ["parity"], "--samples": ["9"], "--data-seed": ["1"], "--times": ["0.1,10,3"], "--tolerance": ["1e-3"],
+    "--activation": ["relu"], "--weight-scale": ["0.5"], "--branch-scale": ["none", "0.1"],
+    "--data": ["digits", "mnist"], "--task": ["parity"], "--samples": ["9"], "--data-seed": ["1"],
+    "--times": ["0.1,10,3"], "--tolerance": ["1e-3"],
     "--shell-widths": ["0.5", "1,2"], "--smoothing": ["0.1"], "--seed": ["3"], "--dtype": ["float32"],
     "--seeds": ["0-7", "0,3,5-6"], "--table": ["t.csv"], "--check": ["a"], "--notebook": ["0", "00_first"],
+    "--from": ["project", "out"],
 }  # fmt: skip
 COMMANDS = {
     "reproduce": ["--only", "--profile", "--set", "--device", "--output", "--project", "--refresh"],
     "claims": ["--confirm", "--forecast", "--readme", "--project", "--check", "--notebook"],
-    "data": ["--show", "--project"],
+    "data": ["--show", "--project", "--from"],
     "bench": ["--large", "--monitor", "--device", "--threads", "--folder", "--neural-tangents"],
     "lab": ["--port", "--no-browser", "--project"],
     "run": [
@@ -114,7 +116,10 @@ def command(chance):
     name = chance.choice(list(COMMANDS)) if chance.random() < 0.95 else chance.choice(ODD)
     words = [name] if chance.random() < 0.98 else []
     if name == "data" and chance.random() < 0.7:
-        words.append(chance.choice(["a.json", "manifest", "data/tables/00_a-b.csv", "a/b", *ODD]))
+        words.append(chance.choice(["a.json", "manifest", "data/tables/00_a-b.csv", "a/b", "fetch", "fetch", *ODD]))
+        words += [chance.choice(["mnist", "cifar5m", "digits", *ODD])] * (
+            words[-1] == "fetch" and chance.random() < 0.8
+        )
     for _ in range(chance.randrange(4)):
         option = chance.choice(COMMANDS.get(name, ["--help"]))
         words.append(option)
@@ -145,6 +150,8 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(monitor, "in_a_process", lambda *_: {})
     monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)
+    monkeypatch.setattr("grsd.datasets.download._download", ended)
+    monkeypatch.setenv("GRSD_DATA", str(tmp_path / "kept"))
     monkeypatch.delenv("GRSD_RUNS", raising=False)
     small_project(tmp_path / "project")
     with_a_result(tmp_path / "project")

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from grsd.datasets.data import Data
 from grsd.datasets.registry import dataset
+from grsd.datasets.sampling import checked, class_targets, drawn, scaled
 from grsd.support.pinned import pinned
-from grsd.support.values import said, seed_of, whole_number
+from grsd.support.values import seed_of
 
 DIGITS = 1797
 TASKS = ("one-hot", "parity")
@@ -42,20 +43,12 @@ def digits(samples: int = 100, *, task: str = "one-hot", seed: int = 0) -> Data:
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository (1998).
     Errors: ``ValueError`` for N outside 1..1797 or an unknown task.
     """
-    if whole_number("digits", "samples", samples, 1) > DIGITS:
-        raise ValueError(f"digits(samples=...): the set has {DIGITS} samples, got {said(samples)}")
-    if not isinstance(task, str) or task not in TASKS:
-        raise ValueError(f"digits(task=...): expected 'one-hot' or 'parity', got {said(task)}")
+    checked("digits", samples, DIGITS, task, TASKS)
     seed = seed_of("digits", "seed", seed)
     pixels, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
-    pixels = _scaled(pixels.double())
-    drawn = _drawn(DIGITS, samples, seed)
-    labels = labels[drawn].long()
-    if task == "parity":
-        targets = (1.0 - 2.0 * (labels % 2)).double()[:, None]
-    else:
-        targets = torch.nn.functional.one_hot(labels, 10).double() - 0.1
-    return Data(pixels[drawn], targets, f"digits, {task}, N={samples}, seed={seed}")
+    chosen = drawn(DIGITS, samples, seed)
+    targets = class_targets(labels[chosen].long(), task)
+    return Data(scaled(pixels.double())[chosen], targets, f"digits, {task}, N={samples}, seed={seed}")
 
 
 @dataset("patches", tasks=PATCH_TASKS, most=PATCHES)
@@ -76,19 +69,16 @@ def patches(samples: int = 100, *, task: str = "photograph", seed: int = 0) -> D
     Source: scikit-learn's sample images, 427 x 640, CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
     Errors: ``ValueError`` for N outside 1..8480 or an unknown task.
     """
-    if whole_number("patches", "samples", samples, 1) > PATCHES:
-        raise ValueError(f"patches(samples=...): the set has {PATCHES} samples, got {said(samples)}")
-    if not isinstance(task, str) or task not in PATCH_TASKS:
-        raise ValueError(f"patches(task=...): expected 'photograph' or 'pixel', got {said(task)}")
+    checked("patches", samples, PATCHES, task, PATCH_TASKS)
     seed = seed_of("patches", "seed", seed)
-    pixels, drawn = _tiles(), _drawn(PATCHES, samples, seed)
+    pixels, chosen = _tiles(), drawn(PATCHES, samples, seed)
     seen = [place for place in range(SIDE**2) if task != "pixel" or place != HIDDEN]
     pixels = pixels - pixels[:, seen].mean(1, keepdim=True)
     if task == "pixel":
-        targets = _scaled(pixels[:, [HIDDEN]])
+        targets = scaled(pixels[:, [HIDDEN]])
     else:
         targets = torch.from_numpy(np.repeat([1.0, -1.0], PATCHES // 2))[:, None]
-    return Data(_scaled(pixels[:, seen])[drawn], targets[drawn], f"patches, {task}, N={samples}, seed={seed}")
+    return Data(scaled(pixels[:, seen])[chosen], targets[chosen], f"patches, {task}, N={samples}, seed={seed}")
 
 
 @cache
@@ -97,13 +87,3 @@ def _tiles() -> Float64[Tensor, "samples pixels"]:
     """Return the patches in grey levels, first photograph first; rows left over at the lower edge are not used."""
     grey = torch.stack([torch.from_numpy(image.copy()).double().mean(-1) for image in load_sample_images().images])
     return grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).reshape(PATCHES, SIDE**2)
-
-
-def _scaled(values: Float64[Tensor, "samples features"]) -> Float64[Tensor, "samples features"]:
-    """Centre each column, and divide all columns by one scale so that their squares average one."""
-    values = values - values.mean(0)
-    return values / values.square().mean().sqrt()
-
-
-def _drawn(of: int, samples: int, seed: int) -> Tensor:
-    return torch.randperm(of, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:samples]

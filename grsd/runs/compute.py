@@ -11,6 +11,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from grsd.datasets.registry import require
 from grsd.runs.encoding import with_text
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.leftovers import WORK, tidy
@@ -38,9 +39,10 @@ def run(
 ) -> xr.Dataset:
     """Return the result of the experiment ``spec``: read it from its file if there is one, else compute and store it.
 
-    The file is named after the function, the spec and the code that computed it (the function's file, the files of grsd
-    that it imports, the versions of torch, numpy, scipy, xarray and scikit-learn); if any of these changes, the result
-    is computed again. Every byte is checked on reading. Several processes that ask for the same spec compute it once.
+    The file is named after the function, the spec, the code that computed it (the function's file, the files of grsd
+    that it imports, the versions of torch, numpy, scipy, xarray and scikit-learn) and the files that its data set
+    reads; if any of these changes, the result is computed again. Every byte is checked on reading. Several processes
+    that ask for the same spec compute it once.
 
     Args:
         spec: the experiment: a ``Spec``, or for another function a mapping or dataclass of plain values, with its seed.
@@ -61,8 +63,8 @@ def run(
     that no file can hold) is returned as well, and one line on stderr reports it.
 
     Errors: the function's own (``RuntimeError`` if a flow cannot be continued); ``RuntimeError`` if the source has
-    changed since it was imported; ``TypeError`` for a spec or a function that cannot be named; ``ProjectNotFound`` if
-    there is no folder for results.
+    changed since it was imported; ``TypeError`` for a spec or a function that cannot be named; ``DataNotFound`` if the
+    data set must be fetched first (``grsd data fetch``); ``ProjectNotFound`` if there is no folder for results.
     """
     optional_flag("run", "progress", progress)
     return obtain(spec, function, folder, progress, threads)[1]
@@ -86,6 +88,7 @@ def obtain(
         say_swept(folder)
     found, begun = load(folder, stem, marks), None
     if found is None:
+        require(*sources_of(spec))
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / WORK / f"{stem}.lock"):
             if (found := load(folder, stem, marks)) is None:

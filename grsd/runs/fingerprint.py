@@ -26,13 +26,14 @@ def fingerprint(*functions: Callable) -> str:
     """Return sha256 of the functions' names, their files, the files of grsd that these import, and library versions.
 
     ``grsd.support.pinned``, which every run uses, counts for every function. A function's own file may be anywhere; of
-    its imports only files of grsd count, directly or indirectly imported.
+    its imports only files of grsd count, directly or indirectly imported. A data set that reads other files counts
+    with what these hold (``grsd.datasets.registry.reads``).
 
     Errors: ``TypeError`` for a function that other processes cannot import by its name; ``RuntimeError`` if the code of
     a file has changed since it was imported, so that it is unknown which code would compute.
     """
     files = [_file(function) for function in functions]
-    names = "".join(f"{function.__qualname__}\n" for function in functions)
+    names = "".join(f"{function.__qualname__}\n{_content(function)}" for function in functions)
     return _fingerprint("run(spec)", names, *files)
 
 
@@ -46,6 +47,11 @@ def code_of(measure: Callable) -> str:
     file = getattr(sys.modules.get(getattr(measure, "__module__", None) or ""), "__file__", None)
     name = getattr(measure, "__qualname__", type(measure).__qualname__)
     return UNKNOWN if file is None else _fingerprint("Measurement(measure=...)", f"{name}\n", Path(file).resolve())
+
+
+def _content(function: Callable) -> str:
+    source = getattr(function, "source", None)
+    return "" if source is None else f"{source.content()}\n"
 
 
 def _fingerprint(call: str, names: str, *starts: Path) -> str:

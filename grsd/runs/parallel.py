@@ -12,9 +12,11 @@ from pathlib import Path
 
 import xarray as xr
 
+from grsd.datasets.registry import require
 from grsd.runs.compute import identity, obtain
 from grsd.runs.plain import plain
 from grsd.runs.pool import in_processes
+from grsd.runs.spec import sources_of
 from grsd.runs.store import kept, runs_folder
 from grsd.runs.training import train
 from grsd.support.progress import bar
@@ -66,7 +68,7 @@ def ensemble(
     needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
 
     Errors: ``EnsembleError`` at the end if members failed; ``ValueError`` for workers or threads below one;
-    ``TypeError`` for a spec or a function that cannot be named.
+    ``TypeError`` for a spec or a function that cannot be named; ``DataNotFound`` if data must be fetched first.
     """
     optional_flag("ensemble", "progress", progress)
     if isinstance(specs, str | bytes | Mapping) or not isinstance(specs, Iterable):
@@ -100,6 +102,8 @@ def members(
     folder = runs_folder(folder).resolve()
     there = [index for index, stem in enumerate(stems) if kept(folder, stem)]
     missing = [index for index in range(len(specs)) if index not in there]
+    for index in missing:
+        require(*sources_of(specs[index]))
     count = _workers([specs[index] for index in missing or there], workers)
     # Stored runs are read in this process, since new processes start slowly.
     here = [*there, *(missing if count == 1 else [])]

@@ -40,6 +40,7 @@ class Spec:
         architecture: a name registered in ``grsd.networks``, such as "residual" or "plain"; ``width``, ``depth``,
             ``activation``, ``weight_scale``, ``branch_scale`` (None: the architecture's own) and ``seed`` go to it.
         data: a name registered in ``grsd.datasets``, such as "digits"; ``task``, ``samples``, ``data_seed`` go to it.
+            Some must be fetched first: ``grsd data fetch cifar10``.
         times: (first, last, count), equally spaced in log time, in units of 1 / lambda_max(0), where lambda_max(0) is
             the largest eigenvalue of the kernel at the start.
         tolerance: of ``gradient_flow``.
@@ -142,7 +143,10 @@ class Spec:
         return key(self)
 
     def batch(self) -> Data:
-        """Return the training data. Errors: ``TypeError`` if the registered function returns anything else."""
+        """Return the training data.
+
+        Errors: ``TypeError`` if the registered function returns anything else; ``DataNotFound`` if it needs fetching.
+        """
         from grsd.datasets import Data
 
         batch = dataset[self.data].load()(self.samples, task=self.task, seed=self.data_seed)
@@ -213,9 +217,10 @@ def choices() -> dict[str, tuple[str, ...]]:
     return {"architecture": architecture.names(), "data": dataset.names(), **FIXED}
 
 
-def tasks_of_data() -> dict[str, tuple[str, ...]]:
-    """Return the tasks of every registered data set."""
-    return {name: dataset[name].facts["tasks"] for name in dataset.names()}
+def data_of_tasks() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Return the data sets that have the same tasks, by these tasks."""
+    tasks = dict.fromkeys(entry.facts["tasks"] for entry in dataset.entries.values())
+    return {same: dataset.names(tasks=same) for same in tasks}
 
 
 def parse(name: str, text: str) -> object:
