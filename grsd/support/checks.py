@@ -170,29 +170,6 @@ def _not_called(error: Exception) -> str:
     return f"(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
 
 
-def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
-    if not isinstance(targets, Tensor):
-        hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
-        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
-    if targets.device.type == "meta" or targets.layout != torch.strided:
-        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
-        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
-    if not targets.is_floating_point():
-        raise TypeError(
-            f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
-            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double() here, where the "
-            "loss is the mean squared error; grsd.checkpoint_budget and grsd.force_and_rate take any loss"
-        )
-    if tuple(targets.shape) != shape:
-        raise ValueError(
-            f"{call}(..., targets): expected exactly the output's shape {shape}, got {tuple(targets.shape)}; "
-            "nothing is broadcast"
-        )
-    if not bool(torch.isfinite(targets).all()):
-        raise ValueError(f"{call}(..., targets): found NaN or infinity")
-
-
 def memory_bytes(call: str, limit: str | int) -> int:
     """Bytes, from a number or from text such as "4GiB"; raise ``ValueError`` otherwise."""
     match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", str(limit))

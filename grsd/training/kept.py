@@ -20,12 +20,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
+from grsd.losses import check_loss
 from grsd.runs.store import LARGEST, say
 from grsd.runs.values import tagged, untagged
 from grsd.support.files import read_file, say_swept, write_atomically
 from grsd.support.folders import writable
 from grsd.training.dense import DenseState
-from grsd.training.forces import check_loss
 from grsd.training.reading import Reading
 from grsd.training.recorder import Recorder
 

@@ -15,11 +15,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.losses import Loss
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.support.checks import DTYPES, check_inputs, resolve_device
 from grsd.support.values import flag, instance, positive, said, whole_number
-from grsd.training.forces import Loss
 from grsd.training.kept import Kept, fingerprint
 from grsd.training.recorder import Recorder
 

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.losses import Loss, check_loss
 from grsd.runs.fingerprint import UNKNOWN, code_of, fingerprint
 from grsd.runs.store import Scratch
 from grsd.shells.windows import LogShells
@@ -23,7 +24,7 @@ from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, optional_flag, said
 from grsd.training.files import Source, read_state
-from grsd.training.forces import Loss, check_loss
+from grsd.training.names import by_own_names
 from grsd.training.reading import Force, Reading
 from grsd.training.recorder import Seen, budgets_between
 
@@ -57,11 +58,12 @@ def checkpoints(
     Args:
         model: a module, or a function that makes one, into whose copies the states are loaded.
         files: two or more, in order: ``.safetensors``, else files of ``torch.save`` (weights alone: nothing in a file
-            is executed), or state dicts. One or two states are in memory at a time.
+            is executed), or state dicts. One or two states are in memory at a time. One prefix before all names, as
+            trainers and wrappers put it there, is looked through.
         shells: without a span they cover the spectra of the first and the last state, the end shells reach to infinity.
         labels: one for each file, numbers (of training steps) or texts; ``None``: the names of the files without their
             endings, or the positions.
-        key: under which a file holds its state dict, such as "state_dict".
+        key: under which a file holds its state dict, such as Lightning's "state_dict".
         folder: each finished step is kept there, and found again by what it was computed from: the states, the samples,
             the settings and the code. A call that was interrupted, even killed, goes on where it was; more files at
             the end add their own steps alone if the shells have a span. ``None``: nothing is kept.
@@ -82,7 +84,8 @@ def checkpoints(
     folder = None if folder is None else writable(CALL, folder)
 
     def state(k: int) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        return module, read_state(CALL, f"files[{k}]", sources[k], key)
+        name = f"files[{k}]"
+        return module, by_own_names(CALL, name, read_state(CALL, name, sources[k], key), module)
 
     digests = []
     for k in range(len(sources)):
