@@ -59,7 +59,7 @@ def _check_values(call: str, outputs: Tensor, targets: Tensor) -> None:
         )
     if tuple(targets.shape) != shape:
         raise ValueError(
-            f"{call}(..., targets): expected exactly the output's shape {shape} for loss='mse', got "
+            f"{call}(..., targets): expected exactly the output's shape {shape}, got "
             f"{tuple(targets.shape)}; nothing is broadcast"
         )
 
@@ -208,6 +208,8 @@ def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) ->
         if not bool(torch.isfinite(losses).all()) or not losses.requires_grad:
             what = "NaN or infinity" if losses.requires_grad else "losses without a gradient"
             raise ValueError(f"{call}(loss=...): the function returned {what}")
+        if not torch.equal(losses, loss(own, targets.clone())):
+            raise ValueError(f"{call}(loss=...): the function returns other losses each time; it must not be random")
         weights = torch.linspace(1, 2, samples, dtype=losses.dtype, device=losses.device)
         (force,) = torch.autograd.grad(losses.sum(), own, retain_graph=True)
         (weighted,) = torch.autograd.grad((weights * losses).sum(), own)

@@ -246,6 +246,10 @@ def nowhere(outputs, targets):
     return (outputs - targets).square().sum(1)
 
 
+def failing():
+    raise ValueError("no weights\nand a second line")
+
+
 nowhere.__module__ = "typed by hand"
 MODEL = net("tanh")
 STATES = [MODEL.state_dict(), net("tanh", 1).state_dict()]
@@ -255,7 +259,11 @@ REFUSED = {
         "files": [STATES[0], 3]
     },
     r"\(files\[0\]=..., key='model'\): the mapping has no such key; its keys are '0.weight', .*, ...": {"key": "model"},
-    r"\(labels=...\): expected 2 numbers or texts, one for each file, got .*": {"labels": [1, "two"]},
+    r"\(labels=...\): expected 2 finite numbers or texts, one for each file, got \[1, 'two'\]": {"labels": [1, "two"]},
+    r"\(labels=...\): expected 2 finite numbers or texts, one for each file, got \[0, nan\]": {"labels": [0, math.nan]},
+    r"\(model=...\): the function that makes the module failed \(ValueError: no weights\)": {"model": failing},
+    r"\(model=...\): the function that makes the module failed \(TypeError: .*\)": {"model": torch.nn.Linear},
+    r": expected the path of a folder, got 3": {"folder": 3},
     r"\(model=...\): expected a torch.nn.Module or a function that makes one, got 3": {"model": 3},
     r"\(folder=..., loss=...\): steps are kept only for a loss that stands in a file": {"loss": nowhere, "folder": "a"},
     r"\(steps=...\): expected .* at least 6, got 2": {"steps": 2},

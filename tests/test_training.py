@@ -463,6 +463,9 @@ REFUSED = {
     r"\(loss=...\): expected one of \('mse', 'cross-entropy'\) or a function .* got 'hinge'": {"loss": "hinge"},
     r"\(loss=...\): expected one loss per sample, .* shape \(10,\), .*\(reduction='none'\)": {"loss": nn.MSELoss()},
     r"\(loss=...\): the loss of a sample depends on the outputs of other samples": {"loss": coupled},
+    r"\(loss=...\): the function returns other losses each time; it must not be random": {
+        "loss": lambda f, y: (f * torch.rand_like(f)).sum(1)
+    },
     r"\(loss=...\): the function returned losses without a gradient": {"loss": lambda f, y: (f - y).detach().sum(1)},
     r"\(loss=...\): the loss cannot be evaluated on outputs .* \(RuntimeError: .*\)": {
         "loss": squared_log_cosh,

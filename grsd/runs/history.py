@@ -49,18 +49,24 @@ def shell_history(
     described(call, parameters)
     budgets = []
     for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
-        budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells], loss=flow.loss)
+        budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells], loss=flow.loss, call=call)
     return join_budgets(budgets, flow.history, shells, parameters=parameters)
 
 
 def snapshot_budgets(
-    snapshot: Snapshot, inputs: Tensor, targets: Tensor, shells: Sequence[LogShells], *, loss: Loss = "mse"
+    snapshot: Snapshot,
+    inputs: Tensor,
+    targets: Tensor,
+    shells: Sequence[LogShells],
+    *,
+    loss: Loss = "mse",
+    call: str = "snapshot_budgets",
 ) -> tuple[xr.Dataset, ...]:
     """Return the energy budget of one snapshot for each of ``shells``, in its dtype, with ``largest_eigenvalue``.
 
     For another ``loss`` than squared error the budgets have ``relaxation``, by e' = -H M e.
     """
-    decomposed, rate = _decomposed("snapshot_budgets", snapshot, inputs, targets, loss)
+    decomposed, rate = _decomposed(call, snapshot, inputs, targets, loss)
     spans = [_covering(item, decomposed) for item in shells]
     budgets = energy_budgets(decomposed, snapshot.error, spans, error_rate=rate)
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)

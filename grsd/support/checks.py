@@ -32,6 +32,7 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
     ``None`` keeps the model's own device; ``"auto"`` takes CUDA if it is available and the CPU otherwise; any other
     value is taken as it is. Raise ``ValueError`` for MPS (no float64) and for CUDA if it is not available.
     """
+    own = device is None
     if device is None:
         first = next(iter(model.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
@@ -43,6 +44,8 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
+    if device.type not in {"cpu", "cuda"} and own:
+        raise ValueError(f"{call}(model, ...): the model is on the device '{device}'; load it on 'cpu' or 'cuda' first")
     if device.type not in {"cpu", "cuda"}:
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got '{device}'")
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -19,6 +19,7 @@ from grsd.runs.fingerprint import UNKNOWN, code_of, fingerprint
 from grsd.runs.store import Scratch
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described, listed
+from grsd.support.checks import in_one_line
 from grsd.support.folders import writable
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
@@ -136,9 +137,14 @@ def _span(kept: Scratch | None, look: Callable[[int], Seen], digests: Sequence[s
 
 
 def _module(model: object) -> nn.Module:
-    made = model() if callable(model) and not isinstance(model, nn.Module | type) else model
-    if isinstance(model, type):
-        made = model()
+    def failed(error: Exception) -> str:
+        text = (str(error).strip() or "no message").splitlines()[0]
+        return f"(model=...): the function that makes the module failed ({type(error).__name__}: {text})"
+
+    made = model
+    if callable(model) and not isinstance(model, nn.Module):
+        with in_one_line(CALL, failed):
+            made = model()
     if not isinstance(made, nn.Module):
         raise TypeError(f"{CALL}(model=...): expected a torch.nn.Module or a function that makes one, got {said(made)}")
     return made
@@ -149,10 +155,13 @@ def _labels(labels: object, sources: Sequence[object]) -> np.ndarray:
         names = [Path(source).stem for source in sources if isinstance(source, str | os.PathLike)]
         return np.array(names) if len(set(names)) == len(sources) else np.arange(len(sources))
     given = listed(CALL, "labels", labels, "numbers or texts")
-    numbers = all(isinstance(label, int | float | np.number) and not isinstance(label, bool) for label in given)
+    numbers = all(
+        isinstance(label, int | float | np.number) and not isinstance(label, bool) and np.isfinite(label)
+        for label in given
+    )
     if len(given) != len(sources) or not (numbers or all(isinstance(label, str) for label in given)):
         raise ValueError(
-            f"{CALL}(labels=...): expected {len(sources)} numbers or texts, one for each file, got {said(labels)}"
+            f"{CALL}(labels=...): expected {len(sources)} finite numbers or texts, one for each file, got {said(labels)}"
         )
     return np.array(given)
 
