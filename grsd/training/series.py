@@ -161,7 +161,8 @@ def _labels(labels: object, sources: Sequence[object]) -> np.ndarray:
     )
     if len(given) != len(sources) or not (numbers or all(isinstance(label, str) for label in given)):
         raise ValueError(
-            f"{CALL}(labels=...): expected {len(sources)} finite numbers or texts, one for each file, got {said(labels)}"
+            f"{CALL}(labels=...): expected {len(sources)} finite numbers or texts, one for each file, "
+            f"got {said(labels)}"
         )
     return np.array(given)
 
