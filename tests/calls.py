@@ -176,7 +176,10 @@ NETWORK_CALLS = {
     "memory_estimate": _call(grsd.memory_estimate, lambda: inference() | {"rate": True, "dtype": torch.float64}),
     "gradient_flow": _call(
         grsd.gradient_flow,
-        lambda: learning() | {"times": [0.5], "loss": "mse", "tolerance": 1e-3, "dtype": torch.float64, "parameters": None},
+        lambda: (
+            learning()
+            | {"times": [0.5], "loss": "mse", "tolerance": 1e-3, "dtype": torch.float64, "parameters": None}
+        ),
         costly=("times", "tolerance"),
     ),
     "log_times": _call(grsd.log_times, lambda: {"first": 0.1, "last": 10.0, "count": 5}),
@@ -186,7 +189,9 @@ NETWORK_CALLS = {
         costly=("probes",),
     ),
     "DenseOperator": _call(krylov.DenseOperator, lambda: dict(zip(("kernel", "rate"), matrices(), strict=True))),
-    "KernelOperator": _call(krylov.KernelOperator, lambda: learning() | {"loss": "mse", "batch": 10, "dtype": torch.float64}),
+    "KernelOperator": _call(
+        krylov.KernelOperator, lambda: learning() | {"loss": "mse", "batch": 10, "dtype": torch.float64}
+    ),
     "lanczos": _call(
         lanczos,
         lambda: {"operator": krylov.DenseOperator(*matrices()), "start": error().reshape(-1), "steps": 6, "rate": True},
