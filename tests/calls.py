@@ -173,7 +173,10 @@ NETWORK_CALLS = {
     ),
     "tangent_kernel_and_rate": _call(
         grsd.tangent_kernel_and_rate,
-        lambda: learning() | {"dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False},
+        lambda: (
+            learning()
+            | {"loss": "mse", "dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False}
+        ),
     ),
     "parameter_kernels": _call(
         grsd.parameter_kernels, lambda: inference() | {"dtype": torch.float64, "memory_limit": "1GiB"}
@@ -181,17 +184,22 @@ NETWORK_CALLS = {
     "memory_estimate": _call(grsd.memory_estimate, lambda: inference() | {"rate": True, "dtype": torch.float64}),
     "gradient_flow": _call(
         grsd.gradient_flow,
-        lambda: learning() | {"times": [0.5], "tolerance": 1e-3, "dtype": torch.float64, "parameters": None},
+        lambda: (
+            learning()
+            | {"times": [0.5], "loss": "mse", "tolerance": 1e-3, "dtype": torch.float64, "parameters": None}
+        ),
         costly=("times", "tolerance"),
     ),
     "log_times": _call(grsd.log_times, lambda: {"first": 0.1, "last": 10.0, "count": 5}),
     "krylov_spectrum": _call(
         grsd.krylov_spectrum,
-        lambda: learning() | {"steps": 8, "probes": 0, "tolerance": 0.1, "batch": 10, "seed": 0, "device": None},
+        lambda: learning() | {"loss": "mse", "steps": 8, "probes": 0, "tolerance": 0.1, "batch": 10, "device": None},
         costly=("probes",),
     ),
     "DenseOperator": _call(krylov.DenseOperator, lambda: dict(zip(("kernel", "rate"), matrices(), strict=True))),
-    "KernelOperator": _call(krylov.KernelOperator, lambda: learning() | {"batch": 10, "dtype": torch.float64}),
+    "KernelOperator": _call(
+        krylov.KernelOperator, lambda: learning() | {"loss": "mse", "batch": 10, "dtype": torch.float64}
+    ),
     "lanczos": _call(
         lanczos,
         lambda: {"operator": krylov.DenseOperator(*matrices()), "start": error().reshape(-1), "steps": 6, "rate": True},

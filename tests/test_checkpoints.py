@@ -95,6 +95,55 @@ def test_safetensors(states, tmp_path):
         checkpoints(models[0], files, inputs, targets, FIXED)
 
 
+class Around(torch.nn.Module):
+    """A network inside a trainer's module, with something beside it."""
+
+    def __init__(self, network, **beside):
+        super().__init__()
+        self.network = network
+        for name, part in beside.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.network(x)
+
+
+def test_names_under_a_prefix_are_found(states):
+    """The network inside a trainer's module, and a module around what was saved; two copies are not guessed at."""
+    models, inputs, targets = states
+    expected = checkpoint_history(models, inputs, targets, FIXED)
+    inside = [Around(model, metric=torch.nn.Linear(2, 2)).state_dict() for model in models]
+    same(checkpoints(models[0], inside, inputs, targets, FIXED), expected)
+    compiled = [{f"module._orig_mod.{name}": value for name, value in model.state_dict().items()} for model in models]
+    same(checkpoints(models[0], compiled, inputs, targets, FIXED), expected)
+    same(checkpoints(Around(models[0]), [model.state_dict() for model in models], inputs, targets, FIXED), expected)
+    twice = [Around(model, average=model).state_dict() for model in models]
+    line = (
+        r"^checkpoints\(files\[0\]=...\): the module's names stand there under 'network.' and 'average.'; pass the .*$"
+    )
+    with pytest.raises(ValueError, match=line):
+        checkpoints(models[0], twice, inputs, targets, FIXED)
+    more = [model.state_dict() | {"0.more": torch.ones(1)} for model in models]
+    with pytest.raises(
+        ValueError, match=r"^checkpoints\(files\[0\]=...\): the state does not fit its module \(.*0.more"
+    ):
+        checkpoints(models[0], more, inputs, targets, FIXED)
+
+
+def test_a_tied_tensor_may_stand_under_one_name(states):
+    """Files of safetensors hold such a tensor once."""
+    _, inputs, targets = states
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        first, second = torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)
+        second.weight = first.weight
+        models.append(torch.nn.Sequential(first, torch.nn.Tanh(), second, torch.nn.Linear(5, targets.shape[1])))
+    few = inputs[:, :5]
+    once = [{n: v for n, v in model.state_dict().items() if n != "2.weight"} for model in models]
+    same(checkpoints(models[0], once, few, targets, FIXED), checkpoint_history(models, few, targets, FIXED))
+
+
 @pytest.mark.parametrize("shells", [SHELLS, FIXED])
 def test_what_was_finished_is_kept_and_found_again(states, computed, shells, tmp_path, monkeypatch):
     """Interrupted before its last kernel; other samples, settings or states are other steps."""
@@ -164,13 +213,15 @@ def test_files_that_hold_no_weights_are_refused_in_one_line_before_any_kernel(st
     bad = {
         "evil.pt": Evil(),
         "whole.pt": models[0],
-        "nested.pt": {"epoch": 3, "model": models[0].state_dict()},
+        "nested.pt": {"epoch": 3, "loops": {"done": 2}, "model": models[0].state_dict()},
         "list.pt": [1, 2],
         "other.pt": net("bottleneck").state_dict(),
     }
     for name, held in bad.items():
         torch.save(held, tmp_path / name)
     Path("text.pt").write_text("no weights")
+    Path("checkpoint-5").mkdir()
+    Path("checkpoint-5/model.safetensors").write_bytes(b"")
     Path("pickled.pt").write_bytes(pickle.dumps(Evil()))
     unread = r"it cannot be read as weights alone \(.*\); save the model's state_dict\(\)"
     lines = {
@@ -182,6 +233,7 @@ def test_files_that_hold_no_weights_are_refused_in_one_line_before_any_kernel(st
         "list.pt": r"expected a state dict in list.pt, got .*",
         "other.pt": r"the state does not fit its module \(.*\)",
         "absent.pt": r"absent.pt: there is no such file",
+        "checkpoint-5": r"checkpoint-5 is a folder; name the file of weights inside it, such as 'model.safetensors'",
     }
     for name, line in lines.items():
         with pytest.raises((ValueError, OSError), match=rf"^checkpoints\(files\[2\]=...\): (\S+: )?{line}$"):
@@ -194,6 +246,10 @@ def nowhere(outputs, targets):
     return (outputs - targets).square().sum(1)
 
 
+def failing():
+    raise ValueError("no weights\nand a second line")
+
+
 nowhere.__module__ = "typed by hand"
 MODEL = net("tanh")
 STATES = [MODEL.state_dict(), net("tanh", 1).state_dict()]
@@ -203,7 +259,11 @@ REFUSED = {
         "files": [STATES[0], 3]
     },
     r"\(files\[0\]=..., key='model'\): the mapping has no such key; its keys are '0.weight', .*, ...": {"key": "model"},
-    r"\(labels=...\): expected 2 numbers or texts, one for each file, got .*": {"labels": [1, "two"]},
+    r"\(labels=...\): expected 2 finite numbers or texts, one for each file, got \[1, 'two'\]": {"labels": [1, "two"]},
+    r"\(labels=...\): expected 2 finite numbers or texts, one for each file, got \[0, nan\]": {"labels": [0, math.nan]},
+    r"\(model=...\): the function that makes the module failed \(ValueError: no weights\)": {"model": failing},
+    r"\(model=...\): the function that makes the module failed \(TypeError: .*\)": {"model": torch.nn.Linear},
+    r": expected the path of a folder, got 3": {"folder": 3},
     r"\(model=...\): expected a torch.nn.Module or a function that makes one, got 3": {"model": 3},
     r"\(folder=..., loss=...\): steps are kept only for a loss that stands in a file": {"loss": nowhere, "folder": "a"},
     r"\(steps=...\): expected .* at least 6, got 2": {"steps": 2},

@@ -137,6 +137,22 @@ def test_a_flow_without_its_start_is_refused(flows, name):
         CONDITIONS[name].measure(flow.snapshots[0])
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("name", [*CONDITIONS])
+def test_conditions_are_about_the_squared_error(name):
+    """Gradient propagation alone depends on no loss."""
+    data = grsd.digits(4)
+    flow = grsd.gradient_flow(nn.Linear(64, 10), data.inputs, data.targets.argmax(1), [0.0, 0.01], loss="cross-entropy")
+    if name == "propagation":
+        assert isinstance(CONDITIONS[name].measure(flow), xr.Dataset)
+        return
+    line = (
+        rf"^{name}\.measure\(history\): expected a flow of the squared error, .* got one of loss='cross-entropy'; .*$"
+    )
+    with pytest.raises(ValueError, match=line):
+        CONDITIONS[name].measure(flow)
+
+
 SPEC = grsd.Spec(
     width=8,
     depth=2,

@@ -11,8 +11,17 @@ from grsd.flow.chebyshev import Problem, coefficients
 from grsd.jacobian import Network
 
 
-def problem(model, data):
-    return Problem(Network(model, torch.float64, torch.device("cpu")), data.inputs, data.targets)
+def problem(model, data, loss="mse"):
+    targets = data.targets.argmax(1) if loss == "cross-entropy" else data.targets
+    return Problem(Network(model, torch.float64, torch.device("cpu")), data.inputs, targets, loss)
+
+
+def log_cosh(outputs, targets):
+    return (outputs - targets).cosh().log().sum(1)
+
+
+def squares(outputs, targets):
+    return (outputs - targets).square().sum(1) / 2
 
 
 def top_eigenvalue(model, data):
@@ -23,7 +32,20 @@ def euler(equation, end, evaluations):
     theta = equation.start()
     for _ in range(evaluations):
         theta = theta + end / evaluations * equation.velocity(theta)[0]
-    return equation.residual(theta)
+    return equation.force(equation.outputs(theta))
+
+
+def exactly(equation, end):
+    """The force at ``end`` by a tight integrator of another family."""
+    reference = solve_ivp(
+        lambda t, y: equation.velocity(torch.from_numpy(y))[0].numpy(),
+        (0, end),
+        equation.start().numpy(),
+        method="DOP853",
+        rtol=1e-10,
+        atol=1e-12,
+    )
+    return equation.force(equation.outputs(torch.from_numpy(reference.y[:, -1])))
 
 
 @pytest.mark.long
@@ -35,15 +57,7 @@ def test_end_error_and_cost_against_euler(residual, depth):
     model = grsd.Perceptron(64, 10, width=32, depth=depth, residual=residual)
     end = 120 / top_eigenvalue(model, data)
     equation = problem(model, data)
-    reference = solve_ivp(
-        lambda t, y: equation.velocity(torch.from_numpy(y))[0].numpy(),
-        (0, end),
-        equation.start().numpy(),
-        method="DOP853",
-        rtol=1e-10,
-        atol=1e-12,
-    )
-    exact = equation.residual(torch.from_numpy(reference.y[:, -1]))
+    exact = exactly(equation, end)
     flow = grsd.gradient_flow(model, data.inputs, data.targets, [end])
     last = flow.history.isel(time=-1)
     error = float((flow.snapshots[-1].error - exact).norm() / exact.norm())
@@ -53,6 +67,55 @@ def test_end_error_and_cost_against_euler(residual, depth):
     assert error <= 1e-3
     assert error < float(last.error_estimate)
     assert slow > error
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", log_cosh])
+def test_the_flow_of_any_loss_is_that_of_another_integrator(loss):
+    data = grsd.digits(16)
+    model = grsd.Perceptron(64, 10, width=10, depth=2, residual=True)
+    end = 60 / top_eigenvalue(model, data)
+    equation = problem(model, data, loss)
+    exact = exactly(equation, end)
+    flow = grsd.gradient_flow(model, data.inputs, equation.targets, [0.0, end], loss=loss)
+    (start, last), history = flow.snapshots, flow.history
+    assert float((last.error - exact).norm() / exact.norm()) <= 1e-3
+    assert float((last.error - exact).norm() / exact.norm()) < float(history.error_estimate[-1])
+    now = grsd.force_and_rate(last.model, data.inputs, equation.targets, loss=loss)
+    assert torch.equal(last.error.reshape(-1), now.force)
+    assert float(history.loss[-1]) == pytest.approx(now.loss, rel=1e-14)
+    assert float(history.loss[-1]) < 0.5 * float(history.loss[0])
+    assert (flow.loss, history.attrs["loss"]) == (loss, loss if isinstance(loss, str) else "log_cosh")
+    assert torch.equal(start.error, equation.force(equation.outputs(equation.start())))
+
+
+def test_a_function_of_squares_is_the_squared_error():
+    """At a tight tolerance: the same flow by the route of any loss."""
+    data = grsd.digits(12)
+    model = grsd.Perceptron(64, 10, width=8, depth=2)
+    end = [30 / top_eigenvalue(model, data)]
+    one, other = (
+        grsd.gradient_flow(model, data.inputs, data.targets, end, loss=loss, tolerance=1e-6)
+        for loss in ("mse", squares)
+    )
+    exact = one.snapshots[0].error
+    assert float((other.snapshots[0].error - exact).norm() / exact.norm()) < 1e-5
+    assert float(other.history.loss[0]) == pytest.approx(float(one.history.loss[0]), rel=1e-5)
+
+
+def test_a_loss_that_is_linear_far_out_is_followed():
+    """Where H = 0 no error of the outputs changes the force: the outputs themselves are kept accurate."""
+    data = grsd.digits(12, task="parity")
+    model = nn.Linear(64, 1, bias=False).double()
+
+    def huber(outputs, targets):
+        return nn.functional.huber_loss(outputs, 20 * targets, reduction="none").sum(1)
+
+    end = 0.05 / top_eigenvalue(model, data)
+    flow = grsd.gradient_flow(model, data.inputs, data.targets, [end], loss=huber)
+    kernel = grsd.tangent_kernel(model, data.inputs)
+    moved = (flow.snapshots[0].model(flow.inputs) - model(data.inputs)).detach()
+    expected = end * kernel @ data.targets.sign()
+    assert float((moved - expected).norm() / expected.norm()) < 1e-8
 
 
 @pytest.mark.long
@@ -193,6 +256,38 @@ def test_a_flow_that_cannot_go_on_keeps_what_it_had():
     assert list(kept.times) == [0.01, 0.05]
     assert kept.snapshots[1].error.shape == (4, 1)
     assert float(kept.history.loss[1]) < float(kept.history.loss[0])
+
+
+def test_a_loss_that_fails_on_its_way_keeps_what_was_computed():
+    x = torch.ones(4, 1, dtype=torch.float64)
+
+    def failing(outputs, targets):
+        if float(outputs.detach().mean()) > 2:
+            raise ValueError("too far\nand a second line")
+        return (outputs - targets).square().sum(1)
+
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    with pytest.raises(grsd.FlowError) as caught:
+        grsd.gradient_flow(model, x, 10 * x, [0.01, 0.02, 50.0], loss=failing)
+    assert str(caught.value) == (
+        "gradient_flow: ValueError: too far; the 2 snapshots before it are in this exception's .flow"
+    )
+    assert list(caught.value.flow.times) == [0.01, 0.02]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(("loss", "targets", "text"), [
+    ("hinge", torch.zeros(6, 3), "(loss=...): expected one of ('mse', 'cross-entropy') or a function of "),
+    ("cross-entropy", torch.full((6,), 3), "(..., targets): expected class labels from 0 to 2, got labels from 3 to 3"),
+    ("mse", torch.zeros(6, dtype=torch.int64), "(..., targets): expected floating point of shape (6, 3) for loss="),
+    (lambda f, y: (f - y).square().mean(), torch.zeros(6, 3), "(loss=...): expected one loss per sample, a tensor of "),
+])  # fmt: skip
+def test_losses_refused(loss, targets, text):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        grsd.gradient_flow(nn.Linear(4, 3), torch.ones(6, 4), targets, [1.0], loss=loss)
+    assert str(caught.value).startswith("gradient_flow" + text)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("as_users_run_it")

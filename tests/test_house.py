@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    "support",
+    "support", "losses",
     "networks", "datasets",
     "jacobian", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "theory", "solvable",
     "runs", "training", "evidence", "conditions", "studies", "plotting", "bench", "plan", "reproduce", "lab", "cli",

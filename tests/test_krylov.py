@@ -208,6 +208,30 @@ def test_stated_errors_hold_on_a_network(learned):
     assert two.shell_width == math.log(2)
 
 
+def test_relaxation_of_another_loss_is_that_of_the_dense_budget():
+    """Each stated error holds, also for <e, w_a e'>; an e' of one's own needs a dense spectrum."""
+    data = grsd.digits(16)
+    labels = data.targets.argmax(1)
+    model = grsd.Perceptron(64, 10, width=12, depth=3, seed=0).double()
+    options = {"loss": "cross-entropy"}
+    now = grsd.force_and_rate(model, data.inputs, labels, **options)
+    modes = grsd.spectrum(*grsd.tangent_kernel_and_rate(model, data.inputs, labels, **options))
+    for steps in (12, 50):
+        found = grsd.krylov_spectrum(model, data.inputs, labels, steps=steps, batch=5, **options)
+        budget = grsd.energy_budget(found, found.error, SHELLS)
+        dense = grsd.energy_budget(modes, now.force, same(budget, SHELLS), error_rate=now.rate)
+        assert over_stated(budget, dense) == 0
+        sure = budget["mask"].values == 0
+        assert (np.abs(budget.relaxation - dense.relaxation) <= budget.relaxation_error).values[sure].all()
+        assert sure.any()
+    assert declared(budget) > 0.95
+    size = np.abs(dense.relaxation.values[sure]).max()
+    assert budget.relaxation_error.values[sure].max() < 0.01 * size
+    assert np.abs(dense.relaxation + dense.dissipation).values[sure].max() > 0.1 * size
+    with pytest.raises(ValueError, match=r"^energy_budget\(error_rate=...\): expected a spectrum from grsd.spectrum; "):
+        grsd.energy_budget(found, found.error, SHELLS, error_rate=now.rate)
+
+
 def test_eighty_steps_declare_what_a_dense_budget_confirms():
     """At D = 2000; ``python -m grsd.bench.krylov`` does the same for two dozen networks."""
     (row,) = against_dense([(64, 4)], [True], [1.0], steps=[80]).to_dict("records")

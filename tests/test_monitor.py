@@ -331,6 +331,9 @@ def test_refusals(as_users_run_it, tmp_path):
     refused(TypeError, r"Monitor\(shells=\.\.\.\): expected LogShells", shells=3)
     refused(TypeError, r"Monitor\(strict=\.\.\.\): expected True or False", strict=1)
     refused(TypeError, r"Monitor\(parameters=\.\.\.\): expected a mapping", parameters=[1])
+    refused(TypeError, r"Monitor\(folder=\.\.\.\): expected the path of a folder, got 3", folder=3)
+    line = r"Monitor\(model, \.\.\.\): the model is on the device 'meta'; load it on 'cpu' or 'cuda' first$"
+    refused(ValueError, line, model=nn.Linear(5, 3, device="meta"))
     file = tmp_path / "file"
     file.touch()
     refused(ValueError, r"Monitor\(folder=\.\.\.\): cannot write to .* is not a folder", folder=file)
@@ -426,6 +429,56 @@ def test_a_lightning_trainer(tmp_path):
     assert np.isfinite(monitor.history().loss_after).all()
 
 
+@pytest.mark.long
+def test_a_lightning_trainer_that_was_stopped_and_resumed(tmp_path):
+    """Records as of a run that was not stopped, each once; its checkpoints are read from their files."""
+    framework = pytest.importorskip("lightning.pytorch")
+
+    class Module(framework.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network().eval()
+
+        def training_step(self, batch, index):
+            if self.global_step == self.stop:
+                raise KeyError("stopped")
+            return nn.functional.cross_entropy(self.network.eval()(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    def fitted(folder, stop=None, resume=None):
+        module = Module()
+        module.stop = stop
+        monitor = monitored(folder / "records")(module.network)
+        saved = framework.callbacks.ModelCheckpoint(
+            folder, "{step}", save_top_k=-1, every_n_train_steps=6, save_last=True
+        )
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*task()), batch_size=10)
+        trainer = framework.Trainer(
+            max_epochs=6, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=folder, callbacks=[lightning.callback(monitor), saved],
+        )  # fmt: skip
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=resume is not None or None)
+        return monitor
+
+    whole = fitted(tmp_path / "whole")
+    with pytest.raises(KeyError):
+        fitted(tmp_path / "stopped", stop=17)
+    again = fitted(tmp_path / "stopped", resume=tmp_path / "stopped" / "last.ckpt")
+    assert again.steps == whole.steps == [0, 1, 2, 3, 5, 7, 10, 15, 22, 24]
+    for name, value in whole.history().data_vars.items():
+        np.testing.assert_allclose(again.history()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    files = [tmp_path / "whole" / f"step={step}.ckpt" for step in (6, 12, 24)] + [tmp_path / "stopped" / "last.ckpt"]
+    inputs, labels = task()
+    found = grsd.checkpoints(
+        network(), files, inputs, labels, SHELLS, key="state_dict", loss="cross-entropy", progress=False
+    )
+    assert float(found.loss_after[-1]) == pytest.approx(float(found.loss_after[-2]), rel=1e-5)
+    with pytest.raises(ValueError, match=r"got a mapping with the keys .*; pass key='state_dict'$"):
+        grsd.checkpoints(network(), files, inputs, labels, SHELLS, loss="cross-entropy", progress=False)
+
+
 def test_a_hugging_face_trainer(tmp_path):
     framework = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
@@ -451,7 +504,7 @@ def test_a_hugging_face_trainer(tmp_path):
         per_device_train_batch_size=6,
         report_to=[],
         use_cpu=True,
-        save_strategy="no",
+        save_steps=6,
     )
     trainer = framework.Trainer(model, arguments, train_dataset=rows, callbacks=[huggingface.callback(monitor)])
     trainer.train()
@@ -462,6 +515,15 @@ def test_a_hugging_face_trainer(tmp_path):
         loss = float(nn.functional.cross_entropy(model(tokens[:8], attention_mask=masks[:8]).logits, labels[:8]))
     assert float(history.loss_after[-1]) == pytest.approx(loss, rel=1e-5)
     assert wrapped(tokens[:2]).shape == (2, 2)
+    files = [tmp_path / "out" / f"checkpoint-{step}" / "model.safetensors" for step in (6, 12)]
+    found = grsd.checkpoints(
+        wrapped, files, probe, labels[:8], SHELLS, loss="cross-entropy", labels=[6, 12], progress=False
+    )
+    assert float(found.loss_after[0]) == pytest.approx(loss, rel=1e-5)
+    with pytest.raises(
+        IsADirectoryError, match=r"is a folder; name the file of weights .* such as 'model.safetensors'"
+    ):
+        grsd.checkpoints(wrapped, [file.parent for file in files], probe, labels[:8], SHELLS, loss="cross-entropy")
 
 
 def test_the_benchmark_times_the_records(tmp_path, monkeypatch):

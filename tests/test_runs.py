@@ -91,6 +91,42 @@ def test_history_can_be_merged():
     assert np.array_equal(merged.loss, coarse.loss)
 
 
+def log_cosh(outputs, targets):
+    return (outputs - targets).cosh().log().sum(1)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", log_cosh])
+def test_the_budget_of_any_loss_is_what_small_steps_show(loss):
+    """Relaxation instead of minus dissipation; merged shells, and fluxes from differences, take it too."""
+    data = grsd.digits(12)
+    targets = data.targets.argmax(1) if loss == "cross-entropy" else data.targets
+    model = grsd.Perceptron(64, 10, width=8, depth=2, residual=True)
+    flow = grsd.gradient_flow(model, data.inputs, targets, [0.1, 0.1001, 0.1002], loss=loss, tolerance=1e-6)
+    check = grsd.measured_energy_change(flow, 1, LogShells(1.0, 0.3))
+    kept = check["mask"].values == 0
+    assert kept.sum() >= 4
+    assert float(check.discrepancy[kept].max()) < 1e-7
+    history = grsd.shell_history(flow, LogShells(0.5, 0.2, span=(-6, 6)))
+    flux = history.flux.isel(time=[1])
+    gap = np.abs(grsd.flux_from_differences(history) - flux).max() / np.abs(flux).max()
+    assert float(gap) < 1e-3
+    assert float(np.abs(history.relaxation + history.dissipation).max()) > 0.1 * float(history.dissipation.max())
+    coarse = grsd.shell_history(flow, LogShells(1.0, 0.2, span=(-6, 6)))
+    merged = grsd.merge_shells(history, 2)
+    assert np.allclose(merged.relaxation, coarse.relaxation, rtol=1e-9, atol=1e-12)
+
+
+def test_a_loss_that_hides_its_second_derivative_has_no_history():
+    data = grsd.digits(4)
+
+    def hiding(outputs, targets):
+        return ((outputs - targets).detach() * (outputs - targets)).sum(1)
+
+    flow = grsd.gradient_flow(torch.nn.Linear(64, 10), data.inputs, data.targets, [0.01], loss=hiding)
+    with pytest.raises(RuntimeError, match=r"^shell_history\(loss=...\): torch's second derivative .* disagrees"):
+        grsd.shell_history(flow, LogShells(1.0))
+
+
 def test_a_frozen_kernel_moves_nothing():
     """A linear model: M' = 0, so no exchange, and the budget closes on dissipation alone."""
     data = grsd.digits(30)

@@ -19,6 +19,7 @@ import grsd
 from grsd.decomposition import Spectrum
 from grsd.flow import nearby
 from grsd.kernel.computation import KernelComputation
+from grsd.runs.history import snapshot_budgets
 from grsd.shells import MASK_FLAGS, LogShells
 from grsd.training import Recorder, checkpoint_budget, checkpoint_history
 
@@ -289,13 +290,15 @@ def test_merged_shells_are_the_coarser_budget():
     assert np.allclose(shared, coarse.flux, rtol=0, atol=1e-13)
 
 
-def test_short_steps_of_gradient_flow_give_its_coupling_at_the_midpoint():
-    """Of second order: halving the step divides the distance by four, for the transport and for each leg."""
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_short_steps_of_gradient_flow_give_its_budget_at_the_midpoint(loss):
+    """Of second order: halving the step divides the distance by four, for relaxation, transport and each leg."""
     data = grsd.digits(12, task="parity")
-    model = grsd.Perceptron(64, 1, width=8, depth=3)
-    flow = grsd.gradient_flow(model, data.inputs, data.targets, [0.4])
+    model = grsd.Perceptron(64, 1 if loss == "mse" else 2, width=8, depth=3)
+    targets = data.targets if loss == "mse" else (data.targets[:, 0] > 0).long()
+    flow = grsd.gradient_flow(model, data.inputs, targets, [0.4], loss=loss)
     middle, shells = flow.snapshots[0], LogShells(1.0, 0.4, span=(-6.0, 4.0))
-    kernel, rate = grsd.tangent_kernel_and_rate(middle.model, flow.inputs, flow.targets)
+    kernel, rate = grsd.tangent_kernel_and_rate(middle.model, flow.inputs, flow.targets, loss=loss)
     modes = grsd.spectrum(kernel, rate)
     relative = (modes.rate.diagonal() / modes.eigenvalues).mean()
     growth = torch.diag(relative * modes.eigenvalues)
@@ -311,10 +314,12 @@ def test_short_steps_of_gradient_flow_give_its_coupling_at_the_midpoint():
         ).coupling
         for name, part in rates.items()
     }
+    (own,) = snapshot_budgets(middle, flow.inputs, flow.targets, [shells], loss=loss)
+    exact["relaxation"] = -own.dissipation if loss == "mse" else own.relaxation
     distance = {name: [] for name in exact}
     for step in (0.02, 0.01, 0.005):
-        ends = nearby(middle, flow.inputs, flow.targets, step / 2, [-1, 1])
-        budget = checkpoint_budget(ends[0].model, ends[1].model, flow.inputs, flow.targets, shells)
+        ends = nearby(middle, flow.inputs, flow.targets, step / 2, [-1, 1], loss=loss)
+        budget = checkpoint_budget(ends[0].model, ends[1].model, flow.inputs, flow.targets, shells, loss=loss)
         closes(budget)
         for name, coupling in exact.items():
             far = np.abs(budget[name] / step - coupling).max() / np.abs(coupling).max()
@@ -458,6 +463,9 @@ REFUSED = {
     r"\(loss=...\): expected one of \('mse', 'cross-entropy'\) or a function .* got 'hinge'": {"loss": "hinge"},
     r"\(loss=...\): expected one loss per sample, .* shape \(10,\), .*\(reduction='none'\)": {"loss": nn.MSELoss()},
     r"\(loss=...\): the loss of a sample depends on the outputs of other samples": {"loss": coupled},
+    r"\(loss=...\): the function returns other losses each time; it must not be random": {
+        "loss": lambda f, y: (f * torch.rand_like(f)).sum(1)
+    },
     r"\(loss=...\): the function returned losses without a gradient": {"loss": lambda f, y: (f - y).detach().sum(1)},
     r"\(loss=...\): the loss cannot be evaluated on outputs .* \(RuntimeError: .*\)": {
         "loss": squared_log_cosh,

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from grsd.bench.worker import peak
 from grsd.datasets import digits
+from grsd.losses import Loss
 from grsd.networks import Perceptron
 from grsd.shells import LogShells
 from grsd.support.files import write_atomically
 from grsd.support.folders import project
 from grsd.support.provenance import provenance
-from grsd.training import Loss, checkpoint_budget, checkpoint_history
+from grsd.training import checkpoint_budget, checkpoint_history
 
 STEPS = 120
 SHELLS = LogShells(width=1.0, smoothing=0.5)

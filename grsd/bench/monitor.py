@@ -20,11 +20,12 @@ from grsd.bench.problems import PROBLEMS
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
 from grsd.datasets import digits
+from grsd.losses import loss_and_force
 from grsd.support.files import say_swept, write_atomically
 from grsd.support.folders import project
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
-from grsd.training import Monitor, loss_and_force
+from grsd.training import Monitor
 from grsd.training.monitor import undisturbed
 
 PROBLEM, STEPS, BATCH, TRAINED_ON, REPEATS = "cnn", 2000, 128, 1024, 3

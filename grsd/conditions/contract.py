@@ -12,6 +12,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from grsd.flow import Flow, Snapshot
+from grsd.losses import check_loss
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,23 @@ def first_snapshot(
     return (history.model if isinstance(history, Snapshot) else history), inputs, targets
 
 
+def of_squared_error(call: str, history: object) -> None:
+    """Refuse a flow of another loss than the squared error, which the conditions are about."""
+    if isinstance(history, Flow) and history.loss != "mse":
+        raise ValueError(
+            f"{call}(history): expected a flow of the squared error, which the paper's condition is about, got one of "
+            f"loss={check_loss(call, history.loss)!r}; grsd.shell_history takes any"
+        )
+
+
 def flow_from_start(call: str, history: object) -> Flow:
-    """Return ``history`` if it is a flow with a snapshot at time 0 and a later one; refuse it otherwise."""
+    """Return ``history`` if it is a flow of the squared error with a snapshot at time 0 and a later one."""
     if not isinstance(history, Flow):
         raise TypeError(
             f"{call}(history): expected a grsd.Flow, made by grsd.gradient_flow(model, inputs, targets, [0, *times]), "
             f"got {type(history).__name__}"
         )
+    of_squared_error(call, history)
     if len(history.snapshots) < 2 or history.snapshots[0].time != 0:
         raise ValueError(
             f"{call}(history): expected the start among the snapshots, as of grsd.gradient_flow(..., [0, *times]); "

@@ -23,7 +23,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grsd.conditions.contract import Estimate, Verdict, conclude, first_snapshot
+from grsd.conditions.contract import Estimate, Verdict, conclude, first_snapshot, of_squared_error
 from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
@@ -115,6 +115,7 @@ def measure(
     described(call, parameters)
     shells = LogShells() if shells is None else shells
     instance(call, "shells", shells, LogShells, "LogShells")
+    of_squared_error(call, history)
     model, inputs, targets = first_snapshot(call, history, inputs, targets)
     kernel, rate = tangent_kernel_and_rate(model, inputs, targets, device=device)
     modes = spectrum(kernel, rate)

@@ -29,7 +29,7 @@ import xarray as xr
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from grsd.conditions.contract import Verdict
+from grsd.conditions.contract import Verdict, of_squared_error
 from grsd.conditions.matched import SHELLS
 from grsd.decomposition import Spectrum, spectrum
 from grsd.evidence import DecisionRule
@@ -303,6 +303,7 @@ def _drawn(call: str, draws: int, spread: float, seed: int) -> tuple[int, float,
 def _last(
     call: str, history: object, inputs: object, targets: object
 ) -> tuple[nn.Module, Tensor, Tensor, float | None]:
+    of_squared_error(call, history)
     if isinstance(history, Flow):
         if inputs is not None or targets is not None:
             raise TypeError(f"{call}(history, inputs, targets): a Flow has its own batch; leave inputs and targets out")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
+from grsd.losses import Loss, force_of, losses_of
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
@@ -30,10 +31,13 @@ class StepUnderflow(RuntimeError):
 
 
 class Problem:
-    """The flow as an ordinary differential equation in one flat vector of trainable parameters."""
+    """The flow as an ordinary differential equation in one flat vector of trainable parameters.
 
-    def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
-        self.network, self.inputs, self.targets = network, inputs, targets
+    ``loss`` and ``targets`` as ``grsd.losses.fitting_targets`` takes and gives them; e is the force dl/df.
+    """
+
+    def __init__(self, network: Network, inputs: Tensor, targets: Tensor, loss: Loss = "mse") -> None:
+        self.network, self.inputs, self.targets, self.loss = network, inputs, targets, loss
         self.evaluations = 0
         self.push = push
 
@@ -45,19 +49,53 @@ class Problem:
         parts = theta.split([p.numel() for p in trainable.values()])
         return {name: part.view_as(p) for (name, p), part in zip(trainable.items(), parts, strict=True)}
 
-    def residual(self, theta: Tensor) -> Tensor:
-        return self.network(self.unflatten(theta), self.inputs) - self.targets
+    def outputs(self, theta: Tensor) -> Tensor:
+        return self.network(self.unflatten(theta), self.inputs).detach()
 
-    def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (-grad L, e), with -grad L = -J^T e / N."""
+    def force(self, outputs: Tensor) -> Tensor:
+        """Return e."""
+        return force_of(self.loss, outputs, self.targets)
+
+    def mean_loss(self, theta: Tensor, force: Tensor) -> float:
+        """Return the mean of l over samples; ``force``: e at ``theta``, from which a squared error follows."""
+        if self.loss == "mse":
+            return float(force.square().sum()) / (2 * self.inputs.shape[0])
+        return float(losses_of(self.loss, self.outputs(theta), self.targets).mean())
+
+    def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (-grad L, f, e), with -grad L = -J^T e / N."""
         self.evaluations += 1
         network = self.network.at(self.unflatten(theta))
         with exact_derivatives():
-            outputs, gradient = outputs_and_gradient(network, self.inputs, lambda f: f - self.targets)
-        return torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0]), outputs - self.targets
+            outputs, gradient = outputs_and_gradient(network, self.inputs, self.force)
+        rate = torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0])
+        return rate, outputs, self.force(outputs)
+
+    def rounding(self, outputs: Tensor, force: Tensor) -> float:
+        """Return the size of rounding errors of e at these outputs."""
+        eps = torch.finfo(outputs.dtype).eps
+        if self.loss == "mse":
+            size = torch.linalg.vector_norm(self.targets) + torch.linalg.vector_norm(force + self.targets)
+        else:
+            nudge = math.sqrt(eps)
+            bent = (self.force(outputs * (1 + nudge)) - force) / nudge
+            size = torch.linalg.vector_norm(force) + torch.linalg.vector_norm(bent)
+        return max(eps * float(size), 1e-300)
+
+    def deviation(self, outputs: Tensor, force: Tensor, error: Tensor, noise: float) -> float:
+        """Return how far e would be off, over |e|, if the outputs were off by ``error``; or they over |f|, if more.
+
+        ``noise``: the least |e|. For the squared error e is off by ``error`` itself, and |f| does not count.
+        """
+        scale = max(float(torch.linalg.vector_norm(force)), noise)
+        if self.loss == "mse":
+            return float(torch.linalg.vector_norm(error)) / scale
+        bent = float(torch.linalg.vector_norm(self.force(outputs + error) - force)) / scale
+        size = max(float(torch.linalg.vector_norm(outputs)), torch.finfo(outputs.dtype).tiny)
+        return max(bent, float(torch.linalg.vector_norm(error)) / size)
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
-        """Return J times ``direction``, the change of the residual. It counts as one gradient."""
+        """Return J times ``direction``, the change of the outputs. It counts as one gradient."""
         self.evaluations += 1
         network = self.network.at(self.unflatten(theta))
         with exact_derivatives():
@@ -107,9 +145,8 @@ class Chebyshev:
         if state is not None:
             self._restore(state)
             return
-        self.rate, self.error = problem.velocity(self.theta)
-        size = float(torch.linalg.vector_norm(problem.targets) + torch.linalg.vector_norm(self.error + problem.targets))
-        self.noise = max(torch.finfo(self.theta.dtype).eps * size, 1e-300)
+        self.rate, outputs, self.error = problem.velocity(self.theta)
+        self.noise = problem.rounding(outputs, self.error)
         self.direction = self.rate.clone()
         self.radius = self._spectral_radius()
         self.step = 0.1 / self.radius
@@ -130,7 +167,7 @@ class Chebyshev:
 
     def row(self) -> dict[str, float]:
         return {
-            "loss": float(self.error.square().sum()) / (2 * self.problem.inputs.shape[0]),
+            "loss": self.problem.mean_loss(self.theta, self.error),
             "error_estimate": self.estimate,
             "spectral_radius": self.radius,
             "gradient_evaluations": self.problem.evaluations,
@@ -167,10 +204,9 @@ class Chebyshev:
         """
         stages = max(2, 1 + int(math.sqrt(1 + 1.54 * step * self.radius)))
         theta = self._stages(step, stages)
-        rate, error = self.problem.velocity(theta)
+        rate, outputs, error = self.problem.velocity(theta)
         defect = 0.8 * (self.theta - theta) + 0.4 * step * (self.rate + rate)
-        scale = max(float(torch.linalg.vector_norm(error)), self.noise)
-        local = float(torch.linalg.vector_norm(self.problem.pushed(theta, defect))) / scale
+        local = self.problem.deviation(outputs, error, self.problem.pushed(theta, defect), self.noise)
         if not math.isfinite(local):
             self.rejected += 1
             self.step = step / 10
@@ -199,7 +235,7 @@ class Chebyshev:
         before = self.theta
         current = self.theta + table[0][2] * step * self.rate
         for mu, nu, mu_tilde, gamma_tilde in table[1:]:
-            rate, _ = self.problem.velocity(current)
+            rate = self.problem.velocity(current)[0]
             following = (1 - mu - nu) * self.theta + mu * current + nu * before
             following += step * (mu_tilde * rate + gamma_tilde * self.rate)
             before, current = current, following
@@ -218,7 +254,7 @@ class Chebyshev:
             direction = torch.ones_like(direction)
         for _ in range(iterations):
             direction = direction / direction.norm()
-            rate, _ = self.problem.velocity(self.theta + size * direction)
+            rate = self.problem.velocity(self.theta + size * direction)[0]
             direction = (rate - self.rate) / size
             before, radius = radius, float(direction.norm())
             if not math.isfinite(radius):

@@ -1,4 +1,4 @@
-"""Gradient flow of the full-batch mean squared error, with snapshots at given times."""
+"""Gradient flow of the full-batch mean loss, with snapshots at given times."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
 from grsd.jacobian import ForwardTrace, Network, exact_derivatives, trace_with_graph
 from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
+from grsd.losses import Loss, check_loss, checked_force, fitting_targets
 from grsd.support.arguments import described, vector
 from grsd.support.checks import (
     FEW,
     check_inputs,
     check_module,
     check_outputs,
-    check_targets,
     floating_dtype,
     repeatable,
     resolve_device,
 )
+from grsd.support.faults import is_slip
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import fits_memory, positive, said, whole_number
@@ -31,8 +32,8 @@ from grsd.support.values import fits_memory, positive, said, whole_number
 CALL = "gradient_flow"
 TOLERANCES = 1e-10, 1.0  # below, rounding decides whether a step is accepted
 HISTORY = {
-    "loss": ("mean squared error |e|^2 / (2N)", "1"),
-    "error_estimate": ("sum of the local error estimates |J est| / |e| since the start", "1"),
+    "loss": ("mean loss of the samples, for the squared error |e|^2 / (2N)", "1"),
+    "error_estimate": ("sum of the local error estimates, for the squared error |J est| / |e|, since the start", "1"),
     "spectral_radius": ("spectral radius of the Hessian of the loss, last estimate", "1/time"),
     "gradient_evaluations": ("full-batch gradients so far, power iterations and error estimates included", "1"),
     "steps": ("accepted steps so far", "1"),
@@ -42,7 +43,10 @@ HISTORY = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The network at one time: ``model`` is a copy of the user's module, ``error`` e = f(X) - Y of shape (N, C)."""
+    """The network at one time: ``model`` is a copy of the user's module, ``error`` e = dl/df of shape (N, C).
+
+    For the squared error e is f(X) - Y.
+    """
 
     time: float
     model: nn.Module
@@ -54,12 +58,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Flow:
-    """A gradient flow: its snapshots, the batch it ran on and a labelled ``history`` (one row per snapshot)."""
+    """A gradient flow: its snapshots, the batch it ran on, a labelled ``history`` (one row per snapshot), its loss."""
 
     snapshots: tuple[Snapshot, ...]
     inputs: Tensor
     targets: Tensor
     history: xr.Dataset
+    loss: Loss = "mse"
 
     @property
     def times(self) -> np.ndarray:
@@ -94,21 +99,25 @@ def gradient_flow(
     targets: Tensor,
     times: Sequence[float] | np.ndarray,
     *,
+    loss: Loss = "mse",
     tolerance: float = 1e-4,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> Flow:
-    """Follow theta' = -grad |f(X) - Y|^2 / (2N) on a copy of ``model`` and keep a snapshot at each of ``times``.
+    """Follow theta' = -grad L, L the mean loss, on a copy of ``model`` and keep a snapshot at each of ``times``.
 
     Args:
         model: any module mapping (N, ...) to (N, C) or (N,). Left untouched; frozen parameters stay frozen.
         inputs: the full batch, shape (N, ...).
-        targets: floating point, of exactly the output's shape.
+        targets: for "mse" floating point, of exactly the output's shape; for "cross-entropy" class labels (N,).
+        loss: "mse", l = |f - y|^2 / 2; "cross-entropy"; or a function of (outputs, targets) that returns the losses
+            (N,). The snapshots carry its force e = dl/df, for "mse" f(X) - Y.
         times: increasing, not negative; 0 is the start. ``log_times`` gives equally spaced log times.
-        tolerance: accepted local error of a step, in the residual and relative to it: |J est| <= tolerance |e|. Once
-            |e| is below 1e4 rounding errors of the outputs, the flow stops moving.
+        tolerance: accepted local error of a step, in e and relative to it, for "mse" |J est| <= tolerance |e|; for
+            other losses also in the outputs and relative to these. Once |e| is below 1e4 rounding errors, the flow
+            stops moving.
         dtype: of the copy.
         device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
         progress: show a bar; ``None``: on a terminal and in Jupyter.
@@ -119,26 +128,32 @@ def gradient_flow(
         errors decay no slower than e itself, this sum bounds the relative error at the end.
 
     Errors: ``TypeError`` or ``ValueError`` in one line before any computing; ``FlowError`` with the snapshots already
-    made if the step underflows (a loss that is not smooth, or numbers that overflow).
+    made if the step underflows (a loss that is not smooth, or numbers that overflow) or the model or the loss fails.
     """
     times = _check_times(times)
-    descent = Descent(model, inputs, targets, tolerance=tolerance, dtype=dtype, device=device, parameters=parameters)
+    options = {"loss": loss, "tolerance": tolerance, "dtype": dtype, "device": device, "parameters": parameters}
+    descent = Descent(model, inputs, targets, **options)
     snapshots: list[Snapshot] = []
     rows: list[dict[str, float]] = []
 
     def result() -> Flow:
         history = descent.history([snapshot.time for snapshot in snapshots], rows)
-        return Flow(tuple(snapshots), descent.inputs, descent.targets, history)
+        return Flow(tuple(snapshots), descent.inputs, descent.targets, history, loss)
 
     shown = bar(times, show=progress, desc="gradient flow", unit="snapshot")
     for time in shown:
         try:
-            snapshots.append(descent.snapshot(float(time)))
-        except StepUnderflow as error:
+            snapshot, row = descent.snapshot(float(time)), descent.row()
+        except Exception as error:  # the model or the loss may raise anything on its way
+            if is_slip(error):
+                raise
+            own = isinstance(error, StepUnderflow)
+            why = str(error) if own else f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
             raise FlowError(
-                f"{CALL}: {error}; the {len(snapshots)} snapshots before it are in this exception's .flow", result()
-            ) from None
-        rows.append(descent.row())
+                f"{CALL}: {why}; the {len(snapshots)} snapshots before it are in this exception's .flow", result()
+            ) from (None if own else error)
+        snapshots.append(snapshot)
+        rows.append(row)
         shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}", gradients=rows[-1]["gradient_evaluations"])
     return result()
 
@@ -156,6 +171,7 @@ class Descent:
         inputs: Tensor,
         targets: Tensor,
         *,
+        loss: Loss = "mse",
         tolerance: float = 1e-4,
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
@@ -163,6 +179,7 @@ class Descent:
         state: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         check_inputs(CALL, model, inputs)
+        check_loss(CALL, loss)
         floating_dtype(CALL, dtype)
         positive(CALL, "tolerance", tolerance, *TOLERANCES)
         described(CALL, parameters)
@@ -171,11 +188,12 @@ class Descent:
         self.inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None)
         with exact_derivatives():
             network, outputs = _network(model, self.inputs, dtype, device)
-        check_targets(CALL, targets, tuple(outputs.shape))
-        self.targets = targets.detach().to(device=device, dtype=dtype)
-        self._problem = Problem(network, self.inputs, self.targets)
+        self.targets = fitting_targets(CALL, loss, outputs, targets)
+        checked_force(CALL, loss, outputs, self.targets)
+        self._problem = Problem(network, self.inputs, self.targets, loss)
         self._integrator = Chebyshev(self._problem, tolerance, state)
         self._attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
+        self._attributes |= {"loss": check_loss(CALL, loss)} if loss != "mse" else {}
         self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
 
     def snapshot(self, time: float, after_step: Callable[[], None] | None = None) -> Snapshot:
@@ -204,15 +222,22 @@ class Descent:
 
 
 def nearby(
-    snapshot: Snapshot, inputs: Tensor, targets: Tensor, duration: float, offsets: Sequence[int]
+    snapshot: Snapshot,
+    inputs: Tensor,
+    targets: Tensor,
+    duration: float,
+    offsets: Sequence[int],
+    *,
+    loss: Loss = "mse",
 ) -> list[Snapshot]:
     """Return the flow at ``snapshot.time + k * duration`` for each k of ``offsets``; k may be negative.
 
     Each ``duration`` is one step of the classical fourth-order Runge-Kutta method. It must be small compared with
-    1 / lambda_max; the error of a step is of order (lambda_max duration)^5. ``inputs`` and ``targets`` are the flow's.
+    1 / lambda_max; the error of a step is of order (lambda_max duration)^5. ``inputs``, ``targets`` and ``loss`` are
+    the flow's.
     """
-    network = Network(snapshot.model, targets.dtype, targets.device)
-    problem = Problem(network, inputs, targets)
+    network = Network(snapshot.model, snapshot.error.dtype, snapshot.error.device)
+    problem = Problem(network, inputs, targets, loss)
     found: dict[int, Tensor] = {0: problem.start()}
     for sign in (-1, 1):
         for k in range(1, max([sign * offset for offset in offsets] + [0]) + 1):
@@ -223,7 +248,7 @@ def nearby(
             k4 = problem.velocity(theta + h * k3)[0]
             found[sign * k] = theta + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     return [
-        Snapshot(snapshot.time + k * duration, problem.module(found[k]), problem.residual(found[k]).detach())
+        Snapshot(snapshot.time + k * duration, problem.module(found[k]), problem.force(problem.outputs(found[k])))
         for k in offsets
     ]
 

@@ -33,8 +33,9 @@ from grsd.jacobian import (
 )
 from grsd.jacobian.prepare import prepare
 from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
+from grsd.losses import Loss, check_loss, checked_force, fitting_targets, force_along
 from grsd.support.arguments import tensor
-from grsd.support.checks import FEW, check_targets
+from grsd.support.checks import FEW
 from grsd.support.values import said, whole_number
 
 Vector = Float[Tensor, " D"]
@@ -167,10 +168,10 @@ class KernelProducts:
 
 
 class KernelOperator(KernelProducts):
-    """M = J J^T / N and M' along gradient flow of |f - y|^2 / (2N), as products; vectors have length D = N * C.
+    """M = J J^T / N and M' along gradient flow of the mean loss, as products; vectors have length D = N * C.
 
     Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
-    Attributes: ``error``: e = f(X) - Y, (D,), sample-major; ``dimension``: D.
+    Attributes: ``error``: e = dl/df, for "mse" f(X) - Y, (D,), sample-major; ``dimension``: D.
     Cost: ``product`` takes one forward and two backward passes over the batch, ``product_and_rate`` about four times as
     much.
     Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` if torch has no correct second derivative of the model.
@@ -182,21 +183,28 @@ class KernelOperator(KernelProducts):
         inputs: Tensor,
         targets: Tensor,
         *,
+        loss: Loss = "mse",
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
         batch: int = 1000,
         call: str = "KernelOperator",
     ) -> None:
-        self._targets = targets
+        check_loss(call, loss)
+        self.loss, self._targets = loss, targets
         super().__init__(model, inputs, dtype=dtype, device=device, batch=batch, call=call)
 
     def _prepare(self, call: str) -> None:
-        check_targets(call, self._targets, tuple(self.outputs.shape))
-        error = self.outputs - self._targets.detach().to(self.outputs)
+        self._targets = fitting_targets(call, self.loss, self.outputs, self._targets)
+        _, error = checked_force(call, self.loss, self.outputs, self._targets)
         gradient = pullback(self.network, self.inputs, error, self.batch)
         self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
         self._by, self._push, self._push_and_rate = self._choose(call)
         self.error = error.reshape(-1)
+
+    def error_rate(self, call: str = "KernelOperator") -> Vector:
+        """e' = -H M e along gradient flow, (D,), H the second derivative of each loss; it costs one ``product``."""
+        moved = -self.product(self.error).view_as(self.outputs)
+        return force_along(call, self.loss, self.outputs, self._targets, moved).reshape(-1)
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
         """M v, and M' v + M ``rate``, (D,) each."""

@@ -48,7 +48,8 @@ from grsd.kernel.plan import (
     single_pass_plan,
 )
 from grsd.kernel.products import KernelAccumulator, Square, Tile
-from grsd.support.checks import FEW, check_targets, in_one_line, memory_bytes
+from grsd.losses import Loss, checked_force, fitting_targets
+from grsd.support.checks import FEW, in_one_line, memory_bytes
 from grsd.support.faults import is_mistake
 
 SMALL = 2**30  # bytes; the memory of smaller problems is not measured
@@ -82,6 +83,7 @@ class KernelComputation:
     """The computation of one kernel; ``total()`` and ``shares()`` return the matrices.
 
     ``expected``: the numbers of the self-check, by backward passes. ``plan``: what is held and computed at once.
+    ``loss``: whose gradient flow gives the rate its direction, if none is given.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class KernelComputation:
         memory_limit: str | int | None,
         *,
         rate: bool = False,
+        loss: Loss = "mse",
         direction: Mapping[str, Tensor] | None = None,
         per_parameter: bool = False,
         refuse: bool = True,
@@ -110,10 +113,10 @@ class KernelComputation:
         self.network, self.inputs, self.trace = prepared.network, prepared.inputs, prepared.trace
         self.samples, self.classes, self.small = prepared.samples, prepared.classes, prepared.small
         self.outputs = prepared.outputs.detach()
+        error = self.outputs
         if rate and refuse and direction is None:
-            check_targets(call, targets, tuple(self.outputs.shape))
+            _, error = checked_force(call, loss, error, fitting_targets(call, loss, error, targets))
         given = None if direction is None else along_parameters(call, self.network, direction)
-        error = self.outputs - targets.detach().to(self.outputs) if targets is not None else self.outputs
         with in_one_line(call, partial(_not_differentiated, call)):
             self.limit = free_memory(self.inputs.device) if limit is None else limit
             self.batch, self.checking = (self.samples, 0) if self.small else self._self_check_batch()

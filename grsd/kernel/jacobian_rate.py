@@ -15,6 +15,7 @@ from grsd.jacobian import ParameterGroup, Route, exact_derivatives, pull_and_rat
 from grsd.jacobian.verify import RATE_TOLERANCE, inner, quadratic
 from grsd.kernel.computation import KernelComputation
 from grsd.kernel.products import KernelAccumulator, Square, Tile
+from grsd.losses import Loss, check_loss
 
 CALL = "jacobian_rate_kernel"
 
@@ -24,6 +25,7 @@ def jacobian_rate_kernel(
     inputs: Tensor,
     targets: Tensor,
     *,
+    loss: Loss = "mse",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
 ) -> tuple[Square, Square, Square]:
@@ -32,8 +34,9 @@ def jacobian_rate_kernel(
     Args and errors: as ``tangent_kernel_and_rate``. Units: 1 / time, 1 / time^2, 1 / time^3.
     Cost: about twice that of ``tangent_kernel_and_rate``; one D x D matrix more, and the parts of J three times.
     """
+    check_loss(CALL, loss)
     with exact_derivatives():
-        computation = _Computation(CALL, model, inputs, targets, dtype, device, None, rate=True)
+        computation = _Computation(CALL, model, inputs, targets, dtype, device, None, rate=True, loss=loss)
         kernel, rate, turning = computation.total()
     return kernel, rate, turning
 

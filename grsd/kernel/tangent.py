@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from grsd.jacobian import exact_derivatives
 from grsd.kernel.computation import KernelComputation
 from grsd.kernel.products import Square
+from grsd.losses import Loss, check_loss
 from grsd.support.values import flag
 
 
@@ -62,20 +63,23 @@ def tangent_kernel_and_rate(
     inputs: Tensor,
     targets: Tensor | None = None,
     *,
+    loss: Loss = "mse",
     direction: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
     tf32: bool = False,
 ) -> tuple[Square, Square]:
-    """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of |f - y|^2 / (2N), or along any direction.
+    """M = J J^T / N and M' = (J' J^T + J J'^T) / N along gradient flow of the mean loss, or along any direction.
 
-    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = f(X) - Y, or in the one given, by backward
+    J' is the exact derivative of J in the direction theta' = -J^T e / N, e = dl/df, or in the one given, by backward
     passes through forward mode, or through backward passes if torch has no forward mode.
 
-    Args: as ``tangent_kernel``; one of ``targets``, floating point, of exactly the output's shape, and ``direction``,
-    theta' by the names of ``model.named_parameters()``: the step of any optimizer over its duration, or what
-    ``grsd.force_and_rate`` gives for any loss. Parameters that it leaves out stand still.
+    Args: as ``tangent_kernel``; one of ``targets`` and ``direction``.
+        targets: for ``loss="mse"``, l = |f - y|^2 / 2, of exactly the output's shape; for ``"cross-entropy"`` class
+            labels (N,). ``loss`` may also be a function of (outputs, targets) that returns the losses (N,).
+        direction: theta' by the names of ``model.named_parameters()``, such as the step of any optimizer over its
+            duration. Parameters that it leaves out stand still.
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
     Errors: as ``tangent_kernel``; ``RuntimeError`` if v^T M' v disagrees with a difference of J^T v along the flow:
     the model detaches something that depends on its parameters, so that M' by torch's derivatives is not dM/dt.
@@ -85,9 +89,10 @@ def tangent_kernel_and_rate(
     if (targets is None) == (direction is None):
         what = "neither" if direction is None else "both"
         raise TypeError(f"{call}(targets, direction=...): expected one of them, got {what}")
+    check_loss(call, loss)
     with exact_derivatives(tf32):
         computation = KernelComputation(
-            call, model, inputs, targets, dtype, device, memory_limit, rate=True, direction=direction
+            call, model, inputs, targets, dtype, device, memory_limit, rate=True, loss=loss, direction=direction
         )
         kernel, kernel_rate = computation.total()
     return kernel, kernel_rate

@@ -26,11 +26,15 @@ MOST_NODES = 128
 
 @dataclass(frozen=True)
 class QuadratureRule:
-    """Approximates <e, p(M) e> by <start, p(matrix) start>; ``rate``: of ``matrix`` at a fixed ``start``, or None."""
+    """Approximates <e, p(M) e> by <start, p(matrix) start>; ``rate``: of ``matrix`` at a fixed ``start``, or None.
+
+    ``along``: of a second vector x, so that <e, p(M) x> is approximated by <start, p(matrix) along>; or None.
+    """
 
     matrix: Float[Tensor, "k k"]
     rate: Float[Tensor, "k k"] | None
     start: Float[Tensor, " k"]
+    along: Float[Tensor, " k"] | None = None
 
     def spectrum(self, floor: float) -> Spectrum:
         values, vectors = torch.linalg.eigh(self.matrix)
@@ -40,7 +44,7 @@ class QuadratureRule:
 def gauss(steps: Tridiagonal) -> QuadratureRule:
     start = steps.matrix.new_zeros(len(steps.matrix))
     start[0] = steps.norm
-    return QuadratureRule(steps.matrix, steps.rate, start)
+    return QuadratureRule(steps.matrix, steps.rate, start, None if steps.along is None else steps.along[: len(start)])
 
 
 def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
@@ -52,7 +56,8 @@ def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
     if rate is not None:
         alpha_rate = 2 * steps.beta_rate * float(y[-1]) - float(y @ rate @ y)
         rate = _bordered(rate, steps.beta_rate, alpha_rate)
-    return QuadratureRule(_bordered(matrix, beta, alpha), rate, torch.cat([gauss(steps).start, matrix.new_zeros(1)]))
+    start = torch.cat([gauss(steps).start, matrix.new_zeros(1)])
+    return QuadratureRule(_bordered(matrix, beta, alpha), rate, start, steps.along)
 
 
 def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
@@ -62,9 +67,9 @@ def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
         return one
     other = with_node(steps, -floor)
     rate = None if one.rate is None else torch.block_diag(one.rate, other.rate)
-    return QuadratureRule(
-        torch.block_diag(one.matrix, other.matrix), rate, torch.cat([one.start, other.start]) / math.sqrt(2)
-    )
+    start = torch.cat([one.start, other.start]) / math.sqrt(2)
+    along = None if one.along is None else torch.cat([one.along, other.along]) / math.sqrt(2)
+    return QuadratureRule(torch.block_diag(one.matrix, other.matrix), rate, start, along)
 
 
 def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[QuadratureRule]:

@@ -25,12 +25,13 @@ from grsd.decomposition import Spectrum
 from grsd.jacobian.operators import KernelOperator, Vector
 from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
 from grsd.krylov.tridiagonal import Tridiagonal, lanczos
+from grsd.losses import Loss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
 from grsd.support.values import positive, seed_of, whole_number
 
 CALL = "krylov_spectrum"
-SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
+SHELL, BOUNDARY = ("energy", "dissipation", "relaxation"), ("density", "flux", "velocity")
 JUDGED = {"mask": ("energy",), "boundary_mask": ("density", "flux")}
 FLAGS = MASK_FLAGS | {"not_converged": 8}
 LEAST_STEPS = 6
@@ -46,7 +47,7 @@ class KrylovSpectrum:
 
     Attributes:
         error: e (D,), the start of the Lanczos steps.
-        tridiagonal: T and T' in the Krylov basis of e.
+        tridiagonal: T and T' in the Krylov basis of e, and, for another loss than squared error, e' in it.
         probes: T in the Krylov bases of random vectors, for the counts of modes; may be empty.
         tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
             of the value is masked ``not_converged``.
@@ -82,7 +83,8 @@ class KrylovSpectrum:
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
         """``energy_budget`` without couplings, drifts and the parts of the flux, which need every mode; flux needs T'.
 
-        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
+        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity``, and ``relaxation`` for another loss than
+        squared error, have a stated ``_error`` each, the sum of
 
         * the largest difference from another quadrature rule that the same steps allow;
         * the largest difference from the results of fewer steps, down to five sixths of them;
@@ -104,9 +106,12 @@ class KrylovSpectrum:
         rivals = self._rivals(max(low, shells.span[0]), shells.smoothing)
         several = [[_of(rule, floor, shells) for rule in rules] for rules in rivals]
         shares = dict(zip((SHELL, BOUNDARY), hidden_shares(taken, ritz, shells, data.boundary.values), strict=True))
-        share = {name: part for names, part in shares.items() for name in names}
+        hidden = {name: part * np.abs(data[name]) for group, part in shares.items() for name in group if name in data}
+        if taken.along is not None:
+            carried, hidden["relaxation"] = _relaxed(taken, ritz, shells, data.boundary.values)
         for name in names:
-            stated = share[name] * np.abs(data[name]) + self._rounding(ritz, shells, data, name)
+            rounded = self._rounding(ritz, shells, data, name, carried if name == "relaxation" else np.abs(data[name]))
+            stated = hidden[name] + rounded
             for others in several:
                 stated = stated + np.abs([other[name].values - data[name].values for other in others]).max(0)
             kept[f"{name}_error"] = stated.assign_attrs(
@@ -119,8 +124,8 @@ class KrylovSpectrum:
     def _check(self, error: Tensor) -> None:
         if not bool((error - self.error).norm() <= SAME_ERROR * self.error.norm()):
             raise ValueError(
-                "energy_budget(error=...): expected the error that krylov_spectrum started from, f(X) - Y of the same "
-                "model; another error needs steps of its own"
+                "energy_budget(error=...): expected the error that krylov_spectrum started from, the spectrum's own "
+                ".error; another error, or that of another loss, needs steps of its own"
             )
 
     def _rivals(self, low: float, smoothing: float) -> list[list[QuadratureRule]]:
@@ -132,13 +137,19 @@ class KrylovSpectrum:
         before = [best(taken.first(k), self.floor) for k in fewer]
         return [alternatives(taken, self.floor, low - EXTRAPOLATION_SMOOTHINGS * smoothing, smoothing), before]
 
-    def _rounding(self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str) -> xr.DataArray:
-        """Rounding errors of eigenvectors, eps sqrt(D) |e|, and of eigenvalues, the floor's share of one smoothing."""
+    def _rounding(
+        self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str, value: xr.DataArray | np.ndarray
+    ) -> xr.DataArray:
+        """Rounding errors of eigenvectors, eps sqrt(D) |e|, and of eigenvalues, the floor's share of one smoothing.
+
+        ``value``: the size of what is summed.
+        """
         eps = torch.finfo(self.error.dtype).eps * math.sqrt(self.dimension)
         energy = self.tridiagonal.norm**2 / 2
         place, carried = ("shell", data.energy) if name in SHELL else ("boundary", data.density)
         blurred = ritz.floor * np.exp(-data[place]) / shells.smoothing
-        value = np.abs(data[name])
+        if name == "relaxation":
+            return eps * np.sqrt(2 * data.energy) * float(self.tridiagonal.along.norm()) + blurred * value
         if name in ("flux", "velocity"):
             flux = eps * energy * float(self.tridiagonal.rate.abs().max()) + blurred * np.abs(data.flux)
             return flux if name == "flux" else flux / carried + eps * np.sqrt(energy / carried) * value
@@ -187,23 +198,43 @@ def hidden_shares(
     ``ritz``: the spectrum of Gauss's rule of the steps ``taken``. The spectral measure of a Ritz vector has mean theta
     and, exactly, the standard deviation r = |beta_m S_mi|.
     """
+    theta, weight = ritz.eigenvalues, ritz.eigenvectors[0].square()
+    spread = _spread(taken, ritz, shells.smoothing)
+    at = torch.tensor(boundaries, dtype=theta.dtype, device=theta.device)
+    _, bell = shells.cumulative(theta, at, ritz.floor)
+    parts = (_windows(ritz, shells, at), bell)
+    found = [(part * weight) @ spread / (part @ weight).clamp_min(1e-300) for part in parts]
+    return found[0].numpy(), found[1].numpy()
+
+
+def _spread(taken: Tridiagonal, ritz: Spectrum, smoothing: float) -> Tensor:
+    """How far an isolated Ritz value's measure spreads, as a share of one smoothing, squared, at most 1; else 0."""
     theta, r = ritz.eigenvalues, (taken.beta * ritz.eigenvectors[-1]).abs()
     far = theta.new_full((1,), math.inf)
     gap = torch.minimum(torch.cat([far, theta.diff()]), torch.cat([theta.diff(), far]))
-    spread = (r / (shells.smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
-    spread = torch.where(r < ISOLATED * gap, spread, torch.zeros_like(spread))
-    at = torch.tensor(boundaries, dtype=theta.dtype, device=theta.device)
-    weight = ritz.eigenvectors[0].square()
-    (window,) = shells.derivatives(torch.where(theta > ritz.floor, theta, 0.0).log(), at, 0)
-    _, bell = shells.cumulative(theta, at, ritz.floor)
-    found = [(part * weight) @ spread / (part @ weight).clamp_min(1e-300) for part in (window, bell)]
-    return found[0].numpy(), found[1].numpy()
+    spread = (r / (smoothing * theta.clamp_min(ritz.floor))).square().clamp_max(1)
+    return torch.where(r < ISOLATED * gap, spread, torch.zeros_like(spread))
+
+
+def _windows(ritz: Spectrum, shells: LogShells, at: Tensor) -> Tensor:
+    return shells.derivatives(torch.where(ritz.eigenvalues > ritz.floor, ritz.eigenvalues, 0.0).log(), at, 0)[0]
+
+
+def _relaxed(
+    taken: Tridiagonal, ritz: Spectrum, shells: LogShells, boundaries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sum_u w_a |g_u g'_u| over Ritz vectors, of which the relaxation is the signed sum; and its hidden part."""
+    at = torch.tensor(boundaries, dtype=ritz.eigenvalues.dtype, device=ritz.eigenvalues.device)
+    along = taken.along[: len(taken.matrix)]
+    size = taken.norm * (ritz.eigenvectors[0] * (ritz.eigenvectors.T @ along)).abs()
+    carried = _windows(ritz, shells, at) * size
+    return carried.sum(1).numpy(), (carried @ _spread(taken, ritz, shells.smoothing)).numpy()
 
 
 def _of(
     rule: QuadratureRule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None
 ) -> xr.Dataset:
-    return energy_budget(rule.spectrum(floor), rule.start, shells, parameters=parameters)
+    return energy_budget(rule.spectrum(floor), rule.start, shells, error_rate=rule.along, parameters=parameters)
 
 
 def krylov_spectrum(
@@ -211,6 +242,7 @@ def krylov_spectrum(
     inputs: Tensor,
     targets: Tensor,
     *,
+    loss: Loss = "mse",
     steps: int = 80,
     probes: int = 0,
     tolerance: float = 0.1,
@@ -218,10 +250,11 @@ def krylov_spectrum(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> KrylovSpectrum:
-    """Krylov approximation of M and M' along gradient flow as seen from e = f(X) - Y; neither matrix is formed.
+    """Krylov approximation of M and M' along gradient flow as seen from e = dl/df; neither matrix is formed.
 
     Args:
-        model, inputs, targets, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout.
+        model, inputs, targets, loss, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout. For "mse" e is
+            f(X) - Y; with another loss the budget has ``relaxation`` <e, w_a e'>, which is -D_a there.
         steps: m, of Lanczos. Shells converge from the top downwards; masks show which ones need more steps.
         probes: number of random sign vectors, 0 or at least 2, for the counts of modes; each takes m more steps
             without M'.
@@ -229,7 +262,8 @@ def krylov_spectrum(
         batch: samples differentiated at once, whose activations are held.
         seed: of the probes.
 
-    Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, error, shells)`` gives the budget with its stated errors.
+    Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, that.error, shells)`` gives the budget with its stated
+    errors.
     Cost: the time of about 15 forward passes per step; 2 D m numbers besides the memory of the model.
     Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` if e = 0.
     """
@@ -238,15 +272,20 @@ def krylov_spectrum(
     if whole_number(CALL, "probes", probes, 0) == 1:
         raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
     seed = seed_of(CALL, "seed", seed)
-    operator = KernelOperator(model, inputs, targets, device=device, batch=batch, call=CALL)
+    operator = KernelOperator(model, inputs, targets, loss=loss, device=device, batch=batch, call=CALL)
     if not bool(operator.error.norm() > 0):
-        raise ValueError(f"{CALL}(..., targets): the error f(X) - Y is zero; there is no energy to follow")
+        what = "error f(X) - Y" if loss == "mse" else "force dl/df"
+        raise ValueError(f"{CALL}(..., targets): the {what} is zero; there is no energy to follow")
     generator = torch.Generator("cpu").manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.int64, "device": "cpu"}
     signs = (torch.randint(2, (operator.dimension,), **draw) * 2 - 1 for _ in range(probes))
+    taken = lanczos(operator, operator.error, steps, keep_basis=loss != "mse")
+    if taken.basis is not None:
+        along = (taken.basis @ operator.error_rate(CALL)).to("cpu", torch.float64)
+        taken = replace(taken, basis=None, along=along)
     return KrylovSpectrum(
         operator.error,
-        lanczos(operator, operator.error, steps),
+        taken,
         tuple(lanczos(operator, sign.to(operator.error), steps, rate=False) for sign in signs),
         float(tolerance),
     )

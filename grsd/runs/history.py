@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
+from grsd.losses import Loss, force_along
 from grsd.shells import MASK_FLAGS, LogShells, energy_budget, energy_budgets, log_range
 from grsd.shells.windows import shell_coords
 from grsd.support.arguments import attribute, described
@@ -47,17 +49,42 @@ def shell_history(
     described(call, parameters)
     budgets = []
     for snapshot in bar(flow.snapshots, show=progress, desc="shell history", unit="snapshot"):
-        budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells])
+        budgets += snapshot_budgets(snapshot, flow.inputs, flow.targets, [shells], loss=flow.loss, call=call)
     return join_budgets(budgets, flow.history, shells, parameters=parameters)
 
 
 def snapshot_budgets(
-    snapshot: Snapshot, inputs: Tensor, targets: Tensor, shells: Sequence[LogShells]
+    snapshot: Snapshot,
+    inputs: Tensor,
+    targets: Tensor,
+    shells: Sequence[LogShells],
+    *,
+    loss: Loss = "mse",
+    call: str = "snapshot_budgets",
 ) -> tuple[xr.Dataset, ...]:
-    """Return the energy budget of one snapshot for each of ``shells``, in its dtype, with ``largest_eigenvalue``."""
-    decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, inputs, targets, dtype=snapshot.error.dtype))
-    budgets = energy_budgets(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
+    """Return the energy budget of one snapshot for each of ``shells``, in its dtype, with ``largest_eigenvalue``.
+
+    For another ``loss`` than squared error the budgets have ``relaxation``, by e' = -H M e.
+    """
+    decomposed, rate = _decomposed(call, snapshot, inputs, targets, loss)
+    spans = [_covering(item, decomposed) for item in shells]
+    budgets = energy_budgets(decomposed, snapshot.error, spans, error_rate=rate)
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
+
+
+def _decomposed(
+    call: str, snapshot: Snapshot, inputs: Tensor, targets: Tensor, loss: Loss
+) -> tuple[Spectrum, Tensor | None]:
+    """Return the decomposed kernel with its rate, and e' along gradient flow, ``None`` where it is -M e."""
+    e = snapshot.error
+    kernel, kernel_rate = tangent_kernel_and_rate(snapshot.model, inputs, targets, loss=loss, dtype=e.dtype)
+    decomposed = spectrum(kernel, kernel_rate)
+    if loss == "mse":
+        return decomposed, None
+    with torch.no_grad():
+        outputs = snapshot.model(inputs)
+    moved = -(kernel.to(e) @ e.reshape(-1)).view_as(outputs)
+    return decomposed, force_along(call, loss, outputs, targets, moved).reshape(-1).to(decomposed.eigenvalues)
 
 
 def join_budgets(
@@ -136,8 +163,9 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     four neighbouring times of the flow, each from its own kernel and decomposition. The shells cover the snapshot's
     spectrum.
 
-    Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (the largest of the shell's dissipation
-    and couplings), ``discrepancy(shell)`` = |budget - difference| / largest_term, and the snapshot's ``mask``.
+    Returns: ``budget(shell)``, ``difference(shell)``, ``largest_term(shell)`` (the largest of the shell's couplings and
+    of its dissipation, or of its relaxation for another loss than squared error), ``discrepancy(shell)`` = |budget -
+    difference| / largest_term, and the snapshot's ``mask``.
     """
     call = "measured_energy_change"
     instance(call, "flow", flow, Flow, "what grsd.gradient_flow gave")
@@ -148,18 +176,17 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     positive(call, "step", step)
     number(call, "step", step, *STEPS)
     snapshot = flow.snapshots[index]
-    decomposed = spectrum(
-        *tangent_kernel_and_rate(snapshot.model, flow.inputs, flow.targets, dtype=snapshot.error.dtype)
-    )
+    decomposed, rate = _decomposed(call, snapshot, flow.inputs, flow.targets, flow.loss)
     low, high = log_range(decomposed)
     fixed = replace(shells, span=shells.span or (low, max(high, low + shells.width)))
-    budget = energy_budget(decomposed, snapshot.error, fixed)
-    terms = np.column_stack([budget.coupling.values, budget.dissipation.values])
-    change = terms[:, :-1].sum(1) - terms[:, -1]
+    budget = energy_budget(decomposed, snapshot.error, fixed, error_rate=rate)
+    own = -budget.dissipation if rate is None else budget.relaxation
+    terms = np.column_stack([budget.coupling.values, own.values])
+    change = terms[:, :-1].sum(1) + terms[:, -1]
 
     duration = step / float(decomposed.eigenvalues[-1])
     energies = []
-    for neighbour in nearby(snapshot, flow.inputs, flow.targets, duration, (-2, -1, 1, 2)):
+    for neighbour in nearby(snapshot, flow.inputs, flow.targets, duration, (-2, -1, 1, 2), loss=flow.loss):
         kernel = tangent_kernel(neighbour.model, flow.inputs, dtype=neighbour.error.dtype)
         energies.append(energy_budget(spectrum(kernel), neighbour.error, fixed).energy.values)
     before2, before, after, after2 = energies
@@ -168,7 +195,7 @@ def measured_energy_change(flow: Flow, index: int, shells: LogShells, *, step: f
     rate = {"units": "energy/time"}
     return xr.Dataset(
         {
-            "budget": ("shell", change, {"long_name": "sum_b T_ab - D_a", **rate}),
+            "budget": ("shell", change, {"long_name": "sum_b T_ab - D_a, or plus the relaxation", **rate}),
             "difference": ("shell", difference, {"long_name": "central difference of E_a", **rate}),
             "largest_term": ("shell", largest, {"long_name": "largest term of the shell's budget", **rate}),
             "discrepancy": ("shell", np.abs(change - difference) / largest, {"units": "1"}),

@@ -86,7 +86,8 @@ def energy_budget(
             counts. One from ``grsd.krylov_spectrum`` gives energies, dissipation and fluxes, each with its error.
         error: e = f(X) - Y, shape (N, C), (N,) or (D,), dtype and device of the spectrum; or the force dl/df.
         error_rate: e', of the same form, if it is another than -M e: along any direction and for any loss, with the
-            spectrum's rate along the same direction (``grsd.force_and_rate``). The budget then has ``relaxation``.
+            spectrum's rate along the same direction (``grsd.force_and_rate``). The budget then has ``relaxation``. A
+            spectrum from ``grsd.krylov_spectrum(..., loss=...)`` has its own e'.
         shells: their width and smoothing; ``energy_budgets`` takes several.
         parameters: values to write into the attributes besides versions and settings (seed, depth, time, ...).
 
@@ -138,8 +139,8 @@ def energy_budgets(
     if not isinstance(spectrum, Spectrum):
         if error_rate is not None:
             raise ValueError(
-                "energy_budget(error_rate=...): expected a spectrum from grsd.spectrum; Krylov's route knows e' = -M e "
-                "alone"
+                "energy_budget(error_rate=...): expected a spectrum from grsd.spectrum; one from grsd.krylov_spectrum "
+                "has an e' of its own, along gradient flow of its loss; leave error_rate out"
             )
         return tuple(spectrum.budget(error, item, parameters) for item in shells)
     unit = _unit(error)

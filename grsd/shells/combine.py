@@ -15,7 +15,7 @@ MADE = "the budget from grsd.spectrum(kernel, rate)"
 
 
 def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
-    """Merge shells into shells of ``factor`` times the width (block spin): sum energy, dissipation, couplings, modes.
+    """Merge shells into shells of ``factor`` times the width (block spin): sum energies, couplings, modes and others.
 
     ``budget`` comes from ``energy_budget`` or ``shell_history``. Fluxes, densities and velocities do not depend on the
     width and are kept at the remaining boundaries. Masks are decided again on the merged shells; the operator coupling,
@@ -40,7 +40,7 @@ def merge_shells(budget: xr.Dataset, factor: int) -> xr.Dataset:
 
     variables = {
         name: summed(plain[name]).transpose(*plain[name].dims).assign_attrs(plain[name].attrs)
-        for name in ("energy", "dissipation", "coupling", "scale_coupling", "modes")
+        for name in ("energy", "dissipation", "relaxation", "coupling", "scale_coupling", "modes")
         if name in plain
     }
     if "drift" in plain:
@@ -167,24 +167,27 @@ def locality(budget: xr.Dataset) -> xr.Dataset:
 def flux_from_differences(history: xr.Dataset) -> xr.DataArray:
     """Compute the flux without M': F = -dE_</dt - D_<, with E_< and D_< summed over all shells below a boundary.
 
-    ``history`` comes from ``shell_history``. The derivative is the second-order difference of unequally spaced
+    ``history`` comes from ``shell_history``; for another loss than squared error its ``relaxation`` takes the place of
+    -D. The derivative is the second-order difference of unequally spaced
     snapshots, so the first and the last are left out and the error falls with the square of their spacing.
     """
-    call, needed = "flux_from_differences", ("energy", "dissipation", "boundary", "time")
+    own = "relaxation" if isinstance(history, xr.Dataset) and "relaxation" in history else "dissipation"
+    call, needed = "flux_from_differences", ("energy", own, "boundary", "time")
     dataset(call, "history", history, dict.fromkeys(needed), "the history with grsd.shell_history")
     if history.sizes.get("time", 0) < 3:
         raise ValueError(f"{call}(history): expected at least 3 snapshots, got {history.sizes.get('time', 0)}")
     between(call, "history", history)
     if any({*history[name].dims} != {"time", "shell"} for name in needed[:2]):
-        raise ValueError(f"{call}(history): expected 'energy' and 'dissipation' over ('time', 'shell')")
+        raise ValueError(f"{call}(history): expected 'energy' and {own!r} over ('time', 'shell')")
     for name in needed[:2]:
         finite(call, "history", history, name)
     if not (np.diff(history.time.values) > 0).all():
         raise ValueError(f"{call}(history): expected increasing times, got {said(history.time.values.tolist())}")
-    energy, dissipation = (history[name].transpose("time", "shell").values for name in ("energy", "dissipation"))
+    energy, change_by_e = (history[name].transpose("time", "shell").values for name in ("energy", own))
+    change_by_e = change_by_e if own == "relaxation" else -change_by_e
     below = np.cumsum(energy, 1)[:, :-1]
     change = np.gradient(below, history.time.values, axis=0)
-    flux = (-change - np.cumsum(dissipation, 1)[:, :-1])[1:-1]
+    flux = (-change + np.cumsum(change_by_e, 1)[:, :-1])[1:-1]
     coords = {"time": history.time[1:-1], "boundary": history.boundary}
     attrs = {"long_name": "flux from differences of snapshots", "units": "energy/time"}
     return xr.DataArray(flux, coords, ("time", "boundary"), "flux_from_differences", attrs)

@@ -32,6 +32,7 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
     ``None`` keeps the model's own device; ``"auto"`` takes CUDA if it is available and the CPU otherwise; any other
     value is taken as it is. Raise ``ValueError`` for MPS (no float64) and for CUDA if it is not available.
     """
+    own = device is None
     if device is None:
         first = next(iter(model.parameters()), None)
         device = torch.device("cpu") if first is None else first.device
@@ -43,6 +44,8 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
+    if device.type not in {"cpu", "cuda"} and own:
+        raise ValueError(f"{call}(model, ...): the model is on the device '{device}'; load it on 'cpu' or 'cuda' first")
     if device.type not in {"cpu", "cuda"}:
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got '{device}'")
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -168,29 +171,6 @@ def in_one_line(call: str, text: Callable[[Exception], str]) -> Iterator[None]:
 def _not_called(error: Exception) -> str:
     said_by = (str(error).splitlines() or [""])[0]
     return f"(model, inputs): the model cannot be called on these inputs, {type(error).__name__}: {said_by}"
-
-
-def check_targets(call: str, targets: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse targets that are not finite floating point numbers of exactly the output's shape."""
-    if not isinstance(targets, Tensor):
-        hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
-        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
-    if targets.device.type == "meta" or targets.layout != torch.strided:
-        what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
-        raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
-    if not targets.is_floating_point():
-        raise TypeError(
-            f"{call}(..., targets): expected floating point of shape {shape}, got {targets.dtype} of shape "
-            f"{tuple(targets.shape)}; class labels need torch.nn.functional.one_hot(labels).double() here, where the "
-            "loss is the mean squared error; grsd.checkpoint_budget and grsd.force_and_rate take any loss"
-        )
-    if tuple(targets.shape) != shape:
-        raise ValueError(
-            f"{call}(..., targets): expected exactly the output's shape {shape}, got {tuple(targets.shape)}; "
-            "nothing is broadcast"
-        )
-    if not bool(torch.isfinite(targets).all()):
-        raise ValueError(f"{call}(..., targets): found NaN or infinity")
 
 
 def memory_bytes(call: str, limit: str | int) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from grsd.support.values import said
+
 PROJECT, FIGURES = "GRSD_PROJECT", "GRSD_FIGURES"
 
 
@@ -47,8 +49,11 @@ def figures() -> Path:
 def writable(call: str, folder: str | os.PathLike) -> Path:
     """Return ``folder`` if it can be written to or created; nothing is created here.
 
-    Errors: ``ValueError`` in one line that starts with ``call``, for a file, a loop of links or a read-only place.
+    Errors: in one line that starts with ``call``; ``TypeError`` for what is no path, ``ValueError`` for a file, a loop
+    of links or a read-only place.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"{call}: expected the path of a folder, got {said(folder)}")
     shown = f"{call}: cannot write to {one_line(folder)}"
     there = Path(os.path.abspath(folder))
     try:

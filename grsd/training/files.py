@@ -13,6 +13,7 @@ from grsd.support.folders import one_line
 from grsd.support.values import said
 
 SAFETENSORS = ".safetensors"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth")  # as they are usually named
 Source = str | os.PathLike | Mapping[str, object]
 
 
@@ -35,8 +36,8 @@ def read_state(call: str, name: str, source: object, key: str | None) -> Mapping
             there = f"its keys are {_keys(found)}" if isinstance(found, Mapping) else f"it holds {said(found)}"
             raise ValueError(f"{call}({name}=..., key={key!r:.60}): {shown} has no such key; {there}")
         found = found[key]
-    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-        inside = [] if not isinstance(found, Mapping) else [k for k, v in found.items() if isinstance(v, Mapping)]
+    if not _holds_tensors(found):
+        inside = [k for k, v in found.items() if _holds_tensors(v)] if isinstance(found, Mapping) else []
         hint = f"; pass key={inside[0]!r:.60}" if inside else ""
         raise ValueError(f"{call}({name}=...): expected a state dict in {shown}, got {_described(found)}{hint}")
     return found
@@ -44,6 +45,10 @@ def read_state(call: str, name: str, source: object, key: str | None) -> Mapping
 
 def _read(call: str, name: str, path: Path) -> object:
     shown = f"{call}({name}=...): {one_line(path)}"
+    if path.is_dir():
+        files = sorted(file.name for kind in WEIGHTS for file in path.glob(kind))
+        hint = f", such as {files[0]!r:.60}" if files else ""
+        raise IsADirectoryError(f"{shown} is a folder; name the file of weights inside it{hint}")
     if not path.is_file():
         raise FileNotFoundError(f"{shown}: there is no such file")
     if path.suffix == SAFETENSORS:
@@ -65,6 +70,10 @@ def _read(call: str, name: str, path: Path) -> object:
             f"{shown}: it cannot be read as weights alone ({type(error).__name__}: {text}); save the "
             "model's state_dict()"
         ) from None
+
+
+def _holds_tensors(found: object) -> bool:
+    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
 
 
 def _described(found: object) -> str:

@@ -19,11 +19,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.losses import Loss, force_along
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.support.values import flag, positive, whole_number
-from grsd.training.forces import Loss
-from grsd.training.noise import force_change, form_of, shell_dataset, start_of
+from grsd.training.noise import form_of, shell_dataset, start_of
 from grsd.training.reading import Reading
 from grsd.training.states import State
 
@@ -71,7 +71,7 @@ def expected_heating(
     each = torch.diag(start.state.force).reshape(len(start.state.force), samples, -1).sum(2)
     pushed = modes.eigenvectors @ (modes.eigenvalues[:, None] * (modes.eigenvectors.T @ each.to(modes.eigenvalues)))
     outputs = start.prepared.outputs.detach()
-    moved = [force_change(call, loss, outputs, start.targets, column.reshape(shape)).reshape(-1) for column in pushed.T]
+    moved = [force_along(call, loss, outputs, start.targets, column.reshape(shape)).reshape(-1) for column in pushed.T]
     u = modes.eigenvectors.T @ torch.stack(moved, 1)
     spread = 1 / drawn if again else (samples - drawn) / (drawn * max(samples - 1, 1))
     squares = samples * u.square().sum(1) - u.sum(1).square()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from grsd.jacobian.directions import along_parameters
 from grsd.jacobian.operators import KernelProducts
-from grsd.training.forces import Loss, check_loss, fitting_targets, force_along, loss_and_force
+from grsd.losses import Loss, check_loss, fitting_targets, force_along, loss_and_force
 
 CALL = "force_and_rate"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
+from grsd.losses import check_loss
 from grsd.runs.store import LARGEST, say
 from grsd.runs.values import tagged, untagged
 from grsd.support.files import read_file, say_swept, write_atomically
 from grsd.support.folders import writable
 from grsd.training.dense import DenseState
-from grsd.training.forces import check_loss
 from grsd.training.reading import Reading
 from grsd.training.recorder import Recorder
 
@@ -51,11 +52,10 @@ class Kept:
     Errors: ``ValueError`` if the folder cannot be written to, or holds records of another monitor.
     """
 
-    def __init__(self, call: str, folder: Path | None, mark: str) -> None:
-        self.call, self.folder, self.mark = call, folder, mark
+    def __init__(self, call: str, folder: str | os.PathLike | None, mark: str) -> None:
+        self.call, self.mark = call, mark
+        self.folder = None if folder is None else writable(f"{call}(folder=...)", folder)
         self._waiting: dict[str, xr.Dataset] = {}
-        if folder is not None:
-            writable(f"{call}(folder=...)", folder)
 
     def open(self, recorder: Recorder, device: torch.device) -> tuple[list[int], list[xr.Dataset]]:
         """Return the recorded steps and the budgets found; give ``recorder`` the state of the last record."""

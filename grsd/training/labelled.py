@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 
 from grsd.krylov.spectrum import FLAGS
+from grsd.losses import check_loss
 from grsd.shells.windows import LEAST_MODES, LEAST_SHARE, MASK_FLAGS, shell_coords
 from grsd.support.provenance import provenance
 from grsd.training.dense import LEGS
-from grsd.training.forces import check_loss
 from grsd.training.reading import Reading
 
 SHELL, PAIR, SCALAR = ("shell",), ("shell", "shell_from"), ()

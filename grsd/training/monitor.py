@@ -8,18 +8,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.losses import Loss
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.support.checks import DTYPES, check_inputs, resolve_device
 from grsd.support.values import flag, instance, positive, said, whole_number
-from grsd.training.forces import Loss
 from grsd.training.kept import Kept, fingerprint
 from grsd.training.recorder import Recorder
 
@@ -96,7 +95,7 @@ class Monitor:
         self._recorder = Recorder(inputs, targets, asked, **options, call=CALL)
         self._recorder.reading.call = RECORD
         where = resolve_device(CALL, device, model)
-        self._kept = Kept(CALL, None if folder is None else Path(folder), fingerprint(model, self._recorder.reading))
+        self._kept = Kept(CALL, folder, fingerprint(model, self._recorder.reading))
         self.steps, self._budgets = self._kept.open(self._recorder, where)
         self._tried = self.steps[-1] if self.steps else -1
 

@@ -28,13 +28,13 @@ from grsd.jacobian import exact_derivatives
 from grsd.jacobian.network import Parameters
 from grsd.jacobian.prepare import PreparedModel, prepare
 from grsd.jacobian.products import push
+from grsd.losses import Loss, check_loss, fitting_targets, force_along
 from grsd.shells.windows import LEAST_MODES, LEAST_SHARE, MASK_FLAGS, LogShells, mask_flags, shell_coords
 from grsd.support.arguments import described, listed
 from grsd.support.checks import in_one_line
 from grsd.support.provenance import provenance
 from grsd.support.values import said
 from grsd.training.dense import DenseState, log_eigenvalues
-from grsd.training.forces import Loss, check_loss, fitting_targets
 from grsd.training.reading import Reading
 from grsd.training.states import State, module_of
 
@@ -168,22 +168,6 @@ def step_budgets(
     return _budgets(reading, before, expected, {f"after[{k}]": state for k, state in enumerate(states)}, parameters)
 
 
-def force_change(call: str, loss: Loss, outputs: Tensor, targets: Tensor, change: Tensor) -> Tensor:
-    """Return H ``change``, the change of the force dl/df to first order; all of the output's shape (N, ...)."""
-    if loss == "mse":
-        return change
-    if loss == "cross-entropy":
-        p = outputs.softmax(1)
-        return p * (change - (p * change).sum(1, keepdim=True))
-    own = outputs.detach().clone().requires_grad_(True)
-    with torch.enable_grad(), in_one_line(call, lambda error: f"(loss=...): no second derivative ({error})"):
-        (force,) = torch.autograd.grad(loss(own, targets.clone()).sum(), own, create_graph=True)
-        if not force.requires_grad:
-            return torch.zeros_like(change)
-        (found,) = torch.autograd.grad((force * change).sum(), own, allow_unused=True)
-    return torch.zeros_like(change) if found is None else found
-
-
 @dataclass(frozen=True)
 class _Start:
     """The state before the step: its kernel, its network, and how forces change with the parameters."""
@@ -199,7 +183,7 @@ class _Start:
         with exact_derivatives():
             pushed = push(network, self.prepared.inputs, direction)
         loss = self.reading.loss
-        return force_change(self.reading.call, loss, outputs, self.targets, pushed).reshape(-1)
+        return force_along(self.reading.call, loss, outputs, self.targets, pushed).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -239,9 +223,7 @@ def shell_dataset(
     below = xr.DataArray(indices * shells.width < np.log(state.spectrum.floor), dims="shell")
     rows = {name: xr.DataArray(values, dims="shell") for name, values in (("modes", modes), ("energy", energy))}
     flags = mask_flags(below, rows["modes"], LEAST_MODES, rows["energy"], float(energy.sum()))
-    text = (
-        f"0: kept; below_floor: reaches under the precision floor; few_modes: fewer than {LEAST_MODES:g}; no_energy: "
-    )
+    text = f"0: kept; below_floor: reaches under the precision floor; few_modes: fewer than {LEAST_MODES:g}; "
     flags = flags.assign_attrs(
         long_name=text + f"no_energy: at most {LEAST_SHARE:g} of all",
         flag_masks=np.array(list(MASK_FLAGS.values()), dtype=np.int8),

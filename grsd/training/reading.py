@@ -15,11 +15,11 @@ from grsd.jacobian.operators import KernelProducts
 from grsd.jacobian.prepare import prepare
 from grsd.kernel.computation import KernelComputation
 from grsd.kernel.plan import free_memory
+from grsd.losses import Loss, check_loss, fitting_targets, loss_and_force
 from grsd.shells.windows import LogShells
 from grsd.support.checks import floating_dtype, memory_bytes
 from grsd.support.values import choice, instance, positive, whole_number
 from grsd.training.dense import DenseState
-from grsd.training.forces import Loss, check_loss, fitting_targets, loss_and_force
 from grsd.training.krylov import KrylovState
 from grsd.training.states import State, module_of
 

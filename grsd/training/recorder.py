@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.losses import Loss
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.training.dense import DenseState, dense_step
-from grsd.training.forces import Loss
 from grsd.training.krylov import KrylovState, krylov_step
 from grsd.training.labelled import labelled
 from grsd.training.reading import Reading

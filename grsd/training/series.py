@@ -14,16 +14,18 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.losses import Loss, check_loss
 from grsd.runs.fingerprint import UNKNOWN, code_of, fingerprint
 from grsd.runs.store import Scratch
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described, listed
+from grsd.support.checks import in_one_line
 from grsd.support.folders import writable
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, optional_flag, said
 from grsd.training.files import Source, read_state
-from grsd.training.forces import Loss, check_loss
+from grsd.training.names import by_own_names
 from grsd.training.reading import Force, Reading
 from grsd.training.recorder import Seen, budgets_between
 
@@ -57,11 +59,12 @@ def checkpoints(
     Args:
         model: a module, or a function that makes one, into whose copies the states are loaded.
         files: two or more, in order: ``.safetensors``, else files of ``torch.save`` (weights alone: nothing in a file
-            is executed), or state dicts. One or two states are in memory at a time.
+            is executed), or state dicts. One or two states are in memory at a time. One prefix before all names, as
+            trainers and wrappers put it there, is looked through.
         shells: without a span they cover the spectra of the first and the last state, the end shells reach to infinity.
         labels: one for each file, numbers (of training steps) or texts; ``None``: the names of the files without their
             endings, or the positions.
-        key: under which a file holds its state dict, such as "state_dict".
+        key: under which a file holds its state dict, such as Lightning's "state_dict".
         folder: each finished step is kept there, and found again by what it was computed from: the states, the samples,
             the settings and the code. A call that was interrupted, even killed, goes on where it was; more files at
             the end add their own steps alone if the shells have a span. ``None``: nothing is kept.
@@ -82,7 +85,8 @@ def checkpoints(
     folder = None if folder is None else writable(CALL, folder)
 
     def state(k: int) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        return module, read_state(CALL, f"files[{k}]", sources[k], key)
+        name = f"files[{k}]"
+        return module, by_own_names(CALL, name, read_state(CALL, name, sources[k], key), module)
 
     digests = []
     for k in range(len(sources)):
@@ -133,9 +137,14 @@ def _span(kept: Scratch | None, look: Callable[[int], Seen], digests: Sequence[s
 
 
 def _module(model: object) -> nn.Module:
-    made = model() if callable(model) and not isinstance(model, nn.Module | type) else model
-    if isinstance(model, type):
-        made = model()
+    def failed(error: Exception) -> str:
+        text = (str(error).strip() or "no message").splitlines()[0]
+        return f"(model=...): the function that makes the module failed ({type(error).__name__}: {text})"
+
+    made = model
+    if callable(model) and not isinstance(model, nn.Module):
+        with in_one_line(CALL, failed):
+            made = model()
     if not isinstance(made, nn.Module):
         raise TypeError(f"{CALL}(model=...): expected a torch.nn.Module or a function that makes one, got {said(made)}")
     return made
@@ -146,10 +155,14 @@ def _labels(labels: object, sources: Sequence[object]) -> np.ndarray:
         names = [Path(source).stem for source in sources if isinstance(source, str | os.PathLike)]
         return np.array(names) if len(set(names)) == len(sources) else np.arange(len(sources))
     given = listed(CALL, "labels", labels, "numbers or texts")
-    numbers = all(isinstance(label, int | float | np.number) and not isinstance(label, bool) for label in given)
+    numbers = all(
+        isinstance(label, int | float | np.number) and not isinstance(label, bool) and np.isfinite(label)
+        for label in given
+    )
     if len(given) != len(sources) or not (numbers or all(isinstance(label, str) for label in given)):
         raise ValueError(
-            f"{CALL}(labels=...): expected {len(sources)} numbers or texts, one for each file, got {said(labels)}"
+            f"{CALL}(labels=...): expected {len(sources)} finite numbers or texts, one for each file, "
+            f"got {said(labels)}"
         )
     return np.array(given)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grsd.support.checks import check_targets, in_one_line
+from grsd.support.checks import in_one_line
 from grsd.support.values import said
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -41,28 +41,37 @@ def fitting_targets(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targ
     if targets.device.type == "meta" or targets.layout != torch.strided:
         what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
         raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")
-    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if loss == "mse":
-        if whole:
-            raise TypeError(
-                f"{call}(..., targets): expected floating point of shape {tuple(outputs.shape)} for loss='mse', got "
-                f"{targets.dtype} of shape {tuple(targets.shape)}; class labels need loss='cross-entropy'"
-            )
-        check_targets(call, targets, tuple(outputs.shape))
+        _check_values(call, outputs, targets)
     elif loss == "cross-entropy":
-        _check_labels(call, outputs, targets, whole)
-    elif targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
+        _check_labels(call, outputs, targets)
+    if targets.is_floating_point() and not bool(torch.isfinite(targets).all()):
         raise ValueError(f"{call}(..., targets): found NaN or infinity")
     return targets.detach().to(device=outputs.device, dtype=outputs.dtype if targets.is_floating_point() else None)
 
 
-def _check_labels(call: str, outputs: Tensor, targets: Tensor, whole: bool) -> None:
+def _check_values(call: str, outputs: Tensor, targets: Tensor) -> None:
+    shape = tuple(outputs.shape)
+    if not targets.is_floating_point():
+        raise TypeError(
+            f"{call}(..., targets): expected floating point of shape {shape} for loss='mse', got {targets.dtype} of "
+            f"shape {tuple(targets.shape)}; class labels need loss='cross-entropy'"
+        )
+    if tuple(targets.shape) != shape:
+        raise ValueError(
+            f"{call}(..., targets): expected exactly the output's shape {shape}, got "
+            f"{tuple(targets.shape)}; nothing is broadcast"
+        )
+
+
+def _check_labels(call: str, outputs: Tensor, targets: Tensor) -> None:
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
             f"{call}(loss='cross-entropy'): expected outputs of shape (N, C), C >= 2, the model gives "
             f"{tuple(outputs.shape)}"
         )
     samples, classes = outputs.shape
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not whole or tuple(targets.shape) != (samples,):
         several = whole and targets.ndim > 1 and len(targets) == samples
         hint = "; for several labels per sample pass a function of (outputs, targets) as loss" if several else ""
@@ -80,18 +89,10 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor, whole: bool) -> N
 def loss_and_force(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor) -> tuple[float, Tensor]:
     """Return the mean of l over samples and the force dl/df, of the output's shape; for ``mse`` l = |f - y|^2 / 2.
 
-    Errors: ``ValueError`` or ``RuntimeError`` in one line if a function does not return one finite loss per sample, of
-    that sample alone, or if a force is so large or so small that its square leaves the dtype's range.
+    Errors: as ``checked_force``; ``ValueError`` if a force is so large or so small that its square leaves the dtype's
+    range.
     """
-    if loss == "mse":
-        force = outputs - targets
-        losses = force.reshape(len(force), -1).square().sum(1) / 2
-    elif loss == "cross-entropy":
-        losses = torch.nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
-        hot = torch.nn.functional.one_hot(targets.long(), outputs.shape[1])
-        force = outputs.softmax(1) - hot
-    else:
-        losses, force = _by_autograd(call, loss, outputs, targets)
+    losses, force = checked_force(call, loss, outputs, targets)
     limits = torch.finfo(force.dtype)
     largest = float(force.abs().max())
     if not (largest == 0 or limits.tiny**0.4 <= largest <= limits.max**0.4):
@@ -100,6 +101,40 @@ def loss_and_force(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targe
             "choose other units of the outputs or of the loss"
         )
     return float(losses.mean()), force
+
+
+def checked_force(
+    call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N ..."]]:
+    """Return the losses (N,) and the force dl/df; targets as ``fitting_targets`` gives them.
+
+    Errors: ``ValueError`` or ``RuntimeError`` in one line if a function does not return one finite loss per sample, of
+    that sample alone.
+    """
+    if callable(loss):
+        return _by_autograd(call, loss, outputs, targets)
+    return losses_of(loss, outputs, targets), force_of(loss, outputs, targets)
+
+
+def losses_of(loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor) -> Float[Tensor, " N"]:
+    """Return the loss of each sample; arguments as checked by ``loss_and_force``."""
+    if loss == "mse":
+        return (outputs - targets).reshape(len(outputs), -1).square().sum(1) / 2
+    if loss == "cross-entropy":
+        return torch.nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
+    with torch.no_grad():
+        return loss(outputs, targets.clone())
+
+
+def force_of(loss: Loss, outputs: Float[Tensor, "N ..."], targets: Tensor) -> Float[Tensor, "N ..."]:
+    """Return the force dl/df; arguments as checked by ``loss_and_force``, whose checks cost several times as much."""
+    if loss == "mse":
+        return outputs - targets
+    if loss == "cross-entropy":
+        return outputs.softmax(1) - torch.nn.functional.one_hot(targets.long(), outputs.shape[1])
+    with torch.enable_grad():
+        own = outputs.detach().clone().requires_grad_(True)
+        return torch.autograd.grad(loss(own, targets.clone()).sum(), own)[0]
 
 
 def force_along(
@@ -173,6 +208,8 @@ def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) ->
         if not bool(torch.isfinite(losses).all()) or not losses.requires_grad:
             what = "NaN or infinity" if losses.requires_grad else "losses without a gradient"
             raise ValueError(f"{call}(loss=...): the function returned {what}")
+        if not torch.equal(losses, loss(own, targets.clone())):
+            raise ValueError(f"{call}(loss=...): the function returns other losses each time; it must not be random")
         weights = torch.linspace(1, 2, samples, dtype=losses.dtype, device=losses.device)
         (force,) = torch.autograd.grad(losses.sum(), own, retain_graph=True)
         (weighted,) = torch.autograd.grad((weights * losses).sum(), own)
