@@ -36,6 +36,9 @@ def test_an_exact_law_is_recovered_at_any_scale():
     assert (rising.exponent, rising.amplitude, rising.offset) == pytest.approx((0.7, -0.5, 1.0), abs=1e-6)
     pure = grsd.fit_power_law(X, A * X**-B, offset=0)
     assert (pure.exponent, pure.amplitude, pure.offset) == pytest.approx((B, A, 0), abs=1e-6)
+    noisy = grsd.fit_power_law(X, A * X**-B * (1 + 0.01 * noise(3)), offset=0)
+    assert noisy.verdict == pure.verdict == "power law"
+    assert "asks for no bend" in noisy.reason
 
 
 def test_the_same_fit_as_scipy():
@@ -50,28 +53,28 @@ def test_the_same_fit_as_scipy():
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_coverage(seed):
-    """Of 90 % intervals of b, a, c and a forecast a decade on; 250 tables, whose standard error is 2 %."""
-    rng, hits, tables = np.random.default_rng(seed), np.zeros(4), 250
+    """Of 90 % intervals of b, a, c and a forecast a decade on; 150 tables, whose standard error is 2.4 %."""
+    rng, hits, tables = np.random.default_rng(seed), np.zeros(4), 150
     for _ in range(tables):
         own = Profile.of(Table(X, LAW, None), LAW * (1 + 0.03 * rng.standard_normal(14)), 0.9)
         forecast, offset = own.around(np.array([1e5])), own.around(None)
         intervals = (own.exponent(), own.amplitude()[1], *((low[0], high[0]) for _, low, high in (offset, forecast)))
         truths = (B, A, C, A * 1e5**-B + C)
         hits += [low <= truth <= high for (low, high), truth in zip(intervals, truths, strict=True)]
-    assert (np.abs(hits / tables - 0.9) < 3 * 0.019).all(), hits / tables
+    assert (np.abs(hits / tables - 0.9) < 3 * 0.0245).all(), hits / tables
 
 
 def test_coverage_over_runs_that_are_not_independent_along_x():
     """Each run is a curve of its own, off by a common factor and a slope: only runs are units."""
     inside = 0
-    for seed in range(60):
+    for seed in range(40):
         drawn = noise(seed, 2, 8, 1)
         runs = LAW * np.exp(0.05 * drawn[0] + 0.02 * drawn[1] * np.log(X))
         found = grsd.fit_power_law(X, runs, level=0.9, draws=19)
         assert found.runs == 8
         low, high = found.predict([1e2]).isel(x=0)[["low", "high"]].to_array().values
         inside += low <= A * 1e2**-B + C <= high
-    assert 0.78 <= inside / 60 <= 1.0
+    assert 0.75 <= inside / 40 <= 1.0
 
 
 BROKEN = {
@@ -87,8 +90,8 @@ BROKEN = {
 @pytest.mark.parametrize("name", list(BROKEN))
 def test_tables_built_to_mislead_the_fit(name):
     x, law, verdict, reason = BROKEN[name]
-    found = [grsd.fit_power_law(x, law(x) * (1 + 0.005 * noise(seed)), seed=seed) for seed in range(4)]
-    assert [one.verdict for one in found].count(verdict) >= 3, [str(one) for one in found]
+    found = [grsd.fit_power_law(x, law(x) * (1 + 0.005 * noise(seed)), seed=seed) for seed in range(3)]
+    assert [one.verdict for one in found].count(verdict) >= 2, [str(one) for one in found]
     for one in found:
         if one.verdict == verdict:
             assert re.search(reason, one.reason), one.reason
@@ -98,13 +101,13 @@ def test_tables_built_to_mislead_the_fit(name):
 
 
 def test_the_power_law_is_seldom_refused_where_it_is_true():
-    """At 5 % over three rivals: at most 6 of 40, by chance less than once in a hundred times."""
-    verdicts = [grsd.fit_power_law(X, LAW * (1 + 0.02 * noise(seed)), draws=99).verdict for seed in range(40)]
-    assert verdicts.count("another law") <= 6, verdicts
+    """At 5 % over three rivals: at most 4 of 20, by chance less than once in a hundred times."""
+    verdicts = [grsd.fit_power_law(X, LAW * (1 + 0.02 * noise(seed)), draws=99).verdict for seed in range(20)]
+    assert verdicts.count("another law") <= 4, verdicts
 
 
 def test_residuals_that_hang_together_are_said():
-    wave = LAW * (1 + 0.02 * np.sin(2.2 * np.log(X)))
+    wave = LAW * (1 + 0.02 * np.sin(1.5 * np.log(X)))
     found = grsd.fit_power_law(X, wave)
     assert found.residual_p <= 0.05
     assert "neighbouring residuals hang together" in found.reason
@@ -124,12 +127,12 @@ def test_predictions_are_labelled():
 REFUSED = [
     ({"x": X[:5], "y": LAW[:5]}, r"x\): expected positive numbers \(n,\), n >= 6"),
     ({"x": -X}, r"x\): expected positive numbers \(n,\)"),
-    ({"x": [*X[:13], X[12]]}, r"x\): expected different values, 4924.* occurs twice; take means"),
+    ({"x": [*X[:13], X[12]]}, r"x\): expected different values, 4923.88 occurs twice; take means"),
     ({"y": LAW[:6]}, r"y\): expected numbers \(14,\) or \(runs, 14\), as x has, got ndarray of shape \(6,\)"),
     ({"y": LAW - 0.4}, r"y\): expected positive finite numbers, got"),
     ({"y": np.ones(14)}, r"y\): expected values that change with x, all are 1"),
     ({"y": [LAW] * 3}, r"y\): expected one run or at least 4, for intervals over runs, got 3"),
-    ({"errors": np.ones(3)}, r"errors=...\): expected positive numbers \(14\), n >= 14"),
+    ({"errors": np.ones(3)}, r"errors=...\): expected positive numbers \(14,\), n >= 14, got ndarray of shape \(3,\)"),
     ({"errors": np.ones(14), "y": [LAW] * 4}, r"errors=...\): expected None with several runs"),
     ({"offset": 0.5}, r"offset=0.5\): expected an offset below every y, the least is 0.3"),
     ({"level": 95}, r"level=...\): expected a number between 0 and 1, got 95"),
@@ -157,9 +160,7 @@ def test_more_seeds():
         more_seeds_said(0.0, (-0.5, 0.5), 1.0, 3, least=4, of="runs") == "needs about 1 more run, if the estimate stays"
     )
     assert more_seeds_said(0.0, (-9.0, 9.0), 1.0, 8) == "needs about 640 more seeds, if the estimate stays"
-    assert (
-        more_seeds_said(1.0, (0.0, 2.0), 1.0, 8) == "no number of seeds decides, if the estimate stays on the threshold"
-    )
-    assert more_seeds_said(0.0, (-0.5, 0.5), 1.0, 8) == more_seeds_said(0.0, (-math.inf, 9.0), 1.0, 8) == ""
+    assert more_seeds_said(1.0, (0.0, 2.0), 1.0, 8) == "no number of seeds decides, if the estimate stays"
+    assert more_seeds_said(0.0, (-0.5, 0.5), 1.0, 8) == more_seeds_said(0.0, (-math.inf, math.inf), 1.0, 8) == ""
     with pytest.raises(ValueError, match=r"^more_seeds\(interval=...\): expected low <= high"):
         more_seeds(0.0, (2.0, -2.0), 1.0, 8)

@@ -58,4 +58,4 @@ def more_seeds_said(
         return f"needs about {rounded} more {of if rounded > 1 else of.removesuffix('s')}, if the estimate stays"
     if not math.isfinite(interval[0]) or not math.isfinite(interval[1]):
         return ""
-    return f"no number of {of} decides, if the estimate stays on the threshold"
+    return f"no number of {of} decides, if the estimate stays"

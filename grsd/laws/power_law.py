@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 LARGEST_EXPONENT = 10.0
-GRID, FINER, ROUNDS = 161, 21, 8
+GRID, FINER, ROUNDS = 161, 21, 10
 PROFILE = 4001
 
 
@@ -135,6 +135,15 @@ class Profile:
     def ends(self) -> tuple[bool, bool]:
         """Whether the region reaches exponent 0, where a power law is a logarithm, and the largest exponent."""
         return bool(self.region[0] <= 1e-9), bool(self.region[-1] >= LARGEST_EXPONENT - 1e-9)
+
+    def point(self) -> tuple[float, float, float]:
+        """(b, a, c), without their intervals."""
+        table, b = self.table, np.array([self.b])
+        found = table.project(table.power(b), self.y)[0][0]
+        with np.errstate(divide="ignore", over="ignore"):
+            factor = float((table.middle**b / (b if table.offset is None else 1.0))[0])
+            offset = found[1] - found[0] / self.b if table.offset is None else table.offset
+        return self.b, float(found[0] * factor), float(offset)
 
     def exponent(self) -> tuple[float, float]:
         low, high = self.ends
