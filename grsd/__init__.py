@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from grsd.datasets import digits
     from grsd.decomposition import Spectrum, spectrum
     from grsd.evidence import claims
-    from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
+    from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, linear_outputs, linearized_flow, log_times
     from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
     from grsd.krylov import KrylovSpectrum, krylov_spectrum
     from grsd.laws import fit_power_law
@@ -52,6 +52,8 @@ __all__ = [
     "force_and_rate",
     "gradient_flow",
     "krylov_spectrum",
+    "linear_outputs",
+    "linearized_flow",
     "locality",
     "log_times",
     "measured_energy_change",

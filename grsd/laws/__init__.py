@@ -20,6 +20,7 @@ from grsd.laws.more_seeds import more_seeds_said
 from grsd.laws.resample import resampled
 from grsd.laws.scaling import PowerLawFit, fit_power_law
 from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
+from grsd.laws.slope import loss_slope
 from grsd.laws.velocity import velocity_law
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "growth_surrogate",
     "judge_observed",
     "law_test",
+    "loss_slope",
     "more_seeds_said",
     "observe",
     "resampled",
