@@ -1,4 +1,4 @@
-"""What a stranger's network is measured by without reading the source: nodes, verdicts, slopes, states of a training."""
+"""What a stranger's network is measured by: nodes, verdicts, slopes, states of a training."""
 
 import math
 
@@ -64,9 +64,7 @@ def test_nodes_are_what_everything_passes_through():
     assert propagation.nodes(model, tokens) == ["first", "last", "read"]
     found = propagation.measure(nn.Sequential(model, nn.Flatten()), tokens, node=["0.first", "0.last"])
     assert found.l_name.values.tolist() == ["0.first", "0.last"]
-    with pytest.raises(
-        ValueError, match=r"^propagation.nodes\(model, ...\): expected at least 2 submodules that every"
-    ):
+    with pytest.raises(ValueError, match=r"^propagation.nodes\(model, ...\): expected at least 2 submodules that"):
         propagation.nodes(nn.Linear(5, 2), X)
 
 
@@ -121,9 +119,7 @@ def test_refusals_before_anything_runs(given, message, monkeypatch):
 
 
 def test_a_network_that_does_not_get_so_far_is_said():
-    with pytest.raises(
-        ValueError, match=r"^flow_to_loss\(log_loss=-40\): after 10 / lambda_max the log of the loss has f"
-    ):
+    with pytest.raises(ValueError, match=r"^flow_to_loss\(log_loss=-40\): after 10 / lambda_max the log of the loss"):
         judge_models("evolution", lambda seed: Stranger(1, seed), X, Y, log_loss=-40.0, latest=10.0)
 
 
@@ -182,9 +178,7 @@ def test_the_slope_of_the_loss_and_its_test():
     bent = [history(0.7, seed, times) * np.exp(-times / 300) for seed in range(8)]
     found = loss_slope([run.assign_coords(time=times) for run in bent], 2.0, 900.0)
     assert found.verdict == "another law"
-    with pytest.raises(
-        ValueError, match=r"^loss_slope\(first, last\): expected at least 3 times of every run from 0.1"
-    ):
+    with pytest.raises(ValueError, match=r"^loss_slope\(first, last\): expected at least 3 times of every run"):
         loss_slope([history(0.7, seed, times) for seed in range(8)], 0.1, 900.0)
     with pytest.raises(ValueError, match=r"^loss_slope\(histories\): expected at least 4 flows or histories, got 1"):
         loss_slope([history(0.7, 0, times)], 2.0, 900.0)

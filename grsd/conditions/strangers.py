@@ -116,6 +116,6 @@ def flow_to_loss(
             return Flow(tuple(snapshots), descent.inputs, descent.targets, history)
     reached = float(np.log(rows[-1]["loss"] / rows[0]["loss"]))
     raise ValueError(
-        f"{call}(log_loss={log_loss:g}): after {latest:g} / lambda_max the log of the loss has fallen by {-reached:.3g} "
-        "only; take a log_loss nearer to 0 or a later latest"
+        f"{call}(log_loss={log_loss:g}): after {latest:g} / lambda_max the log of the loss has fallen by "
+        f"{-reached:.3g} only; take a log_loss nearer to 0 or a later latest"
     )

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.flow.states import module_of
@@ -89,7 +88,7 @@ def linear_outputs(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     batch: int = 1000,
-) -> Float[Tensor, N * outputs]:
+) -> Tensor:
     """Return f_0 + J (theta - theta_0) on the inputs, matrix-free: what a linear model would say after a training.
 
     Args:
