@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from models import CASES, ZOO
 from reference import trainable
 from torch import nn
 
@@ -48,8 +49,12 @@ def cut(monkeypatch):
         monkeypatch.setattr(f"grsd.jacobian.size.{limit}", 0)
 
 
-def test_every_part_against_one_dense_jacobian(any_case):
-    model, inputs, _ = any_case
+@pytest.mark.parametrize(
+    "row", [*CASES, *(pytest.param(row, marks=[pytest.mark.long] if n % 4 else []) for n, row in enumerate(ZOO))],
+    ids=[row.name for row in CASES + ZOO],
+)  # fmt: skip
+def test_every_part_against_one_dense_jacobian(row):
+    model, inputs, _ = row.make()
     rows, columns = rows_of(model, inputs)
     samples, classes = rows.shape[:2]
     whole = torch.einsum("icp,jdp->icjd", rows, rows)

@@ -115,9 +115,10 @@ def linear_outputs(
 def _times(call: str, times: object) -> np.ndarray:
     """Increasing times from 0 to infinity, (T,)."""
     try:
-        array = np.atleast_1d(np.asarray(times, dtype=float))
-    except (TypeError, ValueError, OverflowError):
+        array = np.atleast_1d(np.asarray(times))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         array = np.empty(0)
+    array = array.astype(float) if array.dtype.kind in "iuf" else np.empty(0)
     if array.ndim != 1 or not len(array) or not array[0] >= 0 or not (np.diff(array) > 0).all():
         raise ValueError(f"{call}(times): expected increasing times >= 0 of shape (T,), got {said(times)}")
     return array

@@ -14,7 +14,7 @@ from grsd.laws.ensemble import jackknife_interval, leave_out
 from grsd.laws.power_law import LARGEST_EXPONENT, Profile, Table
 from grsd.shells.common import LEAST_RUNS
 from grsd.support.arguments import SMALLEST, vector
-from grsd.support.values import level_of, number, said, seed_of, whole_number
+from grsd.support.values import between, level_of, number, said, seed_of
 
 CALL = "fit_power_law"
 LEAST_POINTS = 6
@@ -23,7 +23,7 @@ PARAMETERS = {"exponential": 3, "log-parabola": 3, "broken power law": 4}
 ALPHA = 0.05
 NESTED = ("log-parabola", "broken power law")  # contain a power law without offset
 REFITS = 4  # of the fit whose values the relative errors follow
-PERMUTATIONS = 999
+PERMUTATIONS, MOST_DRAWS = 999, 10_000
 ROUNDING = 1e-16  # of the sum of squares of the table, below which residuals mean nothing
 
 
@@ -112,7 +112,7 @@ def fit_power_law(
     positive, repeated x, too few points or runs, or a table without any variation.
     """
     level = level_of(CALL, level)
-    whole_number(CALL, "draws", draws, 19)
+    between(f"{CALL}(draws=...)", draws, 19, MOST_DRAWS, "more tell nothing new")
     seed_of(CALL, "seed", seed)
     x, rows, scale = _table(x, y, errors)
     if offset is not None:
@@ -151,7 +151,7 @@ def _table(x: object, y: object, errors: object) -> tuple[np.ndarray, np.ndarray
     x = vector(CALL, "x", x, LEAST_POINTS, SMALLEST, wanted="positive numbers (n,)")
     try:
         rows = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         rows = np.empty(0, dtype=object)
     if rows.dtype.kind not in "iuf" or rows.ndim not in (1, 2) or rows.shape[-1] != len(x):
         raise ValueError(f"{CALL}(y): expected numbers ({len(x)},) or (runs, {len(x)}), as x has, got {said(y)}")

@@ -75,6 +75,9 @@ def check_others(call: str, model: nn.Module, inputs: Tensor, others: Tensor) ->
     check_inputs(call, model, inputs)
     if not isinstance(others, Tensor):
         raise TypeError(f"{call}(others=...): expected a torch.Tensor, a batch like inputs, got {said(others)}")
+    if others.layout != torch.strided or others.is_complex():
+        what = str(others.dtype if others.is_complex() else others.layout)
+        raise TypeError(f"{call}(others=...): expected a dense real tensor, got {what}")
     if others.ndim == 0 or others.shape[0] == 0 or others.shape[1:] != inputs.shape[1:]:
         wanted = ", ".join(["N", *map(str, inputs.shape[1:])])
         raise ValueError(f"{call}(others=...): expected a batch of shape ({wanted}), got {tuple(others.shape)}")
