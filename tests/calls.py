@@ -12,6 +12,7 @@ from material import (
     SHELLS,
     WINDOW,
     S,
+    batch,
     beyond,
     coarse,
     coherences,
@@ -51,9 +52,9 @@ from grsd.conditions import (
     closure,
     covariance,
     evolution,
+    flow_to_loss,
     incoherence,
     invariance,
-    flow_to_loss,
     judge_models,
     locality,
     matched,
@@ -265,7 +266,7 @@ LAW_CALLS = {
         costly=("draws",),
     ),
     "fit_power_law of runs": _call(
-        grsd.fit_power_law, lambda: {"x": S + 6, "y": np.exp(-0.1 * np.outer(range(1, 5), S)), "draws": 19},
+        grsd.fit_power_law, lambda: {"x": S + 6, "y": np.exp(-0.1 * np.outer(range(1, 5), S)).tolist(), "draws": 19},
         "fit_power_law",
         costly=("draws",),
     ),
@@ -275,8 +276,9 @@ LAW_CALLS = {
     ),
     "loss_slope": _call(
         laws.loss_slope,
-        lambda: {"histories": [exact_history()] * 4, "first": 4.0, "last": 25.0, "offset": 0.0, "level": 0.9},
+        lambda: {"histories": [exact_history()] * 4, "first": 4.0, "last": 25.0, "offset": 0.0, "draws": 19},
         "loss_slope", "fit_power_law",
+        costly=("draws",),
     ),
     "more_seeds_said": _call(
         laws.more_seeds_said,

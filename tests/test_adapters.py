@@ -49,6 +49,7 @@ def adapted(model, error, folder):
     return runpy.run_path(str(folder / "line.py"), {"model": model, "grsd": grsd})["model"]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("name", list(RETURNED))
 def test_the_printed_line_works(name, tmp_path):
     returned = RETURNED[name]
@@ -64,11 +65,13 @@ def test_the_printed_line_works(name, tmp_path):
     assert torch.allclose(named, grsd.tangent_kernel(plain, X, parameters=["leave"]), rtol=1e-12)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_what_has_no_tensor_of_the_batch_keeps_the_older_advice():
     with pytest.raises(TypeError, match=r"it returned dict; wrap it in a module that returns the tensor to study$"):
         grsd.tangent_kernel(Several(lambda h, y: {"loss": y.mean()}).double(), X)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_a_recurrent_network_by_its_two_refusals(tmp_path):
     torch.manual_seed(0)
     model, x = nn.LSTM(5, 3, batch_first=True).double(), X[:, None].repeat(1, 2, 1)
@@ -122,6 +125,7 @@ def test_refusals_of_adapters(call, message):
         call()
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.long
 def test_a_model_of_transformers(tmp_path):
     """ModelOutput, and a language model whose outputs are read by position."""

@@ -13,7 +13,7 @@ X, Z, Y = (torch.randn(shape, dtype=torch.float64, generator=GENERATOR) for shap
 
 
 def test_against_scipy():
-    model = grsd.Perceptron(5, 3, width=8, depth=2)
+    model = grsd.Perceptron(5, 3, width=8, depth=2).double()
     kernel = grsd.tangent_kernel(model, X).numpy()
     between = grsd.tangent_kernel(model, Z, others=X).numpy()
     with torch.no_grad():
@@ -38,13 +38,13 @@ def test_a_linear_model_is_its_own_linearization():
     """And the limit is the regression of least norm: fewer parameters than outputs leave an error."""
     model = nn.Linear(5, 3).double()
     top = float(torch.linalg.eigvalsh(grsd.tangent_kernel(model, X))[-1])
-    flow = grsd.gradient_flow(model, X, Y, [1 / top, 5 / top], tolerance=1e-8)
+    flow = grsd.gradient_flow(model, X, Y, [1 / top, 5 / top], tolerance=1e-6)
     found = grsd.linearized_flow(model, X, Y, [*flow.times, np.inf], others=Z)
     for number, snapshot in enumerate(flow.snapshots):
         with torch.no_grad():
             outputs, others = snapshot.model(X), snapshot.model(Z)
-        assert np.allclose(found.outputs[number], outputs, atol=1e-6)
-        assert np.allclose(found.other_outputs[number], others, atol=1e-6)
+        assert np.allclose(found.outputs[number], outputs, atol=1e-4)
+        assert np.allclose(found.other_outputs[number], others, atol=1e-4)
         assert torch.allclose(grsd.linear_outputs(model, snapshot.model, Z), others, rtol=1e-12)
         assert torch.allclose(grsd.linear_outputs(model, snapshot.model.state_dict(), Z, batch=1), others, rtol=1e-12)
     many, answers = torch.cat([X, 2 * Z]), torch.cat([Y, Y[:4]])
@@ -71,9 +71,9 @@ class Scaled(nn.Module):
 def test_a_lazy_network_follows_its_linearization_and_another_does_not():
     errors = {}
     for alpha in (1.0, 100.0):
-        model = Scaled(alpha)
+        model = Scaled(alpha).double()
         top = float(torch.linalg.eigvalsh(grsd.tangent_kernel(model, X))[-1])
-        flow = grsd.gradient_flow(model, X, Y, [10 / top], tolerance=1e-6)
+        flow = grsd.gradient_flow(model, X, Y, [10 / top], tolerance=1e-4)
         after = flow.snapshots[-1].model
         with torch.no_grad():
             truth = after(Z)

@@ -18,19 +18,26 @@ CALL = "propagation.measure"
 
 
 def layers(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Return the submodules with parameters of their own, in the order of their calls, without the first."""
+    """Return the submodules with parameters of their own, in the order of their calls, without the first.
+
+    Those that are called more than once, or with whole numbers, are left out.
+    """
     called: dict[str, int] = {}
+    whole: set[str] = set()
     own = {name: part for name, part in model.named_modules() if name and [*part.parameters(recurse=False)]}
-    hooks = [
-        part.register_forward_pre_hook(lambda _, given, name=name: called.update({name: called.get(name, 0) + 1}))
-        for name, part in own.items()
-    ]
+
+    def count(_: nn.Module, given: tuple, *, name: str) -> None:
+        called[name] = called.get(name, 0) + 1
+        if given and isinstance(given[0], Tensor) and not given[0].is_floating_point():
+            whole.add(name)
+
+    hooks = [part.register_forward_pre_hook(partial(count, name=name)) for name, part in own.items()]
     repeatable(CALL, lambda: model(inputs), model.state_dict())
     called.clear()
     model(inputs)
     for hook in hooks:
         hook.remove()
-    names = [name for name in [*called][1:] if called[name] == 1]
+    names = [name for name in [*called][1:] if called[name] == 1 and name not in whole]
     if len(names) < 2:
         several = [name for name, times in called.items() if times > 1]
         more = f" and {', '.join(several)!s:.80} more than once" if several else ""

@@ -105,7 +105,7 @@ def linear_outputs(
     there = {name.removeprefix(products.network.prefix): p for name, p in after.named_parameters()}
     change = {}
     for name, p in products.network.parameters.items():
-        if name not in there or there[name].shape != p.shape:
+        if name not in there or there[name].shape != p.shape or there[name].device.type == "meta":
             raise ValueError(f"{call}(state=...): expected the parameters of the model, {name!r} is another one there")
         change[name] = there[name].detach().to(p) - p
     with exact_derivatives():

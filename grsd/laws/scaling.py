@@ -13,7 +13,7 @@ from grsd.laws.alternatives import designs, predict
 from grsd.laws.ensemble import jackknife_interval, leave_out
 from grsd.laws.power_law import LARGEST_EXPONENT, Profile, Table
 from grsd.shells.common import LEAST_RUNS
-from grsd.support.arguments import SMALLEST, vector
+from grsd.support.arguments import LARGEST, SMALLEST, vector
 from grsd.support.values import between, level_of, number, said, seed_of
 
 CALL = "fit_power_law"
@@ -116,7 +116,7 @@ def fit_power_law(
     seed_of(CALL, "seed", seed)
     x, rows, scale = _table(x, y, errors)
     if offset is not None:
-        offset = number(CALL, "offset", offset)
+        offset = number(CALL, "offset", offset, -LARGEST, LARGEST)
         if not (rows > offset).all():
             raise ValueError(
                 f"{CALL}(offset={offset:g}): expected an offset below every y, the least is {rows.min():g}"

@@ -24,6 +24,7 @@ def loss_slope(
     offset: float | None = 0.0,
     points: int = 12,
     level: float = 0.95,
+    draws: int = 199,
 ) -> PowerLawFit:
     """Fit loss = a t^-b + c between two times to at least 4 runs; ``exponent`` is minus the slope of the loss.
 
@@ -31,6 +32,7 @@ def loss_slope(
         histories: flows, or datasets with ``loss(time)`` such as those of ``grsd.run``; one per independent run.
         first, last: the window in time, which every run must cover. Losses are interpolated in log-log.
         offset: c; 0 is a pure power law, ``None`` fits it. points: number of times, log-spaced.
+        level, draws: as in ``fit_power_law``.
 
     The verdict is the test: "power law", or what refuses it, by ``fit_power_law``. Intervals are jackknives over runs,
     since the points of one curve are not independent. Errors: ``TypeError`` or ``ValueError`` in one line.
@@ -56,4 +58,4 @@ def loss_slope(
         if not (loss[kept] > 0).all() or not np.isfinite(loss[kept]).all():
             raise ValueError(f"{CALL}(histories): expected finite losses above 0, run {number} has others")
         rows.append(np.exp(np.interp(np.log(at), np.log(reach), np.log(loss[kept]))))
-    return fit_power_law(at, np.array(rows), offset=offset, level=level)
+    return fit_power_law(at, np.array(rows), offset=offset, level=level, draws=draws)
