@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from grsd.datasets import digits
     from grsd.decomposition import Spectrum, spectrum
     from grsd.evidence import claims
-    from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, log_times
+    from grsd.flow import Flow, FlowError, Snapshot, gradient_flow, linear_outputs, linearized_flow, log_times
     from grsd.kernel import memory_estimate, parameter_kernels, tangent_kernel, tangent_kernel_and_rate
     from grsd.krylov import KrylovSpectrum, krylov_spectrum
-    from grsd.networks import Perceptron
+    from grsd.laws import fit_power_law
+    from grsd.networks import Perceptron, output, packed
     from grsd.runs import EnsembleError, Spec, at_width, ensemble, measured_energy_change, run, shell_history
     from grsd.shells import (
         LogShells,
@@ -46,15 +47,20 @@ __all__ = [
     "energy_budget",
     "energy_budgets",
     "ensemble",
+    "fit_power_law",
     "flux_from_differences",
     "force_and_rate",
     "gradient_flow",
     "krylov_spectrum",
+    "linear_outputs",
+    "linearized_flow",
     "locality",
     "log_times",
     "measured_energy_change",
     "memory_estimate",
     "merge_shells",
+    "output",
+    "packed",
     "parameter_kernels",
     "project",
     "remove_scale",

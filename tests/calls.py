@@ -12,6 +12,7 @@ from material import (
     SHELLS,
     WINDOW,
     S,
+    batch,
     beyond,
     coarse,
     coherences,
@@ -27,6 +28,7 @@ from material import (
     history_of_states,
     inference,
     learning,
+    made,
     matrices,
     measured,
     model,
@@ -50,8 +52,10 @@ from grsd.conditions import (
     closure,
     covariance,
     evolution,
+    flow_to_loss,
     incoherence,
     invariance,
+    judge_models,
     locality,
     matched,
     profile_flow,
@@ -178,10 +182,41 @@ NETWORK_CALLS = {
             | {"loss": "mse", "dtype": torch.float64, "device": None, "memory_limit": "1GiB", "tf32": False}
         ),
     ),
+    "tangent_kernel of parts": _call(
+        grsd.tangent_kernel,
+        lambda: inference() | {"others": 2 * batch()[0], "parameters": ["hidden.*", "readout.weight"],
+                               "outputs": "trace", "positions": "all", "normalized": False},
+        "tangent_kernel",
+    ),
     "parameter_kernels": _call(
-        grsd.parameter_kernels, lambda: inference() | {"dtype": torch.float64, "memory_limit": "1GiB"}
+        grsd.parameter_kernels,
+        lambda: inference() | {"parameters": ["readout"], "dtype": torch.float64, "memory_limit": "1GiB"},
     ),
     "memory_estimate": _call(grsd.memory_estimate, lambda: inference() | {"rate": True, "dtype": torch.float64}),
+    "memory_estimate of parts": _call(
+        grsd.memory_estimate, lambda: inference() | {"others": batch()[0].clone(), "outputs": "diagonal"},
+        "memory_estimate",
+    ),
+    "CrossProducts": _call(
+        krylov.CrossProducts,
+        lambda: inference() | {"others": 2 * batch()[0], "parameters": ["readout"], "batch": 3, "device": None},
+    ),
+    "output": _call(grsd.output, lambda: {"model": model(), "key": "logits"}),
+    "packed": _call(grsd.packed, lambda: {"model": model(), "inputs": {"x": batch()[0].clone()}}),
+    "linearized_flow": _call(
+        grsd.linearized_flow,
+        lambda: learning() | {"times": [0.5, 2.0], "others": 2 * batch()[0], "parameters": ["readout"]},
+        "linearized_flow", "tangent_kernel",
+    ),
+    "linear_outputs": _call(
+        grsd.linear_outputs,
+        lambda: {"model": model(), "state": states()["after"], "inputs": batch()[0].clone(), "batch": 3},
+    ),
+    "Flow.from_checkpoints": _call(
+        grsd.Flow.from_checkpoints,
+        lambda: learning() | {"states": [model(), states()["after"]], "times": [0.0, 1.0], "parameters": None},
+        "Flow.from_checkpoints", "gradient_flow",
+    ),
     "gradient_flow": _call(
         grsd.gradient_flow,
         lambda: (
@@ -240,6 +275,32 @@ LAW_CALLS = {
         laws.exponents,
         lambda: {"budgets": [list(runs())] * 4, "times": [1.0, 2.0, 3.0, 4.0], "window": WINDOW, "level": 0.9},
     ),
+    "fit_power_law": _call(
+        grsd.fit_power_law,
+        lambda: {"x": S + 6, "y": 2 * (S + 6) ** -0.5 + 0.3, "errors": np.ones(12), "offset": None, "level": 0.9,
+                 "draws": 19, "seed": 0},
+        costly=("draws",),
+    ),
+    "fit_power_law of runs": _call(
+        grsd.fit_power_law, lambda: {"x": S + 6, "y": np.exp(-0.1 * np.outer(range(1, 5), S)).tolist(), "draws": 19},
+        "fit_power_law",
+        costly=("draws",),
+    ),
+    "PowerLawFit.predict": _call(
+        lambda x: grsd.fit_power_law(S + 6, 2 * (S + 6) ** -0.5, draws=19).predict(x), lambda: {"x": [1.0, 9.0]},
+        "PowerLawFit.predict",
+    ),
+    "loss_slope": _call(
+        laws.loss_slope,
+        lambda: {"histories": [exact_history()] * 4, "first": 4.0, "last": 25.0, "offset": 0.0, "draws": 19},
+        "loss_slope", "fit_power_law",
+        costly=("draws",),
+    ),
+    "more_seeds_said": _call(
+        laws.more_seeds_said,
+        lambda: {"estimate": 0.0, "interval": (-2.0, 2.0), "threshold": 1.0, "seeds": 8, "least": 4},
+        "more_seeds",
+    ),
     "closure.judge": _call(closure.judge, lambda: coarse() | {"permutations": 19}, "closure.judge"),
     "profile_flow.judge": _call(profile_flow.judge, lambda: coarse() | {"separations": 2},
                                 "profile_flow.judge", "coupling_law"),
@@ -291,6 +352,22 @@ CONDITION_CALLS = {
         propagation.measure,
         lambda: start() | {"node": None, "side": "input", "norms": True, "parameters": None},
         "propagation.measure",
+    ),
+    "propagation.nodes": _call(
+        propagation.nodes, lambda: inference() | {"side": "input", "dtype": torch.float64, "device": None},
+        "propagation.nodes",
+    ),
+    "judge_models": _call(
+        judge_models,
+        lambda: {"condition": "propagation", "make": made, "depths": [2, 3, 4], "seeds": [0, 1, 2, 3], "log_loss": -0.1,
+                 "latest": 10.0, "norms": False} | dict(zip(("inputs", "targets"), batch(), strict=True)),
+        "judge_models", "propagation.measure", "propagation.judge",
+        costly=("latest", "depths", "seeds"),
+    ),
+    "flow_to_loss": _call(
+        flow_to_loss, lambda: learning() | {"log_loss": -0.1, "latest": 100.0, "tolerance": 1e-3},
+        "flow_to_loss", "gradient_flow", "tangent_kernel",
+        costly=("latest", "tolerance", "log_loss"),
     ),
     "propagation.slopes": _call(propagation.slopes, lambda: {"ensemble": gains()[::4]}, "propagation.slopes"),
     **{

@@ -25,6 +25,10 @@ def model() -> nn.Module:
     return grsd.Perceptron(5, 3, width=4, depth=2).double()
 
 
+def made(depth: int, seed: int) -> nn.Module:
+    return grsd.Perceptron(5, 3, width=4, depth=depth, seed=seed).double()
+
+
 @cache
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator("cpu").manual_seed(0)

@@ -40,7 +40,7 @@ BATCH = [
         lambda: Returns(lambda y: (y, y)),
         X,
         Y,
-        r"one tensor, it returned tuple; wrap it in a module that returns",
+        r"one tensor, it returned tuple; take one of 0 \(6, 3\), 1 \(6, 3\): model = grsd.output\(model, 0\)$",
     ),
     (
         lambda: Returns(lambda y: y[:3]),

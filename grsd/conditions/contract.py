@@ -12,6 +12,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from grsd.flow import Flow, Snapshot
+from grsd.laws import more_seeds_said
 from grsd.losses import check_loss
 
 
@@ -115,7 +116,10 @@ def conclude(
         said = f"{what} is {value:.3g}, its interval [{low:.3g}, {high:.3g}] {place[verdict]} {threshold:g}"
     if seeds < least:
         also = f"{seeds} seeds are fewer than the {least} that a verdict needs"
-    reason = f"{said}; {also}" if also else said
+    needed = ""
+    if verdict == "inconclusive" and math.isfinite(value):
+        needed = more_seeds_said(value, (low, high), threshold, seeds, least=least)
+    reason = "; ".join(part for part in (said, also, needed) if part)
     return Verdict(condition, verdict, value, (low, high), power, against, reason, runs, details)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from grsd.support.arguments import listed
-from grsd.support.checks import repeatable
+from grsd.support.checks import check_outputs, repeatable
 from grsd.support.values import said
 
 Nodes = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -17,21 +18,33 @@ CALL = "propagation.measure"
 
 
 def layers(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Return the submodules with parameters of their own, in the order of their calls, without the first."""
-    called: dict[str, None] = {}
+    """Return the submodules with parameters of their own, in the order of their calls, without the first.
+
+    Those that are called more than once, or with whole numbers, are left out.
+    """
+    called: dict[str, int] = {}
+    whole: set[str] = set()
     own = {name: part for name, part in model.named_modules() if name and [*part.parameters(recurse=False)]}
-    hooks = [
-        part.register_forward_pre_hook(lambda _, given, name=name: called.setdefault(name))
-        for name, part in own.items()
-    ]
+
+    def count(_: nn.Module, given: tuple, *, name: str) -> None:
+        called[name] = called.get(name, 0) + 1
+        if given and isinstance(given[0], Tensor) and not given[0].is_floating_point():
+            whole.add(name)
+
+    hooks = [part.register_forward_pre_hook(partial(count, name=name)) for name, part in own.items()]
     repeatable(CALL, lambda: model(inputs), model.state_dict())
+    called.clear()
+    model(inputs)
     for hook in hooks:
         hook.remove()
-    names = [*called][1:]
+    names = [name for name in [*called][1:] if called[name] == 1 and name not in whole]
     if len(names) < 2:
+        several = [name for name, times in called.items() if times > 1]
+        more = f" and {', '.join(several)!s:.80} more than once" if several else ""
         raise ValueError(
-            f"{CALL}(node=None): expected at least 2 layers after the first, {type(model).__name__} calls {names}; "
-            r"name the submodules, as in node=r'blocks\.\d+'"
+            f"{CALL}(node=None): expected at least 2 layers after the first, {type(model).__name__} calls "
+            f"{names!s:.80}{more}; name the submodules, as in "
+            r"node=r'blocks\.\d+', or take node=propagation.nodes(model, inputs)"
         )
     return names
 
@@ -59,6 +72,67 @@ def chosen(model: nn.Module, node: Nodes) -> list[str]:
             f"{CALL}(node=...): expected at least 2 submodules, got {names}; there are {list(modules)!r:.200}"
         )
     return names
+
+
+def passed(model: nn.Module, inputs: Tensor, side: str, call: str) -> list[str]:
+    """Return the submodules through whose tensor at that ``side`` everything passes, in the order of their calls.
+
+    Only submodules that are called once with one real tensor (N, ...) count. Where several have the same tensor, as a
+    block and its first layer, the outermost is named. ``model``: a private copy, without trainable parameters.
+    """
+    repeatable(call, lambda: model(inputs), model.state_dict())
+    seen: dict[str, list[tuple[object, int]]] = {}
+    sources: list[Tensor] = []
+
+    def keep(name: str, value: object) -> None:
+        seen.setdefault(name, []).append((value, value._version if isinstance(value, Tensor) else 0))
+
+    def enter(_: nn.Module, given: tuple, *, name: str) -> None:
+        keep(name, given[0] if given else None)
+
+    def leave(_: nn.Module, given: tuple, value: object, *, name: str) -> object:
+        whole = bool(given) and isinstance(given[0], Tensor) and not given[0].is_floating_point()
+        if whole and isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad:
+            value = value.detach().requires_grad_()  # an embedding: what is made of its tokens begins here
+            sources.append(value)
+        if side == "output":
+            keep(name, value)
+        return value
+
+    hooks = []
+    for name, part in model.named_modules():
+        if name and side == "input":
+            hooks.append(part.register_forward_pre_hook(partial(enter, name=name)))
+        if name:
+            hooks.append(part.register_forward_hook(partial(leave, name=name)))
+    batch = inputs.detach()
+    outputs = model(batch.requires_grad_() if batch.is_floating_point() else batch)
+    for hook in hooks:
+        hook.remove()
+    check_outputs(call, outputs, len(inputs), positions=True)
+    kept: dict[int, str] = {}
+    for name, [(value, version), *more] in seen.items():
+        fit = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 and len(value) == len(inputs)
+        if more or not fit or value.grad_fn is None or value._version != version:
+            continue
+        if not _ends(outputs.grad_fn, value.grad_fn) & _ends(value.grad_fn):
+            known = kept.get(id(value))
+            kept[id(value)] = name if known is None or known.startswith(f"{name}.") else known
+    return list(kept.values())
+
+
+def _ends(start: object, without: object = None) -> set[int]:
+    """Return the leaves of a graph that can be reached from ``start`` without the node ``without``."""
+    found, waiting, seen = set(), [start], {without}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [other for other, _ in node.next_functions]
+    return found
 
 
 class Graph:

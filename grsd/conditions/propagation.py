@@ -23,7 +23,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.conditions.contract import Estimate, Verdict, conclude, deciding, first_snapshot
-from grsd.conditions.graph import CALL, Graph, Nodes, chosen, gains, layers
+from grsd.conditions.graph import CALL, Graph, Nodes, chosen, gains, layers, passed
 from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
 from grsd.jacobian import Composed, exact_derivatives, private_copy
@@ -101,7 +101,8 @@ def measure(
         inputs: the batch, shape (N, ...). ``targets`` are not read.
         node: submodules, each called once: a regular expression that matches their whole names, a list of names, or a
             function of (name, module). ``None``: all layers (submodules with parameters of their own) except the one
-            called first; for a ``grsd.Perceptron`` these are h_1 to h_L. In networks with branches name whole blocks.
+            called first; for a ``grsd.Perceptron`` these are h_1 to h_L. In networks with branches take whole blocks:
+            ``nodes(model, inputs)`` finds them.
         side: "input" or "output": a node is the tensor that enters the submodule, or the one that leaves it.
         norms: compute the operator norms too, which doubles the cost.
         device: as in ``grsd.tangent_kernel``.
@@ -163,6 +164,40 @@ def measure(
     coords = {"l": index, "m": index, "l_name": ("l", order), "m_name": ("m", order), "distance": index[:-1]}
     settings = {"depth": len(order), "samples": len(batch), "side": side} | dict(parameters or {})
     return data.assign_coords(coords).assign_attrs(provenance(settings))
+
+
+def nodes(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    side: str = "input",
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+) -> list[str]:
+    """Return the names of a network's own nodes, for ``measure(..., node=...)``: what everything passes through.
+
+    These are the submodules at whose input, or output (``side``), a single tensor carries all that the model makes of
+    its inputs: whole blocks of a network with skips, layers of one without. They are found in the graph of one forward
+    pass and listed in the order of their calls; submodules inside a branch, or called more than once, are no nodes.
+
+    Args: as ``measure``; a few samples are enough. Errors: ``ValueError`` if there are fewer than two.
+    """
+    call = "propagation.nodes"
+    floating_dtype(call, dtype)
+    choice(call, "side", side, SIDES)
+    check_inputs(call, model, inputs)
+    check_module(call, model, device)
+    place = resolve_device(call, device, model)
+    private = private_copy(model, dtype, place)
+    batch = inputs[:2].to(device=place, dtype=dtype if inputs.is_floating_point() else inputs.dtype)
+    with exact_derivatives(), Composed(dtype):
+        found = passed(private, batch, side, call)
+    if len(found) < 2:
+        raise ValueError(
+            f"{call}(model, ...): expected at least 2 submodules that everything passes through, found {found}; name "
+            "the nodes yourself, as in measure(model, inputs, node=['blocks.0', 'blocks.1'])"
+        )
+    return found
 
 
 def slopes(ensemble: Sequence[xr.Dataset]) -> dict[str, float]:

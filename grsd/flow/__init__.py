@@ -2,6 +2,7 @@
 
 from grsd.flow.chebyshev import StepUnderflow
 from grsd.flow.gradient import HISTORY, Descent, Flow, FlowError, Snapshot, gradient_flow, log_times, nearby
+from grsd.flow.linearized import linear_outputs, linearized_flow
 
 __all__ = [
     "HISTORY",
@@ -11,6 +12,8 @@ __all__ = [
     "Snapshot",
     "StepUnderflow",
     "gradient_flow",
+    "linear_outputs",
+    "linearized_flow",
     "log_times",
     "nearby",
 ]

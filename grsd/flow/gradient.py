@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
+from grsd.flow.states import module_of
 from grsd.jacobian import ForwardTrace, Network, exact_derivatives, trace_with_graph
 from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
 from grsd.losses import Loss, check_loss, checked_force, fitting_targets
-from grsd.support.arguments import described, vector
+from grsd.support.arguments import described, listed, vector
 from grsd.support.checks import (
     FEW,
     check_inputs,
@@ -69,6 +70,39 @@ class Flow:
     @property
     def times(self) -> np.ndarray:
         return self.history.time.values
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        model: nn.Module,
+        states: Sequence[nn.Module | Mapping[str, Tensor]],
+        times: Sequence[float] | np.ndarray,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        parameters: Mapping[str, object] | None = None,
+    ) -> Flow:
+        """Return the states of any training, by any optimizer, as a flow that ``measure`` of the conditions reads.
+
+        Args:
+            model: the module of the states. states: at each time, a state dict or a module. For files,
+                ``torch.load(file, weights_only=True)`` gives one, or ``grsd.training.files.read_state``.
+            times: increasing from 0, in the unit of gradient flow: for gradient descent learning rate times steps.
+            inputs, targets: the batch on which the kernels are taken; its loss is the mean squared error.
+
+        Exact, whatever the training was: everything that is a function of one state, such as kernels, spectra, energies
+        of shells, and what gradient flow of this loss would do from that state on: rates of the kernel, dissipation,
+        couplings, fluxes and velocities. Not exact: whatever compares states or reads a time, since the training moved
+        between them by other steps than gradient flow: the trend eta of condition 3, frontiers and collapses in
+        lambda t, and the change of an energy from one state to the next, which is not the flux integrated.
+        ``grsd.checkpoints`` gives the exact budget between two states, and takes any loss. The history has no counts
+        of steps and no error estimate: these are NaN.
+
+        Errors: as ``gradient_flow``; ``ValueError`` for a state that does not fit, or another number of times.
+        """
+        return _from_checkpoints(model, states, times, inputs, targets, dtype, device, parameters)
 
     def __repr__(self) -> str:
         span = f"times {self.times[0]:.4g} to {self.times[-1]:.4g}" if self.times.size else "no times"
@@ -251,6 +285,39 @@ def nearby(
         Snapshot(snapshot.time + k * duration, problem.module(found[k]), problem.force(problem.outputs(found[k])))
         for k in offsets
     ]
+
+
+def _from_checkpoints(
+    model: nn.Module,
+    states: Sequence[nn.Module | Mapping[str, Tensor]],
+    times: Sequence[float] | np.ndarray,
+    inputs: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+    parameters: Mapping[str, object] | None,
+) -> Flow:
+    call = "Flow.from_checkpoints"
+    states = listed(call, "states", states, "state dicts or modules", 2)
+    array = vector(call, "times", times, len(states), wanted="increasing times from 0, one for each state, (T,)")
+    if len(array) != len(states) or array[0] != 0 or (np.diff(array) <= 0).any():
+        raise ValueError(
+            f"{call}(times): expected increasing times from 0, one for each of {len(states)} states, got {said(times)}"
+        )
+    check_inputs(call, model, inputs)
+    snapshots, rows = [], []
+    for number, (time, state) in enumerate(zip(array, states, strict=True)):
+        name = f"states[{number}]"
+        module = module_of(call, name, state if isinstance(state, nn.Module) else (model, state))
+        descent = Descent(module, inputs, targets, dtype=dtype, device=device, parameters=parameters)
+        snapshots.append(descent.snapshot(0.0))
+        if not bool(torch.isfinite(snapshots[-1].error).all()):
+            raise ValueError(f"{call}({name}): the outputs contain NaN or infinity; leave this state out")
+        snapshots[-1] = replace(snapshots[-1], time=float(time))
+        rows.append(dict.fromkeys(HISTORY, np.nan) | {"loss": descent.row()["loss"]})
+    history = descent.history(array.tolist(), rows).assign_attrs(integrator="none: states of a training")
+    history.time.attrs["long_name"] = "time of the states"
+    return Flow(tuple(snapshots), descent.inputs, descent.targets, history)
 
 
 def _network(model: nn.Module, inputs: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Network, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -169,6 +169,14 @@ class Network:
         finally:
             for name, p in own.items():
                 p.data.copy_(before[name])
+
+    def only(self, names: Collection[str]) -> None:
+        """Make all parameters but the named ones fixed, as if they did not require gradients."""
+        self.fixed |= {name: p for name, p in self.parameters.items() if name not in names}
+        self._trainable = {name: p for name, p in self._trainable.items() if name in names}
+        self.parameters = {name: p for name, p in self.parameters.items() if name in names}
+        self._places = [place for place in self._places if place[2] in names]
+        self._marked = {name: marks for name, marks in self._marked.items() if name in names}
 
     def moved(self, direction: Parameters, step: float) -> Network:
         """The same network at parameters + step * direction."""

@@ -8,7 +8,7 @@ activations of these few samples. ``DenseOperator`` provides the same products f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -35,7 +35,7 @@ from grsd.jacobian.prepare import prepare
 from grsd.jacobian.verify import TOLERANCE, inner, pullback, same_outputs
 from grsd.losses import Loss, check_loss, checked_force, fitting_targets, force_along
 from grsd.support.arguments import tensor
-from grsd.support.checks import FEW
+from grsd.support.checks import FEW, check_others
 from grsd.support.values import said, whole_number
 
 Vector = Float[Tensor, " D"]
@@ -93,7 +93,8 @@ class DenseOperator:
 class KernelProducts:
     """M = J J^T / N as products alone; vectors have length D = N * C, sample-major.
 
-    Args: as ``tangent_kernel``; ``batch``: how many samples are differentiated at once.
+    Args: as ``tangent_kernel``; ``batch``: how many samples are differentiated at once; ``parameters``: patterns of
+    those that count.
     Attributes: ``outputs``: f(X); ``dimension``: D.
     Cost: ``product`` takes one forward and two backward passes over the batch.
     Errors: as ``tangent_kernel``; ``RuntimeError`` if torch has no correct derivative of the model.
@@ -107,11 +108,12 @@ class KernelProducts:
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
         batch: int = 1000,
+        parameters: Sequence[str] | None = None,
         call: str = "KernelProducts",
     ) -> None:
         whole_number(call, "batch", batch, 1)
         with exact_derivatives():
-            prepared = prepare(call, model, inputs, dtype, device)
+            prepared = prepare(call, model, inputs, dtype, device, parameters=parameters)
             self.network, self.inputs, self.outputs = prepared.network, prepared.inputs, prepared.outputs.detach()
             self.batch, self.dimension, self.dtype = min(int(batch), len(self.inputs)), self.outputs.numel(), dtype
             self._check_batches(call)
@@ -165,6 +167,53 @@ class KernelProducts:
         with torch.no_grad():
             parts = [self.network(self.network.parameters, few) for few in self.inputs.split(self.batch)]
         same_outputs(call, (torch.cat(parts) - self.outputs).abs().max(), self.outputs)
+
+
+class CrossProducts:
+    """K = J(inputs) J(others)^T / N2 between two batches as products: D = N C rows, D2 = N2 C columns, sample-major.
+
+    Args: as ``KernelProducts``; ``others``: the second batch, (N2, ...), of the training samples if K is to move
+    predictions. Attributes: ``shape``: (D, D2); ``outputs``, ``other_outputs``: f on both batches.
+    Cost: a product takes a forward pass over one batch, and a forward and a backward pass over the other.
+    Errors: as ``KernelProducts``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        others: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device | None = None,
+        batch: int = 1000,
+        parameters: Sequence[str] | None = None,
+    ) -> None:
+        call = "CrossProducts"
+        check_others(call, model, inputs, others)
+        self._left, self._right = (
+            KernelProducts(model, x, dtype=dtype, device=device, batch=batch, parameters=parameters, call=call)
+            for x in (inputs, others)
+        )
+        self.shape = self._left.dimension, self._right.dimension
+        self.outputs, self.other_outputs = self._left.outputs, self._right.outputs
+
+    def product(self, v: Float[Tensor, " D2"]) -> Vector:
+        """K v, (D,)."""
+        return self._left.push(self._right.pull(v)) / len(self._right.inputs)
+
+    def transposed(self, u: Vector) -> Float[Tensor, " D2"]:
+        """K^T u, (D2,)."""
+        return self._right.push(self._left.pull(u)) / len(self._right.inputs)
+
+    def as_linear_operator(self) -> LinearOperator:
+        """K for ``scipy.sparse.linalg``."""
+
+        def by(product: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda v: product(torch.from_numpy(v.reshape(-1)).to(self.outputs)).cpu().numpy()
+
+        dtype = self.outputs.cpu().numpy().dtype
+        return LinearOperator(self.shape, matvec=by(self.product), rmatvec=by(self.transposed), dtype=dtype)
 
 
 class KernelOperator(KernelProducts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grsd.jacobian.coupling import COUPLED, is_coupled, parts_of, same_values, the_others
 from grsd.jacobian.groups import random_like
 from grsd.jacobian.network import Network, Parameters
+from grsd.jacobian.selection import matching
 from grsd.jacobian.size import evaluated_at_once
 from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
@@ -79,8 +80,15 @@ class PreparedModel:
         self.gradient = pull(network, few, inputs[chosen], self.probe)
         if self.small:
             check_leaves(call, network, self.trace, few.leaves, ends)
-        elif len(chosen) < len(inputs):
-            _check_gradient(call, network, inputs, few, chosen, self.probe, self.gradient, ends)
+        else:
+            self.check_gradient(ends)
+
+    def check_gradient(self, ends: list[Tensor]) -> None:
+        """Raise ``ValueError`` if the gradient of a few outputs is another one among other samples."""
+        if self.few is not None and self.gradient is not None and len(self.chosen) < self.samples:
+            _check_gradient(
+                self.call, self.network, self.inputs, self.few, self.chosen, self.probe, self.gradient, ends
+            )
 
     def _check_values(self, few: ForwardTrace | None, parts: list[Tensor]) -> None:
         """Raise ``ValueError`` if the model is random, or if the outputs of some samples depend on the others."""
@@ -108,9 +116,14 @@ def prepare(
     dtype: torch.dtype,
     device: str | torch.device | None,
     small: Small | None = None,
+    *,
+    parameters: Sequence[str] | None = None,
+    positions: bool = False,
 ) -> PreparedModel:
     """Check a model and its inputs, and evaluate it once.
 
+    ``parameters``: patterns of the names of those that count; None: all trainable ones. ``positions``: outputs
+    (N, T, C) are allowed too.
     ``small(network, few, samples)``: whether the graph of all samples may be held; if given, the caller has to call
     ``check_samples``. Errors: ``TypeError`` or ``ValueError`` in one line.
     """
@@ -119,6 +132,8 @@ def prepare(
     floating_dtype(call, dtype)
     device = resolve_device(call, device, model)
     network = copied(call, model, dtype, device)
+    if parameters is not None:
+        network.only([name.removeprefix(network.prefix) for name in matching(call, model, parameters)])
     inputs = inputs.detach().to(device=device, dtype=dtype if inputs.is_floating_point() else None, copy=True)
     kept = network.fixed | network.parameters | {"inputs": inputs}
     before = {name: tensor.clone() for name, tensor in kept.items()}
@@ -134,7 +149,7 @@ def prepare(
         fit = few is not None and small is not None and _is_output(few.outputs) and small(network, few, len(inputs))
         found = evaluated(call, model, network, inputs, trace_with_graph if fit else trace_forward)
     network.composed = found.composed
-    check_outputs(call, found.outputs, len(inputs))
+    check_outputs(call, found.outputs, len(inputs), positions=positions)
     if found.outputs.dtype != dtype:
         raise TypeError(
             f"{call}(dtype={dtype}): the model casts to {found.outputs.dtype} on its way; take dtype="
@@ -169,7 +184,10 @@ def changes(what: str) -> str:
 
 def _is_output(outputs: object) -> bool:
     return (
-        isinstance(outputs, Tensor) and outputs.ndim in {1, 2} and outputs.numel() > 0 and outputs.is_floating_point()
+        isinstance(outputs, Tensor)
+        and outputs.ndim in {1, 2, 3}
+        and outputs.numel() > 0
+        and outputs.is_floating_point()
     )
 
 

@@ -206,8 +206,8 @@ def _gradients_of_many(
 
 
 def one_per_class(outputs: Tensor) -> Tensor:
-    """One cotangent per class, on all samples at once: (C, N, C) or (1, N)."""
-    classes = outputs.shape[1] if outputs.ndim == 2 else 1
+    """One cotangent per class, on all samples at once: (C, N, C), (1, N) or (T C, N, T, C)."""
+    classes = outputs[0].numel()
     select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
     return select[:, None, :].expand(classes, outputs.shape[0], classes).reshape(classes, *outputs.shape)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from grsd.jacobian import (
     FORWARD,
-    TWICE,
     Differentiated,
     Direction,
     ForwardTrace,
@@ -47,36 +46,14 @@ from grsd.kernel.plan import (
     measured_samples,
     single_pass_plan,
 )
-from grsd.kernel.products import KernelAccumulator, Square, Tile
+from grsd.kernel.products import Accumulates, KernelAccumulator, Square, Tile
+from grsd.kernel.strategies import LAST_RESORT, OWN_PARAMETERS, SLOWER, Strategy
 from grsd.losses import Loss, checked_force, fitting_targets
 from grsd.support.checks import FEW, in_one_line, memory_bytes
 from grsd.support.faults import is_mistake
 
 SMALL = 2**30  # bytes; the memory of smaller problems is not measured
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How a kernel is computed.
-
-    ``factored``: known layers are factored. ``row_method``: for all other parameters. ``by``: forward mode or two
-    backward passes for J d.
-    """
-
-    factored: bool
-    row_method: RowMethod
-    by: str
-
-
-LAST_RESORT = Strategy(False, RowMethod.ONE_OUTPUT, TWICE)
-OWN_PARAMETERS = Strategy(False, RowMethod.WHOLE_BATCH, TWICE)  # a graph that ends in the module's own parameters
-SLOWER = (
-    Strategy(True, RowMethod.WHOLE_BATCH, FORWARD),
-    Strategy(True, RowMethod.ONE_OUTPUT, FORWARD),
-    OWN_PARAMETERS,
-    LAST_RESORT,
-)
 
 
 class KernelComputation:
@@ -101,6 +78,8 @@ class KernelComputation:
         direction: Mapping[str, Tensor] | None = None,
         per_parameter: bool = False,
         refuse: bool = True,
+        parameters: Sequence[str] | None = None,
+        positions: bool = False,
     ) -> None:
         self.call, self.rate, self.per_parameter, self.refuse = call, rate, per_parameter, refuse
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
@@ -109,7 +88,16 @@ class KernelComputation:
             room = min(SMALL, free_memory(network.device) // 2)
             return crude_bytes(network, few, samples, rate, per_parameter) < room
 
-        self.prepared = prepared = prepare(call, model, inputs, dtype, device, small if limit is None else None)
+        self.prepared = prepared = prepare(
+            call,
+            model,
+            inputs,
+            dtype,
+            device,
+            small if limit is None else None,
+            parameters=parameters,
+            positions=positions,
+        )
         self.network, self.inputs, self.trace = prepared.network, prepared.inputs, prepared.trace
         self.samples, self.classes, self.small = prepared.samples, prepared.classes, prepared.small
         self.outputs = prepared.outputs.detach()
@@ -136,10 +124,10 @@ class KernelComputation:
                 "limit, take fewer samples or dtype=torch.float32"
             )
 
-    def total(self) -> list[Square]:
+    def total(self) -> list[Tensor]:
         """[M], or [M, M'], checked."""
 
-        def compute() -> tuple[list[Square], list[Square]]:
+        def compute() -> tuple[list[Tensor], list[Tensor]]:
             accumulator = self._accumulator()
             self._accumulate(lambda group: accumulator)
             matrices = accumulator.finish()
@@ -150,7 +138,7 @@ class KernelComputation:
     def shares(self) -> dict[str, Square]:
         """The share of each parameter group in M, by the name of its parameter; the sum of the shares is checked."""
 
-        def compute() -> tuple[dict[str, Square], list[Square]]:
+        def compute() -> tuple[dict[str, Square], list[Tensor]]:
             accumulators = {group.names[0]: self._accumulator() for group in self.groups}
             self._accumulate(lambda group: accumulators[group.names[0]])
             shares = {self.network.prefix + name: own.finish()[0] for name, own in accumulators.items()}
@@ -164,7 +152,7 @@ class KernelComputation:
             return pull(self.network, self.trace, self.inputs, cotangent)
         return pullback(self.network, self.inputs, cotangent, self.batch)
 
-    def _checked(self, compute: Callable[[], tuple[T, list[Square]]]) -> T:
+    def _checked(self, compute: Callable[[], tuple[T, list[Tensor]]]) -> T:
         """Compute; if that raises or fails the self-check, retry with strategies that need fewer features of torch.
 
         Programming errors of this package are raised at once.
@@ -212,7 +200,7 @@ class KernelComputation:
             stacklevel=5,
         )
 
-    def _disagreement(self, matrices: Sequence[Square]) -> str | None:
+    def _disagreement(self, matrices: Sequence[Tensor]) -> str | None:
         problem = self.expected.disagreement(matrices[0])
         if problem is not None:
             return problem
@@ -229,19 +217,23 @@ class KernelComputation:
         if not check_part(kernel, here.chosen, here.probe, here.gradient):
             raise ValueError(f"{self.call}(model, ...): {COUPLED_GRADIENT}")
 
-    def _accumulate(self, accumulator_of: Callable[[ParameterGroup], KernelAccumulator]) -> None:
+    def _accumulate(self, accumulator_of: Callable[[ParameterGroup], Accumulates]) -> None:
         self.deviation = self.outputs.new_zeros(())
         for one_pass in self.plan.passes:
             spans = [slice(i, min(i + one_pass.tile, self.samples)) for i in range(0, self.samples, one_pass.tile)]
-            for i, span in enumerate(spans):
+            for span, others in self._pairs(spans):
                 here = self._tiles(one_pass, span)
-                for other in spans[i + 1 :]:
+                for other in others:
                     there = self._tiles(one_pass, other)
                     for number, group in enumerate(one_pass.groups):
                         accumulator_of(group).add(group, here[number], there.pop(0))
                 for group, own in merged(one_pass.groups, here, accumulator_of, self.small):
                     accumulator_of(group).add(group, own, own)
         same_outputs(self.call, self.deviation, self.outputs)
+
+    def _pairs(self, spans: list[slice]) -> Iterator[tuple[slice, list[slice]]]:
+        """Each span of samples with those after it."""
+        return ((span, spans[i + 1 :]) for i, span in enumerate(spans))
 
     def _tiles(self, one_pass: Pass, span: slice) -> list[Tile]:
         starts = range(span.start, span.stop, one_pass.batch)
@@ -266,11 +258,13 @@ class KernelComputation:
         self.deviation = torch.maximum(self.deviation, difference)
         return parts
 
-    def _accumulator(self) -> KernelAccumulator:
+    def _accumulator(self) -> Accumulates:
+        return KernelAccumulator(self.samples, self.classes, *self._accumulated())
+
+    def _accumulated(self) -> tuple[bool, int, bool, torch.dtype, torch.device]:
+        """What every accumulator takes besides its sizes."""
         device = torch.device("cpu") if self.plan.host else self.outputs.device
-        return KernelAccumulator(
-            self.samples, self.classes, self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
-        )
+        return self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
 
     def _plan_groups(self) -> None:
         """Choose the parameter groups and the plan of the current strategy."""
@@ -379,6 +373,10 @@ class KernelComputation:
         tensors += [*self.network.fixed.values(), self.inputs, self.outputs]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def _matrices(self) -> dict[str, int | None]:
+        """How many matrices are held, and the numbers in each of them."""
+        return {"matrices": len(self.groups) if self.per_parameter else 1 + self.rate, "entries": None}
+
     def _plan(self) -> Plan:
         few = [trace_forward(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
         if not all(trace.same_calls(self.trace) for trace in few):
@@ -391,7 +389,7 @@ class KernelComputation:
             classes=self.classes,
             width=self.outputs.element_size(),
             rate=self.rate,
-            matrices=len(self.groups) if self.per_parameter else 1 + self.rate,
+            **self._matrices(),
             device=self.inputs.device,
             before=self._held(),
             groups=self.groups,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grsd.jacobian import Differentiated, ParameterGroup, Parts, Route
 from grsd.jacobian.size import copies_avoid_calls
-from grsd.kernel.products import KernelAccumulator, Tile
+from grsd.kernel.products import Accumulates, Tile
 
 
 def joined(pieces: Iterator[Differentiated], groups: Sequence[ParameterGroup], samples: int) -> Differentiated:
@@ -34,7 +34,7 @@ def joined(pieces: Iterator[Differentiated], groups: Sequence[ParameterGroup], s
 def merged(
     groups: Sequence[ParameterGroup],
     tiles: list[Tile],
-    accumulator_of: Callable[[ParameterGroup], KernelAccumulator],
+    accumulator_of: Callable[[ParameterGroup], Accumulates],
     small: bool,
 ) -> Iterator[tuple[ParameterGroup, Tile]]:
     """Each group with its tile; in a ``small`` problem those of one accumulator, route and shape are multiplied as one.
@@ -77,3 +77,23 @@ def _tensors(group: tuple[Parts, Parts | None]) -> Parts:
 def _sample_axis(group: ParameterGroup, part: Tensor) -> int:
     """The axis of the samples: 2 for the backprops (G, T, N, C, q) of the route GRAM, 0 for all other parts."""
     return 2 if group.route == Route.GRAM and part.ndim == 5 else 0
+
+
+def of_samples(group: ParameterGroup, tile: Tile, samples: slice) -> Tile | None:
+    """The part of a tile that lies within ``samples``; None if it is empty."""
+    start, stop = max(tile.samples.start, samples.start), min(tile.samples.stop, samples.stop)
+    if start >= stop:
+        return None
+    first, count = start - tile.samples.start, stop - start
+
+    def within(parts: Parts) -> Parts:
+        return tuple(part.narrow(_sample_axis(group, part), first, count) for part in parts)
+
+    return Tile(slice(start, stop), *(within(parts) for parts in tile.both))
+
+
+def of_classes(group: ParameterGroup, tile: Tile, classes: slice) -> Tile:
+    """A tile of some of the outputs alone."""
+    axis = {Route.GRAM: 3, Route.SLICES: 2, Route.ROWS: 1}[group.route]
+    index = (slice(None),) * axis + (classes,)
+    return Tile(tile.samples, *((*parts[:-1], parts[-1][index]) for parts in tile.both))

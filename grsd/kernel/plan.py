@@ -43,7 +43,8 @@ class Plan:
 class Problem:
     """What decides the memory. ``work(groups, count)`` differentiates on ``count`` samples, one result per group.
 
-    ``before``: bytes held throughout. ``matrices``: the number of D x D matrices. ``width``: bytes per number.
+    ``before``: bytes held throughout. ``matrices``: their number; ``entries``: numbers in each of them, None: D x D.
+    ``width``: bytes per number.
     """
 
     samples: int
@@ -55,10 +56,11 @@ class Problem:
     before: int
     groups: Sequence[ParameterGroup]
     work: Callable[[Sequence[ParameterGroup], int], Sequence[tuple[Parts, Parts | None]]]
+    entries: int | None = None
 
     @property
     def matrix(self) -> int:
-        return (self.samples * self.classes) ** 2 * self.width
+        return (self.entries or (self.samples * self.classes) ** 2) * self.width
 
 
 def free_memory(device: torch.device) -> int:

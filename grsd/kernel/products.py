@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, product
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +41,17 @@ class Tile:
     @property
     def both(self) -> tuple[Parts, ...]:
         return (self.parts,) if self.rates is None else (self.parts, self.rates)
+
+
+@runtime_checkable
+class Accumulates(Protocol):
+    """What the shares of parameter groups are added to."""
+
+    def add(self, group: ParameterGroup, here: Tile, there: Tile) -> None:
+        """Add one group's share for two tiles."""
+
+    def finish(self) -> list[Tensor]:
+        """The finished matrices."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ end. Definitions: arXiv 2512.18209 as restated in README.md; the routes are this
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import exact_derivatives
+from grsd.kernel.blocks import Block, BlockComputation
 from grsd.kernel.computation import KernelComputation
 from grsd.kernel.products import Square
 from grsd.losses import Loss, check_loss
@@ -24,17 +25,28 @@ def tangent_kernel(
     model: nn.Module,
     inputs: Tensor,
     *,
+    others: Tensor | None = None,
+    parameters: Sequence[str] | None = None,
+    outputs: str = "all",
+    positions: str = "all",
+    normalized: bool = True,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
     tf32: bool = False,
-) -> Square:
+) -> Block:
     """M = J J^T / N of any module that maps each sample of a batch on its own.
 
     Args:
-        model: maps (N, ...) to (N, C) or (N,). Every parameter with requires_grad counts, wherever it is used; frozen
-            ones are omitted. The module is not changed.
+        model: maps (N, ...) to (N, C), (N,) or (N, T, C). Every parameter with requires_grad counts, wherever it is
+            used; frozen ones are omitted. The module is not changed.
         inputs: the batch, shape (N, ...); floating point or integers (tokens).
+        others: a second batch (N2, ...): the block J(inputs) J(others)^T / N2 between the two. So the outputs on test
+            inputs move by -``tangent_kernel(model, test, others=train)`` times the error on the training inputs.
+        parameters: names of parameters or layers, or patterns such as ["layers.0", "head.*"]: their share of M alone.
+        outputs, positions: what becomes of the axis C, and of T: "all" keeps it in rows and columns, "trace" sums
+            over it, "diagonal" gives a matrix for each place. What is left out is never formed.
+        normalized: False leaves the division out: J J^T.
         dtype: float64 unless asked otherwise: eigenvalues under about D * eps * lambda_max mean nothing.
         device: ``None`` (the model's), ``"auto"``, ``"cpu"`` or ``"cuda"``.
         memory_limit: bytes, or text such as "4GiB", for everything that is held on the device at once; ``None``: three
@@ -42,20 +54,33 @@ def tangent_kernel(
             the limit is collected in the host's memory and returned there.
         tf32: allow the 10-bit products of NVIDIA GPUs in float32.
 
-    Returns: (D, D) tensor, D = N * C, rows sample-major ((0, 0), (0, 1), ...); units 1 / time. J is defined by backward
-    passes: if a model detaches or changes gradients, M is that of the changed gradients.
+    Returns: (D, D) tensor, D = N * T * C, rows sample-major ((0, 0), (0, 1), ...), or (D, D2) with ``others``; units
+    1 / time. An axis that is "trace" or "diagonal" is missing in D, and one that is "diagonal" stands in front: for
+    outputs (N, C), "trace" gives (N, N) and "diagonal" (C, N, N). J is defined by backward passes: if a model detaches
+    or changes gradients, M is that of the changed gradients.
 
     Errors: ``TypeError``, ``ValueError`` or ``MemoryError`` in one line before any large computation: samples that
     depend on each other (in outputs or in gradients), active dropout, another output's shape, NaN, mixed devices,
     complex or sparse tensors, tensors that require gradients but are no parameters, or that are kept between calls
-    outside the module. ``RuntimeError`` if M disagrees with |J^T v|^2 / N of one backward pass for a random v, or if
-    torch has no derivative. A warning says if only one backward pass per output is left.
+    outside the module; a pattern that matches nothing. ``RuntimeError`` if M disagrees with |J^T v|^2 / N of one
+    backward pass for a random v, or if torch has no derivative. A warning says if only one backward pass per output is
+    left.
     """
-    flag("tangent_kernel", "tf32", tf32)
+    call = "tangent_kernel"
+    flag(call, "tf32", tf32)
+    flag(call, "normalized", normalized)
+    limits = (dtype, device, memory_limit)
     with exact_derivatives(tf32):
-        computation = KernelComputation("tangent_kernel", model, inputs, None, dtype, device, memory_limit)
-        (kernel,) = computation.total()
-    return kernel
+        if others is None and outputs == positions == "all":
+            computation = KernelComputation(call, model, inputs, None, *limits, parameters=parameters, positions=True)
+            (kernel,) = computation.total()
+        else:
+            computation = BlockComputation(
+                call, model, inputs, others, positions, outputs, *limits, parameters=parameters
+            )
+            kernel = computation.block()
+    over = len(inputs if others is None else others) if normalized else 1
+    return kernel if over == computation.samples else kernel.mul_(computation.samples / over)
 
 
 def tangent_kernel_and_rate(
@@ -102,6 +127,7 @@ def parameter_kernels(
     model: nn.Module,
     inputs: Tensor,
     *,
+    parameters: Sequence[str] | None = None,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
@@ -110,12 +136,20 @@ def parameter_kernels(
     """Each parameter's share of M, by the name ``model.named_parameters()`` gives it; M is their sum.
 
     A tied parameter appears once, under its first name. Parameters that no output depends on are omitted. All shares,
-    (D, D) each, are held at once. Args and errors as ``tangent_kernel``.
+    (D, D) each, are held at once; ``parameters`` names those that are wanted. Args and errors as ``tangent_kernel``.
     """
     flag("parameter_kernels", "tf32", tf32)
     with exact_derivatives(tf32):
         computation = KernelComputation(
-            "parameter_kernels", model, inputs, None, dtype, device, memory_limit, per_parameter=True
+            "parameter_kernels",
+            model,
+            inputs,
+            None,
+            dtype,
+            device,
+            memory_limit,
+            per_parameter=True,
+            parameters=parameters,
         )
         return computation.shares()
 
@@ -125,6 +159,10 @@ def memory_estimate(
     inputs: Tensor,
     *,
     rate: bool = False,
+    others: Tensor | None = None,
+    parameters: Sequence[str] | None = None,
+    outputs: str = "all",
+    positions: str = "all",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     memory_limit: str | int | None = None,
@@ -133,10 +171,17 @@ def memory_estimate(
 
     Measured on a few samples and extrapolated to all, before anything large is computed. Args as ``tangent_kernel``.
     """
-    flag("memory_estimate", "rate", rate)
-    with exact_derivatives():
-        limit = 2**62 if memory_limit is None else memory_limit
-        computation = KernelComputation(
-            "memory_estimate", model, inputs, None, dtype, device, limit, rate=rate, refuse=False
+    call = "memory_estimate"
+    flag(call, "rate", rate)
+    whole = others is None and outputs == positions == "all"
+    if rate and not whole:
+        raise ValueError(
+            f"{call}(rate=True): others, outputs and positions are those of tangent_kernel, without a rate"
         )
-    return computation.plan.peak
+    with exact_derivatives():
+        limits = (dtype, device, 2**62 if memory_limit is None else memory_limit)
+        if whole:
+            more = {"rate": rate, "positions": not rate, "parameters": parameters, "refuse": False}
+            return KernelComputation(call, model, inputs, None, *limits, **more).plan.peak
+        more = {"parameters": parameters, "refuse": False}
+        return BlockComputation(call, model, inputs, others, positions, outputs, *limits, **more).plan.peak

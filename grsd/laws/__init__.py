@@ -16,8 +16,11 @@ from grsd.laws.coupling import coupling_law
 from grsd.laws.exponent_tests import Exponents, exponents
 from grsd.laws.fit import LawFit
 from grsd.laws.growth_surrogates import growth_power, growth_surrogate
+from grsd.laws.more_seeds import more_seeds_said
 from grsd.laws.resample import resampled
+from grsd.laws.scaling import PowerLawFit, fit_power_law
 from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
+from grsd.laws.slope import loss_slope
 from grsd.laws.velocity import velocity_law
 
 __all__ = [
@@ -30,14 +33,18 @@ __all__ = [
     "LawBeyond",
     "LawFit",
     "LawTest",
+    "PowerLawFit",
     "beyond_growth",
     "compare_laws",
     "coupling_law",
     "exponents",
+    "fit_power_law",
     "growth_power",
     "growth_surrogate",
     "judge_observed",
     "law_test",
+    "loss_slope",
+    "more_seeds_said",
     "observe",
     "resampled",
     "velocity_law",

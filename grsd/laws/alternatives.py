@@ -82,10 +82,10 @@ def compare_laws(
     losses = {}
     for name in ALTERNATIVES:
         predicted = np.empty_like(log_u)
-        designs = np.stack(list(_designs(name, s)))
+        shapes = np.stack(list(designs(name, s)))
         for number in np.unique(fold):
             out = fold == number
-            predicted[:, out] = _predict(designs, weights * ~out, log_u)[:, out]
+            predicted[:, out] = predict(shapes, weights * ~out, log_u)[:, out]
         departures = (observed.numerator - sign * np.exp(predicted) * observed.denominator) / observed.denominator.mean(
             0
         )
@@ -103,7 +103,7 @@ def compare_laws(
     return Comparison(scores, means, errors, best, chosen, observed.runs, places)
 
 
-def _designs(name: str, s: np.ndarray) -> Iterator[np.ndarray]:
+def designs(name: str, s: np.ndarray) -> Iterator[np.ndarray]:
     """Yield (m, p) design matrices, one for each value of the law's nonlinear parameter."""
     x = s - s.mean()
     ones, length = np.ones_like(x), x[-1] - x[0]
@@ -121,10 +121,10 @@ def _designs(name: str, s: np.ndarray) -> Iterator[np.ndarray]:
             yield np.stack([ones, x, np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _predict(designs: np.ndarray, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+def predict(shapes: np.ndarray, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Fit each row of values (R, m) with K designs (K, m, p) by weighted least squares; return the best fits (R, m)."""
     root = np.sqrt(weights)
-    solve = np.linalg.pinv(designs * root[:, None]) * root
-    fitted = designs @ (solve @ values.T)
+    solve = np.linalg.pinv(shapes * root[:, None]) * root
+    fitted = shapes @ (solve @ values.T)
     cost = (weights[:, None] * np.square(values.T - fitted)).sum(1)
     return fitted[cost.argmin(0), :, np.arange(len(values))]

@@ -28,6 +28,7 @@ from grsd.laws.crossed import crossed_values
 from grsd.laws.ensemble import jackknife_interval, leave_out, mean_interval
 from grsd.laws.fit import EXPONENTS
 from grsd.laws.growth_pairs import GrowthPairs, growth_pairs
+from grsd.laws.more_seeds import more_seeds_said
 from grsd.support.values import level_of
 
 VERDICTS = ("growth only", "beyond growth", "non-trivial invariance", "inconclusive")
@@ -232,8 +233,10 @@ def _judge(
     """Return the verdict and its reason."""
     low, high = interval
     said = f"D_0^2 lies in [{low:.3g}, {high:.3g}]"
+    needed = more_seeds_said((low + high) / 2, interval, NEGLIGIBLE, runs, least=LEAST_RUNS, of="runs")
+    needed = f"; {needed}" if needed else ""
     if runs < LEAST_RUNS:
-        return "inconclusive", f"{runs} runs are fewer than the {LEAST_RUNS} that a verdict needs"
+        return "inconclusive", f"{runs} runs are fewer than the {LEAST_RUNS} that a verdict needs{needed}"
     if not common:
         return (
             "inconclusive",
@@ -242,7 +245,7 @@ def _judge(
     if high <= NEGLIGIBLE:
         return "growth only", f"{said}, all of it at most {NEGLIGIBLE:g}"
     if not low > NEGLIGIBLE:
-        return "inconclusive", f"{said}, not decided beside {NEGLIGIBLE:g}"
+        return "inconclusive", f"{said}, not decided beside {NEGLIGIBLE:g}{needed}"
     rest = free.share_interval
     misses = [
         what

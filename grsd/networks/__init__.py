@@ -12,8 +12,9 @@ from grsd.networks.registry import architecture
 from grsd.support.lazy import face
 
 if TYPE_CHECKING:
-    from grsd.networks.perceptron import LAYERS, Perceptron
+    from grsd.networks.adapters import output, packed
+from grsd.networks.perceptron import LAYERS, Perceptron
 
-__all__ = ["LAYERS", "Perceptron", "architecture"]
+__all__ = ["LAYERS", "Perceptron", "architecture", "output", "packed"]
 
 __getattr__, __dir__ = face(__name__)

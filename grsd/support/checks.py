@@ -73,6 +73,26 @@ def check_inputs(call: str, model: nn.Module, inputs: Tensor) -> None:
         raise ValueError(f"{call}(..., inputs): found NaN or infinity; remove those samples first")
 
 
+def check_others(call: str, model: nn.Module, inputs: Tensor, others: Tensor) -> None:
+    """Refuse a second batch whose samples are not like those of the first, which is checked too."""
+    check_inputs(call, model, inputs)
+    if not isinstance(others, Tensor):
+        raise TypeError(f"{call}(others=...): expected a torch.Tensor, a batch like inputs, got {said(others)}")
+    if others.layout != torch.strided or others.is_complex():
+        what = str(others.dtype if others.is_complex() else others.layout)
+        raise TypeError(f"{call}(others=...): expected a dense real tensor, got {what}")
+    if others.ndim == 0 or others.shape[0] == 0 or others.shape[1:] != inputs.shape[1:]:
+        wanted = ", ".join(["N", *map(str, inputs.shape[1:])])
+        raise ValueError(f"{call}(others=...): expected a batch of shape ({wanted}), got {tuple(others.shape)}")
+    if others.dtype != inputs.dtype or others.device != inputs.device:
+        raise TypeError(
+            f"{call}(others=...): expected {inputs.dtype} on {inputs.device}, as inputs are, got {others.dtype} on "
+            f"{others.device}"
+        )
+    if others.is_floating_point() and not bool(torch.isfinite(others).all()):
+        raise ValueError(f"{call}(others=...): found NaN or infinity; remove those samples first")
+
+
 def check_module(call: str, model: nn.Module, device: str | torch.device | None) -> None:
     """Refuse a module whose exact real derivative cannot be computed here, or whose tensors lie on several devices."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -108,14 +128,14 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
                 )
 
 
-def check_outputs(call: str, outputs: object, samples: int) -> None:
-    """Refuse a model whose output is not a finite real tensor of shape (N, C) or (N,)."""
+def check_outputs(call: str, outputs: object, samples: int, *, positions: bool = False) -> None:
+    """Refuse a model whose output is no finite real tensor (N, C) or (N,), or, with ``positions``, (N, T, C)."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
-            f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}; wrap it in a "
-            "module that returns the tensor to study"
+            f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}; "
+            f"{_adapter(outputs, samples)}"
         )
-    if outputs.ndim not in {1, 2} or outputs.shape[0] != samples or 0 in outputs.shape:
+    if outputs.ndim not in {1, 2, 2 + positions} or outputs.shape[0] != samples or 0 in outputs.shape:
         several = outputs.ndim > 2 and outputs.shape[0] == samples and 0 not in outputs.shape
         hint = "; flatten it: torch.nn.Sequential(model, torch.nn.Flatten())" if several else ""
         raise ValueError(
@@ -126,6 +146,25 @@ def check_outputs(call: str, outputs: object, samples: int) -> None:
         raise TypeError(f"{call}(model, ...): the model's output must be real floating point, it is {outputs.dtype}")
     if not bool(torch.isfinite(outputs).all()):
         raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
+
+
+def _adapter(outputs: object, samples: int) -> str:
+    """The line that makes a module of one tensor from a model that returns several, ready to be run."""
+    pairs = list(outputs.items()) if isinstance(outputs, Mapping) else []
+    if isinstance(outputs, tuple | list):
+        pairs = list(enumerate(outputs))
+    pairs = pairs or list(vars(outputs).items() if hasattr(outputs, "__dict__") else ())
+    fit = [
+        (key, value)
+        for key, value in pairs
+        if isinstance(key, str | int) and isinstance(value, Tensor) and value.is_floating_point()
+        if value.ndim and len(value) == samples
+    ]
+    if not fit:
+        return "wrap it in a module that returns the tensor to study"
+    key = next((key for key, _ in fit if key == "logits"), fit[0][0])
+    shapes = ", ".join(f"{key!r} {tuple(value.shape)}" for key, value in fit[:FEW])
+    return f"take one of {shapes}: model = grsd.output(model, {key!r})"
 
 
 def repeatable(

@@ -19,13 +19,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.flow.states import State
 from grsd.losses import Loss
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described, listed
 from grsd.support.values import fits_memory
 from grsd.training.reading import Reading
 from grsd.training.recorder import budgets_between
-from grsd.training.states import State
 
 
 def checkpoint_budget(

@@ -19,13 +19,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.flow.states import State
 from grsd.losses import Loss, force_along
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.support.values import flag, positive, whole_number
 from grsd.training.noise import form_of, shell_dataset, start_of
 from grsd.training.reading import Reading
-from grsd.training.states import State
 
 
 def expected_heating(

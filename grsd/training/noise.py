@@ -24,6 +24,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.flow.states import State, module_of
 from grsd.jacobian import exact_derivatives
 from grsd.jacobian.network import Parameters
 from grsd.jacobian.prepare import PreparedModel, prepare
@@ -36,7 +37,6 @@ from grsd.support.provenance import provenance
 from grsd.support.values import said
 from grsd.training.dense import DenseState, log_eigenvalues
 from grsd.training.reading import Reading
-from grsd.training.states import State, module_of
 
 STATES = {"before": "before the step", "expected": "after the step without noise", "after": "after the step"}
 FIRST_ORDER = {

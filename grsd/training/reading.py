@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grsd.decomposition import spectrum
+from grsd.flow.states import State, module_of
 from grsd.jacobian import exact_derivatives
 from grsd.jacobian.operators import KernelProducts
 from grsd.jacobian.prepare import prepare
@@ -21,7 +22,6 @@ from grsd.support.checks import floating_dtype, memory_bytes
 from grsd.support.values import choice, instance, positive, whole_number
 from grsd.training.dense import DenseState
 from grsd.training.krylov import KrylovState
-from grsd.training.states import State, module_of
 
 METHODS = ("auto", "dense", "krylov")
 WORKING_MATRICES = 4  # beside the spectra that are held: a kernel, its eigenvectors, and twice that for the solver

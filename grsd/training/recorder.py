@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from grsd.flow.states import State
 from grsd.losses import Loss
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
@@ -18,7 +19,6 @@ from grsd.training.dense import DenseState, dense_step
 from grsd.training.krylov import KrylovState, krylov_step
 from grsd.training.labelled import labelled
 from grsd.training.reading import Reading
-from grsd.training.states import State
 
 Seen = DenseState | KrylovState
 

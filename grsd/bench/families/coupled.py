@@ -175,7 +175,7 @@ COUPLED = {
     ),
     "a tuple": refused(after(lambda y: (y, y)), Refusal("must return one tensor, it returned tuple")),
     "a dict": refused(after(lambda y: {"logits": y}), Refusal("must return one tensor, it returned dict")),
-    "an image": refused(after(lambda y: y[:, None]), SHAPE),
+    "an image": refused(after(lambda y: y[:, None, None]), SHAPE),
     "one number of the batch": refused(after(lambda y: y.mean()), SHAPE),
     "complex outputs": refused(after(lambda y: torch.complex(y, y)), Refusal("must be real floating point")),
     "nan": refused(after(lambda y: y.abs().neg().sqrt()), Refusal("NaN or infinity")),
