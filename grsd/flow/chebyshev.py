@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
+from grsd.support.host import read
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
@@ -108,7 +109,8 @@ class Chebyshev:
             self._restore(state)
             return
         self.rate, self.error = problem.velocity(self.theta)
-        size = float(torch.linalg.vector_norm(problem.targets) + torch.linalg.vector_norm(self.error + problem.targets))
+        norm = torch.linalg.vector_norm
+        size, self.distance = read([norm(problem.targets) + norm(self.error + problem.targets), norm(self.error)])
         self.noise = max(torch.finfo(self.theta.dtype).eps * size, 1e-300)
         self.direction = self.rate.clone()
         self.radius = self._spectral_radius()
@@ -127,10 +129,11 @@ class Chebyshev:
             value = state[name].tolist()
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
         self.problem.evaluations = int(state["evaluations"])
+        (self.distance,) = read([torch.linalg.vector_norm(self.error)])
 
     def row(self) -> dict[str, float]:
         return {
-            "loss": float(self.error.square().sum()) / (2 * self.problem.inputs.shape[0]),
+            "loss": read([self.error.square().sum()])[0] / (2 * self.problem.inputs.shape[0]),
             "error_estimate": self.estimate,
             "spectral_radius": self.radius,
             "gradient_evaluations": self.problem.evaluations,
@@ -141,7 +144,7 @@ class Chebyshev:
     def advance(self, end: float, after_step: Callable[[], None] | None = None) -> None:
         """Step to exactly ``end``. The last step is shortened; the controller's step is kept for the next call."""
         while self.time < end:
-            if float(torch.linalg.vector_norm(self.error)) <= ARRIVED * self.noise:
+            if self.distance <= ARRIVED * self.noise:
                 self.time = end
                 return
             remaining = end - self.time
@@ -169,8 +172,9 @@ class Chebyshev:
         theta = self._stages(step, stages)
         rate, error = self.problem.velocity(theta)
         defect = 0.8 * (self.theta - theta) + 0.4 * step * (self.rate + rate)
-        scale = max(float(torch.linalg.vector_norm(error)), self.noise)
-        local = float(torch.linalg.vector_norm(self.problem.pushed(theta, defect))) / scale
+        norm = torch.linalg.vector_norm
+        distance, moved = read([norm(error), norm(self.problem.pushed(theta, defect))])
+        local = moved / max(distance, self.noise)
         if not math.isfinite(local):
             self.rejected += 1
             self.step = step / 10
@@ -191,7 +195,7 @@ class Chebyshev:
         self.step = max(self.step, proposed) if cut_short else proposed
         self.accepted += 1
         self.estimate += local
-        self.theta, self.rate, self.error = theta, rate, error
+        self.theta, self.rate, self.error, self.distance = theta, rate, error, distance
         return True
 
     def _stages(self, step: float, stages: int) -> Tensor:
@@ -211,16 +215,16 @@ class Chebyshev:
         It starts from the last vector found. The result includes the authors' safety factor 1.2.
         """
         self.steps_on_radius = 0
-        size = math.sqrt(torch.finfo(self.theta.dtype).eps) * max(float(self.theta.norm()), 1e-8)
-        radius = 0.0
-        direction = self.direction
-        if float(direction.norm()) == 0:
+        direction, radius = self.direction, 0.0
+        length, own = read([self.theta.norm(), direction.norm()])
+        size = math.sqrt(torch.finfo(self.theta.dtype).eps) * max(length, 1e-8)
+        if own == 0:
             direction = torch.ones_like(direction)
         for _ in range(iterations):
             direction = direction / direction.norm()
             rate, _ = self.problem.velocity(self.theta + size * direction)
             direction = (rate - self.rate) / size
-            before, radius = radius, float(direction.norm())
+            before, (radius,) = radius, read([direction.norm()])
             if not math.isfinite(radius):
                 return max(self.radius, 1e-12)
             if radius == 0 or abs(radius - before) <= 0.01 * radius:

@@ -33,6 +33,7 @@ from grsd.shells.windows import (
     shell_coords,
 )
 from grsd.support.arguments import described, tensor
+from grsd.support.host import arrays
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, said
 
@@ -331,9 +332,9 @@ def _budget(
     if spectrum.rate is not None:
         found |= _exchange(spectrum, modes, shells, at, w, bell)
     data = xr.Dataset()
-    for name, values_of in found.items():
+    for name, values_of in arrays(found).items():
         dims, text, units = VARIABLES[name]
-        data[name] = (dims, values_of.cpu().numpy(), {"long_name": text, "units": units})
+        data[name] = (dims, values_of, {"long_name": text, "units": units})
 
     floor = math.log(spectrum.floor)
     empty = ((w.sum(1) >= LEAST_MODES) & ((w * above).sum(1) == 0)).cpu().numpy()
