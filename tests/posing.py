@@ -98,9 +98,7 @@ class Posing(TorchDispatchMode):
             function = aten.zeros.default
         if device is not None:
             kwargs["device"] = torch.device("cpu")
-        inner_args, inner = tree_map(
-            lambda value: value.inside if isinstance(value, OnDevice) else value, (args, kwargs)
-        )
+        inner_args, inner = tree_map(inside, (args, kwargs))
         found = function(*inner_args, **inner)
         if to_host:
             return args[0] if function is aten.copy_.default else found
@@ -120,9 +118,8 @@ class Posing(TorchDispatchMode):
             return to_host
         here = [value for value in tensors if not isinstance(value, OnDevice)]
         if [value for value in here if value.ndim or torch.Tag.pointwise not in function.tags]:
-            raise Mixed(
-                f"{function} of {[tuple(value.shape) for value in here]} on the host and {there} at {site(library_frames())}"
-            )
+            hosts = [tuple(value.shape) for value in here]
+            raise Mixed(f"{function} of {hosts} on the host and {there} at {site(library_frames())}")
         masks = function is aten.index.Tensor and any(
             value is not None and value.dtype in (torch.bool, torch.uint8) for value in args[1]
         )
@@ -160,9 +157,9 @@ def library_frames():
 
 def site(stack):
     """The line of the innermost function."""
-    return (
-        f"{stack[0].f_code.co_filename.removeprefix(PACKAGE)}:{stack[0].f_lineno}" if stack else "outside the package"
-    )
+    if not stack:
+        return "outside the package"
+    return f"{stack[0].f_code.co_filename.removeprefix(PACKAGE)}:{stack[0].f_lineno}"
 
 
 def moved(value):
@@ -189,7 +186,7 @@ def holds_tensors(value):
 
 
 def inside(value):
-    """A tensor's values on the CPU."""
+    """What a tensor of the device holds; any other value itself."""
     return value.inside if isinstance(value, OnDevice) else value
 
 
