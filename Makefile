@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help figures test test-long coverage lab notebooks lock clean
+.PHONY: help figures test test-long coverage cuda lab notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
 	@echo "make test       all tests but the long ones, notebooks included"
 	@echo "make test-long  types, and the long tests: fuzzing, kills, full disks, a table of model families"
 	@echo "make coverage   which lines no test runs"
+	@echo "make cuda       tables of the CUDA device; no lock: make cuda PYTHON=one that has torch and grsd's needs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
 	@echo "make lock       resolve requirements.lock anew"
@@ -37,6 +38,9 @@ test-long: $(READY)
 
 coverage: $(READY)
 	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests
+
+cuda:
+	$(PYTHON) -m grsd.bench.cuda
 
 lab: $(READY)
 	$(BIN)/grsd lab
