@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help figures test test-long browser-test coverage lab book notebooks lock clean
+.PHONY: help figures test test-long browser-test coverage cuda lab book notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long  types, and the long tests: every notebook, fuzzing, kills, full disks, a table of model families"
 	@echo "make browser-test  the book and JupyterLab in chromium; part of test-long"
 	@echo "make coverage   which lines no test runs"
+	@echo "make cuda       tables of the CUDA device; no lock: make cuda PYTHON=one that has torch and grsd's needs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
 	@echo "make book       notebooks, verdicts and reference as pages, in build/book/index.html; asks no other machine"
 	@echo "make notebooks  refresh the outputs stored in notebooks/, and figures/"
@@ -42,6 +43,9 @@ browser-test: $(READY)
 
 coverage: $(READY)
 	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests
+
+cuda:
+	$(PYTHON) -m grsd.bench.cuda
 
 lab: $(READY)
 	$(BIN)/grsd lab

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from grsd.bench.figure import draw
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
@@ -85,7 +85,12 @@ def bench(
     head = f"# {made}; ratios are to the first row of each case\n"
     print(table.round(4).drop(columns="memory_limit").to_string(index=False, na_rep=""))
     write_atomically(path, (head + table.round(4).to_csv(index=False, lineterminator="\n")).encode())
-    draw(table, path.with_suffix(".svg"))
+    if find_spec("matplotlib") is None:
+        print("grsd bench: no figure, matplotlib is not installed")
+    else:
+        from grsd.bench.figure import draw
+
+        draw(table, path.with_suffix(".svg"))
     return path
 
 

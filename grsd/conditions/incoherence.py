@@ -31,6 +31,7 @@ from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.shells import LogShells, energy_budget
 from grsd.support.arguments import attribute, dataset, described, listed
+from grsd.support.host import arrays, read
 from grsd.support.values import SEEDS, instance, said, seed_of, whole_number
 
 name = "incoherence"
@@ -133,7 +134,8 @@ def measure(
         flipped = (modes.eigenvectors @ (signs * g)).reshape(outputs.shape)
         _, rate = tangent_kernel_and_rate(private.requires_grad_(True), batch, outputs - flipped)
         turned = modes.eigenvectors.T @ rate @ modes.eigenvectors
-        fluxes.append([-float(x.sum()) / 2 for x in _summands(modes, turned, signs * g, shells, data.boundary.values)])
+        summands = _summands(modes, turned, signs * g, shells, data.boundary.values)
+        fluxes.append([-total / 2 for total in read(x.sum() for x in summands)])
     flux = np.array(fluxes)
     text = {"long_name": "F_off / root mean square over flips with M' recomputed", "units": "1"}
     data["z_recomputed"] = "boundary", data.flux_off.values / np.sqrt(np.square(flux).mean(0)), text
@@ -174,18 +176,17 @@ def measure_modes(
     data = data[["boundary_mask", "operator_normalized", "mask"]]
     g = modes.eigenvectors.T @ error.detach().reshape(-1)
     signs = _signs(flips, len(g), seed).to(g)
-    flux, variance, pairs, turned = [], [], [], []
+    moments, turned = [g.new_zeros(0)], [g.new_zeros(0)]
     for x in _summands(modes, modes.rate, g, shells, data.boundary.values):
         square = x.square()
-        flux.append(-float(x.sum()) / 2)
-        variance.append(float(square.sum()) / 2)
-        fourth = float(square.square().sum()) / 2
-        pairs.append(variance[-1] ** 2 / fourth if fourth > 0 else 0.0)
-        turned.append((-(signs * (signs @ x)).sum(1) / 2).cpu().numpy())
-    found = {name: np.array(values) for name, values in {"flux_off": flux, "pairs": pairs}.items()}
-    sd = np.sqrt(np.array(variance))
+        moments.append(torch.stack([-x.sum(), square.sum(), square.square().sum()]) / 2)
+        turned.append(-(signs * (signs @ x)).sum(1) / 2)
+    host = arrays({"moments": torch.cat(moments), "turned": torch.cat(turned)})
+    flux, variance, fourth = host["moments"].astype(float).reshape(-1, 3).T
+    pairs = np.divide(variance**2, fourth, out=np.zeros_like(fourth), where=fourth > 0)
+    found, sd = {"flux_off": flux, "pairs": pairs}, np.sqrt(variance)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z, null = found["flux_off"] / sd, np.array(turned).reshape(len(sd), flips) / sd[:, None]
+        z, null = found["flux_off"] / sd, host["turned"].reshape(len(sd), flips) / sd[:, None]
         found |= {"null_sd": sd, "z": z, "coherence": _coherence(np.square(z), found["pairs"])}
     found["p"] = (1 + (np.abs(null) >= np.abs(z)[:, None]).sum(1)) / (1 + flips)
     for name, values in found.items():

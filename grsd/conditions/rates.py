@@ -29,6 +29,7 @@ from grsd.decomposition import Spectrum
 from grsd.shells import LogShells, log_range
 from grsd.shells.windows import shell_coords
 from grsd.support.arguments import dataset, finite, listed
+from grsd.support.host import chosen, copied, read
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, number, positive, said
 
@@ -72,7 +73,7 @@ def shell_rates(
     s = torch.where(above, s, torch.full_like(s, -torch.inf))
     edges = torch.as_tensor(index[1:] * shells.width, dtype=values.dtype, device=values.device)
     (windows,) = shells.derivatives(s, edges, 0)
-    modes = (windows * above).sum(1).cpu().numpy()
+    modes = copied((windows * above).sum(1)).numpy()
     inverse_root = torch.where(above, values, torch.full_like(values, torch.inf)).rsqrt()
     relative = rate * inverse_root[:, None] * inverse_root
     near = (s[:, None] - s[None, :]).abs() <= NEAR * shells.smoothing
@@ -83,24 +84,31 @@ def shell_rates(
     kept = (modes >= LEAST_MODES) & (index * shells.width >= math.log(decomposed.floor))
     kept[[0, -1]] = False
     names = RELATIVE_RATES if jacobian_rate is None else RELATIVE_RATES + JACOBIAN_RATES
-    found = {name: np.full(len(index), np.nan) for name in names}
+    there: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     if jacobian_rate is not None:
         vectors = decomposed.eigenvectors
         turning = vectors.T @ jacobian_rate.to(vectors) @ vectors
         turning_relative = turning * inverse_root[:, None] * inverse_root
     for a in np.flatnonzero(kept):
-        inside = windows[a] > LEAST_WEIGHT
+        inside = chosen(windows[a] > LEAST_WEIGHT)
         root = windows[a][inside].sqrt()
-        found["rho"][a] = _norm(root[:, None] * relative[inside][:, inside] * root[None, :])
+        there["rho"].append(_norm(root[:, None] * relative[inside][:, inside] * root[None, :]))
         if jacobian_rate is not None:
             block = turning_relative[inside][:, inside]
-            found["jacobian"][a] = 2 * math.sqrt(_norm(root[:, None] * block * root[None, :]))
+            there["jacobian"].append(_norm(root[:, None] * block * root[None, :]))
             share = (windows[a] * turning.diagonal()).sum() / (windows[a] * above * values).sum()
-            found["jacobian_typical"][a] = 2 * math.sqrt(max(float(share), 0.0))
+            there["jacobian_typical"].append(share.clamp_min(0.0))
         divided = torch.where(
             near, (slope[a][:, None] + slope[a][None, :]) / 2, (windows[a][:, None] - windows[a]) / gap
         )
-        found["omega"][a] = _norm(divided * rate) * shells.smoothing * math.sqrt(2 * math.pi)
+        there["omega"].append(_norm(divided * rate))
+    found = {name: np.full(len(index), np.nan) for name in names}
+    for name, rates in there.items():
+        found[name][kept] = read(rates)
+    for name in names:
+        if name in JACOBIAN_RATES:
+            found[name] = 2 * np.sqrt(found[name])
+    found["omega"] *= shells.smoothing * math.sqrt(2 * math.pi)
     data = {name: ("shell", array, {"units": "1/time"}) for name, array in found.items()}
     data["modes"] = ("shell", modes, {"long_name": "effective number of modes", "units": "1"})
     result = xr.Dataset(data, shell_coords(index, shells.width)).drop_vars(["shell_from", "shell_lower", "shell_upper"])
@@ -215,5 +223,5 @@ def refuse_zeros(call: str, measured: xr.Dataset, rates: Sequence[str]) -> None:
         raise ValueError(f"{call}: expected rates above 0, got some of 0; a kernel that stands still has no slopes")
 
 
-def _norm(matrix: torch.Tensor) -> float:
-    return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2).abs().max())
+def _norm(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.eigvalsh((matrix + matrix.T) / 2).abs().max()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient, push, push_back_and_forth
 from grsd.losses import Loss, force_of, losses_of
+from grsd.support.host import read
 
 STEPS_PER_RADIUS = 25
 SMALLEST_STEP = 1e-14
@@ -59,8 +60,8 @@ class Problem:
     def mean_loss(self, theta: Tensor, force: Tensor) -> float:
         """Return the mean of l over samples; ``force``: e at ``theta``, from which a squared error follows."""
         if self.loss == "mse":
-            return float(force.square().sum()) / (2 * self.inputs.shape[0])
-        return float(losses_of(self.loss, self.outputs(theta), self.targets).mean())
+            return read([force.square().sum()])[0] / (2 * self.inputs.shape[0])
+        return read([losses_of(self.loss, self.outputs(theta), self.targets).mean()])[0]
 
     def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (-grad L, f, e), with -grad L = -J^T e / N."""
@@ -71,28 +72,30 @@ class Problem:
         rate = torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0])
         return rate, outputs, self.force(outputs)
 
-    def rounding(self, outputs: Tensor, force: Tensor) -> float:
-        """Return the size of rounding errors of e at these outputs."""
-        eps = torch.finfo(outputs.dtype).eps
+    def rounding(self, outputs: Tensor, force: Tensor) -> tuple[float, float]:
+        """Return the size of rounding errors of e at these outputs, and |e|."""
+        norm, eps = torch.linalg.vector_norm, torch.finfo(outputs.dtype).eps
         if self.loss == "mse":
-            size = torch.linalg.vector_norm(self.targets) + torch.linalg.vector_norm(force + self.targets)
+            size = norm(self.targets) + norm(force + self.targets)
         else:
             nudge = math.sqrt(eps)
-            bent = (self.force(outputs * (1 + nudge)) - force) / nudge
-            size = torch.linalg.vector_norm(force) + torch.linalg.vector_norm(bent)
-        return max(eps * float(size), 1e-300)
+            size = norm(force) + norm((self.force(outputs * (1 + nudge)) - force) / nudge)
+        size, distance = read([size, norm(force)])
+        return max(eps * size, 1e-300), distance
 
-    def deviation(self, outputs: Tensor, force: Tensor, error: Tensor, noise: float) -> float:
-        """Return how far e would be off, over |e|, if the outputs were off by ``error``; or they over |f|, if more.
+    def deviation(self, outputs: Tensor, force: Tensor, error: Tensor, noise: float) -> tuple[float, float]:
+        """Return how far e would be off, over |e|, if the outputs were off by ``error``, and |e|.
 
-        ``noise``: the least |e|. For the squared error e is off by ``error`` itself, and |f| does not count.
+        ``noise``: the least |e|. For the squared error e is off by ``error`` itself; for other losses it is the larger
+        of this share and that of the outputs, ``error`` over |f|.
         """
-        scale = max(float(torch.linalg.vector_norm(force)), noise)
+        norm = torch.linalg.vector_norm
         if self.loss == "mse":
-            return float(torch.linalg.vector_norm(error)) / scale
-        bent = float(torch.linalg.vector_norm(self.force(outputs + error) - force)) / scale
-        size = max(float(torch.linalg.vector_norm(outputs)), torch.finfo(outputs.dtype).tiny)
-        return max(bent, float(torch.linalg.vector_norm(error)) / size)
+            distance, moved = read([norm(force), norm(error)])
+            return moved / max(distance, noise), distance
+        bent = norm(self.force(outputs + error) - force)
+        distance, bent, moved, size = read([norm(force), bent, norm(error), norm(outputs)])
+        return max(bent / max(distance, noise), moved / max(size, torch.finfo(outputs.dtype).tiny)), distance
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
         """Return J times ``direction``, the change of the outputs. It counts as one gradient."""
@@ -146,7 +149,7 @@ class Chebyshev:
             self._restore(state)
             return
         self.rate, outputs, self.error = problem.velocity(self.theta)
-        self.noise = problem.rounding(outputs, self.error)
+        self.noise, self.distance = problem.rounding(outputs, self.error)
         self.direction = self.rate.clone()
         self.radius = self._spectral_radius()
         self.step = 0.1 / self.radius
@@ -164,6 +167,7 @@ class Chebyshev:
             value = state[name].tolist()
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
         self.problem.evaluations = int(state["evaluations"])
+        (self.distance,) = read([torch.linalg.vector_norm(self.error)])
 
     def row(self) -> dict[str, float]:
         return {
@@ -178,7 +182,7 @@ class Chebyshev:
     def advance(self, end: float, after_step: Callable[[], None] | None = None) -> None:
         """Step to exactly ``end``. The last step is shortened; the controller's step is kept for the next call."""
         while self.time < end:
-            if float(torch.linalg.vector_norm(self.error)) <= ARRIVED * self.noise:
+            if self.distance <= ARRIVED * self.noise:
                 self.time = end
                 return
             remaining = end - self.time
@@ -206,7 +210,7 @@ class Chebyshev:
         theta = self._stages(step, stages)
         rate, outputs, error = self.problem.velocity(theta)
         defect = 0.8 * (self.theta - theta) + 0.4 * step * (self.rate + rate)
-        local = self.problem.deviation(outputs, error, self.problem.pushed(theta, defect), self.noise)
+        local, distance = self.problem.deviation(outputs, error, self.problem.pushed(theta, defect), self.noise)
         if not math.isfinite(local):
             self.rejected += 1
             self.step = step / 10
@@ -227,7 +231,7 @@ class Chebyshev:
         self.step = max(self.step, proposed) if cut_short else proposed
         self.accepted += 1
         self.estimate += local
-        self.theta, self.rate, self.error = theta, rate, error
+        self.theta, self.rate, self.error, self.distance = theta, rate, error, distance
         return True
 
     def _stages(self, step: float, stages: int) -> Tensor:
@@ -247,16 +251,16 @@ class Chebyshev:
         It starts from the last vector found. The result includes the authors' safety factor 1.2.
         """
         self.steps_on_radius = 0
-        size = math.sqrt(torch.finfo(self.theta.dtype).eps) * max(float(self.theta.norm()), 1e-8)
-        radius = 0.0
-        direction = self.direction
-        if float(direction.norm()) == 0:
+        direction, radius = self.direction, 0.0
+        length, own = read([self.theta.norm(), direction.norm()])
+        size = math.sqrt(torch.finfo(self.theta.dtype).eps) * max(length, 1e-8)
+        if own == 0:
             direction = torch.ones_like(direction)
         for _ in range(iterations):
             direction = direction / direction.norm()
             rate = self.problem.velocity(self.theta + size * direction)[0]
             direction = (rate - self.rate) / size
-            before, radius = radius, float(direction.norm())
+            before, (radius,) = radius, read([direction.norm()])
             if not math.isfinite(radius):
                 return max(self.radius, 1e-12)
             if radius == 0 or abs(radius - before) <= 0.01 * radius:

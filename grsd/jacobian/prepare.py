@@ -17,6 +17,7 @@ from grsd.jacobian.size import evaluated_at_once
 from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 from grsd.support.faults import is_slip
+from grsd.support.host import changed, read
 
 COUPLED_GRADIENT = (
     "the gradient of a sample's output changes with the other samples of its batch, though the output does not (a "
@@ -155,7 +156,7 @@ def prepare(
             f"{call}(dtype={dtype}): the model casts to {found.outputs.dtype} on its way; take dtype="
             f"{found.outputs.dtype}, or a model that follows its inputs"
         )
-    written = [name for name, tensor in kept.items() if not _equal(tensor, before[name])]
+    written = changed(kept, before)
     if written:
         raise ValueError(f"{call}(model, ...): {changes(f'changes {written[0]!r}')}")
     if found.leaves is not None and not found.outputs.requires_grad:
@@ -164,11 +165,6 @@ def prepare(
     if small is None:
         prepared.check_samples()
     return prepared
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether they are equal; NaN equals NaN."""
-    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _chosen(inputs: Tensor) -> Tensor:
@@ -315,7 +311,8 @@ def _check_gradient(
 
 def same_gradient(one: Parameters, other: Parameters) -> bool:
     """Whether two gradients agree up to rounding errors."""
-    difference = sum(float((one[name] - other[name]).square().sum()) for name in one)
-    size = sum(float(part.square().sum()) for part in one.values())
+    differences = [(one[name] - other[name]).square().sum() for name in one]
+    squares = read([*differences, *(part.square().sum() for part in one.values())])
+    difference, size = sum(squares[: len(one)]), sum(squares[len(one) :])
     eps = max(torch.finfo(part.dtype).eps for part in one.values())
     return difference <= (1e5 * eps) ** 2 * size

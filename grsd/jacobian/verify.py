@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grsd.jacobian.network import Network, Parameters
 from grsd.jacobian.trace import pull, trace_with_graph
+from grsd.support.host import read
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -114,7 +115,7 @@ def inner(left: Parameters, right: Parameters) -> Tensor:
 
 def size_of(parameters: Parameters) -> float:
     """The Euclidean norm, also if squares would overflow."""
-    return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parameters.values()))
+    return math.hypot(*read(torch.linalg.vector_norm(part) for part in parameters.values()))
 
 
 def same_outputs(call: str, deviation: Tensor, outputs: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grsd.jacobian.operators import Operator, Products, Vector
 from grsd.support.arguments import tensor
+from grsd.support.host import read
 from grsd.support.values import flag, instance, said, whole_number
 
 
@@ -76,6 +77,7 @@ def lanczos(
     basis = start.new_zeros(steps + keep_basis, size)
     moved = start.new_zeros(steps, size) if rate else None
     alpha, beta, alpha_rate, beta_rate = torch.zeros(4, steps, dtype=torch.float64, device="cpu")
+    nothing = start.new_zeros(())
     basis[0] = start / norm
     for j in range(steps):
         v = basis[: j + 1]
@@ -84,25 +86,28 @@ def lanczos(
         else:
             dv = moved[: j + 1]
             w, dw = operator.product_and_rate(v[j], dv[j])
+        along, turning = [], []
         for _ in range(2):  # twice is enough to remove rounding errors (Kahan and Parlett)
             h = v @ w
             if moved is not None:
                 dh = dv @ w + v @ dw
                 dw = dw - dh @ v - h @ dv
-                alpha_rate[j] += dh[j].cpu()
+                turning.append(dh[j])
             w = w - h @ v
-            alpha[j] += h[j].cpu()
+            along.append(h[j])
         length = w.norm()
-        if j + 1 == size or length <= size * eps * alpha.abs().max():
+        u = w / length
+        outside = nothing if moved is None else u @ dw
+        found = read([length, outside, *along, *turning])
+        alpha[j], alpha_rate[j] = sum(found[2:4]), sum(found[4:])
+        if j + 1 == size or found[0] <= size * eps * float(alpha.abs().max()):
             steps = j + 1
             break
-        u, beta[j] = w / length, length.cpu()
-        if moved is not None:
-            beta_rate[j] = (u @ dw).cpu()
+        beta[j], beta_rate[j] = found[:2]
         if j + 1 < len(basis):
             basis[j + 1] = u
         if j + 1 < steps and moved is not None:
-            moved[j + 1] = (dw - (u @ dw) * u) / length
+            moved[j + 1] = (dw - outside * u) / length
     matrix = _symmetric(alpha[:steps], beta[: steps - 1])
     change = None if moved is None else _symmetric(alpha_rate[:steps], beta_rate[: steps - 1])
     kept = basis[: steps + bool(beta[steps - 1] > 0)] if keep_basis else None

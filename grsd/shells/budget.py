@@ -33,6 +33,7 @@ from grsd.shells.windows import (
     shell_coords,
 )
 from grsd.support.arguments import described, tensor
+from grsd.support.host import arrays
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, said
 
@@ -285,26 +286,30 @@ def _exchange(spectrum: Spectrum, modes: _Modes, shells: LogShells, at: Tensor, 
     }
 
 
-def _with_units(data: xr.Dataset, total: float, unit: float, largest: float) -> xr.Dataset:
-    """Scale the energies of e / ``unit`` to those of e; refuse them if they leave the range of their dtype."""
-    dtype = data.energy.dtype
+def _in_units(
+    found: dict[str, np.ndarray], masks: Mapping[str, np.ndarray], total: float, unit: float, largest: float
+) -> None:
+    """Scale the energies of e / ``unit`` to those of e, in place; refuse them if they leave the range of their dtype.
+
+    ``masks``: by the dimension of a shell and of a boundary. ``largest``: of e, to be named.
+    """
+    dtype = found["energy"].dtype
     lost = ["energy"] if 0 < total * unit * unit < np.finfo(dtype).tiny or (total and not unit * unit) else []
-    for name in data.data_vars:
-        dims, text, units = VARIABLES.get(str(name), ((), "", ""))
+    for name, values in found.items():
+        dims, _, units = VARIABLES[name]
         if units.startswith("energy") and unit != 1:
             with np.errstate(over="ignore", under="ignore"):
-                data[name].values *= unit
-                data[name].values *= unit
-        kept = {SHELL: data.mask, PAIR: data.mask, BOUNDARY: data.boundary_mask}[dims].values == 0 if text else False
+                values *= unit
+                values *= unit
+        kept = {SHELL: masks["shell"], PAIR: masks["shell"], BOUNDARY: masks["boundary"]}[dims] == 0
         kept = kept[:, None] & kept if dims == PAIR else kept
-        if str(name) not in MAY_LACK and not np.isfinite(data[name].values[kept]).all():
-            lost.append(str(name))
+        if name not in MAY_LACK and not np.isfinite(values[kept]).all():
+            lost.append(name)
     if lost:
         raise ValueError(
             f"energy_budget(error=...): the {VARIABLES[lost[0]][1]} leaves the range of {dtype} for an error up to "
             f"{largest:.3g}; choose other units of error or of time"
         )
-    return data
 
 
 def _budget(
@@ -319,7 +324,7 @@ def _budget(
     above = modes.s > -torch.inf
     energies = modes.g.square() / 2
     carried = bell * energies
-    found = {
+    there = {
         "energy": w @ energies,
         "dissipation": 2 * (w @ (values * energies)),
         "modes": w.sum(1),
@@ -328,34 +333,37 @@ def _budget(
         "effective_modes": _ratio(carried.sum(1).square(), carried.square().sum(1)),
     }
     if modes.g_rate is not None:
-        found["relaxation"] = w @ (modes.g * modes.g_rate)
+        there["relaxation"] = w @ (modes.g * modes.g_rate)
     if spectrum.rate is not None:
-        found |= _exchange(spectrum, modes, shells, at, w, bell)
-    data = xr.Dataset()
-    for name, values_of in found.items():
-        dims, text, units = VARIABLES[name]
-        data[name] = (dims, values_of.cpu().numpy(), {"long_name": text, "units": units})
+        there |= _exchange(spectrum, modes, shells, at, w, bell)
+    sizes = {"total": energies.sum(), "largest": modes.g.abs().max(), "resolved": (w * above).sum(1)}
+    found = arrays(there | sizes)
+    total, largest, resolved = (found.pop(name) for name in sizes)
 
     floor = math.log(spectrum.floor)
-    empty = ((w.sum(1) >= LEAST_MODES) & ((w * above).sum(1) == 0)).cpu().numpy()
-    masks = {
-        "mask": ("shell", indices * shells.width, "modes", LEAST_MODES, "energy"),
-        "boundary_mask": ("boundary", boundaries - shells.smoothing, "local_modes", LEAST_LOCAL_MODES, "density"),
-    }
-    total = float(energies.sum())
-    for name, (dim, lowest, count, least, energy) in masks.items():
-        below = xr.DataArray((lowest < floor) | (empty if dim == "shell" else False), dims=dim)
-        data[name] = mask_flags(below, data[count], least, data[energy], total)
+    empty = (found["modes"] >= LEAST_MODES) & (resolved == 0)
+    cases = {
+        "mask": ("shell", (indices * shells.width < floor) | empty, "modes", LEAST_MODES, "energy"),
+        "boundary_mask": (
+            "boundary", boundaries - shells.smoothing < floor, "local_modes", LEAST_LOCAL_MODES, "density"
+        ),
+    }  # fmt: skip
+    flags, described_flags = {}, {}
+    for name, (dim, below, count, least, energy) in cases.items():
+        flags[dim] = mask_flags(below, found[count], least, found[energy], float(total))
         text = f"0: kept; below_floor: reaches under the precision floor; few_modes: {count} < {least:g}; "
-        data[name].attrs = {
+        described_flags[name] = (dim, flags[dim], {
             "long_name": text + f"no_energy: {energy} at most {LEAST_SHARE:g} of all",
             "flag_masks": np.array(list(MASK_FLAGS.values()), dtype=np.int8),
             "flag_meanings": " ".join(MASK_FLAGS),
-        }
-    data = _with_units(data, total, unit, unit * float(modes.g.abs().max()))
+        })  # fmt: skip
+    _in_units(found, flags, float(total), unit, unit * float(largest))
+    variables = {}
+    for name, values_of in found.items():
+        dims, text, units = VARIABLES[name]
+        variables[name] = (dims, values_of, {"long_name": text, "units": units})
     boundary = {"long_name": "log eigenvalue at the boundary", "units": "log(1/time)"}
     coords = shell_coords(indices, shells.width) | {"boundary": ("boundary", boundaries, boundary)}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing, "log_floor": floor}
-    return data.assign_coords(coords).assign_attrs(
-        provenance(parameters) | settings | {"dimension": spectrum.dimension}
-    )
+    attributes = provenance(parameters) | settings | {"dimension": spectrum.dimension}
+    return xr.Dataset(variables | described_flags, coords, attributes)

@@ -22,6 +22,7 @@ WIDTHS = (1e-9, 1e6)  # log eigenvalues are known to 1e-13 and lie within 1e3
 FARTHEST = 1e6
 MOST_SHELLS = 4096
 MASK_FLAGS = {"below_floor": 1, "few_modes": 2, "no_energy": 4}
+Labelled = xr.DataArray | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,7 @@ class LogShells:
         ]
 
 
-def mask_flags(
-    below: xr.DataArray, modes: xr.DataArray, least: float, energy: xr.DataArray, total: object
-) -> xr.DataArray:
+def mask_flags(below: Labelled, modes: Labelled, least: float, energy: Labelled, total: object) -> Labelled:
     """Return the sum of the flags of all reasons to mask a shell or boundary; zero if it is kept."""
     flags = below * MASK_FLAGS["below_floor"] + (modes < least) * MASK_FLAGS["few_modes"]
     return (flags + (energy <= LEAST_SHARE * total) * MASK_FLAGS["no_energy"]).astype(np.int8)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from grsd.support.faults import is_slip
+from grsd.support.host import changed
 from grsd.support.values import said
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FEW = 8
-UNINITIALIZED = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+KINDS = {"cpu", "cuda"}  # where it computes
+PLAIN = [nn.Parameter, nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer]
 DTYPES = {torch.float32: "torch.float32", torch.float64: "torch.float64"}
 
 
@@ -44,9 +46,9 @@ def resolve_device(call: str, device: str | torch.device | None, model: nn.Modul
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got {said(device)}") from None
     if device.type == "mps":
         raise ValueError(f"{call}(device='mps'): MPS has no float64, which low shells need; use device='cpu'")
-    if device.type not in {"cpu", "cuda"} and own:
+    if device.type not in KINDS and own:
         raise ValueError(f"{call}(model, ...): the model is on the device '{device}'; load it on 'cpu' or 'cuda' first")
-    if device.type not in {"cpu", "cuda"}:
+    if device.type not in KINDS:
         raise ValueError(f"{call}(device=...): expected 'auto', 'cpu' or 'cuda', got '{device}'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{call}(device='{device}'): no CUDA device here; use device='auto' or 'cpu'")
@@ -103,7 +105,7 @@ def check_module(call: str, model: nn.Module, device: str | torch.device | None)
             raise ValueError(
                 f"{call}(model, ...): {name} has a hook on its gradient; remove it, since M has no place for it"
             )
-        if isinstance(tensor, nn.Parameter) and type(tensor) not in (nn.Parameter, *UNINITIALIZED):
+        if isinstance(tensor, nn.Parameter) and type(tensor) not in PLAIN:
             raise TypeError(
                 f"{call}(model, ...): expected plain parameters, {name} is a {type(tensor).__name__}, whose own ways "
                 "a copy would lose"
@@ -178,7 +180,7 @@ def repeatable(
     before = {name: tensor.clone() for name, tensor in kept.items()}
     with torch.no_grad(), in_one_line(call, _not_called):
         outputs, second = function(), (again or function)()
-    written = [name for name, tensor in kept.items() if not torch.equal(tensor, before[name])]
+    written = changed(kept, before)
     random = isinstance(outputs, Tensor) and not torch.equal(outputs, second) and bool(torch.isfinite(outputs).all())
     if written or random:
         what = f"changes {written[0]!r}" if written else "gives another output each time"

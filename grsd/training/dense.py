@@ -14,6 +14,7 @@ from torch import Tensor
 from grsd.decomposition import Spectrum
 from grsd.shells.budget import log_range
 from grsd.shells.windows import LEAST_MODES, LogShells, mask_flags
+from grsd.support.host import arrays
 
 LEGS = {
     "growth": "a growth of the whole kernel",
@@ -131,7 +132,7 @@ def dense_step(
             f"loss_dissipation_{side}": w @ pumped / samples,
             f"spectral_position_{side}": pumped.sum() / squares.sum() / modes.eigenvalues.sum(),
         }
-    step = {name: value.cpu().numpy() for name, value in found.items()}
+    step = arrays(found)
     return step | {"mask": _mask(step, max(modes0.floor, modes1.floor), indices * shells.width)}
 
 

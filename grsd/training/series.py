@@ -21,6 +21,7 @@ from grsd.shells.windows import LogShells
 from grsd.support.arguments import described, listed
 from grsd.support.checks import in_one_line
 from grsd.support.folders import writable
+from grsd.support.host import copied
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, optional_flag, said
@@ -202,7 +203,7 @@ def _digest(state: Mapping[str, object], force: Force) -> str:
 def _hashed(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for value in tensors:
-        plain = value.detach().cpu().contiguous()
+        plain = copied(value).contiguous()
         digest.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
