@@ -78,7 +78,7 @@ def test_a_host_tensor_in_the_flow_is_caught():
     with Posing():
         descent = flowing()
         descent._problem.targets = descent._problem.targets.cpu()
-        with pytest.raises(Mixed, match=r"aten\.sub.* on the host .* at /flow/chebyshev\.py:\d+$"):
+        with pytest.raises(Mixed, match=r"aten\.sub.* on the host .* at /losses\.py:\d+$"):
             descent.snapshot(0.5)
 
 

@@ -19,7 +19,7 @@ from grsd.flow.states import module_of
 from grsd.jacobian import exact_derivatives
 from grsd.jacobian.operators import KernelProducts
 from grsd.kernel import tangent_kernel
-from grsd.support.checks import check_targets
+from grsd.losses import fitting_targets
 from grsd.support.values import said
 
 
@@ -53,10 +53,10 @@ def linearized_flow(
     options = {"dtype": dtype, "device": device, "parameters": parameters}
     products = KernelProducts(model, inputs, **options, call=call)
     start = products.outputs
-    check_targets(call, targets, tuple(start.shape))
+    wanted = fitting_targets(call, "mse", start, targets)
     limits = {"memory_limit": memory_limit, **options}
     kernel = tangent_kernel(model, inputs, **limits)
-    error = (start - targets.detach().to(start)).reshape(-1)
+    error = (start - wanted).reshape(-1)
     eigenvalues, modes = torch.linalg.eigh(kernel.to(error.device))
     floor = len(error) * torch.finfo(error.dtype).eps * float(eigenvalues[-1])
     rates = torch.where(eigenvalues > floor, eigenvalues, torch.zeros_like(eigenvalues))
