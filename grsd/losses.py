@@ -37,7 +37,7 @@ def fitting_targets(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targ
     """
     if not isinstance(targets, Tensor):
         hint = "; use torch.as_tensor(targets)" if hasattr(targets, "__array__") else ""
-        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {said(targets)}{hint}")
+        raise TypeError(f"{call}(..., targets): expected a torch.Tensor, got {type(targets).__name__}{hint}")
     if targets.device.type == "meta" or targets.layout != torch.strided:
         what = "on the meta device" if targets.device.type == "meta" else str(targets.layout)
         raise TypeError(f"{call}(..., targets): expected a dense tensor with values, got one {what}")

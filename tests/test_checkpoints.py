@@ -276,5 +276,5 @@ def test_refusals(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs, targets = batch("mse")
     given = {"model": MODEL, "files": STATES, "inputs": inputs, "targets": targets, "shells": FIXED} | REFUSED[text]
-    with pytest.raises((TypeError, ValueError), match=f"^checkpoints{text}$"):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=f"^checkpoints{text}$"):
         checkpoints(**given)

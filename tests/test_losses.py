@@ -1,29 +1,35 @@
-"""The force dl/df of each loss, against finite differences of the loss of each sample."""
+"""Losses of one sample each: their forces and how these change, against autograd and differences."""
 
 import pytest
 import torch
+from torch import nn
 
-from grsd.losses import force_of, loss_and_force, losses_of
-
-OUTPUTS = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).reshape(4, 3)
-
-
-def log_cosh(outputs, targets):
-    return torch.log(torch.cosh(outputs - targets)).sum(1)
+from grsd.losses import checked_force, force_along, force_of, losses_of
 
 
-@pytest.mark.parametrize(("loss", "targets"), [
-    ("mse", OUTPUTS.flip(0)), ("cross-entropy", torch.tensor([0, 2, 1, 1])), (log_cosh, OUTPUTS.flip(0)),
-])  # fmt: skip
-def test_forces_are_slopes_of_the_losses(loss, targets):
-    mean, force = loss_and_force("test", loss, OUTPUTS, targets)
-    assert mean == pytest.approx(float(losses_of(loss, OUTPUTS, targets).mean()), rel=1e-14)
-    assert torch.equal(force, force_of(loss, OUTPUTS, targets))
-    step = 1e-6
-    for sample in range(4):
-        for output in range(3):
-            moved = OUTPUTS.clone()
-            moved[sample, output] += step
-            slope = (losses_of(loss, moved, targets) - losses_of(loss, OUTPUTS, targets)) / step
-            assert float(slope[sample]) == pytest.approx(float(force[sample, output]), abs=1e-5)
-            assert torch.equal(slope[torch.arange(4) != sample], torch.zeros(3, dtype=torch.float64))
+def smooth(outputs, targets):
+    return (outputs - targets).cosh().log().sum(1) + outputs.prod(1)
+
+
+def drawn(loss):
+    f, moved, y = torch.randn(3, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return f, moved, y.argmax(1) if loss == "cross-entropy" else y
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy", smooth])
+def test_force_and_its_change(loss):
+    f, moved, y = drawn(loss)
+    plain = {
+        "mse": lambda f: (f - y).square().sum(1) / 2,
+        "cross-entropy": lambda f: nn.functional.cross_entropy(f, y, reduction="none"),
+    }.get(loss, lambda f: smooth(f, y))
+    losses, force = checked_force("call", loss, f, y)
+    own = f.clone().requires_grad_(True)
+    expected = plain(own)
+    assert torch.allclose(losses, expected.detach(), rtol=1e-14, atol=0)
+    assert torch.allclose(force, torch.autograd.grad(expected.sum(), own)[0], rtol=1e-13, atol=1e-15)
+    assert torch.equal(losses, losses_of(loss, f, y))
+    assert torch.equal(force, force_of(loss, f, y))
+    h = 1e-5
+    change = (force_of(loss, f + h * moved, y) - force_of(loss, f - h * moved, y)) / (2 * h)
+    assert torch.allclose(force_along("call", loss, f, y, moved), change, rtol=1e-6, atol=1e-8)

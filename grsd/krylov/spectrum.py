@@ -106,12 +106,12 @@ class KrylovSpectrum:
         rivals = self._rivals(max(low, shells.span[0]), shells.smoothing)
         several = [[_of(rule, floor, shells) for rule in rules] for rules in rivals]
         shares = dict(zip((SHELL, BOUNDARY), hidden_shares(taken, ritz, shells, data.boundary.values), strict=True))
-        hidden = {name: part * np.abs(data[name]) for group, part in shares.items() for name in group if name in data}
+        sizes = {name: np.abs(data[name]) for name in names}
+        hidden = {name: part * sizes[name] for group, part in shares.items() for name in group if name in sizes}
         if taken.along is not None:
-            carried, hidden["relaxation"] = _relaxed(taken, ritz, shells, data.boundary.values)
+            sizes["relaxation"], hidden["relaxation"] = _relaxed(taken, ritz, shells, data.boundary.values)
         for name in names:
-            rounded = self._rounding(ritz, shells, data, name, carried if name == "relaxation" else np.abs(data[name]))
-            stated = hidden[name] + rounded
+            stated = hidden[name] + self._rounding(ritz, shells, data, name, sizes[name])
             for others in several:
                 stated = stated + np.abs([other[name].values - data[name].values for other in others]).max(0)
             kept[f"{name}_error"] = stated.assign_attrs(
