@@ -31,6 +31,7 @@ SETTINGS = {
     },
     "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
 }
+PATIENCE = 2400  # quarters of a second, on a machine that does much else
 OWN = (r"/static/|/lsp/|favicon",)  # what Lab itself may find missing
 
 
@@ -122,7 +123,7 @@ def opened(lab, watched):
             return self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
 
         def until(self, done):
-            for _ in range(4 * 240):
+            for _ in range(PATIENCE):
                 if done(self.prompts()):
                     return
                 self.page.wait_for_timeout(250)
@@ -173,7 +174,7 @@ def slider_moves_the_picture(page):
     before = picture.get_attribute("src")
     box.locator(".noUi-handle").first.focus()
     page.keyboard.press("ArrowRight")
-    for _ in range(240):
+    for _ in range(PATIENCE):
         if box.locator("img").count() and box.locator("img").first.get_attribute("src") != before:
             break
         page.wait_for_timeout(250)
