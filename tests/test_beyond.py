@@ -64,7 +64,7 @@ def test_the_share_by_its_definition():
     assert found.free.values.mean() == pytest.approx(found.free.share)
     assert sorted(found.separations) == sorted(distance)
     assert (found.verdict, found.runs) == ("inconclusive", 6)
-    assert found.reason == "6 runs are fewer than the 8 that a verdict needs"
+    assert found.reason.startswith("6 runs are fewer than the 8 that a verdict needs")
 
 
 def test_the_law_by_an_independent_fit():

@@ -61,7 +61,7 @@ class Scaled(nn.Module):
     def __init__(self, alpha):
         super().__init__()
         self.alpha = alpha
-        self.moving, self.start = (grsd.Perceptron(5, 3, width=16, depth=2) for _ in range(2))
+        self.moving, self.start = (grsd.Perceptron(5, 3, width=8, depth=2) for _ in range(2))
         self.start.requires_grad_(False)
 
     def forward(self, x):
@@ -73,7 +73,7 @@ def test_a_lazy_network_follows_its_linearization_and_another_does_not():
     for alpha in (1.0, 100.0):
         model = Scaled(alpha).double()
         top = float(torch.linalg.eigvalsh(grsd.tangent_kernel(model, X))[-1])
-        flow = grsd.gradient_flow(model, X, Y, [10 / top], tolerance=1e-4)
+        flow = grsd.gradient_flow(model, X, Y, [4 / top], tolerance=1e-4)
         after = flow.snapshots[-1].model
         with torch.no_grad():
             truth = after(Z)

@@ -98,6 +98,8 @@ def flow_to_loss(
 ) -> Flow:
     """Return the gradient flow of a network from time 0, at two times per e-fold, until its loss has fallen.
 
+    The first time after 0 is 1 / lambda_max(0), or earlier if the loss may have fallen so far before.
+
     Args: ``log_loss``: log of the loss over its start, at which it ends, after at least six times; ``latest``: where
     it ends at the latest, in units of 1 / lambda_max(0). Errors: ``ValueError`` if it does not get so far.
     """
@@ -106,9 +108,10 @@ def flow_to_loss(
     number(call, "latest", latest, 10.0)
     descent = Descent(model, inputs, targets, tolerance=tolerance)
     top = float(torch.linalg.eigvalsh(tangent_kernel(model, inputs))[-1])
-    steps = int(np.ceil(PER_E_FOLD * np.log(latest / FIRST)))
+    first = min(FIRST, -log_loss / 4)  # the loss falls by at most 2 lambda_max t while the kernel does not grow
+    steps = int(np.ceil(PER_E_FOLD * np.log(latest / first)))
     snapshots, rows = [], []
-    for time in [0.0, *(np.geomspace(FIRST, latest, whole_number(call, "latest", steps, 1) + 1) / top)]:
+    for time in [0.0, *(np.geomspace(first, latest, whole_number(call, "latest", steps, 1) + 1) / top)]:
         snapshots.append(descent.snapshot(float(time)))
         rows.append(descent.row())
         if len(rows) > LEAST_SNAPSHOTS and np.log(rows[-1]["loss"] / rows[0]["loss"]) <= log_loss:

@@ -37,8 +37,8 @@ def loss_slope(
     The verdict is the test: "power law", or what refuses it, by ``fit_power_law``. Intervals are jackknives over runs,
     since the points of one curve are not independent. Errors: ``TypeError`` or ``ValueError`` in one line.
     """
-    positive(CALL, "first", first)
-    if not positive(CALL, "last", last) > first:
+    first, last = positive(CALL, "first", first), positive(CALL, "last", last)
+    if not last > first:
         raise ValueError(f"{CALL}(last=...): expected more than first={first:g}, got {said(last)}")
     whole_number(CALL, "points", points, LEAST_POINTS)
     at = np.geomspace(first, last, int(points))
