@@ -12,8 +12,12 @@ from grsd.networks.registry import architecture
 from grsd.support.lazy import face
 
 if TYPE_CHECKING:
+    from grsd.networks.gated import GatedPerceptron
     from grsd.networks.perceptron import LAYERS, Perceptron
+    from grsd.networks.resnet import ResNet
+    from grsd.networks.state_space import StateSpace
+    from grsd.networks.transformer import Transformer
 
-__all__ = ["LAYERS", "Perceptron", "architecture"]
+__all__ = ["LAYERS", "GatedPerceptron", "Perceptron", "ResNet", "StateSpace", "Transformer", "architecture"]
 
 __getattr__, __dir__ = face(__name__)

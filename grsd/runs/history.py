@@ -56,7 +56,12 @@ def snapshot_budgets(
 ) -> tuple[xr.Dataset, ...]:
     """Return the energy budget of one snapshot for each of ``shells``, in its dtype, with ``largest_eigenvalue``."""
     decomposed = spectrum(*tangent_kernel_and_rate(snapshot.model, inputs, targets, dtype=snapshot.error.dtype))
-    budgets = energy_budgets(decomposed, snapshot.error, [_covering(item, decomposed) for item in shells])
+    return spectrum_budgets(decomposed, snapshot.error, shells)
+
+
+def spectrum_budgets(decomposed: Spectrum, error: Tensor, shells: Sequence[LogShells]) -> tuple[xr.Dataset, ...]:
+    """The same from a spectrum with its rate."""
+    budgets = energy_budgets(decomposed, error, [_covering(item, decomposed) for item in shells])
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
 
 

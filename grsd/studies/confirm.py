@@ -10,6 +10,7 @@ from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, 
 from grsd.evidence.source import commit
 from grsd.evidence.tables import path_of, save_table
 from grsd.studies import (
+    architectures,
     calibration,
     gradient_propagation,
     initial_incoherence,
@@ -43,6 +44,7 @@ STUDIES = (
     stochastic_training,
     the_whole_chain,
     search,
+    architectures,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
