@@ -144,7 +144,7 @@ def share_contrast(protocol: Pair, seed: int) -> float:
 
 
 def forecasts(run: xr.Dataset) -> dict[str, float]:
-    """Mean |log(forecast / true)| of the loss from e^-.5 of the start to the end of a run, by method of ``predict_loss``.
+    """Mean |log(forecast / true)| of the loss from e^-.5 of its start to the end of a run, by method.
 
     The forecasts know what happened until the first snapshot at or below e^-.5, and nothing later.
     """

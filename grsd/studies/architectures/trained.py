@@ -38,7 +38,7 @@ class Pair:
 
 
 def trained(experiment: Mapping[str, object]) -> xr.Dataset:
-    """``stochastic_training.trained_history`` of the network of a spec's fields, with ``rate``, ``batch``, ``levels``."""
+    """``stochastic_training.trained_history`` of a spec's fields, with ``rate``, ``batch`` and ``levels``."""
     own = dict(experiment)
     how = {name: own.pop(name) for name in ("rate", "batch", "levels")}
     spec = Spec.from_dict(own)
