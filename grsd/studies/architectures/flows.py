@@ -146,10 +146,10 @@ def share_contrast(protocol: Pair, seed: int) -> float:
 def forecasts(run: xr.Dataset) -> dict[str, float]:
     """Mean |log(forecast / true)| of the loss from e^-.5 of its start to the end of a run, by method.
 
-    The forecasts know what happened until the first snapshot at or below e^-.5, and nothing later.
+    The forecasts know what happened until the first snapshot at or below e^-.5, at least two, and nothing later.
     """
     passed = np.log(run.loss.values / float(run.start_loss))
-    now = int(np.argmax(passed <= SEEN))
+    now = max(1, int(np.argmax(passed <= SEEN)))
     seen, later = early(run, float(run.time[now])), run.isel(time=slice(now + 1, None))
     return {
         method: float(np.abs(np.log(predict_loss(seen, later.time.values, method).values / later.loss.values)).mean())
