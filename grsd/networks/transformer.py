@@ -65,8 +65,8 @@ class Transformer(nn.Module):
     Args: as in ``ResNet``, and
         width: features of a token. ``depth``: blocks L, two branches each. ``branch_scale``: None: 1 / sqrt(2 L).
         tokens: None: patches of the image, 4 x 4 of them (fewer where the image is smaller, zeros at its edges), and
-            of a sequence at most 16 equal pieces; a number, which divides the features: equal pieces, so that
-            characters given one-hot, one after another, are its tokens, and W_0 is their embedding.
+            of a sequence at most 16 equal pieces: of 16 characters given one-hot, one after another, each is a
+            token, and W_0 is their embedding. A number, which divides the features: so many equal pieces.
         causal: read from left to right, as language models do.
 
     Shapes: input (N, d), output (N, C). Errors: ``ValueError`` in one line.
@@ -142,19 +142,13 @@ def vit_no_skips(features: int, outputs: int, **settings: object) -> Transformer
     return Transformer(features, outputs, skips=False, **settings)
 
 
-def characters(features: int, outputs: int) -> int | None:
-    """The number of characters where each is given one-hot among the ``outputs``; None where they do not fit."""
-    return features // outputs if outputs > 1 and features % outputs == 0 else None
-
-
 @architecture("transformer", branches=True)
 def transformer(features: int, outputs: int, **settings: object) -> Transformer:
-    """A causal ``Transformer``: each token is a character given one-hot among the outputs, if these fit."""
-    return Transformer(features, outputs, tokens=characters(features, outputs), causal=True, **settings)
+    """A causal ``Transformer``, for characters."""
+    return Transformer(features, outputs, causal=True, **settings)
 
 
 @architecture("transformer-no-skips")
 def transformer_no_skips(features: int, outputs: int, **settings: object) -> Transformer:
     """A causal ``Transformer`` without its residual stream."""
-    tokens = characters(features, outputs)
-    return Transformer(features, outputs, tokens=tokens, causal=True, skips=False, **settings)
+    return Transformer(features, outputs, causal=True, skips=False, **settings)
