@@ -8,10 +8,22 @@ from grsd.networks.registry import architecture
 from grsd.runs import Spec
 
 WITHOUT = "-no-skips"
-SAMPLES = 100
-# (width, depth): sizes at which a run takes a few seconds.
-SIZES = {"resnet": (8, 3), "vit": (8, 2), "state-space": (12, 3), "gated-perceptron": (24, 6)}
+# (width, depth, samples): sizes at which a run takes a few seconds.
+SIZES = {
+    "resnet": (8, 3, 100),
+    "gated-perceptron": (24, 6, 100),
+    "vit": (12, 2, 80),
+    "state-space": (12, 3, 100),
+}
 DATA = {"digits": "parity", "patches": "photograph"}
+CELLS = (
+    ("resnet", "digits"),
+    ("gated-perceptron", "digits"),
+    ("resnet", "patches"),
+    ("gated-perceptron", "patches"),
+    ("state-space", "digits"),
+    ("vit", "digits"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +36,7 @@ class Cell:
     task: str = "parity"
     width: int = 8
     depth: int = 3
-    samples: int = SAMPLES
+    samples: int = 100
     branch_scale: float | None = None
     tolerance: float = 1e-3
 
@@ -52,5 +64,6 @@ class Cell:
 
 def cell(family: str, skips: bool, data: str = "digits", depth: int | None = None) -> Cell:
     """The cell of a family of ``SIZES`` on a data set of ``DATA``."""
-    width, usual = SIZES[family]
-    return Cell(family=family, skips=skips, data=data, task=DATA[data], width=width, depth=depth or usual)
+    width, usual, samples = SIZES[family]
+    sizes = {"width": width, "depth": depth or usual, "samples": samples}
+    return Cell(family=family, skips=skips, data=data, task=DATA[data], **sizes)

@@ -21,11 +21,11 @@ from grsd.laws import BeyondGrowth, beyond_growth
 from grsd.runs import Spec, run
 from grsd.runs.history import join_budgets, spectrum_budgets
 from grsd.shells import LogShells, transport_parts
-from grsd.studies.architectures.cells import DATA, Cell, cell
+from grsd.studies.architectures.cells import CELLS, Cell, cell
 from grsd.studies.stages import REACH
 from grsd.theory.prediction import early, predict_loss
 
-SHELLS = LogShells(math.log(2), 0.1)
+SHELLS = LogShells(0.5, 0.1)
 UNTIL = -1.3  # log of the loss over that at the start, where a run ends
 LOG_LOSS = -1.0  # where the conditions are read
 SEEN = -0.5  # where a forecast of the rest begins
@@ -161,10 +161,6 @@ def forecast_gain(protocol: Reading, seed: int) -> float:
     """The error of the forecast by a clock minus that of the lazy forecast, of one run."""
     errors = forecasts(history(protocol.cell, seed))
     return errors["growth"] - errors["lazy"]
-
-
-FAMILIES = ("resnet", "vit", "gated-perceptron")
-CELLS = tuple((family, data) for family in FAMILIES for data in DATA)
 
 
 def reading(family: str, skips: bool, data: str) -> Reading:

@@ -10,12 +10,10 @@ import xarray as xr
 from grsd.evidence import Measurement
 from grsd.runs import Spec, run
 from grsd.studies import stochastic_training as training
-from grsd.studies.architectures.cells import Cell, cell
+from grsd.studies.architectures.cells import CELLS, Cell, cell
 
 LEVELS = (-0.5, -1.0, -1.5)
 LATE = (1, 2)  # the steps from e^-.5 to e^-1.5
-FAMILIES = ("resnet", "vit", "gated-perceptron")
-DATA = ("digits", "patches")
 
 
 @dataclass(frozen=True)
@@ -37,29 +35,30 @@ class Pair:
     other: Adam
 
 
-def trained(experiment: Mapping[str, object]) -> xr.Dataset:
-    """``stochastic_training.trained_history`` of a spec's fields, with ``rate``, ``batch`` and ``levels``."""
+def experiment(protocol: Adam, seed: int) -> dict[str, object]:
+    """The network of a seed and how it is trained, as plain values."""
+    how = {"rate": protocol.rate, "batch": protocol.batch, "levels": list(protocol.levels)}
+    return protocol.cell.spec(seed).to_dict() | how
+
+
+def begun(experiment: Mapping[str, object]) -> training.Trainer:
+    """The network of an ``experiment`` at its start."""
     own = dict(experiment)
-    how = {name: own.pop(name) for name in ("rate", "batch", "levels")}
+    how = {name: own.pop(name) for name in ("rate", "batch")} | {"levels": tuple(own.pop("levels"))}
     spec = Spec.from_dict(own)
-    asked = training.Training(
-        architecture=spec.architecture,
-        width=spec.width,
-        depth=spec.depth,
-        data=spec.data,
-        samples=spec.samples,
-        optimizer="adam",
-        loss="cross-entropy",
-        seed=spec.seed,
-        **how,
-    )
-    return training.followed(training.Trainer.start(asked, spec.batch()))
+    sizes = {name: getattr(spec, name) for name in ("architecture", "width", "depth", "data", "samples", "seed")}
+    asked = training.Training(**sizes, **how, optimizer="adam", loss="cross-entropy")
+    return training.Trainer.start(asked, spec.batch())
+
+
+def trained(experiment: Mapping[str, object]) -> xr.Dataset:
+    """``stochastic_training.trained_history`` of an ``experiment``."""
+    return training.followed(begun(experiment))
 
 
 def history(protocol: Adam, seed: int) -> xr.Dataset:
     """``trained`` of a seed, kept in a file."""
-    how = {"rate": protocol.rate, "batch": protocol.batch, "levels": list(protocol.levels)}
-    return run(protocol.cell.spec(seed).to_dict() | how, trained, progress=False)
+    return run(experiment(protocol, seed), trained, progress=False)
 
 
 def growth_share(protocol: Adam, seed: int) -> float:
@@ -76,6 +75,5 @@ MEASUREMENTS = {
     f"skips-growth-share-adam-{family}-{data}": Measurement(
         Pair(*(Adam(cell(family, skips, data)) for skips in (True, False))), share_contrast
     )
-    for family in FAMILIES
-    for data in DATA
+    for family, data in CELLS
 }
