@@ -38,7 +38,7 @@ def followed(experiment: Mapping[str, object]) -> xr.Dataset:
     """Follow the network of a spec's fields until its loss is e^``until`` of the start; read its shells on the way.
 
     The first snapshot is at 1 / lambda_max(0). Returns: ``shell_history``, and over (rate_time, rate_shell) ``t_rho``
-    of ``evolution.along``; ``start_loss``, ``start_largest_eigenvalue``.
+    and ``t_omega`` of ``evolution.along``; ``start_loss``, ``start_largest_eigenvalue``.
     Errors: ``RuntimeError`` if the loss is not reached within ``MOST`` snapshots.
     """
     own = dict(experiment)
@@ -66,7 +66,8 @@ def followed(experiment: Mapping[str, object]) -> xr.Dataset:
     settings = {name: value for name, value in spec.to_dict().items() if not isinstance(value, list)}
     found = join_budgets(budgets, descent.history([time for time, _ in states], rows), SHELLS, parameters=settings)
     rates = evolution.along(states, evolution.SHELLS, top=top)
-    found["t_rho"] = (("rate_time", "rate_shell"), rates.t_rho.values)
+    for name in ("t_rho", "t_omega"):
+        found[name] = (("rate_time", "rate_shell"), rates[name].values)
     return found.assign_coords(rate_time=rates.time.values, rate_shell=rates.shell.values).assign(
         start_loss=start, start_largest_eigenvalue=top
     )
