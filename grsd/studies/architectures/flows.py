@@ -37,7 +37,7 @@ RUNS, FIRST = 16, 4000
 def followed(experiment: Mapping[str, object]) -> xr.Dataset:
     """Follow the network of a spec's fields until its loss is e^``until`` of the start; read its shells on the way.
 
-    The first snapshot is at 1 / lambda_max(0). Returns: ``shell_history``, and over (rate_time, rate_shell) ``t_rho``
+    The first snapshot is at 1 / lambda_max(0), or before much is learned. Returns: ``shell_history``, and over (rate_time, rate_shell) ``t_rho``
     and ``t_omega`` of ``evolution.along``; ``start_loss``, ``start_largest_eigenvalue``.
     Errors: ``RuntimeError`` if the loss is not reached within ``MOST`` snapshots.
     """
@@ -46,11 +46,13 @@ def followed(experiment: Mapping[str, object]) -> xr.Dataset:
     spec = Spec.from_dict(own)
     data = spec.batch()
     network = spec.network(data)
-    top = float(torch.linalg.eigvalsh(tangent_kernel(network, data.inputs, dtype=torch.float64))[-1])
+    kernel = tangent_kernel(network, data.inputs, dtype=torch.float64)
+    top = float(torch.linalg.eigvalsh(kernel)[-1])
     descent = Descent(network, data.inputs, data.targets, tolerance=spec.tolerance)
-    start, time = descent.row()["loss"], 1 / top
+    start, error = descent.row()["loss"], descent.snapshot(0.0).error.reshape(-1)
+    time = min(1 / top, DROP * float(error @ error / (2 * error @ kernel @ error)))
     budgets, rows, states = [], [], []
-    while not rows or rows[-1]["loss"] > start * math.exp(until):
+    while not rows or rows[-1]["loss"] > start * math.exp(until) or states[-1][0] < 1 / top:
         if len(rows) == MOST or (rows and not math.isfinite(rows[-1]["loss"])):
             raise RuntimeError(
                 f"{spec}: its loss is {rows[-1]['loss'] / start:.3g} of the start after {MOST} snapshots"
