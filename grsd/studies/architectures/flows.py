@@ -37,8 +37,9 @@ RUNS, FIRST = 16, 4000
 def followed(experiment: Mapping[str, object]) -> xr.Dataset:
     """Follow the network of a spec's fields until its loss is e^``until`` of the start; read its shells on the way.
 
-    The first snapshot is at 1 / lambda_max(0), or before much is learned. Returns: ``shell_history``, and over (rate_time, rate_shell) ``t_rho``
-    and ``t_omega`` of ``evolution.along``; ``start_loss``, ``start_largest_eigenvalue``.
+    The first snapshot is at 1 / lambda_max(0), or before much is learned. Returns: ``shell_history``, and over
+    (rate_time, rate_shell) ``t_rho`` and ``t_omega`` of ``evolution.along``; ``start_loss`` and
+    ``start_largest_eigenvalue``.
     Errors: ``RuntimeError`` if the loss is not reached within ``MOST`` snapshots.
     """
     own = dict(experiment)
