@@ -24,6 +24,7 @@ from grsd.studies import (
     stochastic_training,
     the_whole_chain,
 )
+from grsd.studies.architectures import tables as architecture_tables
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
 from grsd.studies.the_whole_chain import search
@@ -47,7 +48,8 @@ STUDIES = (
     architectures,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
-TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
+WITH_TABLES = (*STUDIES, architecture_tables)
+TABLES = {name: make for study in WITH_TABLES for name, make in getattr(study, "TABLES", {}).items()}
 
 
 def write_table(name: str) -> None:
