@@ -12,9 +12,12 @@ from models import Case, dense, differences
 import grsd
 from grsd.bench.families import FAMILIES
 from grsd.bench.families.modern import MODERN
+from grsd.conditions.matched import budget_at_loss
+from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, trained
+from grsd.studies.architectures import cells, flows, tables, trained
+from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
 SIZES = {"width": 6, "depth": 2, "activation": "tanh", "weight_scale": 1.0, "branch_scale": None, "seed": 3}
@@ -43,8 +46,7 @@ def test_removing_the_skips_changes_nothing_else(family):
     assert torch.equal(pair[0](x), pair[1](x))
 
 
-@pytest.mark.parametrize("family", cells.SIZES)
-@pytest.mark.parametrize("data", cells.DATA)
+@pytest.mark.parametrize(("family", "data"), [("resnet", "patches"), ("vit", "digits")])
 def test_both_cells_of_a_seed_have_the_same_data_in_the_same_order(family, data):
     one, other = (cells.cell(family, skips, data).spec(7) for skips in (True, False))
     assert torch.equal(one.batch().inputs, other.batch().inputs)
@@ -170,3 +172,65 @@ def _stepped(model, inputs, targets):
     ((after(inputs) - targets).square().sum() / (2 * len(inputs))).backward()
     optimizer.step()
     return after
+
+
+TINY = {"width": 6, "depth": 2, "samples": 20}
+
+
+def tiny(skips, **changes):
+    return replace(cells.cell("gated-perceptron", skips), **TINY | changes)
+
+
+@pytest.fixture(scope="module")
+def tiny_run():
+    return flows.followed(tiny(True).spec(0).to_dict() | {"until": -1.2})
+
+
+def test_one_flow_is_read_for_every_condition(tiny_run):
+    passed = np.log(tiny_run.loss.values / float(tiny_run.start_loss))
+    assert passed[-1] <= -1.2 or float(tiny_run.rate_time[0]) == pytest.approx(1, abs=0.5)
+    assert np.diff(passed, prepend=0.0).min() > -0.5  # the loss falls by about .3 from snapshot to snapshot
+    assert float(tiny_run.rate_time[-1]) == pytest.approx(float(tiny_run.time[-1] * tiny_run.start_largest_eigenvalue))
+    assert tables.rates(tiny_run).t_rho.dims == ("time", "shell")
+    errors = flows.forecasts(tiny_run)
+    seen = early(tiny_run, float(tiny_run.time[max(1, np.argmax(passed <= -0.5))]))
+    later = tiny_run.isel(time=slice(seen.history.sizes["time"], None))
+    for method in ("growth", "lazy"):
+        expected = np.log(predict_loss(seen, later.time.values, method).values / later.loss.values)
+        assert errors[method] == pytest.approx(np.abs(expected).mean())
+
+
+def test_the_growth_share_of_fluxes_that_are_growth_and_that_are_not(tiny_run, monkeypatch):
+    """F = r eps gives one; a flux tilted by the eigenvalue does not, and the control says how far from one."""
+    budget = budget_at_loss("a test", tiny_run, flows.SHELLS, -1.0)
+    reading, frontier = flows.Reading(tiny(True)), -math.log(float(budget.time))
+    inside = (budget.boundary_mask == 0) & (budget.boundary <= frontier) & (budget.boundary >= frontier - 6)
+    assert int(inside.sum()) >= 3
+    for module in (flows, tables):
+        monkeypatch.setattr(module, "history", lambda cell, seed: tiny_run)
+        monkeypatch.setattr(module, "budget_at_loss", lambda call, run, shells, log_loss: budget)
+    budget["flux"] = 0.7 * budget.density
+    assert flows.growth_share(reading, 0) == pytest.approx(1)
+    shares = []
+    for tilt in (-1, 1):
+        budget["flux"] = budget.density * np.exp(tilt * budget.boundary)
+        flux, density = (budget[name].where(inside, drop=True).values for name in ("flux", "density"))
+        shares.append(flows.growth_share(reading, 0))
+        assert shares[-1] == pytest.approx((flux @ density) ** 2 / (flux @ flux) / (density @ density))
+        assert shares[-1] < 0.99
+    assert tables.tilted_share(reading, 0) == pytest.approx(max(shares))
+
+
+def test_a_contrast_is_the_difference_of_two_cells(monkeypatch):
+    shares = {True: 0.9, False: 0.4}
+    monkeypatch.setattr(flows, "growth_share", lambda reading, seed: shares[reading.cell.skips] + seed / 100)
+    monkeypatch.setattr(trained, "growth_share", lambda way, seed: shares[way.cell.skips] - seed / 100)
+    measured = flows.MEASUREMENTS["skips-growth-share-resnet-digits"]
+    assert flows.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+    measured = trained.MEASUREMENTS["skips-growth-share-adam-resnet-digits"]
+    assert trained.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+
+
+def test_every_claim_of_the_notebook_has_its_measurement():
+    known = {name for name, claim in claims().items() if claim.notebook == "12_architectures"}
+    assert known == set(flows.MEASUREMENTS) | set(trained.MEASUREMENTS)
