@@ -16,7 +16,7 @@ from grsd.conditions.matched import budget_at_loss
 from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, flows, tables, trained
+from grsd.studies.architectures import cells, depth, flows, tables, trained
 from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
@@ -233,4 +233,4 @@ def test_a_contrast_is_the_difference_of_two_cells(monkeypatch):
 
 def test_every_claim_of_the_notebook_has_its_measurement():
     known = {name for name, claim in claims().items() if claim.notebook == "12_architectures"}
-    assert known == set(flows.MEASUREMENTS) | set(trained.MEASUREMENTS)
+    assert known == set(flows.MEASUREMENTS) | set(trained.MEASUREMENTS) | set(depth.MEASUREMENTS)

@@ -20,8 +20,6 @@ from grsd.studies.beyond_tables import parts_of
 from grsd.support.provenance import provenance
 
 TILTS = (-1.0, 1.0)
-DEPTHS = (1, 2, 4, 8)
-DEPTH_SEEDS = range(flows.FIRST, flows.FIRST + 8)
 
 
 def shown() -> list[tuple[str, str, bool]]:
@@ -117,20 +115,6 @@ def run_table() -> xr.Dataset:
     return _labelled(table.assign_coords(cell=np.arange(len(found["flow"]))))
 
 
-def depth_table() -> xr.Dataset:
-    """The growth share of ResNets on digits over (skips, depth, seed), by Adam and cross-entropy; no rule judges it."""
-    found = [
-        [
-            [trained.growth_share(trained.Adam(cell("resnet", own, "digits", depth)), seed) for seed in DEPTH_SEEDS]
-            for depth in DEPTHS
-        ]
-        for own in (False, True)
-    ]
-    coords = {"skips": [0, 1], "depth": list(DEPTHS), "seed": list(DEPTH_SEEDS)}
-    settings = {"family": "resnet", "data": "digits", "levels": list(trained.LEVELS)}
-    return xr.Dataset({"share": (list(coords), found)}, coords, provenance(settings))
-
-
 def _joined(rows: list[dict[str, object]]) -> xr.Dataset:
     columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
     return _labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}))
@@ -150,5 +134,4 @@ TABLES = {
     "12_architectures-cells": cell_table,
     "12_architectures-profiles": profile_table,
     "12_architectures-runs": run_table,
-    "12_architectures-depth": depth_table,
 }
