@@ -42,9 +42,9 @@ def skips(runs: xr.Dataset, cells: xr.Dataset, live: Live) -> Figure:
         panel.set(title=title, xlabel="growth share of the squared flux", xlim=(-0.03, 1.03))
         panel.axvline(1, color="grey", lw=0.6)
     place = cells.isel(cell=np.flatnonzero(cells.skips.values == 1))
-    axes[0].plot(
-        place.tilted_share, range(len(names)), "|", color="grey", ms=14, mew=2, label="fluxes that are no growth"
-    )
+    at = [names.index(name) for name in _names(place)]
+    grey = {"color": "grey", "marker": "|", "linestyle": "none", "ms": 14, "mew": 2}
+    axes[0].plot(place.tilted_share, at, **grey, label="fluxes that are no growth")
     rows(axes[0], [*names, "trained here"])
     axes[0].legend(fontsize=8, loc="lower left")
     return figure

@@ -20,12 +20,16 @@ from grsd.studies.beyond_tables import parts_of
 from grsd.support.provenance import provenance
 
 TILTS = (-1.0, 1.0)
+CLAIMS = {"flow": "skips-growth-share-{}-{}", "adam": "skips-growth-share-adam-{}-{}"}
 
 
-def shown() -> list[tuple[str, str, bool]]:
-    """(family, data, skips) of the cells whose claim on the growth share has a result, in the order of ``CELLS``."""
+Shown = list[tuple[str, str, bool]]
+
+
+def shown(*ways: str) -> Shown:
+    """(family, data, skips) of the cells that have a result in one of ``ways`` ("flow", "adam"), in their order."""
     stored = results()
-    kept = [pair for pair in CELLS if f"skips-growth-share-{pair[0]}-{pair[1]}" in stored]
+    kept = [pair for pair in CELLS if any(CLAIMS[way].format(*pair) in stored for way in ways)]
     return [(*pair, skips) for pair in kept for skips in (True, False)]
 
 
@@ -91,38 +95,38 @@ def cell_table() -> xr.Dataset:
     ``tilted_share``: what the growth share reads on fluxes that are no growth. ``time``: when the loss is passed, in
     units of 1 / lambda_max(0), geometric mean.
     """
-    return _joined([_of(reading(family, skips, data)) for family, data, skips in shown()])
+    of = shown("flow")
+    rows = [_of(reading(family, skips, data)) for family, data, skips in of]
+    columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
+    return _labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}), of)
 
 
 def profile_table() -> xr.Dataset:
     """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t)."""
-    rows = [parts_of(reading(family, skips, data).budgets) for family, data, skips in shown()]
+    of = shown("flow")
+    rows = [parts_of(reading(family, skips, data).budgets) for family, data, skips in of]
     rows = [row.expand_dims({"cell": [number]}) for number, row in enumerate(rows)]
     joined = xr.concat(rows, "cell", join="outer", data_vars="all", coords="minimal", compat="override")
-    return _labelled(joined)
+    return _labelled(joined, of)
 
 
 def run_table() -> xr.Dataset:
-    """The growth share of every run over (cell, seed): by gradient flow, and by Adam and cross-entropy if measured."""
-    stored, found = results(), {"flow": [], "adam": []}
-    seeds = range(flows.FIRST, flows.FIRST + flows.RUNS)
-    for family, data, skips in shown():
-        found["flow"].append([growth_share(reading(family, skips, data), seed) for seed in seeds])
-        measured = f"skips-growth-share-adam-{family}-{data}" in stored
-        way = trained.Adam(cell(family, skips, data))
-        found["adam"].append([trained.growth_share(way, seed) if measured else math.nan for seed in seeds])
-    table = xr.Dataset({way: (("cell", "seed"), rows) for way, rows in found.items()}, {"seed": list(seeds)})
-    return _labelled(table.assign_coords(cell=np.arange(len(found["flow"]))))
+    """The growth share of every run over (cell, seed): by gradient flow, and by Adam; NaN where not measured."""
+    of, seeds = shown("flow", "adam"), range(flows.FIRST, flows.FIRST + flows.RUNS)
+    found = {way: np.full((len(of), len(seeds)), math.nan) for way in CLAIMS}
+    for number, (family, data, skips) in enumerate(of):
+        if (family, data, skips) in shown("flow"):
+            found["flow"][number] = [growth_share(reading(family, skips, data), seed) for seed in seeds]
+        if (family, data, skips) in shown("adam"):
+            way = trained.Adam(cell(family, skips, data))
+            found["adam"][number] = [trained.growth_share(way, seed) for seed in seeds]
+    table = {way: (("cell", "seed"), rows) for way, rows in found.items()}
+    return _labelled(xr.Dataset(table, {"cell": np.arange(len(of)), "seed": list(seeds)}), of)
 
 
-def _joined(rows: list[dict[str, object]]) -> xr.Dataset:
-    columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
-    return _labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}))
-
-
-def _labelled(table: xr.Dataset) -> xr.Dataset:
+def _labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
     """Name the cells: family, data set, with skips or without, and architecture."""
-    families, data, skips = zip(*shown(), strict=True)
+    families, data, skips = zip(*of, strict=True)
     names = [family if own else family + WITHOUT for family, own in zip(families, skips, strict=True)]
     labels = {"family": families, "data": data, "skips": [int(own) for own in skips], "architecture": names}
     table = table.assign({name: ("cell", list(column)) for name, column in labels.items()})
