@@ -47,7 +47,7 @@ from material import (
 )
 
 import grsd
-from grsd import datasets, krylov, laws, solvable, theory
+from grsd import datasets, krylov, laws, networks, solvable, theory
 from grsd.conditions import (
     closure,
     covariance,
@@ -159,9 +159,18 @@ SHELL_CALLS = {
     "at_width": _call(grsd.at_width, lambda: {"run": history(), "width": 1.0}),
 }
 
+NETWORK = {"activation": "tanh", "weight_scale": 1.0, "branch_scale": 0.5, "seed": 0, "dtype": torch.float64}
 NETWORK_CALLS = {
     "Perceptron": _fields(grsd.Perceptron, features=5, outputs=3, width=4, depth=2, residual=True, activation="tanh",
                           weight_scale=1.0, branch_scale=0.5, seed=0, dtype=torch.float64),
+    "ResNet": _fields(networks.ResNet, features=16, outputs=2, width=4, depth=1, skips=True, norm="group",
+                      start="fan-in", **NETWORK),
+    "GatedPerceptron": _fields(networks.GatedPerceptron, features=5, outputs=2, width=4, depth=1, skips=False,
+                               **NETWORK),
+    "StateSpace": _fields(networks.StateSpace, features=6, outputs=2, width=4, depth=1, states=2, skips=True,
+                          **NETWORK),
+    "Transformer": _fields(networks.Transformer, features=6, outputs=2, width=4, depth=1, tokens=3, causal=True,
+                           skips=True, **NETWORK),
     "digits": _call(grsd.digits, lambda: {"samples": 4, "task": "parity", "seed": 0}),
     "patches": _call(datasets.patches, lambda: {"samples": 4, "task": "pixel", "seed": 0}),
     "mnist1d": _call(datasets.mnist1d, lambda: {"samples": 4, "task": "parity", "seed": 0}),

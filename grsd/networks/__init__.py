@@ -13,8 +13,22 @@ from grsd.support.lazy import face
 
 if TYPE_CHECKING:
     from grsd.networks.adapters import output, packed
-from grsd.networks.perceptron import LAYERS, Perceptron
+    from grsd.networks.gated import GatedPerceptron
+    from grsd.networks.perceptron import LAYERS, Perceptron
+    from grsd.networks.resnet import ResNet
+    from grsd.networks.state_space import StateSpace
+    from grsd.networks.transformer import Transformer
 
-__all__ = ["LAYERS", "Perceptron", "architecture", "output", "packed"]
+__all__ = [
+    "LAYERS",
+    "GatedPerceptron",
+    "Perceptron",
+    "ResNet",
+    "StateSpace",
+    "Transformer",
+    "architecture",
+    "output",
+    "packed",
+]
 
 __getattr__, __dir__ = face(__name__)

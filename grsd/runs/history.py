@@ -67,8 +67,15 @@ def snapshot_budgets(
     For another ``loss`` than squared error the budgets have ``relaxation``, by e' = -H M e.
     """
     decomposed, rate = _decomposed(call, snapshot, inputs, targets, loss)
+    return spectrum_budgets(decomposed, snapshot.error, shells, error_rate=rate)
+
+
+def spectrum_budgets(
+    decomposed: Spectrum, error: Tensor, shells: Sequence[LogShells], *, error_rate: Tensor | None = None
+) -> tuple[xr.Dataset, ...]:
+    """Return the same from a spectrum with its rate; ``error_rate``: e' where it is not -M e."""
     spans = [_covering(item, decomposed) for item in shells]
-    budgets = energy_budgets(decomposed, snapshot.error, spans, error_rate=rate)
+    budgets = energy_budgets(decomposed, error, spans, error_rate=error_rate)
     return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
 
 

@@ -10,6 +10,7 @@ from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, 
 from grsd.evidence.source import commit
 from grsd.evidence.tables import path_of, save_table
 from grsd.studies import (
+    architectures,
     calibration,
     gradient_propagation,
     initial_incoherence,
@@ -23,6 +24,8 @@ from grsd.studies import (
     stochastic_training,
     the_whole_chain,
 )
+from grsd.studies.architectures import depth
+from grsd.studies.architectures import tables as architecture_tables
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
 from grsd.studies.the_whole_chain import search
@@ -43,9 +46,12 @@ STUDIES = (
     stochastic_training,
     the_whole_chain,
     search,
+    architectures,
+    depth,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
-TABLES = {name: make for study in STUDIES for name, make in getattr(study, "TABLES", {}).items()}
+WITH_TABLES = (*STUDIES, architecture_tables)
+TABLES = {name: make for study in WITH_TABLES for name, make in getattr(study, "TABLES", {}).items()}
 
 
 def write_table(name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.datasets.data import Data
 from grsd.datasets.registry import dataset
 from grsd.evidence import Measurement
 from grsd.kernel import tangent_kernel
@@ -76,9 +77,10 @@ class Trainer:
     generator: torch.Generator
 
     @classmethod
-    def start(cls, training: Training) -> Trainer:
-        """The initial network, whose batches follow from its seed."""
-        data = dataset[training.data].load()(training.samples, task="parity", seed=training.data_seed)
+    def start(cls, training: Training, data: Data | None = None) -> Trainer:
+        """The initial network, whose batches follow from its seed; ``data``: in the place of the parity task."""
+        if data is None:
+            data = dataset[training.data].load()(training.samples, task="parity", seed=training.data_seed)
         outputs = 2 if training.loss == "cross-entropy" else 1
         labels = (data.targets[:, 0] > 0).long()
         settings = {"width": training.width, "depth": training.depth, "seed": training.seed}
@@ -134,7 +136,11 @@ def trained_history(spec: Mapping[str, object]) -> xr.Dataset:
 
     Returns: what ``checkpoint_history`` gives of ``BUDGET``, along ``step``; over the states also ``steps``, ``loss``.
     """
-    trainer = Trainer.start(Training(**spec))
+    return followed(Trainer.start(Training(**spec)))
+
+
+def followed(trainer: Trainer) -> xr.Dataset:
+    """The budgets between the states at the levels of a network on its way, as ``trained_history``."""
     kept, marks = [], []
     for mark in trainer.states():
         kept.append(copy.deepcopy(trainer.network))

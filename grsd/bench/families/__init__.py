@@ -6,6 +6,7 @@ from grsd.bench.families.coupled import COUPLED
 from grsd.bench.families.family import Family, Refusal, wide
 from grsd.bench.families.gradients import GRADIENTS
 from grsd.bench.families.language import LANGUAGE
+from grsd.bench.families.modern import MODERN
 from grsd.bench.families.norms import NORMS
 from grsd.bench.families.perceptrons import PERCEPTRONS
 from grsd.bench.families.plumbing import PLUMBING
@@ -13,7 +14,17 @@ from grsd.bench.families.recurrent import RECURRENT
 from grsd.bench.families.structures import STRUCTURES
 
 FAMILIES: dict[str, Family] = (
-    PERCEPTRONS | CONVOLUTIONS | ATTENTION | LANGUAGE | RECURRENT | NORMS | GRADIENTS | PLUMBING | STRUCTURES | COUPLED
+    PERCEPTRONS
+    | CONVOLUTIONS
+    | ATTENTION
+    | LANGUAGE
+    | RECURRENT
+    | NORMS
+    | GRADIENTS
+    | PLUMBING
+    | STRUCTURES
+    | COUPLED
+    | MODERN
 )
 
 __all__ = ["FAMILIES", "Family", "Refusal", "wide"]

@@ -1,0 +1,141 @@
+"""The tables of notebook 12: one row per cell, the velocities of its shells, and its runs one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import cache
+
+import numpy as np
+import xarray as xr
+
+from grsd.conditions import evolution
+from grsd.conditions.matched import budget_at_loss, frontier_window
+from grsd.evidence import results
+from grsd.shells import parts_over_runs
+from grsd.studies.architectures import flows, trained
+from grsd.studies.architectures.cells import CELLS, WITHOUT, cell
+from grsd.studies.architectures.flows import SHELLS, Reading, forecasts, growth_share, history, judged, reading
+from grsd.studies.beyond_tables import parts_of
+from grsd.support.provenance import provenance
+
+TILTS = (-1.0, 1.0)
+CLAIMS = {"flow": "skips-growth-share-{}-{}", "adam": "skips-growth-share-adam-{}-{}"}
+
+
+Shown = list[tuple[str, str, bool]]
+
+
+def shown(*ways: str) -> Shown:
+    """(family, data, skips) of the cells that have a result in one of ``ways`` ("flow", "adam"), in their order."""
+    stored = results()
+    kept = [pair for pair in CELLS if any(CLAIMS[way].format(*pair) in stored for way in ways)]
+    return [(*pair, skips) for pair in kept for skips in (True, False)]
+
+
+def rates(run: xr.Dataset) -> xr.Dataset:
+    """What ``evolution.measure`` gives, from a run of ``flows.followed``."""
+    found = run[["t_rho", "t_omega"]].drop_vars(["time", "shell"], errors="ignore")
+    found = found.rename(rate_time="time", rate_shell="shell")
+    return found.assign_attrs(seed=int(run.attrs["seed"]), depth=1, shell_width=evolution.SHELLS.width)
+
+
+def tilted_share(own: Reading, seed: int) -> float:
+    """The larger growth share of two fluxes that are no growth: eps lambda^-1 and eps lambda, on the run's own eps.
+
+    A control: where few shells carry the flux, no growth share is far from one.
+    """
+    budget = budget_at_loss("tilted_share", history(own.cell, seed), SHELLS, own.log_loss)
+    frontier = -math.log(float(budget.time))
+    inside = (budget.boundary_mask == 0) & (np.abs(budget.boundary - frontier + own.reach / 2) <= own.reach / 2)
+    density, place = budget.density.values[inside], budget.boundary.values[inside] - frontier
+    fluxes = [density * np.exp(tilt * place) for tilt in TILTS]
+    return max(float((flux @ density) ** 2 / (flux @ flux) / (density @ density)) for flux in fluxes)
+
+
+@cache
+def _of(own: Reading) -> dict[str, object]:
+    runs, budgets = own.histories, own.budgets
+    seeds = range(own.first, own.first + own.runs)
+    split = parts_over_runs(budgets, window=frontier_window(budgets, own.reach))
+    trend = evolution.eta([rates(run) for run in runs])
+    errors = [forecasts(run) for run in runs]
+    passed = [
+        float(budget.time) * float(run.start_largest_eigenvalue) for budget, run in zip(budgets, runs, strict=True)
+    ]
+    row: dict[str, object] = {"seeds": own.runs, "first_seed": own.first}
+    row |= _mean("growth_share", [growth_share(own, seed) for seed in seeds])
+    row["tilted_share"] = float(np.mean([tilted_share(own, seed) for seed in seeds]))
+    row |= {"rotation_share": float(split.share.sel(part="rotation"))}
+    row |= {"rotation_share_error": float(split.share_error.sel(part="rotation"))}
+    row |= _mean("clock", split.clock.values)
+    row |= {"eta": trend.value, "eta_low": trend.interval[0], "eta_high": trend.interval[1]}
+    row |= {"largest_t_rho": trend.supremum, "controlled": trend.verdict}
+    row |= dict.fromkeys(("beyond", "beyond_low", "beyond_high", "rest_free", "exponent"), math.nan)
+    row |= {"verdict": "too few shells in common", "pairs": 0}
+    with contextlib.suppress(ValueError):
+        found = judged(own)
+        low, high = found.share_interval
+        row |= {"beyond": found.share, "beyond_low": low, "beyond_high": high, "verdict": found.verdict}
+        row |= {"rest_free": found.free.share, "exponent": found.free.exponent, "pairs": len(found.positions)}
+    for method in ("growth", "lazy"):
+        row |= _mean(f"forecast_{method}", [error[method] for error in errors])
+    row["time"] = math.exp(np.mean(np.log(passed)))
+    return row
+
+
+def _mean(name: str, values: object) -> dict[str, float]:
+    array = np.asarray(values, dtype=float)
+    return {name: float(array.mean()), f"{name}_error": float(array.std(ddof=1) / math.sqrt(array.size))}
+
+
+def cell_table() -> xr.Dataset:
+    """One row per cell: shares of the squared flux, the clock t r, eta, D_0^2, and errors of two forecasts.
+
+    ``tilted_share``: what the growth share reads on fluxes that are no growth. ``time``: when the loss is passed, in
+    units of 1 / lambda_max(0), geometric mean.
+    """
+    of = shown("flow")
+    rows = [_of(reading(family, skips, data)) for family, data, skips in of]
+    columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
+    return _labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}), of)
+
+
+def profile_table() -> xr.Dataset:
+    """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t)."""
+    of = shown("flow")
+    rows = [parts_of(reading(family, skips, data).budgets) for family, data, skips in of]
+    rows = [row.expand_dims({"cell": [number]}) for number, row in enumerate(rows)]
+    joined = xr.concat(rows, "cell", join="outer", data_vars="all", coords="minimal", compat="override")
+    return _labelled(joined, of)
+
+
+def run_table() -> xr.Dataset:
+    """The growth share of every run over (cell, seed): by gradient flow, and by Adam; NaN where not measured."""
+    of, seeds = shown("flow", "adam"), range(flows.FIRST, flows.FIRST + flows.RUNS)
+    found = {way: np.full((len(of), len(seeds)), math.nan) for way in CLAIMS}
+    for number, (family, data, skips) in enumerate(of):
+        if (family, data, skips) in shown("flow"):
+            found["flow"][number] = [growth_share(reading(family, skips, data), seed) for seed in seeds]
+        if (family, data, skips) in shown("adam"):
+            way = trained.Adam(cell(family, skips, data))
+            found["adam"][number] = [trained.growth_share(way, seed) for seed in seeds]
+    table = {way: (("cell", "seed"), rows) for way, rows in found.items()}
+    return _labelled(xr.Dataset(table, {"cell": np.arange(len(of)), "seed": list(seeds)}), of)
+
+
+def _labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
+    """Name the cells: family, data set, with skips or without, and architecture."""
+    families, data, skips = zip(*of, strict=True)
+    names = [family if own else family + WITHOUT for family, own in zip(families, skips, strict=True)]
+    labels = {"family": families, "data": data, "skips": [int(own) for own in skips], "architecture": names}
+    table = table.assign({name: ("cell", list(column)) for name, column in labels.items()})
+    settings = {"log_loss": flows.LOG_LOSS, "shell_width": SHELLS.width, "smoothing": SHELLS.smoothing}
+    return table.assign_attrs(provenance(settings))
+
+
+TABLES = {
+    "12_architectures-cells": cell_table,
+    "12_architectures-profiles": profile_table,
+    "12_architectures-runs": run_table,
+}

@@ -1,0 +1,236 @@
+"""Modern architectures: removing the skips changes nothing else; kernels, rates and budgets against dense ones."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from models import Case, dense, differences
+
+import grsd
+from grsd.bench.families import FAMILIES
+from grsd.bench.families.modern import MODERN
+from grsd.conditions.matched import budget_at_loss
+from grsd.evidence import claims
+from grsd.networks import ResNet, StateSpace, Transformer, architecture
+from grsd.networks.stack import Stack, grid_of
+from grsd.studies.architectures import cells, depth, flows, tables, trained
+from grsd.theory.prediction import early, predict_loss
+
+SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
+SIZES = {"width": 6, "depth": 2, "activation": "tanh", "weight_scale": 1.0, "branch_scale": None, "seed": 3}
+SHELLS = grsd.LogShells(math.log(2), 0.1)
+
+
+def build(name, features=64, outputs=2, **changes):
+    return architecture[name].load()(features, outputs, **SIZES | changes).double()
+
+
+@pytest.mark.parametrize("family", SKIPPED)
+def test_removing_the_skips_changes_nothing_else(family):
+    """Parameters in name, order and value; the data and their order; and the outputs do differ."""
+    pair = [build(family), build(family + cells.WITHOUT)]
+    for (name, p), (other, q) in zip(*(net.named_parameters() for net in pair), strict=True):
+        assert name == other
+        assert torch.equal(p, q)
+    assert [name for name, _ in pair[0].named_modules()] == [name for name, _ in pair[1].named_modules()]
+    assert sum(isinstance(part, Stack) and part.skips for part in pair[0].modules()) == 1
+    x = torch.randn(5, 64, dtype=torch.float64)
+    assert not torch.allclose(pair[0](x), pair[1](x))
+    for part in pair[1].modules():
+        if isinstance(part, Stack):
+            part.skips = True
+    pair[1].load_state_dict(pair[0].state_dict())  # batch norm's statistics are what the layers before it give
+    assert torch.equal(pair[0](x), pair[1](x))
+
+
+@pytest.mark.parametrize(("family", "data"), [("resnet", "patches"), ("vit", "digits")])
+def test_both_cells_of_a_seed_have_the_same_data_in_the_same_order(family, data):
+    one, other = (cells.cell(family, skips, data).spec(7) for skips in (True, False))
+    assert torch.equal(one.batch().inputs, other.batch().inputs)
+    assert torch.equal(one.batch().targets, other.batch().targets)
+    assert replace(one, architecture=other.architecture) == other
+    trainers = [
+        trained.begun(trained.experiment(trained.Adam(replace(cells.cell(family, skips, data), samples=20)), 7))
+        for skips in (True, False)
+    ]
+    orders = [trainer.batches() for trainer in trainers]
+    assert all(torch.equal(*(next(order) for order in orders)) for _ in range(5))
+
+
+def test_the_branch_scale_is_one_over_the_root_of_the_branches():
+    assert ResNet(64, 1, width=4, depth=4).blocks.scale == 0.5
+    assert Transformer(64, 1, width=4, depth=2).blocks.scale == 0.5
+    assert ResNet(64, 1, width=4, depth=4, branch_scale=0.2).blocks.scale == 0.2
+
+
+def test_weights_are_drawn_as_stated():
+    net = ResNet(64, 3, width=100, depth=1, weight_scale=1.5, seed=1)
+    assert net.blocks.branches[0][2].weight.std().item() == pytest.approx(1.5 / 30, rel=0.02)
+    assert net.readout.weight.std().item() == pytest.approx(0.1, rel=0.15)
+    torch.manual_seed(5)
+    again = ResNet(64, 3, width=100, depth=1, weight_scale=1.5, seed=1)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
+    steps = StateSpace(64, 1, width=50, depth=1, seed=0).blocks.branches[0].log_step.detach().exp()
+    assert 0.05 <= float(steps.min()) <= float(steps.max()) <= 0.5
+    assert float(Transformer(64, 1, width=64, depth=1).positions.std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_fixup_starts_with_blocks_and_outputs_at_zero():
+    net = ResNet(64, 2, width=4, depth=3, start="fixup").double()
+    x = torch.randn(5, 64, dtype=torch.float64)
+    stem = net.stem(x.unflatten(1, net.grid))
+    assert torch.equal(net.blocks(stem), stem)
+    assert not net(x).any()
+
+
+def test_batch_norm_stands_still_and_is_normalized_at_the_start():
+    net = ResNet(64, 2, width=4, depth=2, norm="batch").double()
+    assert not net.training
+    x = torch.randn(4000, 64, dtype=torch.float64)
+    normed = net.blocks.branches[0][0](net.stem(x.unflatten(1, net.grid)))
+    assert float(normed.mean((0, 2, 3)).abs().max()) < 0.1
+    assert float(normed.std((0, 2, 3)).sub(1).abs().max()) < 0.1
+    assert torch.allclose(net(x[:5]), net(x)[:5])
+
+
+@pytest.mark.parametrize(
+    ("features", "grid"), [(64, (1, 8, 8)), (3072, (3, 32, 32)), (63, (1, 1, 63)), (40, (1, 1, 40)), (3, (3, 1, 1))]
+)
+def test_features_are_read_as_images_or_sequences(features, grid):
+    assert grid_of(features) == grid
+
+
+def test_a_state_space_is_its_recurrence():
+    """y_t = 2 Re sum_n C_n x_n(t), x(t + 1) = exp(dt A) x(t) + u(t + 1), here in complex numbers, step by step."""
+    layer = StateSpace(64, 1, width=3, depth=1, seed=2).double().blocks.branches[0]
+    u = torch.randn(2, 8, 3, dtype=torch.float64)
+    a = torch.complex(-layer.log_decay.exp(), layer.frequency) * layer.log_step.exp()
+    c = torch.complex(layer.cosines, layer.sines)
+    normed, state, found = layer.norm(u), torch.zeros(2, 3, 4, dtype=torch.complex128), []
+    for t in range(8):
+        state = state * a.exp() + normed[:, t, :, None]
+        found.append(2 * (c * state).sum(-1).real + layer.direct * normed[:, t])
+    assert torch.allclose(layer(u), layer.mix(torch.tanh(torch.stack(found, 1))), rtol=1e-12, atol=1e-14)
+
+
+def test_tokens_are_patches_and_pieces():
+    image = torch.arange(64.0)[None]
+    tokens = Transformer(64, 1, width=4, depth=1)._tokens(image)
+    assert tokens.shape == (1, 16, 4)
+    assert tokens[0, 1].tolist() == [2.0, 3.0, 10.0, 11.0]
+    padded = Transformer(25, 1, width=4, depth=1)._tokens(torch.ones(1, 25))
+    assert padded.shape == (1, 9, 4)
+    assert float(padded.sum()) == 25
+    pieces = Transformer(512, 32, width=4, depth=1, causal=True)._tokens(torch.arange(512.0)[None])
+    assert torch.equal(pieces[0], torch.arange(512.0).view(16, 32))
+
+
+def test_a_causal_transformer_sees_nothing_later():
+    net = Transformer(40, 2, width=4, depth=2, tokens=8, causal=True).double()
+    h = torch.randn(1, 8, 4, dtype=torch.float64)
+    changed = h.clone()
+    changed[:, 5:] += 1
+    assert torch.allclose(net.blocks(h)[:, :5], net.blocks(changed)[:, :5])
+    assert not torch.allclose(net.blocks(h)[:, 5:], net.blocks(changed)[:, 5:])
+
+
+CASES = [name for name in MODERN if not name.endswith("no skips")]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in CASES[::3] else pytest.mark.long) for name in MODERN]
+)
+def test_kernel_rate_and_both_budgets_against_dense_ones(name):
+    family = FAMILIES[name]
+    model, inputs, targets = Case(name, family.build, (6, *family.shape), (6, 2)).make()
+    m, _, along = dense(model, inputs, targets)
+    kernel, rate = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    assert float((kernel - m).norm()) <= 1e-10 * float(m.norm())
+    h = 2e-4 * min(1.0, float(m.norm() / rate.norm()))
+    assert float((rate - differences(along, h)).norm()) <= 1e-8 * float(rate.norm()) + 1e-14 * float(m.norm()) / h
+    error = (model(inputs) - targets).detach()
+    budget = grsd.energy_budget(grsd.spectrum(kernel, rate), error, SHELLS)
+    change = budget.coupling.sum("shell_from") - budget.dissipation
+    e = error.reshape(-1)
+    lost = float(e @ m @ e)
+    assert float(change.sum()) == pytest.approx(-lost, rel=1e-10)
+    after = _stepped(model, inputs, targets)
+    between = grsd.checkpoint_budget(model, after, inputs, targets, SHELLS)
+    gained = between.relaxation + between.transport.sum("shell_from")
+    residue = np.abs(between.energy_after - between.energy_before - gained)
+    assert float(residue.max()) <= 1e-10 * float(between.energy_before.sum())
+    assert float(between.energy_after.sum()) == pytest.approx(float((after(inputs) - targets).square().sum() / 2))
+
+
+def _stepped(model, inputs, targets):
+    """A copy of the model after one step of gradient descent."""
+    after = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(after.parameters(), 0.05)
+    ((after(inputs) - targets).square().sum() / (2 * len(inputs))).backward()
+    optimizer.step()
+    return after
+
+
+TINY = {"width": 6, "depth": 2, "samples": 20}
+
+
+def tiny(skips, **changes):
+    return replace(cells.cell("gated-perceptron", skips), **TINY | changes)
+
+
+@pytest.fixture(scope="module")
+def tiny_run():
+    return flows.followed(tiny(True).spec(0).to_dict() | {"until": -1.2})
+
+
+def test_one_flow_is_read_for_every_condition(tiny_run):
+    passed = np.log(tiny_run.loss.values / float(tiny_run.start_loss))
+    assert passed[-1] <= -1.2 or float(tiny_run.rate_time[0]) == pytest.approx(1, abs=0.5)
+    assert np.diff(passed, prepend=0.0).min() > -0.5  # the loss falls by about .3 from snapshot to snapshot
+    assert float(tiny_run.rate_time[-1]) == pytest.approx(float(tiny_run.time[-1] * tiny_run.start_largest_eigenvalue))
+    assert tables.rates(tiny_run).t_rho.dims == ("time", "shell")
+    errors = flows.forecasts(tiny_run)
+    seen = early(tiny_run, float(tiny_run.time[max(1, np.argmax(passed <= -0.5))]))
+    later = tiny_run.isel(time=slice(seen.history.sizes["time"], None))
+    for method in ("growth", "lazy"):
+        expected = np.log(predict_loss(seen, later.time.values, method).values / later.loss.values)
+        assert errors[method] == pytest.approx(np.abs(expected).mean())
+
+
+def test_the_growth_share_of_fluxes_that_are_growth_and_that_are_not(tiny_run, monkeypatch):
+    """F = r eps gives one; a flux tilted by the eigenvalue does not, and the control says how far from one."""
+    budget = budget_at_loss("a test", tiny_run, flows.SHELLS, -1.0)
+    reading, frontier = flows.Reading(tiny(True)), -math.log(float(budget.time))
+    inside = (budget.boundary_mask == 0) & (budget.boundary <= frontier) & (budget.boundary >= frontier - 6)
+    assert int(inside.sum()) >= 3
+    for module in (flows, tables):
+        monkeypatch.setattr(module, "history", lambda cell, seed: tiny_run)
+        monkeypatch.setattr(module, "budget_at_loss", lambda call, run, shells, log_loss: budget)
+    budget["flux"] = 0.7 * budget.density
+    assert flows.growth_share(reading, 0) == pytest.approx(1)
+    shares = []
+    for tilt in (-1, 1):
+        budget["flux"] = budget.density * np.exp(tilt * budget.boundary)
+        flux, density = (budget[name].where(inside, drop=True).values for name in ("flux", "density"))
+        shares.append(flows.growth_share(reading, 0))
+        assert shares[-1] == pytest.approx((flux @ density) ** 2 / (flux @ flux) / (density @ density))
+        assert shares[-1] < 0.99
+    assert tables.tilted_share(reading, 0) == pytest.approx(max(shares))
+
+
+def test_a_contrast_is_the_difference_of_two_cells(monkeypatch):
+    shares = {True: 0.9, False: 0.4}
+    monkeypatch.setattr(flows, "growth_share", lambda reading, seed: shares[reading.cell.skips] + seed / 100)
+    monkeypatch.setattr(trained, "growth_share", lambda way, seed: shares[way.cell.skips] - seed / 100)
+    measured = flows.MEASUREMENTS["skips-growth-share-resnet-digits"]
+    assert flows.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+    measured = trained.MEASUREMENTS["skips-growth-share-adam-resnet-digits"]
+    assert trained.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+
+
+def test_every_claim_of_the_notebook_has_its_measurement():
+    known = {name for name, claim in claims().items() if claim.notebook == "12_architectures"}
+    assert known == set(flows.MEASUREMENTS) | set(trained.MEASUREMENTS) | set(depth.MEASUREMENTS)
