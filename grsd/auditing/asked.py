@@ -110,8 +110,9 @@ def audit(
 
     Returns: an ``Audit``. Verdict: "lazy" if the kernel's motion did at most a tenth of what learning did to the
     shells' energies; else "running clock" if growth of the whole kernel gives at least .75 of the squared flux between
-    shells, "transport" if it gives less; "inconclusive" if the 95 % interval over runs leaves this open, with about how many
-    more seeds would tell. Computed on one thread in float64: equal questions have equal answers, to the byte.
+    shells, "transport" if it gives less; "inconclusive" if the 95 % interval over runs leaves this open, and then
+    about how many more seeds would tell. Computed on one thread in float64: equal questions have
+    equal answers, to the byte.
     Errors: ``TypeError``, ``ValueError`` or ``RuntimeError`` in one line.
     """
     optional_flag(CALL, "progress", progress)

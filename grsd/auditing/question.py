@@ -242,8 +242,8 @@ def _differ(one: nn.Module, other: nn.Module, seeds: Sequence[int]) -> None:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=False)
     if all(a.shape == b.shape and bool((a == b).all()) for a, b in pairs):
         raise ValueError(
-            f"{CALL}(model=...): the seeds {seeds[0]} and {seeds[1]} give the same weights, so that runs cannot differ; pass "
-            " a function that makes a new module with random weights at each call"
+            f"{CALL}(model=...): the seeds {seeds[0]} and {seeds[1]} give equal weights, so that runs cannot differ; "
+            "pass a function that makes a new module with random weights at each call"
         )
 
 
