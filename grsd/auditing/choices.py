@@ -22,7 +22,7 @@ SNAPSHOTS = 14  # of a flow, about; each is a kernel and its rate
 PER_DECADE = 4
 INTERVENED = 12  # kernel rates that closure by interventions takes
 KRYLOV_SAMPLES = 16
-GRADIENTS = 200, 20_000
+GRADIENTS = 200, 4000
 GROUPS = 8
 SHARE = 0.8  # of the budget; the rest is for the judging
 

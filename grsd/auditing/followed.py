@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,12 +35,13 @@ from grsd.training.reading import Reading
 from grsd.training.recorder import budgets_between
 
 TOLERANCE = 1e-2  # shares are judged to a tenth; at 1e-4 networks with kinks take forty times as many gradients
-FIRST = 0.3  # in units of 1 / lambda_max(0)
+FIRST = 0.3  # from one snapshot to the next at least, in units of 1 / lambda_max then
+EACH = 0.25  # e-folds of |e|^2 after which a snapshot is due whatever the time
 MOST_SNAPSHOTS = 32
 ROOM = 12.0  # e-folds above the first largest eigenvalue: kernels grow
 DEPTH = 18.0  # e-folds below it that shells resolve
 FLIPS = 199
-PARTS = ("history", "between", "rates", "signs", "gains", "responses")
+STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
 
 
 class _ForceProblem(Problem):
@@ -82,6 +84,18 @@ class LossDescent(Descent):
         value, force = loss_and_force(CALL, self.loss, outputs, targets)
         return value, force.detach()
 
+    def until(self, end: float, due: Callable[[float], bool]) -> Snapshot:
+        """Continue to ``end``, or to the end of the first step after which ``due`` says so of |e|^2."""
+
+        def check() -> None:
+            if due(float(self._integrator.error.square().sum())):
+                raise _Due
+
+        with suppress(_Due):
+            self._integrator.advance(end, check)
+        module = self._problem.module(self._integrator.theta)
+        return Snapshot(self._integrator.time, module, self._integrator.error.detach().clone())
+
     def outputs(self, model: nn.Module) -> Tensor:
         with torch.no_grad():
             return model(self.inputs)
@@ -102,6 +116,10 @@ class Followed:
 
 class _Spent(Exception):
     """The gradients of the budget are spent."""
+
+
+class _Due(Exception):
+    """A snapshot is due."""
 
 
 def follow(question: Question, plan: Plan, seed: int, kept: Scratch | None) -> Followed:
@@ -140,10 +158,6 @@ def _follow(question: Question, plan: Plan, seed: int, model: nn.Module, inputs:
     descent = LossDescent(model, inputs, targets, question.loss, like, **options)
     work = _Work(question, plan, seed, descent)
 
-    def spent() -> None:
-        if descent.evaluations > plan.gradients:
-            raise _Spent
-
     work.add(descent.snapshot(0.0))
     if not work.top > 0:
         raise ValueError(
@@ -151,18 +165,32 @@ def _follow(question: Question, plan: Plan, seed: int, model: nn.Module, inputs:
             "(dead units, or a last layer of zeros?)"
         )
     stopped = f"{MOST_SNAPSHOTS} snapshots were taken"
-    for k in range(MOST_SNAPSHOTS):
+    for _ in range(MOST_SNAPSHOTS):
+        size = float(work.snapshot.error.square().sum())
+        due = partial(_due, descent, plan.gradients, size * math.exp(-EACH))
+
+        now, pace = work.times[-1], FIRST / work.largest
         try:
-            work.add(descent.snapshot(FIRST / work.top * 10 ** (k / PER_DECADE), spent))
+            work.add(descent.until(max(now * 10 ** (1 / PER_DECADE), now + pace), due))
         except (_Spent, StepUnderflow) as error:
             stopped = "the gradients of the budget were spent" if isinstance(error, _Spent) else str(error)
             break
         if work.fallen() >= question.fall:
             stopped = f"the loss had fallen by {question.fall:g} e-folds"
             break
+        if work.stands():
+            stopped = f"the loss stood still, {work.fallen():.2g} e-folds below its start"
+            break
     if len(work.times) < 3:
         raise ValueError(f"{CALL}(budget=...): the flow ended before its second snapshot ({stopped}); raise the budget")
     return work.result(stopped)
+
+
+def _due(descent: LossDescent, gradients: int, level: float, size: float) -> bool:
+    """Whether |e|^2 has fallen to the level. Errors: ``_Spent`` if the flow has taken more gradients than allowed."""
+    if descent.evaluations > gradients:
+        raise _Spent
+    return size <= level
 
 
 class _Work:
@@ -176,7 +204,7 @@ class _Work:
         self.budgets: list[xr.Dataset] = []
         self.between: list[xr.Dataset] = []
         self.rates: list[tuple[float, Spectrum]] = []
-        self.top = 0.0
+        self.top = self.largest = 0.0  # largest eigenvalue at the start, and now
         self.first: tuple[Spectrum | None, Tensor] | None = None
         self.snapshot: Snapshot | None = None
         self.start: nn.Module | None = None
@@ -185,6 +213,11 @@ class _Work:
 
     def fallen(self) -> float:
         return math.log(self.losses[0] / self.losses[-1]) if self.losses[-1] > 0 else math.inf
+
+    def stands(self) -> bool:
+        """Whether something was learned, and nothing more in the last decade of time."""
+        decade = [loss for time, loss in zip(self.times, self.losses, strict=True) if 10 * time > self.times[-1]]
+        return self.fallen() > STILL[1] and len(decade) >= PER_DECADE and math.log(decade[0] / decade[-1]) < STILL[0]
 
     def add(self, snapshot: Snapshot) -> None:
         """Measure one snapshot of the flow."""
@@ -210,6 +243,7 @@ class _Work:
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
             self._read("dense", outputs)
             self.first, self.start = (modes, force), snapshot.model
+        self.largest = float(modes.eigenvalues[-1])
         if self.plan.conditions:
             self.rates.append((snapshot.time, modes))
             self.budgets.append(energy_budget(modes, force, self.shells))
@@ -224,8 +258,10 @@ class _Work:
         if self.first is None:
             low, high = state.range()
             self.top, self.first = math.exp(high), (None, snapshot.error)
+            self.start = snapshot.model
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
             self.reading.shells = self.shells
+        self.largest = math.exp(state.range()[1])
         return state
 
     def _read(self, route: str, outputs: Tensor) -> None:

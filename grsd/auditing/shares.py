@@ -62,7 +62,7 @@ def shares_of(between: xr.Dataset) -> Shares:
     return Shares(
         moved=float(np.sqrt(mean(ratio, weight))),
         growth=mean(share, weight),
-        clock=_clock(between, np.divide(along, grown, out=np.full_like(grown, np.nan), where=grown > 0) * rho),
+        clock=_clock(between, rho),
         log_growth=float(np.nansum(rho)),
         parts={name: mean(lazy[:, k], weight) for k, name in enumerate(PARTS)},
         fallen=float(np.log(between.loss_before.values[0] / between.loss_after.values[-1])),
@@ -88,7 +88,7 @@ def through(pairs: xr.DataArray) -> np.ndarray:
 
 
 def _clock(between: xr.Dataset, grown: np.ndarray) -> float:
-    """Return c over the last e-fold of the loss: by how much the kernel grew, as the flux sees it, over log time."""
+    """Return c over the last e-fold of the loss: by how much the whole kernel grew, over log time."""
     if "time_before" not in between:
         return float("nan")
     left = np.log(between.loss_before.values / between.loss_after.values[-1])

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.plotting.stochastic_training import LAZINESS
-from grsd.plotting.style import COLOURS
+from grsd.plotting.style import COLOURS, decades
 
 VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
 
@@ -53,6 +54,27 @@ def numbers(document: Mapping[str, object], size: tuple[float, float] = (5.2, 1.
     axes.set_yticks(range(len(names)), list(names.values()))
     axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="dashed: the threshold that decides")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    return figure
+
+
+def flux(budget: xr.Dataset, reach: float, size: tuple[float, float] = (7, 3.2)) -> Figure:
+    """The flux between two states beside what the best growth of the whole kernel gives, over the top ``reach``."""
+    figure, axes = plt.subplots(figsize=size)
+    found = budget.isel(step=0) if "step" in budget.dims else budget
+    through = found.flux.values
+    net = found.growth.sum("shell_from").values
+    grown = net[::-1].cumsum()[::-1][1:]
+    place = found.boundary.values
+    kept = place >= found.shell_lower.values[-1] - reach
+    scale = float(through[kept] @ grown[kept] / max(float(grown[kept] @ grown[kept]), 1e-300))
+    share = scale * float(through[kept] @ grown[kept]) / max(float(through[kept] @ through[kept]), 1e-300)
+    width = 0.8 * found.attrs["shell_width"] / np.log(10)
+    axes.bar(decades(place[kept]), through[kept], width, color=COLOURS["purple"], alpha=0.6, label="flux")
+    label = f"growth alone, {share:.0%} of the squared flux"
+    axes.plot(decades(place[kept]), scale * grown[kept], color=COLOURS["green"], marker="^", label=label)
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel="energy upward")
+    axes.legend(fontsize=8)
     return figure
 
 
