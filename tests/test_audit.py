@@ -174,7 +174,9 @@ def test_one_true_line(change, line):
 
 def test_checkpoints_that_are_none(tmp_path):
     files = states(tmp_path, broken=True)
-    with pytest.raises(ValueError, match=r"s12.pt: 'weight|s12.pt: '0.weight' contains NaN or infinity: the training div"):
+    with pytest.raises(
+        ValueError, match=r"s12.pt: 'weight|s12.pt: '0.weight' contains NaN or infinity: the training div"
+    ):
         grsd.audit(small, *data(32), checkpoints=files, progress=False)
     other = states(tmp_path, steps=4)
     torch.save(nn.Linear(3, 3).state_dict(), other[1])
