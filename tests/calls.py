@@ -183,8 +183,9 @@ NETWORK_CALLS = {
     "audit": _call(
         grsd.audit,
         lambda: {"model": _fresh, "inputs": learning()["inputs"], "targets": learning()["targets"], "seeds": [0, 1],
-                 "loss": "mse", "budget": 0.1, "samples": None, "fall": 0.5, "shell_width": 0.7, "conditions": False, "method": "dense",
-                 "checkpoints": None, "key": None, "device": None, "folder": None, "progress": False, "name": "x"},
+                 "loss": "mse", "budget": 0.1, "samples": None, "fall": 0.5, "shell_width": 0.7, "conditions": False,
+                 "method": "dense", "checkpoints": None, "key": None, "device": None, "folder": None,
+                 "progress": False, "name": "x"},
         costly=("seeds", "samples", "budget", "fall"),
     ),
     "log_times": _call(grsd.log_times, lambda: {"first": 0.1, "last": 10.0, "count": 5}),

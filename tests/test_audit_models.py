@@ -1,4 +1,4 @@
-"""The audit of models that are not in the library: a ResNet, a language model in a wrapper, an LSTM, a graph network."""
+"""The audit of models that are not in the library: a ResNet, a wrapped language model, an LSTM, a graph network."""
 
 import pytest
 import torch

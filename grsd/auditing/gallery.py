@@ -5,6 +5,7 @@ To add one, write a line into ``GALLERY``: its name, and a function that returns
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,16 +54,20 @@ def perceptron(residual: bool) -> Audit:
 
 
 def wide(scale: float = 100.0) -> Audit:
-    """Audit a perceptron whose outputs are a large number times those of a usual one: the lazy limit of Chizat."""
+    """Audit a perceptron whose outputs, less those at the start, are multiplied by ``scale``: nearly a linear model.
+
+    The limit is that of Chizat, Oyallon and Bach (arXiv 1812.07956).
+    """
     data = digits(48, task="parity")
 
     class Scaled(nn.Module):
         def __init__(self, seed: int) -> None:
             super().__init__()
             self.inner = Perceptron(64, 1, width=48, depth=2, residual=False, seed=seed)
+            self.start = copy.deepcopy(self.inner).requires_grad_(False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return scale * self.inner(x)
+            return scale * (self.inner(x) - self.start(x))
 
     return audit(Scaled, data.inputs, data.targets, seeds=SEEDS, samples=48, conditions=False, progress=False)
 

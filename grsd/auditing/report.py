@@ -21,7 +21,7 @@ MEANS = {
 }
 STYLE = """
 .grsd-audit{--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;--card:#f6f8fa;font:16px/1.5 system-ui,sans-serif;
-color:var(--ink);max-width:46rem;margin:0 auto;padding:1rem;overflow-wrap:anywhere}
+color:var(--ink);max-width:46rem;margin:0 auto;padding:1rem;overflow-wrap:break-word}
 .grsd-audit h1{font-size:1.4rem;line-height:1.25;margin:.2rem 0}.grsd-audit h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
 .grsd-audit .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem;
 margin:.8rem 0}
@@ -30,7 +30,8 @@ margin:.8rem 0}
 .grsd-audit table{border-collapse:collapse;width:100%;font-size:.92rem}
 .grsd-audit td,.grsd-audit th{border-top:1px solid var(--line);padding:.35rem .5rem .35rem 0;text-align:left;
 vertical-align:top}.grsd-audit .value{white-space:nowrap}
-@media(max-width:480px){.grsd-audit .value{white-space:normal}}
+@media(max-width:600px){.grsd-audit thead{display:none}.grsd-audit td{display:block;border:0;padding:.1rem 0}
+.grsd-audit td:first-child{border-top:1px solid var(--line);padding-top:.5rem;font-weight:600}}
 @media(prefers-color-scheme:dark){.grsd-audit{--ink:#e6edf3;--soft:#9aa4af;--line:#30363d;--card:#161b22}
 .grsd-audit svg{filter:invert(.93) hue-rotate(180deg)}}
 """

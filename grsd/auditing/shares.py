@@ -22,7 +22,8 @@ class Shares:
     Attributes:
         moved: what the motion of the kernel did to the shells' energies over how they changed, root mean square.
         growth: share of the squared flux that the best growth of the whole kernel gives; NaN without flux.
-        clock: c in M ~ t^c over the last e-fold of the loss; NaN without times or flux.
+        clock: c in M ~ t^c over the last e-fold of the loss; NaN without times.
+        drift: c in the later half of the steps of that e-fold minus that in the earlier one; 0 if there is one step.
         log_growth: e-folds by which the whole kernel grew.
         parts: signed shares of the change of the shells' energies, by the names in ``PARTS``; they add to one.
         fallen: e-folds by which the loss fell. ``position``: spectral position at the start and at the end.
@@ -31,6 +32,7 @@ class Shares:
     moved: float
     growth: float
     clock: float
+    drift: float
     log_growth: float
     parts: dict[str, float]
     fallen: float
@@ -59,10 +61,12 @@ def shares_of(between: xr.Dataset) -> Shares:
     position = tuple(
         float(between[name][k]) if name in between else np.nan for name, k in zip(ends, (0, -1), strict=True)
     )
+    clock, drift = _clock(between, rho)
     return Shares(
         moved=float(np.sqrt(mean(ratio, weight))),
         growth=mean(share, weight),
-        clock=_clock(between, rho),
+        clock=clock,
+        drift=drift,
         log_growth=float(np.nansum(rho)),
         parts={name: mean(lazy[:, k], weight) for k, name in enumerate(PARTS)},
         fallen=float(np.log(between.loss_before.values[0] / between.loss_after.values[-1])),
@@ -87,12 +91,16 @@ def through(pairs: xr.DataArray) -> np.ndarray:
     return net[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]
 
 
-def _clock(between: xr.Dataset, grown: np.ndarray) -> float:
-    """Return c over the last e-fold of the loss: by how much the whole kernel grew, over log time."""
+def _clock(between: xr.Dataset, grown: np.ndarray) -> tuple[float, float]:
+    """Return c over the last e-fold of the loss, by how much the whole kernel grew over log time, and its drift."""
     if "time_before" not in between:
-        return float("nan")
+        return float("nan"), 0.0
     left = np.log(between.loss_before.values / between.loss_after.values[-1])
     late = (left <= LATE + 1e-9) & (between.time_before.values > 0) & np.isfinite(grown)
     late[-1] |= bool(np.isfinite(grown[-1]))
+    if not late.any():
+        return float("nan"), 0.0
     passed = np.log(between.time_after.values / np.maximum(between.time_before.values, 1e-300))
-    return float(grown[late].sum() / passed[late].sum()) if late.any() else float("nan")
+    grown, passed, half = grown[late], passed[late], int(late.sum()) // 2
+    ends = [grown[part].sum() / passed[part].sum() for part in (slice(half, None), slice(None, half)) if half]
+    return float(grown.sum() / passed.sum()), float(ends[0] - ends[1]) if half else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
@@ -107,10 +107,21 @@ def decide(found: Sequence[Shares], unit: str, timed: bool) -> Decision:
         "position_start": number("spectral position at the start", [one.position[0] for one in found]),
         "position_end": number("spectral position at the end", [one.position[1] for one in found]),
     }
-    if not timed:
+    if timed:
+        numbers["clock"] = _drifting(numbers["clock"], [one.drift for one in found])
+    else:
         del numbers["clock"]
     verdict, why, more = _judged(numbers, len(found), unit)
     return Decision(verdict, why, more, numbers)
+
+
+def _drifting(clock: Number, drifts: Sequence[float]) -> Number:
+    """Return c with the half of its own drift within the e-fold added, in quadrature, to the half of its interval."""
+    if clock.low is None:
+        return clock
+    half = math.hypot(clock.high - clock.value, float(np.mean(np.abs(drifts))) / 2)
+    meaning = f"{clock.meaning}; its interval holds half of its drift there too"
+    return replace(clock, meaning=meaning, low=clock.value - half, high=clock.value + half)
 
 
 SHARE_WORDS = {
