@@ -25,7 +25,7 @@ def read(question: Question, plan: Plan, folder: str | os.PathLike | None, progr
     model = question.make(question.seeds[0])
     for run in question.runs:
         for source in run:
-            _finite(read_state(CALL, f"checkpoints: {_name(source)}", source, question.key), source)
+            _finite(read_state(CALL, "checkpoints", source, question.key), source)
     batches = question.chosen(plan.samples, plan.groups)
     parts = [(run, batch) for run in question.runs for batch in batches]
     shells, found = LogShells(question.shell_width), []

@@ -41,6 +41,12 @@ MOST_SNAPSHOTS = 32
 ROOM = 12.0  # e-folds above the first largest eigenvalue: kernels grow
 DEPTH = 18.0  # e-folds below it that shells resolve
 FLIPS = 199
+PLACES = {
+    "(model, ...": "(model=...",
+    "(model, inputs": "(model=...",
+    "(kernel=...": "(model=...",
+    "(files[": "(checkpoints[",
+}
 STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
 
 
@@ -159,11 +165,6 @@ def _follow(question: Question, plan: Plan, seed: int, model: nn.Module, inputs:
     work = _Work(question, plan, seed, descent)
 
     work.add(descent.snapshot(0.0))
-    if not work.top > 0:
-        raise ValueError(
-            f"{CALL}(model=...): the tangent kernel is zero at the start: no output depends on a trainable parameter "
-            "(dead units, or a last layer of zeros?)"
-        )
     stopped = f"{MOST_SNAPSHOTS} snapshots were taken"
     for _ in range(MOST_SNAPSHOTS):
         size = float(work.snapshot.error.square().sum())
@@ -235,7 +236,11 @@ class _Work:
         force, inputs = snapshot.error, self.descent.inputs
         kernel, rate = tangent_kernel_and_rate(snapshot.model, inputs, outputs - force)
         if not bool(kernel.any()):
-            return DenseState(loss, force.reshape(-1), spectrum(torch.eye(len(kernel), dtype=kernel.dtype)))
+            when = f"at t = {snapshot.time:.3g}" if snapshot.time else "at the start"
+            raise ValueError(
+                f"{CALL}(model=...): the tangent kernel is zero {when}: no output depends on a trainable parameter "
+                "(dead units, or a last layer of zeros?)"
+            )
         modes = spectrum(kernel, rate)
         if self.first is None:
             self.top = float(modes.eigenvalues[-1])
@@ -323,9 +328,10 @@ def naming(who: str) -> Iterator[None]:
         for start in (CALL, *starts):
             if text.startswith(f"{start}("):
                 head, _, rest = text.removeprefix(start).partition("): ")
-                place = head.replace("(model, ...", "(model=...").replace("(model, inputs", "(model=...")
+                for said, own in PLACES.items():
+                    head = head.replace(said, own)
                 rest = rest.removeprefix(who)
-                raise type(error)(f"{CALL}{place}): {who}{rest}") from error
+                raise type(error)(f"{CALL}{head}): {who}{rest}") from error
         raise
 
 
