@@ -120,7 +120,9 @@ def _of(found: Verdict, level: float = math.nan) -> Answer:
     threshold = THRESHOLDS.get(found.condition)
     more = None
     if finite and threshold is not None and found.verdict == "inconclusive":
-        more = more_runs(found.runs, max(high - estimate, estimate - low), abs(estimate - threshold)) or None
+        more = more_runs(found.runs, max(high - estimate, estimate - low), abs(estimate - threshold))
+        short = LEAST[found.condition] - found.runs
+        more = max(more, short) or None if more is not None else None
     asks = ASKS[found.condition]
     why = found.reason if math.isnan(level) else f"at e^{level:g} of the first loss, {found.reason}"
     if found.verdict == "inconclusive" and more is not None:
@@ -128,6 +130,12 @@ def _of(found: Verdict, level: float = math.nan) -> Answer:
     return Answer(found.condition, asks, found.verdict, why, Number(asks, *values, found.runs, threshold, power, more))
 
 
+LEAST = {
+    "incoherence": incoherence.RULE.seeds,
+    "invariance": invariance.LEAST_RUNS,
+    "interventions": interventions.RULE.seeds,
+    "evolution": evolution.LEAST_RUNS,
+}
 THRESHOLDS = {
     "incoherence": incoherence.RULE.threshold,
     "invariance": invariance.RULE.threshold,
