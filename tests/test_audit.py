@@ -251,7 +251,7 @@ def test_conditions_are_asked():
     assert named == [
         "propagation", "incoherence", "evolution", "invariance", "beyond growth", "interventions", "power law",
     ]  # fmt: skip
-    assert found.document["forecast"]["by"].startswith("a kernel that goes on growing")
+    assert found.document["forecast"]["by"].startswith("the power law"), "too few modes for a velocity"
     assert all(answer["why"] for answer in found.document["conditions"])
 
 

@@ -17,6 +17,7 @@ from grsd.conditions.contract import Verdict
 from grsd.conditions.matched import budget_at_loss, frontier_window, widths_of
 from grsd.laws import beyond_growth
 from grsd.theory import early, extended_fit, predict_loss, velocity_band
+from grsd.theory.prediction import Early
 
 LEVELS = (-2.5, -2.0, -1.5, -1.0, -0.75, -0.5, -0.25)
 HELD_BACK = math.log(4)  # of log time at the end of a run, on which a forecast is tried
@@ -236,9 +237,7 @@ def _history(one: Followed, squared: bool) -> xr.Dataset:
     return xr.Dataset({"loss": ("time", between.loss_after.values)}, {"time": between.time_after.values})
 
 
-def _until(run: xr.Dataset, until: float) -> object:
-    from grsd.theory.prediction import Early
-
+def _until(run: xr.Dataset, until: float) -> Early:
     kept = run.isel(time=run.time.values <= until * (1 + 1e-9))
     if kept.sizes["time"] < 2:
         raise ValueError("a forecast needs at least two snapshots before the last factor of 4 of time")

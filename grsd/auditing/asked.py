@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -43,8 +44,9 @@ class Audit:
 
     @property
     def dataset(self) -> xr.Dataset:
-        """The budgets between states of all runs, along ``run``; shells of different runs are joined by outer join."""
-        return xr.concat(self.runs, "run", join="outer", combine_attrs="drop_conflicts")
+        """The budgets between states of all runs, along ``run``; NaN where a run has no such step or shell."""
+        runs = [run.assign_coords(step=np.arange(run.sizes["step"])) for run in self.runs]
+        return xr.concat(runs, "run", join="outer", combine_attrs="drop_conflicts")
 
     def to_json(self) -> str:
         """Return the document as text, the same bytes for the same question on the same versions."""

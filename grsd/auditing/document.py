@@ -36,7 +36,7 @@ def document(question: Question, planned: Plan, followed: Sequence[Followed]) ->
     found = [shares_of(one.found["between"]) for one in followed]
     decided = decide(found, unit, timed=not question.runs)
     answers = conditions(followed) if planned.conditions else []
-    ahead, why = _ahead(question, followed)
+    ahead, why = _ahead(question, planned, followed)
     plain = {
         "schema": VERSION,
         "versions": provenance()["versions"],
@@ -69,13 +69,17 @@ def document(question: Question, planned: Plan, followed: Sequence[Followed]) ->
     return _rounded(plain)
 
 
-def _ahead(question: Question, followed: Sequence[Followed]) -> tuple[Forecast | None, str | None]:
+def _ahead(question: Question, planned: Plan, followed: Sequence[Followed]) -> tuple[Forecast | None, str | None]:
+    """Forecast by the shells, and where too few of them can be read by the loss alone; or say why not."""
     if question.runs:
         return None, "checkpoints carry no time of gradient flow; a forecast needs one"
-    try:
-        return forecast(followed, question.loss == "mse"), None
-    except (ValueError, TypeError) as error:
-        return None, " ".join(str(error).split())
+    squared, why = question.loss == "mse", ""
+    for by_shells in [True, False] if squared and planned.conditions else [squared]:
+        try:
+            return forecast(followed, by_shells), None
+        except (ValueError, TypeError) as error:
+            why = " ".join(str(error).split())
+    return None, why
 
 
 def _missing(question: Question, planned: Plan) -> str:

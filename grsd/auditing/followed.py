@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Descent, Snapshot, StepUnderflow
 from grsd.flow.chebyshev import Chebyshev, Problem
 from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient
+from grsd.jacobian.operators import KernelProducts
 from grsd.kernel import tangent_kernel_and_rate
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch
@@ -146,8 +148,6 @@ def scratch(question: Question, plan: Plan, folder: str | None) -> Scratch | Non
     """Return where the networks of this question are kept: found again by settings, code, weights and samples."""
     if folder is None:
         return None
-    from pathlib import Path
-
     settings = {
         "loss": str(question.loss if isinstance(question.loss, str) else getattr(question.loss, "__qualname__", "")),
         "fall": question.fall,
@@ -255,8 +255,6 @@ class _Work:
         return DenseState(loss, force.reshape(-1), spectrum(kernel))
 
     def _krylov(self, snapshot: Snapshot, loss: float) -> KrylovState:
-        from grsd.jacobian.operators import KernelProducts
-
         products = KernelProducts(snapshot.model, self.descent.inputs, call=CALL)
         self._read("krylov", snapshot.error)
         state = KrylovState.of(loss, snapshot.error.reshape(-1), products, self.reading.steps, self.reading.tolerance)
