@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from grsd.support.lazy import face
 
 if TYPE_CHECKING:
+    from grsd.auditing import Audit, audit
     from grsd.datasets import digits
     from grsd.decomposition import Spectrum, spectrum
     from grsd.evidence import claims
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from grsd.training import Monitor, checkpoint_budget, checkpoint_history, checkpoints, force_and_rate
 
 __all__ = [
+    "Audit",
     "EnsembleError",
     "Flow",
     "FlowError",
@@ -39,6 +41,7 @@ __all__ = [
     "Spec",
     "Spectrum",
     "at_width",
+    "audit",
     "checkpoint_budget",
     "checkpoint_history",
     "checkpoints",

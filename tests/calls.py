@@ -88,6 +88,10 @@ def _call(function: Callable, arguments: Callable[[], dict], *names: str, costly
     return Public(function, arguments, names or (function.__name__,), frozenset(costly))
 
 
+def _fresh() -> torch.nn.Module:
+    return torch.nn.Linear(learning()["inputs"].shape[1], learning()["targets"].shape[1])
+
+
 SHELL_CALLS = {
     "LogShells": _fields(grsd.LogShells, width=0.5, smoothing=0.1, span=(-5.0, 2.0)),
     "LogShells.indices": _call(
@@ -233,6 +237,14 @@ NETWORK_CALLS = {
             | {"times": [0.5], "loss": "mse", "tolerance": 1e-3, "dtype": torch.float64, "parameters": None}
         ),
         costly=("times", "tolerance"),
+    ),
+    "audit": _call(
+        grsd.audit,
+        lambda: {"model": _fresh, "inputs": learning()["inputs"], "targets": learning()["targets"], "seeds": [0, 1],
+                 "loss": "mse", "budget": 0.1, "samples": None, "fall": 0.5, "shell_width": 0.7, "conditions": False,
+                 "method": "dense", "checkpoints": None, "key": None, "device": None, "folder": None,
+                 "progress": False, "name": "x"},
+        costly=("seeds", "samples", "budget", "fall"),
     ),
     "log_times": _call(grsd.log_times, lambda: {"first": 0.1, "last": 10.0, "count": 5}),
     "krylov_spectrum": _call(

@@ -29,6 +29,7 @@ COLOURS = {
 MARKERS = "os^vDPX"
 ARCHITECTURES = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
 FURTHER = [name for name in COLOURS if name not in {"blue", "red"}]
+METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
     "axes.spines.right": False,
@@ -69,13 +70,21 @@ def savefig(figure: Figure, name: str) -> list[Path]:
     if not re.fullmatch(r"\d\d_[a-z0-9_]+-[a-z0-9-]+", name):
         raise ValueError(f"savefig(name=...): expected NOTEBOOK-WHAT such as '01_shell_dynamics-energy', got {name!r}")
     _settle(figure)
-    payloads = {}
-    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
-        for suffix, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=suffix, metadata=metadata, dpi=150)
-            payloads[suffix] = drawn.getvalue()
+    payloads = {suffix: _drawn(figure, suffix) for suffix in METADATA}
     return [write_atomically(figures() / f"{name}.{suffix}", payload) for suffix, payload in payloads.items()]
+
+
+def svg_of(figure: Figure) -> bytes:
+    """Return the figure as SVG, the same bytes whenever it is the same."""
+    _settle(figure)
+    return _drawn(figure, "svg")
+
+
+def _drawn(figure: Figure, suffix: str) -> bytes:
+    drawn = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        figure.savefig(drawn, format=suffix, metadata=METADATA[suffix], dpi=150)
+    return drawn.getvalue()
 
 
 def _settle(figure: Figure) -> None:

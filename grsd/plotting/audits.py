@@ -1,0 +1,125 @@
+"""The figures of an audit: what moved the energies while the loss fell, the loss and its forecast, several audits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grsd.plotting.stochastic_training import LAZINESS
+from grsd.plotting.style import COLOURS, decades
+
+VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
+
+
+def course(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0)) -> Figure:
+    """What moved the energies of the shells, by how far the loss has fallen: mean over runs of the three shares."""
+    figure, axes = plt.subplots(figsize=size)
+    _bars(axes, document["course"])
+    axes.set(xlabel="log(loss / first loss)", ylabel="share of the energies' change")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=1)
+    return figure
+
+
+def loss(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0)) -> Figure:
+    """The loss of each run, and with times the forecast of the next decade with its interval."""
+    figure, axes = plt.subplots(figsize=size)
+    found, ahead = document["course"], document["forecast"]
+    for row, losses in enumerate(found["losses"]):
+        x = np.arange(len(losses)) if not found["times"] else found["times"][row]
+        axes.plot(x, losses[-len(x) :], color=COLOURS["blue"], lw=0.8, alpha=0.6, label=None if row else "runs")
+    axes.set(ylabel="loss", yscale="log", xscale="log" if found["times"] else "linear")
+    axes.set_xlabel("time of gradient flow" if found["times"] else "checkpoint")
+    if ahead is not None:
+        axes.fill_between(ahead["times"], ahead["low"], ahead["high"], color=COLOURS["orange"], alpha=0.25, lw=0)
+        axes.plot(ahead["times"], ahead["loss"], color=COLOURS["orange"], ls="--", label="forecast, 95 %")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def numbers(document: Mapping[str, object], size: tuple[float, float] = (5.2, 1.9)) -> Figure:
+    """The two numbers that decide, with their intervals and thresholds."""
+    figure, axes = plt.subplots(figsize=size)
+    names = {"moved": "kernel's motion\nover learning", "growth_share": "growth's share\nof the flux"}
+    for row, name in enumerate(names):
+        found = document["numbers"][name]
+        if found["value"] is not None and found["low"] is not None:
+            ends = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+            axes.errorbar([found["value"]], [row], xerr=ends, fmt="o", color=COLOURS["blue"], capsize=3)
+        axes.plot([found["threshold"]] * 2, [row - 0.35, row + 0.35], color=COLOURS["red"], ls="--", lw=1.2)
+    axes.set_yticks(range(len(names)), list(names.values()))
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="dashed: the threshold that decides")
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    return figure
+
+
+def flux(budget: xr.Dataset, reach: float, size: tuple[float, float] = (7, 3.2)) -> Figure:
+    """The flux between two states beside what the best growth of the whole kernel gives, over the top ``reach``."""
+    figure, axes = plt.subplots(figsize=size)
+    found = budget.isel(step=0) if "step" in budget.dims else budget
+    through = found.flux.values
+    net = found.growth.sum("shell_from").values
+    grown = net[::-1].cumsum()[::-1][1:]
+    place = found.boundary.values
+    kept = place >= found.shell_lower.values[-1] - reach
+    scale = float(through[kept] @ grown[kept] / max(float(grown[kept] @ grown[kept]), 1e-300))
+    share = scale * float(through[kept] @ grown[kept]) / max(float(through[kept] @ through[kept]), 1e-300)
+    width = 0.8 * found.attrs["shell_width"] / np.log(10)
+    axes.bar(decades(place[kept]), through[kept], width, color=COLOURS["purple"], alpha=0.6, label="flux")
+    label = f"growth alone, {share:.0%} of the squared flux"
+    axes.plot(decades(place[kept]), scale * grown[kept], color=COLOURS["green"], marker="^", label=label)
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel="energy upward")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
+    """Several audits side by side: the two numbers that decide as a plane, and what moved the energies."""
+    count = len(documents)
+    figure = plt.figure(figsize=(11, 6.4))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    plane = upper.subplots()
+    for (name, document), marker in zip(documents.items(), "os^vDPX<>h" * 3, strict=False):
+        moved, share = (document["numbers"][one] for one in ("moved", "growth_share"))
+        verdict = document["verdict"]["verdict"]
+        style = {"color": COLOURS[VERDICTS[verdict]], "marker": marker, "ms": 7, "ls": "none", "mec": "black"}
+        x = max(moved["value"], 1e-3)
+        y = 1.04 if verdict == "lazy" or share["value"] is None else share["value"]
+        spread = [[x - max(moved["low"], 1e-3)], [moved["high"] - x]] if moved["low"] is not None else None
+        height = None if verdict == "lazy" or share["low"] is None else [[y - share["low"]], [share["high"] - y]]
+        plane.errorbar(x, y, xerr=spread, yerr=height, label=f"{name}: {verdict}", capsize=2, lw=1, **style)
+    plane.axvline(0.1, color="grey", ls="--", lw=1)
+    plane.axhline(0.75, color="grey", ls=":", lw=1)
+    plane.set(xscale="log", xlabel="the kernel's motion over learning", ylabel="growth's share of the squared flux")
+    plane.set_ylim(-0.03, 1.1)
+    plane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    rows = lower.subplots(1, count, sharey=True, squeeze=False)[0]
+    for axes, (name, document) in zip(rows, documents.items(), strict=True):
+        _bars(axes, document["course"])
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("log(loss / first)", fontsize=8)
+    rows[0].set_ylabel("share of the change")
+    handles, labels = rows[0].get_legend_handles_labels()
+    lower.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _bars(axes: Axes, found: Mapping[str, Sequence]) -> None:
+    edges = np.array(found["edges"], dtype=float)
+    above, below = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
+    for part, (label, colour) in LAZINESS.items():
+        values = np.array([np.nan if value is None else value for value in found[part]], dtype=float)
+        if len(values) != len(above):
+            continue
+        values = np.nan_to_num(values)
+        start = np.where(values >= 0, above, below)
+        axes.bar(edges[:-1], values, np.diff(edges), start, align="edge", color=COLOURS[colour], label=label, lw=0)
+        above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+    axes.axhline(0, color="black", lw=0.6)
+    if len(edges) > 1:
+        axes.set_xlim(0, edges[-1])
