@@ -25,13 +25,13 @@ from grsd.flow.chebyshev import Chebyshev, Problem
 from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient
 from grsd.jacobian.operators import KernelProducts
 from grsd.kernel import tangent_kernel_and_rate
+from grsd.losses import Loss
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.support.pinned import pinned
 from grsd.training import fitting_targets, loss_and_force
 from grsd.training.dense import DenseState
-from grsd.training.forces import Loss
 from grsd.training.krylov import KrylovState
 from grsd.training.reading import Reading
 from grsd.training.recorder import budgets_between
