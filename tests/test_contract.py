@@ -142,7 +142,8 @@ def test_a_flow_without_its_start_is_refused(flows, name):
 def test_conditions_are_about_the_squared_error(name):
     """Gradient propagation alone depends on no loss."""
     data = grsd.digits(4)
-    flow = grsd.gradient_flow(nn.Linear(64, 10), data.inputs, data.targets.argmax(1), [0.0, 0.01], loss="cross-entropy")
+    model = grsd.Perceptron(64, 10, width=4, depth=3)
+    flow = grsd.gradient_flow(model, data.inputs, data.targets.argmax(1), [0.0, 0.01], loss="cross-entropy")
     if name == "propagation":
         assert isinstance(CONDITIONS[name].measure(flow), xr.Dataset)
         return

@@ -90,7 +90,8 @@ class KrylovSpectrum:
         * the largest difference from the results of fewer steps, down to five sixths of them;
         * the share of Ritz values that are isolated, like converged eigenvalues, although their residual is not small
           against the smoothing: they may contain structure that no step so far has resolved;
-        * rounding errors, as in the dense route.
+        * rounding errors, as in the dense route;
+        * for ``relaxation``, |e'| times the changes of w_a(M) e from fewer steps: e' may lie where no step reaches.
 
         With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus the change
         during the last third of the steps.
@@ -110,6 +111,7 @@ class KrylovSpectrum:
         hidden = {name: part * sizes[name] for group, part in shares.items() for name in group if name in sizes}
         if taken.along is not None:
             sizes["relaxation"], hidden["relaxation"] = _relaxed(taken, ritz, shells, data.boundary.values)
+            hidden["relaxation"] = hidden["relaxation"] + self._not_reached(shells, data.boundary.values)
         for name in names:
             stated = hidden[name] + self._rounding(ritz, shells, data, name, sizes[name])
             for others in several:
@@ -136,6 +138,17 @@ class KrylovSpectrum:
         fewer = np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist()
         before = [best(taken.first(k), self.floor) for k in fewer]
         return [alternatives(taken, self.floor, low - EXTRAPOLATION_SMOOTHINGS * smoothing, smoothing), before]
+
+    def _not_reached(self, shells: LogShells, boundaries: np.ndarray) -> np.ndarray:
+        """Return |e'| times the changes of w_a(M) e by the last steps, added: vectors converge later than energies."""
+        taken, steps = self.tridiagonal, len(self.tridiagonal.matrix)
+        own = _vectors(taken, self.floor, shells, boundaries)
+        found = own.new_zeros(len(own))
+        if taken.beta:
+            for k in np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist():
+                part = _vectors(taken.first(k), self.floor, shells, boundaries)
+                found += (own - torch.nn.functional.pad(part, (0, steps - k))).norm(dim=1)
+        return found.numpy() * taken.along_norm
 
     def _rounding(
         self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str, value: xr.DataArray | np.ndarray
@@ -220,6 +233,14 @@ def _windows(ritz: Spectrum, shells: LogShells, at: Tensor) -> Tensor:
     return shells.derivatives(torch.where(ritz.eigenvalues > ritz.floor, ritz.eigenvalues, 0.0).log(), at, 0)[0]
 
 
+def _vectors(taken: Tridiagonal, floor: float, shells: LogShells, boundaries: np.ndarray) -> Tensor:
+    """Return the coefficients of w_a(M) e in the basis by Gauss's rule, (shells, m)."""
+    rule = gauss(taken)
+    ritz = rule.spectrum(floor)
+    at = torch.tensor(boundaries, dtype=ritz.eigenvalues.dtype, device=ritz.eigenvalues.device)
+    return (_windows(ritz, shells, at) * (ritz.eigenvectors.T @ rule.start)) @ ritz.eigenvectors.T
+
+
 def _relaxed(
     taken: Tridiagonal, ritz: Spectrum, shells: LogShells, boundaries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -281,8 +302,9 @@ def krylov_spectrum(
     signs = (torch.randint(2, (operator.dimension,), **draw) * 2 - 1 for _ in range(probes))
     taken = lanczos(operator, operator.error, steps, keep_basis=loss != "mse")
     if taken.basis is not None:
-        along = (taken.basis @ operator.error_rate(CALL)).to("cpu", torch.float64)
-        taken = replace(taken, basis=None, along=along)
+        rate = operator.error_rate(CALL)
+        along = (taken.basis @ rate).to("cpu", torch.float64)
+        taken = replace(taken, basis=None, along=along, along_norm=float(rate.norm()))
     return KrylovSpectrum(
         operator.error,
         taken,

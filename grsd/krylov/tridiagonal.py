@@ -27,7 +27,7 @@ class Tridiagonal:
     ``norm``: of that vector. ``beta``: beta_m, the norm of the part of M v_m outside the basis; 0 if the basis is
     invariant. ``beta_rate``: its rate, or 0 without a rate. ``basis``: the orthonormal rows v_1 to v_{m+1}, to v_m if
     the basis is invariant or m = D; None unless asked for. ``along``: the coefficients of a second vector in that
-    basis, or None.
+    basis, or None; ``along_norm``: the norm of that vector, with what lies outside the basis.
     """
 
     matrix: Float[Tensor, "m m"]
@@ -37,6 +37,7 @@ class Tridiagonal:
     beta_rate: float
     basis: Float[Tensor, "k D"] | None = None
     along: Float[Tensor, " k"] | None = None
+    along_norm: float = 0.0
 
     def __repr__(self) -> str:
         rate = "without" if self.rate is None else "with"
