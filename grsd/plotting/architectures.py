@@ -28,11 +28,12 @@ def skips(runs: xr.Dataset, live: Live) -> Figure:
 
     ``runs``: the table of runs; ``live``: growth shares by (way, skips).
     """
-    names = _names(runs)
+    labels = runs.isel(seed=0)
+    names = _names(labels)
     figure, axes = plt.subplots(1, len(WAYS), figsize=(11, 1.6 + 0.6 * len(names)), sharey=True)
     for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
         for own in LOOKS:
-            kept = runs.isel(cell=np.flatnonzero(runs.skips.values == own))
+            kept = runs.isel(cell=np.flatnonzero(labels.skips.values == own))
             for row, values in enumerate(kept[way].values):
                 _row(panel, row + (0.14 if own == 0 else -0.14), values, own, named=row == 0)
             values = np.asarray(live[way, own], dtype=float)
