@@ -49,7 +49,8 @@ AUDIT = """Say whether a training is lazy, a running clock or transport; whether
 conditions hold; what the loss will do.
 
   grsd audit net:make --data digits --out report
-  grsd audit net:make --data d.npz --checkpoints s*.pt --loss cross-entropy --out r"""
+  grsd audit net:make --data d.npz --loss cross-entropy --out report \\
+      --checkpoints step*.pt"""
 
 
 class _Parser(argparse.ArgumentParser):
