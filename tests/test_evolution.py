@@ -94,7 +94,7 @@ def test_verdicts_where_the_answer_is_known():
     assert study.exact_control(study.Exact("controlled"), 1) < 1 < study.exact_control(study.Exact("sudden"), 1)
     few = evolution.judge_slopes(runs[:7])
     assert (few.verdict, few.power) == ("inconclusive", 0.0)
-    assert "7 seeds are fewer than the 8 that a verdict needs; needs about " in few.reason
+    assert "7 seeds are fewer than the 8 that a verdict needs" in few.reason
     with pytest.raises(ValueError, match="expected at least 2 seeds, got 1"):
         evolution.judge_slopes(runs[:1])
 

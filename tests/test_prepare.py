@@ -169,7 +169,7 @@ REFUSED = [
     ("active dropout", lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)), X, r"gives another output each time"),
     ("in place on the inputs", lambda: Does(lambda y, x: y + x.mul_(2).sum()), X, r"the model changes 'inputs'"),
     ("two outputs", lambda: Does(lambda y, x: (y, y)), X, r"must return one tensor, it returned tuple"),
-    ("an image", lambda: Does(lambda y, x: y[:, None]), X, r"it gave \(6, 1, 3\)"),
+    ("an image", lambda: Does(lambda y, x: y[:, None, None]), X, r"it gave \(6, 1, 1, 3\)"),
     ("other samples", lambda: Does(lambda y, x: y[1:]), X, r"it gave \(5, 3\)"),
     ("nan out", lambda: Does(lambda y, x: y.sqrt()), X, r"the model's output contains NaN or infinity"),
     ("inf in", lambda: nn.Linear(5, 3), X / 0, r"inputs\): found NaN or infinity"),

@@ -88,7 +88,7 @@ class Flow:
 
         Args:
             model: the module of the states. states: at each time, a state dict or a module. For files,
-                ``torch.load(file, weights_only=True)`` gives one, or ``grsd.training.files.read_state``.
+                ``torch.load(file, weights_only=True)`` gives one, or ``safetensors.torch.load_file(file)``.
             times: increasing from 0, in the unit of gradient flow: for gradient descent learning rate times steps.
             inputs, targets: the batch on which the kernels are taken; its loss is the mean squared error.
 
