@@ -120,7 +120,7 @@ def opened(lab, watched):
             self.menu("Run", "runmenu:run-all")
 
         def prompts(self):
-            return self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            return self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()  # of folded cells too
 
         def until(self, done):
             for _ in range(PATIENCE):
