@@ -92,7 +92,8 @@ def gallery():
 
 def audits():
     """Return the pictures of the audits that the repository keeps; nothing where it keeps none."""
-    found = sorted((project() / "data" / "audits").glob("**/*.png"))
+    drawn = sorted((project() / "data" / "audits").glob("**/*.[ps][nv]g"))
+    found = {path.with_suffix(""): path for path in drawn}.values()  # one of the two formats of a picture
     if not found:
         return ""
     said = "An audit puts the questions of this book to one network. `grsd data FIGURE` says what made a picture."
