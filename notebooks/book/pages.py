@@ -104,7 +104,7 @@ def pictures(paths, leads_to):
     """Return lines that show pictures side by side; ``leads_to(path)``: where a click leads, if anywhere."""
     lines = [":::{container} gallery", ""]
     for path in paths:
-        what = (path.stem.partition("-")[2] or path.stem).replace("-", " ")
+        what = re.sub(r"^\d\d_\w+-", "", path.stem).replace("-", " ")
         image = f"![{what}](../../{path.relative_to(project()).as_posix()})"
         lines += [f"[{image}]({leads_to(path)})" if leads_to else image, ""]
     return [*lines, ":::", ""]
