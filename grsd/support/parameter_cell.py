@@ -28,13 +28,13 @@ class ParameterCell(ast.NodeTransformer):
 
     def visit_Module(self, cell: ast.Module) -> ast.Module:
         """Return the cell, or raise ``Nonsense``; the name is what ``ast`` calls for a whole cell."""
-        typed = {line.target.id: line for line in cell.body if _names(line) and isinstance(line, ast.AnnAssign)}
-        plain = {line.targets[0].id: line for line in cell.body if _names(line) and isinstance(line, ast.Assign)}
-        if MARK in typed and len(typed) == len(cell.body):
-            self.declared = {name: ast.unparse(line.annotation) for name, line in typed.items()}
-        elif len(plain) < len(cell.body) or not plain.keys() <= self.declared.keys():
+        given = [(_name(line), line) for line in cell.body]
+        typed = {name: ast.unparse(line.annotation) for name, line in given if name and isinstance(line, ast.AnnAssign)}
+        if MARK in typed and all(name in typed for name, _ in given):
+            self.declared = typed
+        elif typed or not {name for name, _ in given} <= self.declared.keys():
             return cell
-        for name, line in (typed | plain).items():
+        for name, line in given:
             try:
                 value = ast.literal_eval(line.value)
             except (ValueError, TypeError):
@@ -46,7 +46,7 @@ class ParameterCell(ast.NodeTransformer):
         return cell
 
 
-def _names(line: ast.stmt) -> bool:
-    if isinstance(line, ast.AnnAssign):
-        return isinstance(line.target, ast.Name) and line.value is not None
-    return isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)
+def _name(line: ast.stmt) -> str | None:
+    """Return the name that a line gives a value to; None if it does anything else."""
+    targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
+    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) and line.value else None

@@ -92,7 +92,8 @@ def gallery():
 
 def audits():
     """Return the pictures of the audits that the repository keeps; nothing where it keeps none."""
-    found = sorted((project() / "data" / "audits").glob("**/*.png"))
+    drawn = sorted((project() / "data" / "audits").glob("**/*.[ps][nv]g"))
+    found = {path.with_suffix(""): path for path in drawn}.values()  # one of the two formats of a picture
     if not found:
         return ""
     said = "An audit puts the questions of this book to one network. `grsd data FIGURE` says what made a picture."
@@ -103,7 +104,7 @@ def pictures(paths, leads_to):
     """Return lines that show pictures side by side; ``leads_to(path)``: where a click leads, if anywhere."""
     lines = [":::{container} gallery", ""]
     for path in paths:
-        what = (path.stem.partition("-")[2] or path.stem).replace("-", " ")
+        what = re.sub(r"^\d\d_\w+-", "", path.stem).replace("-", " ")
         image = f"![{what}](../../{path.relative_to(project()).as_posix()})"
         lines += [f"[{image}]({leads_to(path)})" if leads_to else image, ""]
     return [*lines, ":::", ""]
