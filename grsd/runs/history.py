@@ -86,7 +86,8 @@ def join_budgets(
     coords = {"boundary": ("boundary", at, budgets[0].boundary.attrs), "time": flow_history.time}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
     attributes = {**flow_history.attrs, **provenance(parameters), **settings}
-    return xr.Dataset(variables | dict(flow_history.data_vars), coords | shell_coords(index, shells.width), attributes)
+    joined = xr.Dataset(variables, coords | shell_coords(index, shells.width), attributes)
+    return joined.assign(flow_history.data_vars)
 
 
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
