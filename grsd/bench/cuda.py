@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from grsd.bench.flow import CELLS
 from grsd.bench.measure import device_name
 from grsd.bench.worker import peak
 from grsd.krylov import krylov_spectrum
@@ -28,7 +29,7 @@ from grsd.support.provenance import provenance
 
 CALL = "grsd.bench.cuda"
 DIMENSIONS = (100_000, 1_000_000)
-LATE = Spec(width=48, depth=16, task="parity", samples=240, times=(0.5, 60.0, 6), shell_widths=(0.7, 1.0))
+LATE = CELLS["late cell"]
 SEEDS = 8
 
 

@@ -102,20 +102,26 @@ def join_budgets(
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Build ``shell_history`` from the budgets of the snapshots and the flow's own history, which has their times."""
-    empty = {name: EMPTY.get(name, 0) for name in budgets[0].data_vars}
-    time = xr.DataArray(flow_history.time.values, dims="time", name="time", attrs=flow_history.time.attrs)
-    edges = ["shell_index", "shell_lower", "shell_upper"]
-    history = xr.concat(
-        [budget.drop_vars(edges) for budget in budgets], dim=time, join="outer", fill_value=empty, combine_attrs="drop"
-    )
-    index = np.rint(history.shell.values / shells.width - 0.5).astype(int)
-    history = history.assign_coords(shell_coords(index, shells.width))
-    for name in budgets[0].variables:
-        history[name].attrs = dict(budgets[0][name].attrs)
-    history["largest_eigenvalue"].attrs = {"long_name": "largest eigenvalue of M", "units": "1/time"}
+    index, at = (np.unique(np.concatenate([b[name].values for b in budgets])) for name in ("shell_index", "boundary"))
+    places = [
+        {"boundary": np.searchsorted(at, budget.boundary.values)}
+        | dict.fromkeys(("shell", "shell_from"), np.searchsorted(index, budget.shell_index.values))
+        for budget in budgets
+    ]
+    sizes = {"shell": len(index), "shell_from": len(index), "boundary": len(at)}
+    variables = {}
+    for name, first in budgets[0].data_vars.items():
+        shape = [len(budgets), *(sizes[dim] for dim in first.dims)]
+        values = np.full(shape, EMPTY.get(name, 0), first.dtype)
+        for row, (budget, place) in enumerate(zip(budgets, places, strict=True)):
+            values[row, *np.ix_(*(place[dim] for dim in first.dims))] = budget[name].values
+        variables[name] = (("time", *first.dims), values, dict(first.attrs))
+    variables["largest_eigenvalue"][2].update(long_name="largest eigenvalue of M", units="1/time")
+    coords = {"boundary": ("boundary", at, budgets[0].boundary.attrs), "time": flow_history.time}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
     attributes = {**flow_history.attrs, **provenance(parameters), **settings}
-    return history.assign(flow_history.data_vars).assign_attrs(attributes)
+    joined = xr.Dataset(variables, coords | shell_coords(index, shells.width), attributes)
+    return joined.assign(flow_history.data_vars)
 
 
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -1,0 +1,44 @@
+"""A run beside its floor: the counts are the run's own, the parts are what the run does."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from grsd.bench import flow
+from grsd.runs import train
+
+SMALL = replace(flow.CELLS["late cell"], width=6, depth=3, samples=16, times=(0.5, 4.0, 3), tolerance=1e-3)
+
+
+def test_the_floor_does_what_the_run_did(monkeypatch):
+    """As many gradients, and one kernel and decomposition per snapshot beside the one at the start."""
+    history = train(SMALL, progress=False)
+    called = {"eigh": 0, "eigvalsh": 0}
+
+    def counting(name, plain):
+        def counted(*args, **options):
+            called[name] += 1
+            return plain(*args, **options)
+
+        return counted
+
+    for name in called:
+        monkeypatch.setattr(torch.linalg, name, counting(name, getattr(torch.linalg, name)))
+    row = flow.beside_floor(SMALL, repeats=1)
+    assert (row["gradients"], row["snapshots"]) == (int(history.gradient_evaluations[-1]), 3)
+    assert called["eigh"] == 4 * 3  # of two runs and two floors
+    assert called["eigvalsh"] == 4
+    parts = [row[f"{name}_s"] for name in ("gradients", "kernels", "decompositions")]
+    assert row["ratio"] == pytest.approx(row["run_s"] / sum(parts))
+
+
+def test_the_table(tmp_path, capsys):
+    path = flow.main(tmp_path, {"small": SMALL})
+    table = pd.read_csv(path, comment="#")
+    assert list(table.columns) == [
+        "cell", "gradients", "snapshots", "run_s", "gradients_s", "kernels_s", "decompositions_s", "ratio"
+    ]  # fmt: skip
+    assert table.cell[0] == "small"
+    assert "small" in capsys.readouterr().out
