@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--output", type=_path, metavar="DIR", help="executed copies and figures go here")
     notebooks.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
+    _add_workflow(
+        commands.add_parser("workflow", help="notebooks and their runs as jobs of Snakemake, here or on SLURM")
+    )
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all without a result; commit first"
@@ -125,6 +128,28 @@ def _parser() -> argparse.ArgumentParser:
     leftovers.add_argument("--unfinished", action="store_true", help="also remove checkpoints of interrupted runs")
     _add_run(commands.add_parser("run", help="train one network per seed and store its shells", allow_abbrev=False))
     return parser
+
+
+def _add_workflow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
+    )
+    parser.add_argument("--profile", default="default", help="test (small), default or full (large)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
+    parser.add_argument("--cores", type=int, default=1, metavar="N", help="jobs at a time on this machine; default 1")
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="GPUs of this machine, one for each job on CUDA"
+    )
+    parser.add_argument(
+        "--slurm", nargs="?", const="", metavar="DIR", help="send the jobs to SLURM; DIR: a profile of Snakemake"
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only list the jobs that are due")
+    parser.add_argument("--output", type=_path, metavar="DIR", help="executed notebooks, tables and figures go here")
+    parser.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
+    parser.add_argument(
+        "--snakemake", action="append", default=[], metavar="ARGUMENT", help="for Snakemake; as --snakemake=--ARGUMENT"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +227,25 @@ def _reproduce(options: argparse.Namespace) -> int:
         refresh=options.refresh,
     )
     return int(any(run.failure for run in runs))
+
+
+def _workflow(options: argparse.Namespace) -> int:
+    _need("workflow", "papermill")
+    from grsd.workflow import workflow
+
+    return workflow(
+        only=options.only,
+        profile=options.profile,
+        settings=options.set,
+        device=options.device,
+        cores=options.cores,
+        gpus=options.gpus,
+        slurm=options.slurm,
+        dry=options.dry_run,
+        output=options.output,
+        where=options.project,
+        more=options.snakemake,
+    )
 
 
 def _need(command: str, module: str) -> None:
@@ -425,6 +469,7 @@ def _refuse_cuda_where_there_is_none() -> None:
 
 COMMANDS = {
     "reproduce": _reproduce,
+    "workflow": _workflow,
     "run": _run,
     "claims": _claims,
     "data": _data,
