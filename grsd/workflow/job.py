@@ -13,8 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from grsd.support.files import write_atomically
 from grsd.support.folders import PROJECT, environment, one_line
 from grsd.support.values import THREADS
+from grsd.workflow.markers import hashes, mark
 
 # Nothing that imports torch stands above: a job first takes its GPU.
 
@@ -46,7 +48,6 @@ def _run(asked: Mapping, folder: Path, stem: str) -> None:
     fields = asked["runs"][stem]
     with one_gpu(folder, fields["device"] == "cuda"):
         from grsd.runs import Spec, obtain
-        from grsd.workflow.jobs import mark
 
         path = obtain(Spec.from_dict(fields), folder=asked["store"], progress=False)[0]
         if path is None:
@@ -58,8 +59,6 @@ def _notebook(asked: Mapping, folder: Path, marker: str) -> None:
     """Execute one notebook into a folder of its own, and write the table of its runs beside it."""
     from grsd.reproduce import reproduce
     from grsd.runs import Spec, ensemble, summary
-    from grsd.support.files import write_atomically
-    from grsd.workflow.jobs import hashes, mark
 
     entry = asked["notebooks"][marker]
     own = folder / entry["name"]
@@ -83,8 +82,6 @@ def _notebook(asked: Mapping, folder: Path, marker: str) -> None:
 
 def _figures(asked: Mapping, folder: Path, target: str) -> None:
     """Collect the figures of the notebooks in one folder."""
-    from grsd.support.files import write_atomically
-    from grsd.workflow.jobs import hashes, mark
 
     collected = []
     for entry in asked["notebooks"].values():

@@ -24,6 +24,7 @@ from grsd.runs.fingerprint import LIBRARIES, sources
 from grsd.runs.store import load
 from grsd.support.files import write_atomically
 from grsd.support.folders import one_line, read
+from grsd.workflow.markers import hashes, intact, mark
 from grsd.workflow.needs import needed
 
 RUNS, NOTEBOOKS, FIGURES, PLAN = "runs", "notebooks", "figures", "plan.json"
@@ -81,7 +82,7 @@ class Jobs:
             mark(self.folder / RUNS / stem, None if found is None else found[0].name)
         for marker in [*(f"{NOTEBOOKS}/{name}" for name in self.notebooks), self.last]:
             path = self.folder / marker
-            if path.is_file() and not _intact(path, self.folder):
+            if path.is_file() and not intact(path, self.folder):
                 path.unlink()
 
 
@@ -97,29 +98,6 @@ def jobs_of(requested: Sequence[NotebookRun], folder: Path, store: Path, root: P
         runs |= stems
         notebooks[marker], reads[marker] = run, list(stems)
     return Jobs(folder, store, root, runs, notebooks, reads)
-
-
-def mark(path: Path, content: str | None) -> None:
-    """Write a marker, or remove it if ``content`` is ``None``."""
-    if content is None:
-        path.unlink(missing_ok=True)
-    elif not path.is_file() or path.read_text() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.encode())
-
-
-def hashes(folder: Path, files: Sequence[Path]) -> str:
-    """Return JSON: the sha256 of each file by its path in ``folder``."""
-    found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return json.dumps(found, indent=1, sort_keys=True)
-
-
-def _intact(marker: Path, folder: Path) -> bool:
-    try:
-        named = json.loads(marker.read_text())
-        return hashes(folder, [folder / name for name in named]) == marker.read_text()
-    except (OSError, ValueError):
-        return False
 
 
 def _of_notebook(run: NotebookRun, stems: Sequence[str], root: Path) -> str:
