@@ -63,7 +63,7 @@ def test_resnet18_on_paper():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--gpu", "Z80"], "grsd scale: --gpu: expected one of H200, H100, A100, V100, RTX4090, got 'Z80'"),
+        (["--gpu", "Z80"], "grsd scale: --gpu: expected one of ('H200', 'H100', 'A100', 'V100', 'RTX4090'), got 'Z80'"),
         (["--jobs", "0"], "grsd scale: --jobs: expected "),
         (["--only", "02"], "grsd scale: --only: these notebooks list no runs before they run; 06, 07 and 08 do"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import slurm
 
 from grsd import cli
 from grsd.plan import Refused, plan
@@ -254,21 +255,48 @@ def test_the_same_bytes_through_snakemake_killed_and_resumed(root, tmp_path, mon
     again = workflow(root, "--cores", "2")
     assert again.stdout.splitlines() == ["4 runs, 0 of them due; 2 notebooks, 0 of them due"], again.stdout
     assert "Nothing to be done" in again.stderr
-    byte_for_byte(root, tmp_path, monkeypatch, out)
+    byte_for_byte(root, tmp_path, monkeypatch, out, ["06_first/runs.csv", "08_second/runs.csv"])
 
 
-def byte_for_byte(root, tmp_path, monkeypatch, out):
-    """The runs, and the tables of both notebooks, are those of a plain ensemble in another folder."""
+def byte_for_byte(root, tmp_path, monkeypatch, out, names):
+    """The runs, and the tables of the notebooks, are those of a plain ensemble in another folder."""
     specs = list(planned(root).runs.values())
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path / "plain"))
     table = summary(specs, ensemble(specs, workers=1, progress=False)).encode()
     plain = stored(root)
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path / "runs"))
     assert stored(root) == plain, "a file's name holds the sha256 of its bytes"
-    assert tables(out) == {"06_first/runs.csv": table, "08_second/runs.csv": table}
+    assert tables(out) == dict.fromkeys(names, table)
 
 
 def test_profile_and_snakefile_are_package_data():
     assert (PROFILE / "config.yaml").is_file()
     assert PROFILE.parents[1].joinpath("Snakefile").is_file()
     assert Spec().device == "cpu", "a job's device is the spec's"
+
+
+@pytest.mark.long
+@snakemake
+@pytest.mark.skipif(slurm.unavailable() is not None, reason=str(slurm.unavailable()))
+def test_the_same_bytes_on_slurm_with_a_job_cancelled(root, tmp_path, monkeypatch):
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    own = (PROFILE / "config.yaml").read_text().replace("mem_mb=4000", "mem_mb=1000")
+    waits = "slurm-no-account: true\nslurm-status-command: squeue\nslurm-init-seconds-before-status-checks: 5\n"
+    (profile / "config.yaml").write_text(own + waits)
+    asked = ["--only", "06", "--slurm", str(profile)]
+    with slurm.one_node(tmp_path / "slurm"):
+        line = [sys.executable, "-m", "grsd.cli", "workflow", "--project", str(root), *asked]
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as begun:
+            slurm.until(lambda: slurm.run("squeue", "--noheader", "--states=RUNNING", "--format=%i"), "no job runs")
+            cancelled = slurm.run("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()[0]
+            slurm.run("scancel", cancelled)
+            said = begun.communicate(timeout=600)[1]
+        before = stored(root)
+        assert begun.returncode == 1, said
+        done = workflow(root, *asked)
+        assert done.returncode == 0, done.stderr
+        assert before <= stored(root), "a cancelled job loses nothing"
+        assert done.stdout.startswith(f"4 runs, {4 - len(before)} of them due; 1 notebooks, 1 of them due")
+    out = root / "build/workflow/default"
+    byte_for_byte(root, tmp_path, monkeypatch, out, ["06_first/runs.csv"])

@@ -141,7 +141,7 @@ def _measured(descent: Descent, moments: Sequence[float], spec: Spec) -> tuple[f
 
 
 def _counted(descent: Descent, moments: Sequence[float], spec: Spec, gpu: Gpu) -> tuple[float, float]:
-    """Return seconds of one gradient and of one snapshot on ``gpu``: its operations, or launches if they take longer."""
+    """Return seconds of one gradient and of one snapshot on ``gpu``: its operations, or its launches if longer."""
     before = descent.row()["gradient_evaluations"]
     with FlopCounterMode(display=False) as flops, _Calls() as calls:
         snapshot = descent.snapshot(moments[0])
