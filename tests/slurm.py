@@ -13,7 +13,7 @@ CONFIGURATION = Path("/etc/slurm/slurm.conf")  # a job's own srun inherits no ot
 KEY, SOCKETS = Path("/etc/munge/munge.key"), Path("/run/munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sinfo", "sbatch", "squeue", "runuser")
 WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-SECONDS = 120
+SECONDS = 600
 
 
 def unavailable() -> str | None:

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,21 +90,21 @@ def jobs_of(requested: Sequence[NotebookRun], folder: Path, store: Path, root: P
 
     Errors: ``Refused`` in one line for parameters of which no experiment can be made.
     """
-    runs, notebooks, reads = {}, {}, {}
+    runs, notebooks, reads, tables = {}, {}, {}, _stored(root)
     for run in requested:
         stems = {identity(spec, train)[0]: spec for spec in needed(run)}
-        marker = f"{run.notebook.stem}-{_of_notebook(run, list(stems), root)}"
+        marker = f"{run.notebook.stem}-{_of_notebook(run, list(stems), tables)}"
         runs |= stems
         notebooks[marker], reads[marker] = run, list(stems)
     return Jobs(folder, store, root, runs, notebooks, reads)
 
 
-def _of_notebook(run: NotebookRun, stems: Sequence[str], root: Path) -> str:
+def _of_notebook(run: NotebookRun, stems: Sequence[str], tables: str) -> str:
     """Return the digest of all that decides what a notebook shows."""
     try:
         cells = json.loads(read(run.notebook))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{run.notebook.name} cannot be read as a notebook: {one_line(error)}") from None
     with TemporaryDirectory() as aside:
         path = Path(aside) / "notebook.py"
@@ -113,10 +112,9 @@ def _of_notebook(run: NotebookRun, stems: Sequence[str], root: Path) -> str:
         imported = [file.read_text() for file in sources(path)[1:]]
     libraries = [f"{name} {version(name)}" for name in LIBRARIES]
     parameters = json.dumps(run.parameters, sort_keys=True)
-    return _digest(code, parameters, *libraries, *stems, *imported, _stored(root))
+    return _digest(code, parameters, *libraries, *stems, *imported, tables)
 
 
-@cache
 def _stored(root: Path) -> str:
     files = [file for name in READ for file in sorted((root / "data" / name).glob("*")) if file.is_file()]
     return hashes(root, files)
