@@ -22,8 +22,8 @@ ORDER = [
     "support", "losses",
     "networks", "datasets",
     "jacobian", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "theory", "solvable",
-    "runs", "training", "evidence", "conditions", "studies", "plotting", "bench", "plan", "reproduce", "workflow", "lab",
-    "cli",
+    "runs", "training", "evidence", "conditions", "studies", "plotting", "bench", "plan", "reproduce",
+    "workflow", "lab", "cli",
 ]  # fmt: skip
 
 

@@ -60,7 +60,8 @@ def resnet18_table(gpu: Gpu = GPUS["H100"], dtype: str = "float64") -> pd.DataFr
 
     On paper: D = 10 N rows of gradients, made by one backward pass each and multiplied in blocks of rows that fill half
     a GPU's memory. A GPU holds one block and makes the others again, one after another; blocks of the upper triangle
-    are shared out evenly. The decomposition takes 9 D^3 on one GPU, wherever D^2 numbers fit there.
+    are shared out evenly. The kernel lies in equal shares on the GPUs (``fits``: so much memory is there). The
+    decomposition takes 9 D^3 on one GPU, where three matrices of D^2 numbers fit; it is nan elsewhere.
     """
     problem = PROBLEMS["resnet18"]
     with torch.device("meta"):
@@ -89,7 +90,8 @@ def resnet18_table(gpu: Gpu = GPUS["H100"], dtype: str = "float64") -> pd.DataFr
                     "gradients_share": made / (made + products),
                     "decomposition_s": 9 * dimension**3 / speed if whole <= gpu.memory else math.nan,
                     "kernel_gib": dimension**2 * size / 2**30,
-                    "gib_per_gpu": (2 * block * parameters * size + dimension**2 * size / count) / 2**30,
+                    "gib_per_gpu": (held := 2 * block * parameters * size + dimension**2 * size / count) / 2**30,
+                    "fits": held <= gpu.memory,
                 }
             )
     return pd.DataFrame(rows)
