@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--output", type=_path, metavar="DIR", help="executed copies and figures go here")
     notebooks.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
     notebooks.add_argument("--refresh", action="store_true", help="also write the outputs back into notebooks/")
+    _add_workflow(
+        commands.add_parser("workflow", help="notebooks and their runs as jobs of Snakemake, here or on SLURM")
+    )
+    _add_scale(commands.add_parser("scale", help="what the runs of notebooks would cost, before they start"))
     table = commands.add_parser("claims", help="the claims, whose they are, and their verdicts")
     table.add_argument(
         "--confirm", nargs="*", metavar="CLAIM", help="measure and store CLAIM, or all without a result; commit first"
@@ -164,6 +168,39 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=_path, required=True, metavar="DIR", help="audit.html and audit.json go here")
 
 
+def _add_workflow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
+    )
+    parser.add_argument("--profile", default="default", help="test (small), default or full (large)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda")
+    parser.add_argument("--cores", type=int, default=1, metavar="N", help="jobs at a time on this machine; default 1")
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="GPUs of this machine, one for each job on CUDA"
+    )
+    parser.add_argument(
+        "--slurm", nargs="?", const="", metavar="DIR", help="send the jobs to SLURM; DIR: a profile of Snakemake"
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only list the jobs that are due")
+    parser.add_argument("--output", type=_path, metavar="DIR", help="executed notebooks, tables and figures go here")
+    parser.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
+    parser.add_argument(
+        "--snakemake", action="append", default=[], metavar="ARGUMENT", help="for Snakemake; as --snakemake=--ARGUMENT"
+    )
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK", help="number or name; may be repeated"
+    )
+    parser.add_argument("--profile", default="full", help="test (small), default or full (large); default full")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default 1")
+    parser.add_argument("--gpu", metavar="NAME", help="predict for this GPU, such as H100, unmeasured")
+    parser.add_argument("--project", type=_path, metavar="DIR", help="the companion's repository")
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     """Add one option for each field of ``Spec``, and the options of where and how to run."""
     known = choices()
@@ -239,6 +276,39 @@ def _reproduce(options: argparse.Namespace) -> int:
         refresh=options.refresh,
     )
     return int(any(run.failure for run in runs))
+
+
+def _workflow(options: argparse.Namespace) -> int:
+    _need("workflow", "papermill")
+    from grsd.workflow import workflow
+
+    return workflow(
+        only=options.only,
+        profile=options.profile,
+        settings=options.set,
+        device=options.device,
+        cores=options.cores,
+        gpus=options.gpus,
+        slurm=options.slurm,
+        dry=options.dry_run,
+        output=options.output,
+        where=options.project,
+        more=options.snakemake,
+    )
+
+
+def _scale(options: argparse.Namespace) -> int:
+    from grsd.plan import plan
+    from grsd.workflow import gpu_named, needed, predicted, report
+
+    gpu = None if options.gpu is None else gpu_named(options.gpu)
+    between("--jobs", options.jobs, 1, MOST_WORKERS, EACH_WORKER)
+    requested = plan(project(options.project), only=options.only, profile=options.profile, settings=options.set)
+    specs = list(dict.fromkeys(spec for run in requested for spec in needed(run)))
+    if not specs:
+        raise ValueError("--only: these notebooks list no runs before they run; 06, 07 and 08 do")
+    print(report(predicted(specs, gpu), options.jobs, gpu))
+    return 0
 
 
 def _need(command: str, module: str) -> None:
@@ -492,6 +562,8 @@ def _refuse_cuda_where_there_is_none() -> None:
 
 COMMANDS = {
     "reproduce": _reproduce,
+    "workflow": _workflow,
+    "scale": _scale,
     "run": _run,
     "claims": _claims,
     "data": _data,

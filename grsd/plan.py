@@ -104,6 +104,18 @@ def _refuse_nonsense(values: Mapping[str, object], declared: Mapping[str, str]) 
 
 def declared_in(path: Path) -> dict[str, str]:
     """Return names and annotated types of a notebook's parameters: lines ``name: type = value`` in the tagged cell."""
+    return {line.target.id: ast.unparse(line.annotation) for line in _declarations(path)}
+
+
+def defaults_in(path: Path) -> dict[str, object]:
+    """Return the values that a notebook gives its parameters. Errors: ``Refused`` if one is no plain value."""
+    try:
+        return {line.target.id: ast.literal_eval(line.value) for line in _declarations(path)}
+    except ValueError:
+        raise Refused(f"{path.name}: expected plain values of its parameters") from None
+
+
+def _declarations(path: Path) -> list[ast.AnnAssign]:
     try:
         cells = json.loads(read(path))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
@@ -111,7 +123,7 @@ def declared_in(path: Path) -> dict[str, str]:
         lines = ast.parse(source).body
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:
         raise Refused(f"{path.name} cannot be read as a notebook: {one_line(_reason(error))}") from None
-    return {line.target.id: ast.unparse(line.annotation) for line in lines if _is_parameter(line)}
+    return [line for line in lines if _is_parameter(line)]
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,8 @@ GOOD = {
     "--times": ["0.1,10,3"], "--tolerance": ["1e-3"],
     "--shell-widths": ["0.5", "1,2"], "--smoothing": ["0.1"], "--seed": ["3"], "--dtype": ["float32"],
     "--seeds": ["0-7", "0,3,5-6"], "--table": ["t.csv"], "--check": ["a"], "--notebook": ["0", "00_first"],
-    "--from": ["project", "out"],
+    "--from": ["project", "out"], "--cores": ["2"], "--gpus": ["1"], "--jobs": ["3"], "--gpu": ["H100"],
+    "--slurm": ["project", "out"],
 }  # fmt: skip
 COMMANDS = {
     "reproduce": ["--only", "--profile", "--set", "--device", "--output", "--project", "--refresh"],
@@ -32,13 +33,17 @@ COMMANDS = {
     "data": ["--show", "--project", "--from"],
     "bench": ["--large", "--monitor", "--device", "--threads", "--folder", "--neural-tangents"],
     "lab": ["--port", "--no-browser", "--project"],
+    "workflow": [
+        "--only", "--profile", "--set", "--device", "--cores", "--gpus", "--slurm", "--dry-run", "--output", "--project"
+    ],
+    "scale": ["--only", "--profile", "--set", "--jobs", "--gpu", "--project"],
     "run": [
         "--architecture", "--width", "--depth", "--activation", "--weight-scale", "--branch-scale", "--data", "--task",
         "--samples", "--data-seed", "--times", "--tolerance", "--shell-widths", "--smoothing", "--seed", "--device",
         "--dtype", "--seeds", "--workers", "--threads", "--folder", "--table",
     ],
 }  # fmt: skip
-FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--monitor", "--no-browser"}
+FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--monitor", "--no-browser", "--dry-run"}
 ODD = [
     "", " ", "-", "--", "-1", "-0", "1e999", "nan", "inf", "-inf", "1e-320", "0x10", "1_000", "\u00b2", "\u0663",
     "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 5000, "0-" + "9" * 18, "1-0", "1,1", ",", "0,", "1;2", "=", "=3",
@@ -150,6 +155,9 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(monitor, "in_a_process", lambda *_: {})
     monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)
+    monkeypatch.setattr("grsd.workflow.command._snakemake", lambda: "snakemake")
+    monkeypatch.setattr("grsd.workflow.command._ended", lambda line: 0)
+    monkeypatch.setattr("grsd.workflow.scale.predicted", ended)
     monkeypatch.setattr("grsd.datasets.download._download", ended)
     monkeypatch.setenv("GRSD_DATA", str(tmp_path / "kept"))
     monkeypatch.delenv("GRSD_RUNS", raising=False)
