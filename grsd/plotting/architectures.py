@@ -42,7 +42,7 @@ def skips(runs: xr.Dataset, live: Live) -> Figure:
         panel.set(title=title, xlabel="growth share of the squared flux", xlim=(-0.03, 1.03))
         panel.axvline(1, color="grey", lw=0.6)
     rows(axes[0], [*names, "trained here"])
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="center left")
     return figure
 
 
