@@ -112,7 +112,7 @@ def _snakemake() -> str:
     found = shutil.which("snakemake", path=beside)
     if found is None:
         raise ValueError(
-            "snakemake is not installed: pip install snakemake snakemake-executor-plugin-slurm in an environment of its "
-            "own, and put its bin folder on the path; or pip install 'grsd[cluster]' here"
+            "snakemake is not installed: pip install snakemake snakemake-executor-plugin-slurm in an environment of "
+            "its own, and put its bin folder on the path; or pip install 'grsd[cluster]' here"
         )
     return found
