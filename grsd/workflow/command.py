@@ -111,5 +111,8 @@ def _snakemake() -> str:
     beside = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     found = shutil.which("snakemake", path=beside)
     if found is None:
-        raise ValueError("snakemake is not installed: pip install 'grsd[cluster]', or any environment on the path")
+        raise ValueError(
+            "snakemake is not installed: pip install snakemake snakemake-executor-plugin-slurm in an environment of "
+            "its own, and put its bin folder on the path; or pip install 'grsd[cluster]' here"
+        )
     return found
