@@ -157,6 +157,22 @@ def test_a_job_makes_one_run_and_its_marker(root, capsys):
     assert line.startswith(f"grsd workflow: runs/{stem}: Spec(samples=...): expected")
 
 
+def test_the_figures_are_collected_and_due_again_if_one_changes(root):
+    jobs = planned(root)
+    path = jobs.write()
+    for name in names(jobs):
+        (jobs.folder / name / "figures").mkdir(parents=True)
+        (jobs.folder / name / "figures" / f"{name}-a.svg").write_text(name)
+    assert main([str(path), jobs.last]) == 0
+    figure = jobs.folder / "figures" / "08_second-a.svg"
+    assert figure.read_text() == "08_second"
+    jobs.check()
+    assert jobs.last not in jobs.missing()
+    figure.write_text("changed")
+    jobs.check()
+    assert jobs.last in jobs.missing()
+
+
 @pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1"]), ("3,5", ["3", "5"])])
 def test_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch, visible, expected):
     def as_another_process():

@@ -102,8 +102,8 @@ def _say(planned: Jobs) -> None:
     missing = planned.missing()
     runs = sum(target.startswith("runs/") for target in missing)
     notebooks = sum(target.startswith("notebooks/") for target in missing)
-    print(f"{len(planned.runs)} runs, {runs} of them due; {len(planned.notebooks)} notebooks, {notebooks} of them due")
-    print("\n".join(f"  {target}" for target in missing), flush=True)
+    first = f"{len(planned.runs)} runs, {runs} of them due; {len(planned.notebooks)} notebooks, {notebooks} of them due"
+    print("\n".join([first, *(f"  {target}" for target in missing)]), flush=True)
 
 
 def _snakemake() -> str:

@@ -84,6 +84,7 @@ def _figures(asked: Mapping, folder: Path, target: str) -> None:
     """Collect the figures of the notebooks in one folder."""
 
     collected = []
+    (folder / "figures").mkdir(exist_ok=True)
     for entry in asked["notebooks"].values():
         for figure in sorted((folder / entry["name"] / "figures").glob(f"{entry['name']}-*")):
             collected.append(write_atomically(folder / "figures" / figure.name, figure.read_bytes()))
