@@ -26,15 +26,11 @@ MOST_NODES = 128
 
 @dataclass(frozen=True)
 class QuadratureRule:
-    """Approximates <e, p(M) e> by <start, p(matrix) start>; ``rate``: of ``matrix`` at a fixed ``start``, or None.
-
-    ``along``: of a second vector x, so that <e, p(M) x> is approximated by <start, p(matrix) along>; or None.
-    """
+    """Approximates <e, p(M) e> by <start, p(matrix) start>; ``rate``: of ``matrix`` at a fixed ``start``, or None."""
 
     matrix: Float[Tensor, "k k"]
     rate: Float[Tensor, "k k"] | None
     start: Float[Tensor, " k"]
-    along: Float[Tensor, " k"] | None = None
 
     def spectrum(self, floor: float) -> Spectrum:
         values, vectors = torch.linalg.eigh(self.matrix)
@@ -44,7 +40,7 @@ class QuadratureRule:
 def gauss(steps: Tridiagonal) -> QuadratureRule:
     start = steps.matrix.new_zeros(len(steps.matrix))
     start[0] = steps.norm
-    return QuadratureRule(steps.matrix, steps.rate, start, None if steps.along is None else steps.along[: len(start)])
+    return QuadratureRule(steps.matrix, steps.rate, start)
 
 
 def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
@@ -57,7 +53,7 @@ def with_node(steps: Tridiagonal, node: float) -> QuadratureRule:
         alpha_rate = 2 * steps.beta_rate * float(y[-1]) - float(y @ rate @ y)
         rate = _bordered(rate, steps.beta_rate, alpha_rate)
     start = torch.cat([gauss(steps).start, matrix.new_zeros(1)])
-    return QuadratureRule(_bordered(matrix, beta, alpha), rate, start, steps.along)
+    return QuadratureRule(_bordered(matrix, beta, alpha), rate, start)
 
 
 def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
@@ -68,8 +64,7 @@ def best(steps: Tridiagonal, floor: float) -> QuadratureRule:
     other = with_node(steps, -floor)
     rate = None if one.rate is None else torch.block_diag(one.rate, other.rate)
     start = torch.cat([one.start, other.start]) / math.sqrt(2)
-    along = None if one.along is None else torch.cat([one.along, other.along]) / math.sqrt(2)
-    return QuadratureRule(torch.block_diag(one.matrix, other.matrix), rate, start, along)
+    return QuadratureRule(torch.block_diag(one.matrix, other.matrix), rate, start)
 
 
 def alternatives(steps: Tridiagonal, floor: float, low: float, smoothing: float) -> list[QuadratureRule]:

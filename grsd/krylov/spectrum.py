@@ -5,6 +5,13 @@ r"""Energies and fluxes from a small tridiagonal matrix, each with the error it 
 
 in the eigenbasis of T: where the steps have converged, the budget of T, T' and |e| times the first unit vector is that
 of M, M' and e. Convergence proceeds from the top of the spectrum downwards; ``grsd.krylov.rules`` bounds the rest.
+
+For another loss than squared error e' is no multiple of M e and need not lie where the steps from e lead. Its share of
+the budget is the difference of two energies, each with its own steps and its own error:
+
+.. math:: \langle e, w_a(M)\, e' \rangle = \tfrac14 |e| |e'| \big( \langle p, w_a(M)\, p \rangle -
+          \langle q, w_a(M)\, q \rangle \big), \qquad p, q = e / |e| \pm e' / |e'|
+
 Source: this project's, on top of Gauss quadrature by Lanczos (Golub and Meurant 2010).
 """
 
@@ -22,16 +29,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
-from grsd.jacobian.operators import KernelOperator, Vector
+from grsd.jacobian.operators import KernelOperator, Products, Vector
 from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
 from grsd.krylov.tridiagonal import Tridiagonal, lanczos
 from grsd.losses import Loss
 from grsd.shells import LogShells, energy_budget, log_range
+from grsd.shells.budget import VARIABLES
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
 from grsd.support.values import positive, seed_of, whole_number
 
 CALL = "krylov_spectrum"
-SHELL, BOUNDARY = ("energy", "dissipation", "relaxation"), ("density", "flux", "velocity")
+SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
 JUDGED = {"mask": ("energy",), "boundary_mask": ("density", "flux")}
 FLAGS = MASK_FLAGS | {"not_converged": 8}
 LEAST_STEPS = 6
@@ -47,16 +55,19 @@ class KrylovSpectrum:
 
     Attributes:
         error: e (D,), the start of the Lanczos steps.
-        tridiagonal: T and T' in the Krylov basis of e, and, for another loss than squared error, e' in it.
+        tridiagonal: T and T' in the Krylov basis of e.
         probes: T in the Krylov bases of random vectors, for the counts of modes; may be empty.
         tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
             of the value is masked ``not_converged``.
+        relaxing: None for squared error. For another loss pairs (c, steps): the relaxation is the sum of c times the
+            energies that the steps find; no pair if e' = 0.
     """
 
     error: Vector
     tridiagonal: Tridiagonal
     probes: tuple[Tridiagonal, ...] = ()
     tolerance: float = 0.1
+    relaxing: tuple[tuple[float, Tridiagonal], ...] | None = None
 
     def __repr__(self) -> str:
         steps, values = len(self.tridiagonal.matrix), self.eigenvalues
@@ -83,15 +94,17 @@ class KrylovSpectrum:
     def budget(self, error: Tensor, shells: LogShells, parameters: Mapping[str, object] | None = None) -> xr.Dataset:
         """``energy_budget`` without couplings, drifts and the parts of the flux, which need every mode; flux needs T'.
 
-        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity``, and ``relaxation`` for another loss than
-        squared error, have a stated ``_error`` each, the sum of
+        ``energy``, ``dissipation``, ``density``, ``flux`` and ``velocity`` have a stated ``_error`` each, the sum of
 
         * the largest difference from another quadrature rule that the same steps allow;
         * the largest difference from the results of fewer steps, down to five sixths of them;
         * the share of Ritz values that are isolated, like converged eigenvalues, although their residual is not small
           against the smoothing: they may contain structure that no step so far has resolved;
-        * rounding errors, as in the dense route;
-        * for ``relaxation``, |e'| times the changes of w_a(M) e from fewer steps: e' may lie where no step reaches.
+        * rounding errors, as in the dense route.
+
+        For another loss than squared error there is ``relaxation`` too, from the energies of two more vectors; its
+        stated error is the sum of theirs. The mask does not judge it: compare it with its own error, which can be a
+        larger share of the value than that of the energy, as the two energies may nearly cancel.
 
         With probes, ``modes`` and ``local_modes`` are means over them; their errors are standard errors plus the change
         during the last third of the steps.
@@ -109,9 +122,6 @@ class KrylovSpectrum:
         shares = dict(zip((SHELL, BOUNDARY), hidden_shares(taken, ritz, shells, data.boundary.values), strict=True))
         sizes = {name: np.abs(data[name]) for name in names}
         hidden = {name: part * sizes[name] for group, part in shares.items() for name in group if name in sizes}
-        if taken.along is not None:
-            sizes["relaxation"], hidden["relaxation"] = _relaxed(taken, ritz, shells, data.boundary.values)
-            hidden["relaxation"] = hidden["relaxation"] + self._not_reached(shells, data.boundary.values)
         for name in names:
             stated = hidden[name] + self._rounding(ritz, shells, data, name, sizes[name])
             for others in several:
@@ -119,6 +129,8 @@ class KrylovSpectrum:
             kept[f"{name}_error"] = stated.assign_attrs(
                 long_name=f"stated error of {name}", units=data[name].attrs["units"]
             )
+        if self.relaxing is not None:
+            kept = kept.assign(self._relaxation(shells, xr.zeros_like(data.energy)))
         return self._masked(kept, self._counted(shells)).assign_attrs(
             dimension=self.dimension, steps=len(taken.matrix), probes=len(self.probes), tolerance=self.tolerance
         )
@@ -139,16 +151,17 @@ class KrylovSpectrum:
         before = [best(taken.first(k), self.floor) for k in fewer]
         return [alternatives(taken, self.floor, low - EXTRAPOLATION_SMOOTHINGS * smoothing, smoothing), before]
 
-    def _not_reached(self, shells: LogShells, boundaries: np.ndarray) -> np.ndarray:
-        """Return |e'| times the changes of w_a(M) e by the last steps, added: vectors converge later than energies."""
-        taken, steps = self.tridiagonal, len(self.tridiagonal.matrix)
-        own = _vectors(taken, self.floor, shells, boundaries)
-        found = own.new_zeros(len(own))
-        if taken.beta:
-            for k in np.unique(np.linspace(FEWER_STEPS * steps, steps - 1, COUNT).astype(int)).tolist():
-                part = _vectors(taken.first(k), self.floor, shells, boundaries)
-                found += (own - torch.nn.functional.pad(part, (0, steps - k))).norm(dim=1)
-        return found.numpy() * taken.along_norm
+    def _relaxation(self, shells: LogShells, none: xr.DataArray) -> dict[str, xr.DataArray]:
+        """Return the relaxation and its stated error; ``none``: what they are without pairs."""
+        value = stated = none
+        for scale, steps in self.relaxing:
+            found = KrylovSpectrum(self.error, steps).budget(self.error, shells)
+            value, stated = value + scale * found.energy, stated + abs(scale) * found.energy_error
+        _, text, units = VARIABLES["relaxation"]
+        return {
+            "relaxation": value.assign_attrs(long_name=text, units=units),
+            "relaxation_error": stated.assign_attrs(long_name="stated error of relaxation", units=units),
+        }
 
     def _rounding(
         self, ritz: Spectrum, shells: LogShells, data: xr.Dataset, name: str, value: xr.DataArray | np.ndarray
@@ -161,8 +174,6 @@ class KrylovSpectrum:
         energy = self.tridiagonal.norm**2 / 2
         place, carried = ("shell", data.energy) if name in SHELL else ("boundary", data.density)
         blurred = ritz.floor * np.exp(-data[place]) / shells.smoothing
-        if name == "relaxation":
-            return eps * np.sqrt(2 * data.energy) * float(self.tridiagonal.along.norm()) + blurred * value
         if name in ("flux", "velocity"):
             flux = eps * energy * float(self.tridiagonal.rate.abs().max()) + blurred * np.abs(data.flux)
             return flux if name == "flux" else flux / carried + eps * np.sqrt(energy / carried) * value
@@ -233,29 +244,10 @@ def _windows(ritz: Spectrum, shells: LogShells, at: Tensor) -> Tensor:
     return shells.derivatives(torch.where(ritz.eigenvalues > ritz.floor, ritz.eigenvalues, 0.0).log(), at, 0)[0]
 
 
-def _vectors(taken: Tridiagonal, floor: float, shells: LogShells, boundaries: np.ndarray) -> Tensor:
-    """Return the coefficients of w_a(M) e in the basis by Gauss's rule, (shells, m)."""
-    rule = gauss(taken)
-    ritz = rule.spectrum(floor)
-    at = torch.tensor(boundaries, dtype=ritz.eigenvalues.dtype, device=ritz.eigenvalues.device)
-    return (_windows(ritz, shells, at) * (ritz.eigenvectors.T @ rule.start)) @ ritz.eigenvectors.T
-
-
-def _relaxed(
-    taken: Tridiagonal, ritz: Spectrum, shells: LogShells, boundaries: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return sum_u w_a |g_u g'_u| over Ritz vectors, of which the relaxation is the signed sum; and its hidden part."""
-    at = torch.tensor(boundaries, dtype=ritz.eigenvalues.dtype, device=ritz.eigenvalues.device)
-    along = taken.along[: len(taken.matrix)]
-    size = taken.norm * (ritz.eigenvectors[0] * (ritz.eigenvectors.T @ along)).abs()
-    carried = _windows(ritz, shells, at) * size
-    return carried.sum(1).numpy(), (carried @ _spread(taken, ritz, shells.smoothing)).numpy()
-
-
 def _of(
     rule: QuadratureRule, floor: float, shells: LogShells, parameters: Mapping[str, object] | None = None
 ) -> xr.Dataset:
-    return energy_budget(rule.spectrum(floor), rule.start, shells, error_rate=rule.along, parameters=parameters)
+    return energy_budget(rule.spectrum(floor), rule.start, shells, parameters=parameters)
 
 
 def krylov_spectrum(
@@ -275,7 +267,8 @@ def krylov_spectrum(
 
     Args:
         model, inputs, targets, loss, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout. For "mse" e is
-            f(X) - Y; with another loss the budget has ``relaxation`` <e, w_a e'>, which is -D_a there.
+            f(X) - Y; with another loss the budget has ``relaxation`` <e, w_a e'>, which is -D_a there. That takes m
+            more steps from each of two vectors, without M'.
         steps: m, of Lanczos. Shells converge from the top downwards; masks show which ones need more steps.
         probes: number of random sign vectors, 0 or at least 2, for the counts of modes; each takes m more steps
             without M'.
@@ -285,7 +278,8 @@ def krylov_spectrum(
 
     Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, that.error, shells)`` gives the budget with its stated
     errors.
-    Cost: the time of about 15 forward passes per step; 2 D m numbers besides the memory of the model.
+    Cost: the time of about 15 forward passes per step, half as much again for another loss than "mse"; 2 D m numbers
+        besides the memory of the model.
     Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` if e = 0.
     """
     whole_number(CALL, "steps", steps, LEAST_STEPS)
@@ -300,14 +294,29 @@ def krylov_spectrum(
     generator = torch.Generator("cpu").manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.int64, "device": "cpu"}
     signs = (torch.randint(2, (operator.dimension,), **draw) * 2 - 1 for _ in range(probes))
-    taken = lanczos(operator, operator.error, steps, keep_basis=loss != "mse")
-    if taken.basis is not None:
-        rate = operator.error_rate(CALL)
-        along = (taken.basis @ rate).to("cpu", torch.float64)
-        taken = replace(taken, basis=None, along=along, along_norm=float(rate.norm()))
+    taken = lanczos(operator, operator.error, steps)
+    relaxing = None if loss == "mse" else relaxing_steps(operator, operator.error, operator.error_rate(CALL), steps)
     return KrylovSpectrum(
         operator.error,
         taken,
         tuple(lanczos(operator, sign.to(operator.error), steps, rate=False) for sign in signs),
         float(tolerance),
+        relaxing,
+    )
+
+
+def relaxing_steps(
+    operator: Products, error: Vector, rate: Vector, steps: int
+) -> tuple[tuple[float, Tridiagonal], ...]:
+    """Return (c, steps) from e / |e| + e' / |e'|, where c = |e| |e'| / 2, and from their difference, with -c.
+
+    ``rate``: e'. A vector that is zero has no steps and contributes nothing.
+    """
+    size, size_rate = error.norm(), rate.norm()
+    if not bool(size_rate > 0):
+        return ()
+    starts = ((sign, error / size + sign * rate / size_rate) for sign in (1, -1))
+    scale = float(size * size_rate) / 2
+    return tuple(
+        (sign * scale, lanczos(operator, start, steps, rate=False)) for sign, start in starts if bool(start.any())
     )

@@ -26,8 +26,7 @@ class Tridiagonal:
 
     ``norm``: of that vector. ``beta``: beta_m, the norm of the part of M v_m outside the basis; 0 if the basis is
     invariant. ``beta_rate``: its rate, or 0 without a rate. ``basis``: the orthonormal rows v_1 to v_{m+1}, to v_m if
-    the basis is invariant or m = D; None unless asked for. ``along``: the coefficients of a second vector in that
-    basis, or None; ``along_norm``: the norm of that vector, with what lies outside the basis.
+    the basis is invariant or m = D; None unless asked for.
     """
 
     matrix: Float[Tensor, "m m"]
@@ -36,8 +35,6 @@ class Tridiagonal:
     beta: float
     beta_rate: float
     basis: Float[Tensor, "k D"] | None = None
-    along: Float[Tensor, " k"] | None = None
-    along_norm: float = 0.0
 
     def __repr__(self) -> str:
         rate = "without" if self.rate is None else "with"
@@ -47,8 +44,7 @@ class Tridiagonal:
         """The result after the first ``steps`` < m steps, without the basis."""
         here, beside = (slice(steps), slice(steps)), (steps - 1, steps)
         rate, beta_rate = (None, 0.0) if self.rate is None else (self.rate[here], float(self.rate[beside]))
-        along = None if self.along is None else self.along[: steps + 1]
-        return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), beta_rate, along=along)
+        return Tridiagonal(self.matrix[here], rate, self.norm, float(self.matrix[beside]), beta_rate)
 
 
 def lanczos(
