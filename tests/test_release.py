@@ -97,7 +97,7 @@ def test_wheel_and_source_archive_in_a_clean_environment(tmp_path):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
     built = tmp_path / "built"
-    code = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+    code = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_wheel(to); b.build_sdist(to)"
     builder, clean = made_environment(tmp_path / "builder"), made_environment(tmp_path / "clean")
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     subprocess.run([builder, "-m", "pip", "install", "-q", *needed], check=True)

@@ -100,11 +100,11 @@ def tangent_kernel_and_rate(
     J' is the exact derivative of J in the direction theta' = -J^T e / N, e = dl/df, or in the one given, by backward
     passes through forward mode, or through backward passes if torch has no forward mode.
 
-    Args: as ``tangent_kernel``; one of ``targets`` and ``direction``.
-        targets: for ``loss="mse"``, l = |f - y|^2 / 2, of exactly the output's shape; for ``"cross-entropy"`` class
-            labels (N,). ``loss`` may also be a function of (outputs, targets) that returns the losses (N,).
-        direction: theta' by the names of ``model.named_parameters()``, such as the step of any optimizer over its
-            duration. Parameters that it leaves out stand still.
+    Args: as ``tangent_kernel``; one of ``targets`` and ``direction``. ``targets``: for ``loss="mse"``,
+    l = |f - y|^2 / 2, of exactly the output's shape; for ``"cross-entropy"`` class labels (N,). ``loss`` may also be a
+    function of (outputs, targets) that returns the losses (N,). ``direction``: theta' by the names of
+    ``model.named_parameters()``, such as the step of any optimizer over its duration; parameters that it leaves out
+    stand still.
     Returns: (M, M'), both (D, D), rows sample-major; units 1 / time and 1 / time^2.
     Errors: as ``tangent_kernel``; ``RuntimeError`` if v^T M' v disagrees with a difference of J^T v along the flow:
     the model detaches something that depends on its parameters, so that M' by torch's derivatives is not dM/dt.

@@ -18,8 +18,11 @@ PHONE = {"width": 390, "height": 844}
 SET = """() => MathJax.startup.promise.then(() => {
     const raw = [...document.querySelectorAll('.math')].filter(part => !part.querySelector('mjx-container'));
     const wrong = [...document.querySelectorAll('mjx-merror')];
-    return [...raw, ...wrong].map(part => part.textContent.slice(0, 200));
-})"""
+    const red = [...document.querySelectorAll('mjx-mtext')]
+        .filter(part => getComputedStyle(part).color === 'rgb(255, 0, 0)')
+        .map(part => 'undefined control sequence: ' + part.closest('.math').textContent.slice(0, 200));
+    return [...[...raw, ...wrong].map(part => part.textContent.slice(0, 200)), ...red];
+})"""  # a macro that MathJax does not know is no error to it: it sets the name, in red
 PICTURES = """() => [...document.images].filter(image => !image.naturalWidth).map(image => image.src)"""
 LINKS = """() => [...document.querySelectorAll('a[href]')].map(link => link.href)"""
 GROUND = """() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"""
