@@ -174,7 +174,7 @@ def _stepped(model, inputs, targets):
     return after
 
 
-TINY = {"width": 6, "depth": 2, "samples": 20}
+TINY = {"width": 12, "depth": 2, "samples": 60}
 
 
 def tiny(skips, **changes):

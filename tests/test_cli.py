@@ -104,7 +104,7 @@ def test_help_and_version():
         (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
         (
             ["--architecture", "conv"],
-            "grsd run: --architecture: expected one of residual, plain, orthogonal, aligned, got 'conv'",
+            "grsd run: --architecture: expected one of gated-perceptron, ",
         ),
         (
             ["--seeds", "3-1"],
@@ -277,15 +277,11 @@ def test_a_claim_named_twice_is_measured_once(monkeypatch, capsys):
     assert asked == [["rigidity", "budget-closes"]] * 2
 
 
-def test_a_missing_package_is_one_line(monkeypatch, capsys):
+def test_a_missing_package_is_one_line(monkeypatch, capsys, tmp_path):
     """Also one that is found missing only where it is used; a missing module of the package itself is a fault."""
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    monkeypatch.delitem(sys.modules, "grsd.bench", raising=False)
-    monkeypatch.delitem(sys.modules, "grsd.bench.figure", raising=False)
-    monkeypatch.delitem(sys.modules, "grsd.bench.measure", raising=False)
-    monkeypatch.delitem(sys.modules, "grsd.bench.request", raising=False)
-    assert cli.main(["bench"]) == 2
-    line = "grsd bench: matplotlib is not installed; grsd bench needs it: pip install 'grsd[notebooks]'\n"
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert cli.main(["reproduce", "--only", "00", "--output", str(tmp_path)]) == 2
+    line = "grsd reproduce: papermill is not installed; grsd reproduce needs it: pip install 'grsd[notebooks]'\n"
     assert capsys.readouterr().err == line
     monkeypatch.setitem(cli.COMMANDS, "clean", lambda options: importlib.import_module("grsd.nowhere"))
     with pytest.raises(ModuleNotFoundError, match=r"grsd\.nowhere"):

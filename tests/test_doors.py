@@ -83,7 +83,7 @@ def test_a_condition_judged_on_a_strangers_module():
     found = judge_models("propagation", Stranger, X, Y, seeds=range(4), depths=(1, 2, 4), node=r"blocks\.\d+|leave")
     assert found.condition == "propagation"
     assert found.runs == 12
-    short = {"seeds": range(2), "log_loss": -0.3, "tolerance": 1e-3}
+    short = {"seeds": range(2), "log_loss": -1.0, "tolerance": 1e-3}
     found = judge_models("evolution", lambda seed: Stranger(1, seed), X, Y, shells=grsd.LogShells(1.0, 0.3), **short)
     assert (found.condition, found.verdict, found.runs) == ("evolution", "inconclusive", 2)
     assert "2 seeds are fewer than the 8 that a verdict needs; needs about " in found.reason

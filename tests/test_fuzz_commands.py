@@ -151,7 +151,7 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(grsd.studies.confirm, "check_claims", lambda names: iter(()))
     monkeypatch.setattr(grsd.studies.confirm, "forecast_claims", lambda: None)
     monkeypatch.setattr(measure, "_rows", lambda *_: [])
-    monkeypatch.setattr(measure, "draw", lambda *_: None)
+    monkeypatch.setattr("grsd.bench.figure.draw", lambda *_: None)
     monkeypatch.setattr(monitor, "in_a_process", lambda *_: {})
     monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)

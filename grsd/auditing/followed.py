@@ -21,16 +21,13 @@ from grsd.auditing.question import CALL, Question
 from grsd.conditions import evolution, incoherence, interventions, propagation
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Descent, Snapshot, StepUnderflow
-from grsd.flow.chebyshev import Chebyshev, Problem
-from grsd.jacobian import Network, exact_derivatives, outputs_and_gradient
 from grsd.jacobian.operators import KernelProducts
 from grsd.kernel import tangent_kernel_and_rate
-from grsd.losses import Loss
+from grsd.losses import Loss, loss_and_force
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.support.pinned import pinned
-from grsd.training import fitting_targets, loss_and_force
 from grsd.training.dense import DenseState
 from grsd.training.krylov import KrylovState
 from grsd.training.reading import Reading
@@ -52,35 +49,12 @@ PLACES = {
 STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
 
 
-class _ForceProblem(Problem):
-    """theta' = -J^T e / N with e = dl/df of any loss."""
-
-    def __init__(self, network: Network, inputs: Tensor, like: Tensor, force: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(network, inputs, like)
-        self.force = force
-
-    def velocity(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        self.evaluations += 1
-        network = self.network.at(self.unflatten(theta))
-        with exact_derivatives():
-            outputs, gradient = outputs_and_gradient(network, self.inputs, self.force)
-        flat = torch.cat([g.reshape(-1) for g in gradient.values()]).div_(-self.inputs.shape[0])
-        return flat, self.force(outputs.detach())
-
-
 class LossDescent(Descent):
-    """Gradient flow of the mean of any loss; ``error`` of its snapshots is the force dl/df."""
+    """Gradient flow of the mean of any loss that stops where a snapshot is due."""
 
-    def __init__(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, outputs: Tensor, **options: object
-    ) -> None:
-        own = targets if loss == "mse" else torch.zeros_like(outputs)
-        super().__init__(model, inputs, own, **options)
-        self.loss, self.labels = loss, targets
-        if loss != "mse":
-            network = self._problem.network
-            self._problem = _ForceProblem(network, self.inputs, self.targets, lambda f: self.read(f)[1])
-            self._integrator = Chebyshev(self._problem, options["tolerance"])
+    def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, **options: object) -> None:
+        super().__init__(model, inputs, targets, loss=loss, **options)
+        self.loss = loss
 
     @property
     def evaluations(self) -> int:
@@ -88,8 +62,7 @@ class LossDescent(Descent):
 
     def read(self, outputs: Tensor) -> tuple[float, Tensor]:
         """Return the loss and the force at these outputs."""
-        targets = fitting_targets(CALL, self.loss, outputs, self.labels)
-        value, force = loss_and_force(CALL, self.loss, outputs, targets)
+        value, force = loss_and_force(CALL, self.loss, outputs, self.targets)
         return value, force.detach()
 
     def until(self, end: float, due: Callable[[float], bool]) -> Snapshot:
@@ -159,9 +132,8 @@ def scratch(question: Question, plan: Plan, folder: str | None) -> Scratch | Non
 
 
 def _follow(question: Question, plan: Plan, seed: int, model: nn.Module, inputs: Tensor, targets: Tensor) -> Followed:
-    like = torch.zeros(len(inputs), *question.outputs, dtype=torch.float64)
     options = {"tolerance": TOLERANCE, "device": question.device, "parameters": {"seed": seed}}
-    descent = LossDescent(model, inputs, targets, question.loss, like, **options)
+    descent = LossDescent(model, inputs, targets, question.loss, **options)
     work = _Work(question, plan, seed, descent)
 
     work.add(descent.snapshot(0.0))
@@ -270,7 +242,7 @@ class _Work:
     def _read(self, route: str, outputs: Tensor) -> None:
         if self.reading is None:
             limits = (torch.float64, None, None)
-            inputs, targets = self.descent.inputs, self.descent.labels
+            inputs, targets = self.descent.inputs, self.descent.targets
             self.reading = Reading(CALL, inputs, targets, self.shells, self.question.loss, route, *limits)
             self.reading.first, self.reading.route = ("start", outputs.shape), route
 

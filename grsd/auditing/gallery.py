@@ -31,15 +31,16 @@ JITTER = 0.1
 
 def cnn() -> nn.Module:
     """Return a small convolutional network for digits of 8 x 8 pixels, given flat."""
+    plain = {"device": "cpu", "dtype": torch.float32}
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 8, 3, padding=1),
+        nn.Conv2d(1, 8, 3, padding=1, **plain),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1),
+        nn.Conv2d(8, 16, 3, padding=1, **plain),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(256, 10),
+        nn.Linear(256, 10, **plain),
     )
 
 

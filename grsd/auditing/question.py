@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from grsd.support.arguments import integers, listed
 from grsd.support.checks import check_inputs, in_one_line, resolve_device
+from grsd.support.pinned import pinned
 from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole_number
 from grsd.training import Loss, check_loss, fitting_targets
 from grsd.training.reading import METHODS
@@ -160,8 +161,7 @@ def factory(model: object) -> Callable[[int], nn.Module]:
         def failed(error: Exception) -> str:
             return f"(model=...): the function fails for seed {seed} ({type(error).__name__}: {_short(error)})"
 
-        with torch.random.fork_rng(devices=[]), in_one_line(CALL, failed):
-            torch.manual_seed(seed)
+        with pinned(1, seed), in_one_line(CALL, failed):
             made = model(**{passing: seed}) if passing == "seed" else model(*[seed] if passing else [])
         if not isinstance(made, nn.Module):
             raise TypeError(

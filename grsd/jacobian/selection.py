@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from grsd.support.arguments import listed
 from grsd.support.values import said
 
 LISTED = 8  # names in an error message
@@ -19,8 +19,8 @@ def matching(call: str, model: nn.Module, patterns: object) -> list[str]:
     ``TypeError`` or ``ValueError`` for what is no sequence of texts, and for a pattern that matches nothing.
     """
     where = f"{call}(parameters=...)"
-    wanted = [patterns] if isinstance(patterns, str) else listed(call, "parameters=...", patterns, "names or patterns")
-    if not all(isinstance(pattern, str) for pattern in wanted):
+    wanted = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(wanted, Sequence) or not wanted or not all(isinstance(pattern, str) for pattern in wanted):
         raise TypeError(f"{where}: expected names or patterns such as 'head.*', got {said(patterns)}")
     names: dict[int, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):

@@ -86,7 +86,7 @@ class PowerLawFit:
 
 def fit_power_law(
     x: Sequence[float] | np.ndarray,
-    y: Sequence[float] | np.ndarray,
+    y: Sequence[float] | Sequence[Sequence[float]] | np.ndarray,
     *,
     errors: Sequence[float] | np.ndarray | None = None,
     offset: float | None = None,

@@ -66,7 +66,7 @@ def resnet18_table(gpu: Gpu = GPUS["H100"], dtype: str = "float64") -> pd.DataFr
     problem = PROBLEMS["resnet18"]
     with torch.device("meta"):
         model = problem.build().eval()
-        images = torch.empty(1, *problem.shape)
+        images = torch.empty(1, *problem.shape, device="meta", dtype=torch.float32)
     with FlopCounterMode(display=False) as counted:
         model(images)
     forward, parameters = counted.get_total_flops(), sum(weight.numel() for weight in model.parameters())
