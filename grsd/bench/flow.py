@@ -61,7 +61,7 @@ def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
         torch.linalg.eigvalsh(pair[0])
         for _ in range(taken["snapshots"]):
             vectors = torch.linalg.eigh(pair[0])[1]
-            vectors.T @ (pair[1] @ vectors)
+            _ = vectors.T @ (pair[1] @ vectors)
 
     parts = {part.__name__: part for part in (run, gradients, kernels, decompositions)}
     with pinned(1, 0):

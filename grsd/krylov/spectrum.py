@@ -154,7 +154,7 @@ class KrylovSpectrum:
     def _relaxation(self, shells: LogShells, none: xr.DataArray) -> dict[str, xr.DataArray]:
         """Return the relaxation and its stated error; ``none``: what they are without pairs."""
         value = stated = none
-        for scale, steps in self.relaxing:
+        for scale, steps in self.relaxing or ():
             found = KrylovSpectrum(self.error, steps).budget(self.error, shells)
             value, stated = value + scale * found.energy, stated + abs(scale) * found.energy_error
         _, text, units = VARIABLES["relaxation"]
