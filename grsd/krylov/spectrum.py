@@ -279,7 +279,7 @@ def krylov_spectrum(
     Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, that.error, shells)`` gives the budget with its stated
     errors.
     Cost: the time of about 15 forward passes per step, half as much again for another loss than "mse"; 2 D m numbers
-        besides the memory of the model.
+    besides the memory of the model.
     Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` if e = 0.
     """
     whole_number(CALL, "steps", steps, LEAST_STEPS)
