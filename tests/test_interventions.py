@@ -265,9 +265,9 @@ def test_tasks_are_halvings_of_the_digits():
 
 @pytest.mark.long
 def test_many_tasks_of_one_network():
-    experiment = SPEC.to_dict() | {"log_loss": -0.3, "tasks": 3}
+    experiment = SPEC.to_dict() | {"log_loss": -0.3, "tasks": 4}
     run = study.measured_tasks(experiment)
-    assert run.sizes["task"] == 3
+    assert run.sizes["task"] == 4
     assert np.allclose(run["size"] ** 2 / 2, run.energy.sum("shell"), rtol=1e-6)
 
 

@@ -126,7 +126,7 @@ def test_the_server_lists_the_copies(tmp_path):
             server.terminate()
     names = [entry["name"] for entry in listing["content"]]
     assert names
-    assert all(re.fullmatch(r"\d\d_\w+\.ipynb", name) for name in names)
+    assert all(re.fullmatch(r"\d\d_\w+\.ipynb|book", name) for name in names)
 
 
 def _asked(address, server):

@@ -472,11 +472,11 @@ def test_a_lightning_trainer_that_was_stopped_and_resumed(tmp_path):
     files = [tmp_path / "whole" / f"step={step}.ckpt" for step in (6, 12, 24)] + [tmp_path / "stopped" / "last.ckpt"]
     inputs, labels = task()
     found = grsd.checkpoints(
-        network(), files, inputs, labels, SHELLS, key="state_dict", loss="cross-entropy", progress=False
+        network().eval(), files, inputs, labels, SHELLS, key="state_dict", loss="cross-entropy", progress=False
     )
     assert float(found.loss_after[-1]) == pytest.approx(float(found.loss_after[-2]), rel=1e-5)
     with pytest.raises(ValueError, match=r"got a mapping with the keys .*; pass key='state_dict'$"):
-        grsd.checkpoints(network(), files, inputs, labels, SHELLS, loss="cross-entropy", progress=False)
+        grsd.checkpoints(network().eval(), files, inputs, labels, SHELLS, loss="cross-entropy", progress=False)
 
 
 def test_a_hugging_face_trainer(tmp_path):
