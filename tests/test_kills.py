@@ -172,7 +172,7 @@ def test_reproductions_killed_anywhere(tmp_path):
     for number in range(REPRODUCTIONS):
         kills += killed(["reproduce", "--project", str(root)], generator.uniform(0.2, 0.7) * span, number % 2)
         check_whole(root)
-    assert kills >= REPRODUCTIONS / 2
+    assert kills > REPRODUCTIONS / 2
     time.sleep(2)  # a kernel whose parent was killed alone ends by itself
     subprocess.run([*command, root], env=environment(), check=True, capture_output=True)
     assert unfinished(root) == []

@@ -102,7 +102,7 @@ class KernelComputation:
         self.samples, self.classes, self.small = prepared.samples, prepared.classes, prepared.small
         self.outputs = prepared.outputs.detach()
         error = self.outputs
-        if rate and refuse and direction is None:
+        if rate and direction is None and targets is not None:
             _, error = checked_force(call, loss, error, fitting_targets(call, loss, error, targets))
         given = None if direction is None else along_parameters(call, self.network, direction)
         with in_one_line(call, partial(_not_differentiated, call)):
