@@ -25,7 +25,7 @@ def test_without_a_device_one_line_and_nothing_else():
 
 
 def test_make_runs_it():
-    made = ["make", "-n", "cuda", "PYTHON=some-python"]
+    made = ["make", "-n", "--no-print-directory", "cuda", "PYTHON=some-python"]
     done = subprocess.run(made, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "some-python -m grsd.bench.cuda"
 
