@@ -12,6 +12,7 @@ import torch
 
 import grsd
 from grsd import cli
+from grsd.commands import options
 from grsd.evidence import Recheck
 
 GRSD = Path(sys.executable).with_name("grsd")
@@ -255,7 +256,7 @@ def test_nobody_reads(arguments):
 
 @pytest.mark.parametrize(("command", "module"), [("reproduce", "papermill"), ("lab", "jupyterlab")])
 def test_commands_say_which_packages_they_need(command, module, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     assert cli.main([command]) == 2
     line = f"grsd {command}: {module} is not installed; grsd {command} needs it: pip install 'grsd[notebooks]'\n"
     assert capsys.readouterr().err == line
@@ -283,6 +284,6 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys, tmp_path):
     assert cli.main(["reproduce", "--only", "00", "--output", str(tmp_path)]) == 2
     line = "grsd reproduce: papermill is not installed; grsd reproduce needs it: pip install 'grsd[notebooks]'\n"
     assert capsys.readouterr().err == line
-    monkeypatch.setitem(cli.COMMANDS, "clean", lambda options: importlib.import_module("grsd.nowhere"))
+    monkeypatch.setattr("grsd.commands.clean.run", lambda options: importlib.import_module("grsd.nowhere"))
     with pytest.raises(ModuleNotFoundError, match=r"grsd\.nowhere"):
         cli.main(["clean"])

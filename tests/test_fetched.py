@@ -17,6 +17,7 @@ from archives import SAMPLES, cifar, cifar5m, contents, entries, idx, npz, pictu
 
 import grsd
 from grsd import cli
+from grsd.commands.data import FETCH
 from grsd.datasets import DataNotFound, cifar10, dataset, fetch, readers, reads, remote
 from grsd.datasets.readers import BATCHES, PIXELS
 from grsd.runs import fingerprint
@@ -395,7 +396,7 @@ def test_published_files_are_as_published():
         for file in entry.files:
             assert file.url.startswith("https://")
             assert name == "cifar5m" or (re.fullmatch("[0-9a-f]{64}", file.sha256) and file.size > 1000)
-    assert not [path for folder in ("data", "figures") for path in (ROOT / folder).rglob("*") if path.stem == cli.FETCH]
+    assert not [path for folder in ("data", "figures") for path in (ROOT / folder).rglob("*") if path.stem == FETCH]
 
 
 def test_figures_are_complete_without_any_download():

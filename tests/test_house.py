@@ -23,7 +23,7 @@ ORDER = [
     "networks", "datasets",
     "jacobian", "kernel", "decomposition", "shells", "krylov", "flow", "laws", "theory", "solvable",
     "runs", "training", "evidence", "conditions", "studies", "plotting", "auditing",
-    "bench", "plan", "reproduce", "workflow", "lab", "cli",
+    "bench", "plan", "reproduce", "workflow", "lab", "commands", "cli",
 ]  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""The commands of ``grsd``, one a file: its ``HELP``, ``add`` for its arguments, ``run`` for its work and exit code."""
