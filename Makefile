@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
-	@echo "make test       all tests but the long ones, the quick notebooks included"
+	@echo "make test       all tests but the long ones, the tour included"
 	@echo "make test-long  types, and the long tests: every notebook, fuzzing, kills, full disks, a table of model families"
 	@echo "make browser-test  the book and JupyterLab in chromium; part of test-long"
 	@echo "make coverage   which lines no test runs"

@@ -254,7 +254,7 @@ FUZZING = settings(
 )
 
 
-@settings(FUZZING, max_examples=300)
+@settings(FUZZING, max_examples=150)
 @given(careless_calls())
 def test_careless_calls(call):
     answers(*call)

@@ -277,7 +277,7 @@ SLOW = {"transformer, norms last", "transformer, tied output"}  # half a minute 
 @pytest.mark.parametrize(
     ("name", "rate"),
     [
-        pytest.param(name, number % 2 == 0, marks=[pytest.mark.long] if name in SLOW else [])
+        pytest.param(name, number % 2 == 0, marks=[pytest.mark.long] if name in SLOW or number % 5 else [])
         for number, name in enumerate(METERED)
     ],
 )

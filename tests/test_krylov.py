@@ -209,6 +209,7 @@ def test_stated_errors_hold_on_a_network(learned):
     assert two.shell_width == math.log(2)
 
 
+@pytest.mark.long
 def test_relaxation_of_another_loss_is_that_of_the_dense_budget():
     """Each stated error holds, also for <e, w_a e'>; an e' of one's own needs a dense spectrum."""
     data = grsd.digits(16)

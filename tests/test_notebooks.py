@@ -105,6 +105,7 @@ def said(path):
     return "".join(output.get("text", "") for cell in code(path) for output in cell.outputs)
 
 
+@pytest.mark.long
 def test_values_at_other_parameters(executed):
     """What the notebook prints, against the library called here with the same parameters."""
     run, _, _ = executed
@@ -137,6 +138,7 @@ def test_values_at_other_parameters(executed):
     assert decades(kept.shell).size >= 4
 
 
+@pytest.mark.long
 def test_figures_are_the_same_bytes_from_any_folder(executed):
     _, once, again = executed
     first = {path.name: path.read_bytes() for path in (once / "figures").iterdir()}

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -131,9 +132,15 @@ def attempts(known: Mapping[str, Claim]) -> dict[str, dict[str, Claim]]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> object:
+    """Return the content of a file of claims, which nobody changes; a notebook reads it for every table."""
+    return yaml.safe_load(text)
+
+
 def _entries(path: Path) -> list[dict]:
     try:
-        content = yaml.safe_load(read(path))
+        content = _parsed(read(path))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path.name}: cannot be read as YAML: {one_line(' '.join(str(error).split()))}") from None
     entries = content.get("claims") if isinstance(content, dict) else None

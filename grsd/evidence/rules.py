@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -48,22 +49,7 @@ class DecisionRule:
 
     def interval(self, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
         """Return (estimate, low, high) over seeds; the bootstrap (BCa, 9999 resamples) has a fixed seed."""
-        sample = np.asarray(values, dtype=float)
-        function = SUMMARIES[self.summary]
-        estimate = float(function(sample))
-        if self.summary in IDENTITIES or not np.isfinite(sample).all():
-            return estimate, estimate, estimate
-        from scipy.stats import binomtest, bootstrap  # takes a second, and reading claims does not need it
-
-        if self.summary == "proportion":
-            exact = binomtest(int(sample.sum()), sample.size).proportion_ci(self.confidence, "exact")
-            return estimate, float(exact.low), float(exact.high)
-        if sample.size < 2 or np.ptp(sample) == 0:
-            return estimate, (estimate if sample.size > 1 else -math.inf), (estimate if sample.size > 1 else math.inf)
-        generator = np.random.default_rng(0)
-        options = {"confidence_level": self.confidence, "rng": generator, "vectorized": True}
-        found = bootstrap((sample,), function, **options).confidence_interval
-        return estimate, float(found.low), float(found.high)
+        return _interval(self.summary, self.confidence, tuple(np.asarray(values, dtype=float).tolist()))
 
     def verdict(self, low: float, high: float | None = None) -> str:
         """Return ``"holds"``, ``"fails"`` or ``"inconclusive"`` for [low, high]; without ``high``, for one number."""
@@ -80,6 +66,25 @@ class DecisionRule:
         else:
             holds, fails = low >= self.threshold, high < beyond
         return "holds" if holds else "fails" if fails else "inconclusive"
+
+
+@lru_cache(maxsize=4096)
+def _interval(summary: str, confidence: float, values: tuple[float, ...]) -> tuple[float, float, float]:
+    sample = np.array(values)
+    function = SUMMARIES[summary]
+    estimate = float(function(sample))
+    if summary in IDENTITIES or not np.isfinite(sample).all():
+        return estimate, estimate, estimate
+    from scipy.stats import binomtest, bootstrap  # takes a second, and reading claims does not need it
+
+    if summary == "proportion":
+        exact = binomtest(int(sample.sum()), sample.size).proportion_ci(confidence, "exact")
+        return estimate, float(exact.low), float(exact.high)
+    if sample.size < 2 or np.ptp(sample) == 0:
+        return estimate, (estimate if sample.size > 1 else -math.inf), (estimate if sample.size > 1 else math.inf)
+    options = {"confidence_level": confidence, "rng": np.random.default_rng(0), "vectorized": True}
+    found = bootstrap((sample,), function, **options).confidence_interval
+    return estimate, float(found.low), float(found.high)
 
 
 def read_rule(where: str, entry: Mapping[str, object]) -> DecisionRule:
