@@ -91,3 +91,13 @@ def test_single_steps_cancel_over_a_partition_and_agree_with_the_expectation():
     assert float(np.abs(single.heating_z(found)).max()) < 4
     wrong = found.assign(expected=2 * found.expected)
     assert float(np.abs(single.heating_z(wrong)).max()) > 4
+
+
+def test_the_rest_is_of_second_order_and_heating_as_expected_in_a_cell_of_the_grid():
+    """Momentum by its actual step; Adam has no expectation, its rest falls fourfold too."""
+    grid = single.step_grid(single.Grid(("momentum", "adam"), (8,), (1.0,), draws=12, few=3))
+    assert np.abs(grid.order - 2).max() < 0.1
+    z = (grid.heating - grid.expected) / grid.error
+    assert abs(float(z.sel(optimizer="momentum"))) < 4
+    assert bool(z.sel(optimizer="adam").isnull().all())
+    assert (grid.heating > 0).all()

@@ -29,12 +29,13 @@ LAZINESS = {
 }
 
 
-def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset) -> Figure:
-    """The rest over the rate of the step, and the mean heating of the shells beside its expectation.
+def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Dataset) -> Figure:
+    """The rest over the rate of the step, and the mean heating beside its expectation: by shell, and over a grid.
 
-    ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``.
+    ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``. ``grid``: from
+    ``step_grid``.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = plt.subplots(1, 3, figsize=(14, 3.8))
     rates = np.array(sorted(orders))
     for name, power, (colour, marker) in (("rest", 2, ("blue", "o")), ("higher", 3, ("red", "s"))):
         sizes = np.array([float(np.abs(orders[rate][name]).sum()) for rate in rates])
@@ -50,9 +51,24 @@ def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset) -> Figure:
     bar(axes[1], x, mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
     axes[1].plot(x, kept.expected, color="black", lw=1, label="expectation, from the kernel")
     axes[1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
+    _expectations(axes[2], grid)
     for panel in axes:
         panel.legend(fontsize=8)
     return figure
+
+
+def _expectations(axes: Axes, grid: xr.Dataset) -> None:
+    """Mean heating over its expectation, one point a cell: an optimizer a colour, a size of the minibatch a marker."""
+    known = grid.expected.notnull().any(("batch", "factor")).values
+    for optimizer, colour in zip(grid.optimizer.values[known], ("red", "blue"), strict=False):
+        for batch, marker in zip(grid.batch.values, "o^s", strict=False):
+            cell = grid.sel(optimizer=optimizer, batch=batch)
+            low, high = cell.heating - 2 * cell.error, cell.heating + 2 * cell.error
+            label = f"{optimizer}, batch {batch}"
+            bar(axes, cell.expected, cell.heating, low, high, color=COLOURS[colour], marker=marker, label=label)
+    ends = [float(grid.expected.min()) / 1.5, float(grid.expected.max()) * 1.5]
+    axes.plot(ends, ends, color="black", lw=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="expectation, from the kernel", ylabel="mean heating, all shells")
 
 
 def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> Figure:

@@ -15,6 +15,7 @@ from grsd.evidence import Measurement
 from grsd.runs import run
 from grsd.shells import LogShells
 from grsd.studies.stochastic_training import SHELLS, Trainer, Training
+from grsd.support.provenance import provenance
 from grsd.training.heating import expected_heating
 from grsd.training.noise import next_state, step_budgets
 
@@ -119,6 +120,66 @@ def heating_agrees(protocol: Steps, seed: int) -> float:
 
 
 SMALL = Training(width=16, depth=4, samples=24, batch=4, levels=(-0.75,))
+GRID = "11_stochastic_training-steps"
+WAYS = {
+    "sgd": SMALL,
+    "momentum": replace(SMALL, optimizer="momentum"),
+    "adam": replace(SMALL, optimizer="adam", rate=4e-3, loss="cross-entropy"),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Single steps of each optimizer over sizes of the minibatch and rates, one network a cell.
+
+    ``factors``: rates over the usual one of each optimizer, ``WAYS``. ``draws``: minibatches for the mean heating,
+    ``few`` for the order of the rest, whose steps are ``scale`` of the training's and half of that.
+    """
+
+    optimizers: tuple[str, ...] = tuple(WAYS)
+    batches: tuple[int, ...] = (4, 8, 12)
+    factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    draws: int = 24
+    few: int = 6
+    scale: float = 0.01
+    seed: int = 0
+
+
+def step_grid(grid: Grid) -> xr.Dataset:
+    """The order of the rest in the rate, and the heating of all shells with its standard error and expectation."""
+    sizes = len(grid.optimizers), len(grid.batches), len(grid.factors)
+    found = {name: np.full(sizes, np.nan) for name in ("order", "heating", "error", "expected")}
+    for at in np.ndindex(*sizes):
+        way = WAYS[grid.optimizers[at[0]]]
+        training = replace(way, batch=grid.batches[at[1]], rate=way.rate * grid.factors[at[2]], seed=grid.seed)
+        found["order"][at] = rest_order(Steps(training, grid.few, grid.scale), grid.seed)
+        drawn = steps(Steps(training, grid.draws))
+        each = drawn.heating.where(drawn["mask"] == 0, 0).sum("shell")
+        found["heating"][at] = float(each.mean())
+        found["error"][at] = float(each.std(ddof=1)) / np.sqrt(grid.draws)
+        if "expected" in drawn:
+            found["expected"][at] = float(drawn.expected.where(drawn["mask"] == 0, 0).sum())
+    texts = {
+        "order": ("log2 of the rest over that of half the step", "1"),
+        "heating": ("mean heating of all shells that are not masked", "energy"),
+        "error": ("its standard error over minibatches", "energy"),
+        "expected": ("its expectation; none for Adam, whose step is not linear in the gradient", "energy"),
+    }
+    coords = {"optimizer": list(grid.optimizers), "batch": list(grid.batches), "factor": list(grid.factors)}
+    data = {
+        name: (tuple(coords), found[name], {"long_name": text, "units": units}) for name, (text, units) in texts.items()
+    }
+    settings = {"width": SMALL.width, "depth": SMALL.depth, "samples": SMALL.samples}
+    plain = {name: getattr(grid, name) for name in ("draws", "few", "scale", "seed")}
+    return xr.Dataset(data, coords).assign_attrs(provenance(plain | settings))
+
+
+def grid_table() -> xr.Dataset:
+    """``step_grid`` at the grid of the notebook's table."""
+    return step_grid(Grid())
+
+
+TABLES = {GRID: grid_table}
 MEASUREMENTS = {
     "step-rest-order": Measurement(Steps(SMALL, draws=6, scale=0.01), rest_order),
     "heating-expected": Measurement(Steps(SMALL, draws=60), heating_agrees),
