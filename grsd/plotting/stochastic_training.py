@@ -54,8 +54,8 @@ def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Datase
     axes[0, 1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
     _expectations(axes[0, 2], grid)
     _parts(axes[1], grid)
-    for panel in axes.flat[:5]:
-        panel.legend(fontsize=8)
+    for panel, columns in zip(axes.flat, (1, 1, 2, 1, 1), strict=False):
+        panel.legend(fontsize=8, ncols=columns)
     return figure
 
 
@@ -68,6 +68,8 @@ def _orders(axes: Axes, orders: Mapping[float, xr.Dataset]) -> None:
         line = sizes[0] * (rates / rates[0]) ** power
         axes.loglog(rates, line, color=COLOURS[colour], lw=0.8, label=rf"$\eta^{power}$ from the first")
     axes.set(xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="sum over shells and draws, without sign")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
 
 
 def _expectations(axes: Axes, grid: xr.Dataset) -> None:
@@ -80,6 +82,8 @@ def _expectations(axes: Axes, grid: xr.Dataset) -> None:
             style = {"color": COLOURS[colour], "marker": marker, "label": f"{optimizer}, batch {batch}"}
             bar(axes, cell.expected, ratio, ratio - 2 * error, ratio + 2 * error, **style)
     axes.axhline(1, color="black", lw=1)
+    far = float((np.abs(grid.heating / grid.expected - 1) + 2 * grid.heating_error / grid.expected).max())
+    axes.set_ylim(1 - 1.1 * far, 1 + 1.8 * far)  # room for the legend
     axes.set(xscale="log", xlabel="expected heating over the energy", ylabel="mean heating over its expectation")
 
 
