@@ -8,7 +8,16 @@ import torch
 import xarray as xr
 
 from grsd.studies import stochastic_steps as single
-from grsd.studies.stochastic_training import LEVELS, Trainer, Training, growth_share, through, trained_history
+from grsd.studies.stochastic_training import (
+    LATE,
+    LEVELS,
+    Trainer,
+    Training,
+    growth_share,
+    late_and_lazy,
+    through,
+    trained_history,
+)
 
 TINY = Training(width=8, depth=2, samples=16, batch=4, levels=(-0.2, -0.5))
 
@@ -60,6 +69,14 @@ def test_a_training_stops_at_its_levels(training):
     change = found.energy_after - found.energy_before
     assert np.allclose(change, found.relaxation + found.transport.sum("shell_from"), rtol=0, atol=1e-13)
     assert 0 <= growth_share(found, (0, 1)) <= 1
+
+
+def test_several_networks_are_those_of_their_seeds():
+    levels = replace(TINY, levels=(-0.1, -0.2, -0.3, -0.4, -0.5, -0.6))
+    found = late_and_lazy(asdict(levels) | {"networks": 2})
+    second = trained_history(asdict(replace(levels, seed=1)))
+    assert float(found.growth[1]) == growth_share(second, LATE)
+    np.testing.assert_array_equal(found.laziness[1], second.laziness)
 
 
 def test_a_training_that_diverges_says_so():

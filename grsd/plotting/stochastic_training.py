@@ -109,22 +109,23 @@ def _parts(row: Sequence[Axes], grid: xr.Dataset) -> None:
 
 
 def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> Figure:
-    """What noise does to the shells in the mean over minibatches, by network; and the edge of stability by shell.
+    """What noise does to the shells, means over minibatches with two standard errors, by network; edge of stability.
 
     ``found``: steps of several networks, by name; ``edges``: steps of the full batch at several rates, by label.
     """
-    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 3.9))
+    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 4.2))
     for panel, (name, budget) in zip(axes, found.items(), strict=False):
-        kept = budget.where(budget["mask"] == 0, drop=True).mean("draw")
+        kept = budget.where(budget["mask"] == 0, drop=True)
         for part, (colour, marker) in PARTS.items():
-            share = kept[part] / kept.energy_before
-            style = {"marker": marker, "color": COLOURS[colour], "lw": 1, "ms": 4}
-            panel.plot(decades(kept.shell), share, label=part.replace("_", ", "), **style)
+            mean, error = over_partitions(kept[part] / kept.energy_before)
+            style = {"marker": marker, "color": COLOURS[colour], "ls": "-", "lw": 0.6, "label": part.replace("_", ", ")}
+            bar(panel, decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, **style)
         panel.set_yscale("symlog", linthresh=1e-4)
         panel.axhline(0, color="grey", lw=0.6)
         panel.set(title=name, xlabel=r"shell, $\log_{10}\lambda$ [1/time]")
     axes[0].set_ylabel("change per step over the shell's energy")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=len(PARTS))
     for (label, budget), colour in zip(edges.items(), COLOURS.values(), strict=False):
         kept = budget.isel(draw=0).where(budget["mask"] == 0, drop=True)
         ratio = -kept.overshoot / kept.descent
