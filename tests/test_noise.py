@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from grsd.shells import LogShells
@@ -215,23 +217,68 @@ def test_windows_and_curvature_are_no_heating():
     assert float((through / found.heating - 1).where(found["mask"] == 0).pipe(np.abs).max()) > 1
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(12))
-def test_any_rate_batch_and_momentum(seed):
-    rng = np.random.default_rng(seed)
-    rate, size, momentum = 10 ** rng.uniform(-3, 0), int(rng.integers(1, SAMPLES)), float(rng.uniform(0, 0.99))
-    loss = LOSSES[seed % 3]
+STEP = {
+    "seed": st.integers(0, 1000),
+    "loss": st.sampled_from(LOSSES),
+    "size": st.integers(1, SAMPLES - 1),
+    "momentum": st.floats(0, 0.99),
+    "nesterov": st.booleans(),
+}
+QUICK = settings(max_examples=6, deadline=None, derandomize=True, database=None)
+
+
+def momentous(seed, loss, rate, momentum, nesterov):
+    """A network on its way with momentum, whose next step has this rate."""
     case = Case(loss, seed=seed)
-    case.optimizer = torch.optim.SGD(case.model.parameters(), rate, momentum=momentum)
+    case.optimizer = torch.optim.SGD(case.model.parameters(), 0.05, momentum, nesterov=nesterov and momentum > 0)
     for chosen in ([0, 1], [2, 3]):
+        case.optimizer.zero_grad()
         case.objective(case.model, chosen).backward()
         case.optimizer.step()
-    found = case.budgets(batches(size), SPAN)
+    for group in case.optimizer.param_groups:
+        group["lr"] = rate
+    return case
+
+
+def closes(found):
     scale = float(np.abs(found.energy_before).max() + np.abs(found.energy_after).max())
     assert np.allclose(whole(found), found.relaxation, rtol=0, atol=1e-13 * scale)
     change = found.energy_after - found.energy_before
     assert np.allclose(change, found.relaxation + found.transport, rtol=0, atol=1e-13 * scale)
-    heating = case_mean(case, size, 1.0).heating
+
+
+def closes_and_leaves_a_quarter(seed, loss, size, momentum, nesterov, rate):
+    """The split closes, and half of the rate leaves a quarter of the rest."""
+    chosen = [np.random.default_rng(seed).permutation(SAMPLES)[:size].tolist()]
+    rests = []
+    for own in (rate, rate / 2):
+        found = momentous(seed, loss, own, momentum, nesterov).budgets(chosen, SPAN)
+        closes(found)
+        rests.append(float(np.abs(found.rest).sum()))
+    assert rests[0] / rests[1] == pytest.approx(4, rel=0.03)
+
+
+@QUICK
+@given(**STEP, rate=st.floats(1e-5, 3e-4))
+def test_a_step_of_any_rate_batch_and_momentum(**drawn):
+    closes_and_leaves_a_quarter(**drawn)
+
+
+@pytest.mark.long
+@settings(QUICK, max_examples=80)
+@given(**STEP, rate=st.floats(1e-5, 3e-4))
+def test_many_steps_of_any_rate_batch_and_momentum(**drawn):
+    closes_and_leaves_a_quarter(**drawn)
+
+
+@pytest.mark.long
+@settings(QUICK, max_examples=24)
+@given(power=st.floats(-3, 0), **STEP)
+def test_large_steps_close_and_their_mean_heating_is_expected(seed, loss, size, momentum, nesterov, power):
+    case = momentous(seed, loss, 10**power, momentum, nesterov)
+    found = case.budgets(batches(size), SPAN)
+    closes(found)
+    heating = case_mean(case, size, 1 + momentum * (nesterov and momentum > 0)).heating
     assert np.allclose(found.heating.mean("draw"), heating, rtol=1e-9, atol=1e-13 * float(heating.max()))
 
 

@@ -8,7 +8,16 @@ import torch
 import xarray as xr
 
 from grsd.studies import stochastic_steps as single
-from grsd.studies.stochastic_training import LEVELS, Trainer, Training, growth_share, through, trained_history
+from grsd.studies.stochastic_training import (
+    LATE,
+    LEVELS,
+    Trainer,
+    Training,
+    growth_share,
+    late_and_lazy,
+    through,
+    trained_history,
+)
 
 TINY = Training(width=8, depth=2, samples=16, batch=4, levels=(-0.2, -0.5))
 
@@ -62,6 +71,14 @@ def test_a_training_stops_at_its_levels(training):
     assert 0 <= growth_share(found, (0, 1)) <= 1
 
 
+def test_several_networks_are_those_of_their_seeds():
+    levels = replace(TINY, levels=(-0.1, -0.2, -0.3, -0.4, -0.5, -0.6))
+    found = late_and_lazy(asdict(levels) | {"networks": 2})
+    second = trained_history(asdict(replace(levels, seed=1)))
+    assert float(found.growth[1]) == growth_share(second, LATE)
+    np.testing.assert_array_equal(found.laziness[1], second.laziness)
+
+
 def test_a_training_that_diverges_says_so():
     with pytest.raises(RuntimeError, match=r"no loss of e\^-0.2 after \d+ steps"):
         trained_history(asdict(replace(TINY, rate=1e4)))
@@ -91,3 +108,24 @@ def test_single_steps_cancel_over_a_partition_and_agree_with_the_expectation():
     assert float(np.abs(single.heating_z(found)).max()) < 4
     wrong = found.assign(expected=2 * found.expected)
     assert float(np.abs(single.heating_z(wrong)).max()) > 4
+
+
+def test_halves_of_one_partition_are_one_draw():
+    """With two parts the noise is opposite and the heating the same: the error counts them once."""
+    found = single.drawn_steps(asdict(replace(TINY, batch=8)) | {"draws": 12, "scale": 1.0})
+    assert found.partition.values.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    pairs = found.heating.values.reshape(6, 2, -1)
+    assert np.allclose(pairs[:, 0], pairs[:, 1], rtol=1e-9, atol=0)
+    mean, error = single.over_partitions(found.heating)
+    assert np.allclose(mean, pairs[:, 0].mean(0))
+    assert np.allclose(error, pairs[:, 0].std(0, ddof=1) / np.sqrt(6))
+
+
+def test_a_cell_of_the_grid_has_the_order_of_the_rest_and_the_expected_heating():
+    """Momentum by its actual step; Adam's has no expectation, its rest falls fourfold too."""
+    grid = single.step_grid(single.Grid(("momentum", "adam"), (8,), (1.0,), partitions=6, few=3))
+    assert np.abs(grid.order - 2).max() < 0.1
+    z = (grid.heating - grid.expected) / grid.heating_error
+    assert abs(z.sel(optimizer="momentum").item()) < 4
+    assert bool(z.sel(optimizer="adam").isnull().all())
+    assert all((grid[part] > 0).all() and (grid[f"{part}_error"] >= 0).all() for part in single.SIZES)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.cells import ordered
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, decades, look
+from grsd.plotting.style import COLOURS, MARKERS, decades, look
+from grsd.studies.stochastic_steps import over_partitions
 
 PARTS = {
     "overshoot": ("black", "s"),
@@ -29,49 +30,102 @@ LAZINESS = {
 }
 
 
-def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset) -> Figure:
-    """The rest over the rate of the step, and the mean heating of the shells beside its expectation.
+SIZES = {
+    "drift": ("the step without noise", "black"),
+    "fluctuation": ("linear in the noise", "blue"),
+    "heating": ("heating", "red"),
+    "rest": ("the rest", "purple"),
+}
 
-    ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``.
+
+def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Dataset) -> Figure:
+    """The rest over the rate of the step; the mean heating beside its expectation, by shell and over a grid; the parts.
+
+    ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``. ``grid``: from
+    ``step_grid``; the lower row has a panel for each of its three optimizers.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6))
+    _orders(axes[0, 0], orders)
+    kept = heated.where(heated["mask"] == 0, drop=True)
+    mean, error = over_partitions(kept.heating)
+    label = f"mean of {kept.sizes['draw']} minibatches, two standard errors"
+    bar(axes[0, 1], decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
+    axes[0, 1].plot(decades(kept.shell), kept.expected, color="black", lw=1, label="expectation, from the kernel")
+    axes[0, 1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
+    _expectations(axes[0, 2], grid)
+    _parts(axes[1], grid)
+    for panel, columns in zip(axes.flat, (1, 1, 2, 1, 1), strict=False):
+        panel.legend(fontsize=8, ncols=columns)
+    return figure
+
+
+def _orders(axes: Axes, orders: Mapping[float, xr.Dataset]) -> None:
     rates = np.array(sorted(orders))
     for name, power, (colour, marker) in (("rest", 2, ("blue", "o")), ("higher", 3, ("red", "s"))):
         sizes = np.array([float(np.abs(orders[rate][name]).sum()) for rate in rates])
         label = {"rest": "the rest", "higher": "its part of third order"}[name]
-        axes[0].loglog(rates, sizes, marker=marker, ls="none", color=COLOURS[colour], label=label)
+        axes.loglog(rates, sizes, marker=marker, ls="none", color=COLOURS[colour], label=label)
         line = sizes[0] * (rates / rates[0]) ** power
-        axes[0].loglog(rates, line, color=COLOURS[colour], lw=0.8, label=rf"$\eta^{power}$ from the first")
-    axes[0].set(xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="sum over shells and draws, without sign")
-    kept = heated.where(heated["mask"] == 0, drop=True)
-    x, mean = decades(kept.shell), kept.heating.mean("draw")
-    error = kept.heating.std("draw", ddof=1) / np.sqrt(kept.sizes["draw"])
-    label = f"mean of {kept.sizes['draw']} minibatches, two standard errors"
-    bar(axes[1], x, mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
-    axes[1].plot(x, kept.expected, color="black", lw=1, label="expectation, from the kernel")
-    axes[1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
-    for panel in axes:
-        panel.legend(fontsize=8)
-    return figure
+        axes.loglog(rates, line, color=COLOURS[colour], lw=0.8, label=rf"$\eta^{power}$ from the first")
+    axes.set(xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="sum over shells and draws, without sign")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+
+
+def _expectations(axes: Axes, grid: xr.Dataset) -> None:
+    """Mean heating over its expectation, one point a cell: an optimizer a colour, a size of the minibatch a marker."""
+    known = grid.expected.notnull().any(("batch", "factor")).values
+    for optimizer, colour in zip(grid.optimizer.values[known], ("blue", "green", "purple"), strict=False):
+        for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
+            cell = grid.sel(optimizer=optimizer, batch=batch)
+            ratio, error = cell.heating / cell.expected, cell.heating_error / cell.expected
+            style = {"color": COLOURS[colour], "marker": marker, "label": f"{optimizer}, batch {batch}"}
+            bar(axes, cell.expected, ratio, ratio - 2 * error, ratio + 2 * error, **style)
+    axes.axhline(1, color="black", lw=1)
+    far = float((np.abs(grid.heating / grid.expected - 1) + 2 * grid.heating_error / grid.expected).max())
+    axes.set_ylim(1 - 1.1 * far, 1 + 1.8 * far)  # room for the legend
+    axes.set(xscale="log", xlabel="expected heating over the energy", ylabel="mean heating over its expectation")
+
+
+def _parts(row: Sequence[Axes], grid: xr.Dataset) -> None:
+    """The parts of one step over the rate, a panel an optimizer: a part a colour, a size of the minibatch a marker."""
+    for axes, optimizer in zip(row, grid.optimizer.values, strict=True):
+        for part, (label, colour) in SIZES.items():
+            for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
+                cell = grid.sel(optimizer=optimizer, batch=batch)
+                size, error = cell[part], cell[f"{part}_error"]
+                style = {"color": COLOURS[colour], "marker": marker, "ls": "-", "lw": 0.8}
+                named = label if axes is row[0] and marker == MARKERS[0] else None
+                bar(axes, cell.factor, size, size - 2 * error, size + 2 * error, **style, label=named)
+        axes.set(xscale="log", yscale="log", xlabel="learning rate over the usual one", title=optimizer)
+        axes.set_xticks(grid.factor.values, [f"{factor:g}" for factor in grid.factor.values])
+        axes.minorticks_off()
+    for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
+        row[1].plot([], [], marker=marker, ls="none", color="grey", label=f"batch {batch}")
+    limits = [axes.get_ylim() for axes in row]
+    for axes in row:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    row[0].set_ylabel("size of the part over the energy")
 
 
 def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> Figure:
-    """What noise does to the shells in the mean over minibatches, by network; and the edge of stability by shell.
+    """What noise does to the shells, means over minibatches with two standard errors, by network; edge of stability.
 
     ``found``: steps of several networks, by name; ``edges``: steps of the full batch at several rates, by label.
     """
-    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 3.9))
+    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 4.2))
     for panel, (name, budget) in zip(axes, found.items(), strict=False):
-        kept = budget.where(budget["mask"] == 0, drop=True).mean("draw")
+        kept = budget.where(budget["mask"] == 0, drop=True)
         for part, (colour, marker) in PARTS.items():
-            share = kept[part] / kept.energy_before
-            style = {"marker": marker, "color": COLOURS[colour], "lw": 1, "ms": 4}
-            panel.plot(decades(kept.shell), share, label=part.replace("_", ", "), **style)
+            mean, error = over_partitions(kept[part] / kept.energy_before)
+            style = {"marker": marker, "color": COLOURS[colour], "ls": "-", "lw": 0.6, "label": part.replace("_", ", ")}
+            bar(panel, decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, **style)
         panel.set_yscale("symlog", linthresh=1e-4)
         panel.axhline(0, color="grey", lw=0.6)
         panel.set(title=name, xlabel=r"shell, $\log_{10}\lambda$ [1/time]")
     axes[0].set_ylabel("change per step over the shell's energy")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=len(PARTS))
     for (label, budget), colour in zip(edges.items(), COLOURS.values(), strict=False):
         kept = budget.isel(draw=0).where(budget["mask"] == 0, drop=True)
         ratio = -kept.overshoot / kept.descent

@@ -177,6 +177,23 @@ def growth_share(found: xr.Dataset, steps: tuple[int, ...], tilt: float = 0.0) -
     return float(along.sum() / np.square(flux).sum())
 
 
+def late_and_lazy(spec: Mapping[str, object]) -> xr.Dataset:
+    """``growth(seed)``, the growth share late in training, and ``laziness(seed, step, part)`` of several networks.
+
+    ``spec``: ``networks``, whose seeds are 0, 1, ..., and the fields of a ``Training``.
+    """
+    rest = {name: value for name, value in spec.items() if name != "networks"}
+    each = [trained_history(rest | {"seed": seed}) for seed in range(spec["networks"])]
+    laziness = xr.concat([one.laziness for one in each], xr.Variable("seed", np.arange(len(each))))
+    text = {"long_name": "growth share of the squared flux, late", "units": "1"}
+    return laziness.to_dataset().assign(growth=("seed", [growth_share(one, LATE) for one in each], text))
+
+
+def several(training: Training, networks: int) -> xr.Dataset:
+    """``late_and_lazy`` of so many networks of a training, kept in files."""
+    return run(asdict(training) | {"networks": networks}, late_and_lazy, progress=False)
+
+
 @dataclass(frozen=True)
 class Shares:
     """The growth share of a training; of two, that of the first minus that of the second, from the same seed."""

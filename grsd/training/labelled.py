@@ -56,7 +56,7 @@ def labelled(
     reading: Reading, steps: Sequence[Mapping], indices: np.ndarray, parameters: Mapping[str, object] | None
 ) -> xr.Dataset:
     """Return the budgets ``steps`` along ``step``, on the shells of these ``indices``."""
-    data = xr.Dataset()
+    data: dict[str, object] = {}
     for name, (dims, text, units) in VARIABLES.items():
         if name not in steps[0]:
             continue
@@ -87,7 +87,7 @@ def labelled(
     }
     if reading.route == "krylov":
         settings |= {"steps": reading.steps, "tolerance": reading.tolerance}
-    return data.assign_coords(coords).assign_attrs(provenance(parameters) | settings)
+    return xr.Dataset(data, coords, provenance(parameters) | settings)
 
 
 def _mask(reading: Reading, steps: Sequence[Mapping]) -> xr.DataArray:
