@@ -19,7 +19,7 @@ from grsd.support.host import read
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
+STEPS = (1e-5, 1e-7, 1e-9)  # of the parameters' norm; smaller ones are rarely at a kink, and see sharp curves
 OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
 
