@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from models import Case, dense, differences
 
 import grsd
@@ -17,7 +18,7 @@ from grsd.datasets.registry import dataset
 from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, depth, flows, tables, trained
+from grsd.studies.architectures import cells, depth, flows, phase, tables, trained
 from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
@@ -172,7 +173,7 @@ def test_sharply_curved_networks_have_their_rate():
     ((network(data.inputs) - data.targets).square().sum() / (2 * len(data.inputs))).backward()
     sizes = [torch.stack([p.norm(), p.grad.norm()]) for p in network.parameters()]
     length, slope = torch.stack(sizes).norm(dim=0)
-    h = 1e-9 * float(length / slope)
+    h = 1e-9 * float((length / slope).detach())
     kernels = []
     for sign in (1, -1):
         moved = copy.deepcopy(network)
@@ -283,6 +284,47 @@ def test_a_contrast_is_the_difference_of_two_cells(monkeypatch):
     assert flows.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
     measured = trained.MEASUREMENTS["skips-growth-share-adam-resnet-digits"]
     assert trained.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+
+
+def test_the_trend_with_depth_is_a_slope_in_its_binary_log(monkeypatch):
+    share = {True: 0.1, False: -0.05}
+    monkeypatch.setattr(
+        flows, "growth_share", lambda reading, seed: share[reading.cell.skips] * math.log2(reading.cell.depth) + seed
+    )
+    monkeypatch.setattr(trained, "growth_share", lambda way, seed: 0.5 * way.cell.skips - way.cell.depth / 10)
+    monkeypatch.setattr(
+        flows, "beyond", lambda reading, seed: 0.0 if reading.cell.skips else 0.02 * math.log2(reading.cell.depth)
+    )
+    measured = {
+        name: of.measure(of.protocol, 3) for name, of in depth.MEASUREMENTS.items() if name.startswith("skips-depth")
+    }
+    assert measured == {
+        "skips-depth-growth-share-resnet-digits": pytest.approx(0.15),
+        "skips-depth-growth-share-adam-resnet-digits": pytest.approx(0),
+        "skips-depth-beyond-resnet-digits": pytest.approx(0.02),
+    }
+
+
+def test_a_centred_network_starts_at_zero_and_its_kernel_has_the_square_of_the_scale():
+    network = build("gated-perceptron", outputs=1)
+    x = torch.randn(5, 64, dtype=torch.float64)
+    centred = phase.Centred(network, 4.0)
+    assert not centred(x).any()
+    found, expected = grsd.tangent_kernel(centred, x), 16 * grsd.tangent_kernel(network, x)
+    assert float((found - expected).norm()) <= 1e-12 * float(expected.norm())
+    with torch.no_grad():
+        network.readout.bias += 0.5
+    assert torch.allclose(centred(x), torch.full((5, 1), 2.0, dtype=torch.float64))
+
+
+def test_exponents_of_the_loss_are_slopes_in_log_time(monkeypatch):
+    time = np.array([1.0, 2.0, 5.0])
+    losses = {"measured": 3 * time**-0.7, "growth": time**-0.9, "lazy": time**-0.4}
+    monkeypatch.setattr(tables, "foretold", lambda run: {"time": time} | losses)
+    found = tables.loss_exponents(xr.Dataset())
+    assert found == {name: pytest.approx(value) for name, value in (("measured", 0.7), ("growth", 0.9), ("lazy", 0.4))}
+    monkeypatch.setattr(tables, "foretold", lambda run: {"time": time[:1], "measured": time[:1]})
+    assert math.isnan(tables.loss_exponents(xr.Dataset())["measured"])
 
 
 def test_every_claim_of_the_notebook_has_its_measurement():
