@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from grsd.evidence import Measurement
+from grsd.evidence import Measurement, results
 from grsd.studies.architectures import flows, tables, trained
 from grsd.studies.architectures.cells import Cell, cell
 
@@ -61,27 +61,28 @@ def beyond_trend(protocol: Trend, seed: int) -> float:
 
 
 def depth_table() -> xr.Dataset:
-    """One row per depth, with skips and without: growth shares by seed, ``flow`` and ``adam``; and of the flows as in
-    ``tables.cell_table``.
-    """
+    """One row per depth, with skips and without: the growth share of every seed, by each way that has a result."""
     cells = [(depth, skips) for depth in DEPTHS for skips in (True, False)]
-    seeds = range(flows.FIRST, flows.FIRST + RUNS)
-    rows = [tables.row_of(flow(skips, depth)) for depth, skips in cells]
-    columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
-    shares = {
-        "flow": [[flows.growth_share(flow(skips, depth), seed) for seed in seeds] for depth, skips in cells],
-        "adam": [[trained.growth_share(adam(skips, depth), seed) for seed in seeds] for depth, skips in cells],
+    seeds, stored = range(flows.FIRST, flows.FIRST + RUNS), results()
+    ways = {"flow": (flow, flows.growth_share), "adam": (adam, trained.growth_share)}
+    columns = {
+        way: (("cell", "seed"), [[share(protocol(skips, depth), seed) for seed in seeds] for depth, skips in cells])
+        for way, (protocol, share) in ways.items()
+        if TRENDS[way] in stored
     }
-    columns |= {name: (("cell", "seed"), values) for name, values in shares.items()}
     columns["depth"] = ("cell", [depth for depth, _ in cells])
     table = xr.Dataset(columns, {"cell": np.arange(len(cells)), "seed": list(seeds)})
     return tables.labelled(table, [("resnet", "digits", skips) for _, skips in cells])
 
 
+TRENDS = {
+    "flow": "skips-depth-growth-share-resnet-digits",
+    "adam": "skips-depth-growth-share-adam-resnet-digits",
+}
 MEASUREMENTS = {
     f"skips-growth-share-adam-resnet-{DEEP}-digits": Measurement(ADAMS[DEEP], trained.share_contrast),
-    "skips-depth-growth-share-resnet-digits": Measurement(Trend(FLOWS), share_trend),
+    TRENDS["flow"]: Measurement(Trend(FLOWS), share_trend),
     "skips-depth-beyond-resnet-digits": Measurement(Trend(FLOWS), beyond_trend),
-    "skips-depth-growth-share-adam-resnet-digits": Measurement(Trend(tuple(ADAMS.values())), share_trend),
+    TRENDS["adam"]: Measurement(Trend(tuple(ADAMS.values())), share_trend),
 }
 TABLES = {"12_architectures-depth": depth_table}

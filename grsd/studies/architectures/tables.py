@@ -11,7 +11,7 @@ import xarray as xr
 
 from grsd.conditions import evolution
 from grsd.conditions.matched import budget_at_loss, frontier_window
-from grsd.evidence import results
+from grsd.evidence import Result, results
 from grsd.shells import parts_over_runs
 from grsd.studies.architectures import flows, trained
 from grsd.studies.architectures.cells import CELLS, WITHOUT, cell
@@ -40,6 +40,13 @@ def shown(*ways: str) -> Shown:
     stored = results()
     kept = [pair for pair in CELLS if any(CLAIMS[way].format(*pair) in stored for way in ways)]
     return [(*pair, skips) for pair in kept for skips in (True, False)]
+
+
+def contrasts() -> dict[tuple[str, str, str], Result]:
+    """The results on the growth share with skips minus without, by (way, family, data); those that are stored."""
+    stored = results()
+    found = {(way, *pair): stored.get(claim.format(*pair)) for pair in CELLS for way, claim in CLAIMS.items()}
+    return {key: result for key, result in found.items() if result is not None}
 
 
 def rates(run: xr.Dataset) -> xr.Dataset:
