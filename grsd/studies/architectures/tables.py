@@ -18,6 +18,7 @@ from grsd.studies.architectures.cells import CELLS, WITHOUT, cell
 from grsd.studies.architectures.flows import SHELLS, Reading, forecasts, growth_share, history, judged, reading
 from grsd.studies.beyond_tables import parts_of
 from grsd.support.provenance import provenance
+from grsd.theory.prediction import early, predict_loss
 
 TILTS = (-1.0, 1.0)
 CLAIMS = {"flow": "skips-growth-share-{}-{}", "adam": "skips-growth-share-adam-{}-{}"}
@@ -53,6 +54,22 @@ def tilted_share(own: Reading, seed: int) -> float:
     return max(float((flux @ density) ** 2 / (flux @ flux) / (density @ density)) for flux in fluxes)
 
 
+def loss_exponents(run: xr.Dataset) -> dict[str, float]:
+    """-d log(loss) / d log(time) from e^-.5 of the first loss to the end of a run: measured, and of the forecasts.
+
+    Least squares over the snapshots after the one at which the forecasts begin. NaN for a run that has one alone.
+    """
+    passed = np.log(run.loss.values / float(run.start_loss))
+    now = max(1, int(np.argmax(passed <= flows.SEEN)))
+    seen, later = early(run, float(run.time[now])), run.isel(time=slice(now + 1, None))
+    found = {"measured": later.loss.values}
+    found |= {method: predict_loss(seen, later.time.values, method).values for method in ("growth", "lazy")}
+    if later.sizes["time"] < 2:
+        return dict.fromkeys(found, math.nan)
+    log_time = np.log(later.time.values)
+    return {name: -float(np.polyfit(log_time, np.log(losses), 1)[0]) for name, losses in found.items()}
+
+
 @cache
 def _of(own: Reading) -> dict[str, object]:
     runs, budgets = own.histories, own.budgets
@@ -80,12 +97,16 @@ def _of(own: Reading) -> dict[str, object]:
         row |= {"rest_free": found.free.share, "exponent": found.free.exponent, "pairs": len(found.positions)}
     for method in ("growth", "lazy"):
         row |= _mean(f"forecast_{method}", [error[method] for error in errors])
+    slopes = [loss_exponents(run) for run in runs]
+    for name in slopes[0]:
+        row |= _mean(f"exponent_{name}", [found[name] for found in slopes])
     row["time"] = math.exp(np.mean(np.log(passed)))
     return row
 
 
 def _mean(name: str, values: object) -> dict[str, float]:
     array = np.asarray(values, dtype=float)
+    array = array[np.isfinite(array)]
     return {name: float(array.mean()), f"{name}_error": float(array.std(ddof=1) / math.sqrt(array.size))}
 
 
@@ -93,7 +114,7 @@ def cell_table() -> xr.Dataset:
     """One row per cell: shares of the squared flux, the clock t r, eta, D_0^2, and errors of two forecasts.
 
     ``tilted_share``: what the growth share reads on fluxes that are no growth. ``time``: when the loss is passed, in
-    units of 1 / lambda_max(0), geometric mean.
+    units of 1 / lambda_max(0), geometric mean. ``exponent_...``: of the loss, ``loss_exponents``.
     """
     of = shown("flow")
     rows = [_of(reading(family, skips, data)) for family, data, skips in of]
