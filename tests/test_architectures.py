@@ -7,16 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from models import Case, dense, differences
 
 import grsd
 from grsd.bench.families import FAMILIES
 from grsd.bench.families.modern import MODERN
 from grsd.conditions.matched import budget_at_loss
+from grsd.datasets.registry import dataset
 from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, depth, flows, tables, trained
+from grsd.studies.architectures import cells, depth, flows, phase, tables, trained
 from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
@@ -137,6 +139,59 @@ def test_a_causal_transformer_sees_nothing_later():
     assert not torch.allclose(net.blocks(h)[:, 5:], net.blocks(changed)[:, 5:])
 
 
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_causal_transformer_on_prose_closes_its_budget_of_a_few_steps(skips):
+    """Next characters by Adam and cross-entropy: the energy's change is relaxation plus transport, in every shell."""
+    data = dataset["prose"].load()(6, task="next", seed=0)
+    labels = data.targets.argmax(1)
+    name = "transformer" if skips else "transformer-no-skips"
+    network = build(name, 512, 32)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    kept = [copy.deepcopy(network)]
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(data.inputs), labels).backward()
+        optimizer.step()
+        kept.append(copy.deepcopy(network))
+    found = grsd.training.checkpoint_history(kept, data.inputs, labels, SHELLS, loss="cross-entropy")
+    error = torch.stack([network(data.inputs).softmax(1) for network in kept]) - torch.eye(32)[labels]
+    expected = error.square().sum((1, 2)).detach().numpy() / 2
+    assert found.energy_before.sum("shell").values == pytest.approx(expected[:-1], rel=1e-12)
+    gained = found.relaxation + found.transport.sum("shell_from")
+    residue = np.abs(found.energy_after - found.energy_before - gained)
+    assert float(residue.max()) <= 1e-10 * float(expected.max())
+    assert float(found.energy_after.isel(step=-1).sum()) < float(found.energy_before.isel(step=0).sum())
+    assert np.isfinite(found.transport.values).all()
+
+
+def test_sharply_curved_networks_have_their_rate():
+    """Sixteen gated layers without skips bend within 1e-6 of their parameters' norm; M' is the difference of M."""
+    spec = cells.cell("gated-perceptron", False, depth=16).spec(0)
+    data = spec.batch()
+    network = spec.network(data).double()
+    rate = grsd.tangent_kernel_and_rate(network, data.inputs, data.targets)[1]
+    ((network(data.inputs) - data.targets).square().sum() / (2 * len(data.inputs))).backward()
+    sizes = [torch.stack([p.norm(), p.grad.norm()]) for p in network.parameters()]
+    length, slope = torch.stack(sizes).norm(dim=0)
+    h = 1e-9 * float((length / slope).detach())
+    kernels = []
+    for sign in (1, -1):
+        moved = copy.deepcopy(network)
+        with torch.no_grad():
+            for p, q in zip(moved.parameters(), network.parameters(), strict=True):
+                p -= sign * h * q.grad
+        kernels.append(grsd.tangent_kernel(moved, data.inputs))
+    found = (kernels[0] - kernels[1]) / (2 * h)
+    assert float((rate - found).norm()) <= 1e-5 * float(rate.norm())
+
+
+def test_a_cell_takes_any_registered_data_set_with_two_classes():
+    assert cells.cell("resnet", True, "cifar10").spec(0).task == "parity"
+    assert cells.cell("transformer", False, "prose").spec(3).task == "consonant"
+    with pytest.raises(ValueError, match=r"cell\(data=...\): expected one of .*cifar10.*, got 'power-law'"):
+        cells.cell("resnet", True, "power-law")
+
+
 CASES = [name for name in MODERN if not name.endswith("no skips")]
 
 
@@ -229,6 +284,47 @@ def test_a_contrast_is_the_difference_of_two_cells(monkeypatch):
     assert flows.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
     measured = trained.MEASUREMENTS["skips-growth-share-adam-resnet-digits"]
     assert trained.share_contrast(measured.protocol, 4) == pytest.approx(0.5)
+
+
+def test_the_trend_with_depth_is_a_slope_in_its_binary_log(monkeypatch):
+    share = {True: 0.1, False: -0.05}
+    monkeypatch.setattr(
+        flows, "growth_share", lambda reading, seed: share[reading.cell.skips] * math.log2(reading.cell.depth) + seed
+    )
+    monkeypatch.setattr(trained, "growth_share", lambda way, seed: 0.5 * way.cell.skips - way.cell.depth / 10)
+    monkeypatch.setattr(
+        flows, "beyond", lambda reading, seed: 0.0 if reading.cell.skips else 0.02 * math.log2(reading.cell.depth)
+    )
+    measured = {
+        name: of.measure(of.protocol, 3) for name, of in depth.MEASUREMENTS.items() if name.startswith("skips-depth")
+    }
+    assert measured == {
+        "skips-depth-growth-share-resnet-digits": pytest.approx(0.15),
+        "skips-depth-growth-share-adam-resnet-digits": pytest.approx(0),
+        "skips-depth-beyond-resnet-digits": pytest.approx(0.02),
+    }
+
+
+def test_a_centred_network_starts_at_zero_and_its_kernel_has_the_square_of_the_scale():
+    network = build("gated-perceptron", outputs=1)
+    x = torch.randn(5, 64, dtype=torch.float64)
+    centred = phase.Centred(network, 4.0)
+    assert not centred(x).any()
+    found, expected = grsd.tangent_kernel(centred, x), 16 * grsd.tangent_kernel(network, x)
+    assert float((found - expected).norm()) <= 1e-12 * float(expected.norm())
+    with torch.no_grad():
+        network.readout.bias += 0.5
+    assert torch.allclose(centred(x), torch.full((5, 1), 2.0, dtype=torch.float64))
+
+
+def test_exponents_of_the_loss_are_slopes_in_log_time(monkeypatch):
+    time = np.array([1.0, 2.0, 5.0])
+    losses = {"measured": 3 * time**-0.7, "growth": time**-0.9, "lazy": time**-0.4}
+    monkeypatch.setattr(tables, "foretold", lambda run: {"time": time} | losses)
+    found = tables.loss_exponents(xr.Dataset())
+    assert found == {name: pytest.approx(value) for name, value in (("measured", 0.7), ("growth", 0.9), ("lazy", 0.4))}
+    monkeypatch.setattr(tables, "foretold", lambda run: {"time": time[:1], "measured": time[:1]})
+    assert math.isnan(tables.loss_exponents(xr.Dataset())["measured"])
 
 
 def test_every_claim_of_the_notebook_has_its_measurement():

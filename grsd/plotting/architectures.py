@@ -1,4 +1,4 @@
-"""The figure of notebook 12: what skips do to the growth share."""
+"""The figures of notebook 12: what skips do to the growth share, over cells, with depth, from lazy to rich."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from grsd.evidence import Result
 from grsd.plotting.intervals import bar, rows
 from grsd.plotting.style import COLOURS
 
@@ -20,43 +21,96 @@ LOOKS = {
 }
 LABELS = {1: "with skips", 0: "without"}
 WAYS = {"flow": "gradient flow, squared error", "adam": "Adam, cross-entropy"}
-Live = Mapping[tuple[str, int], Sequence[float]]
+NAMES = {"resnet": "ResNet", "gated-perceptron": "gated perceptron", "state-space": "state space", "vit": "transformer"}
+Live = Mapping[str, Sequence[float]]
+Judged = Mapping[tuple[str, str, str], Result]
 
 
-def skips(runs: xr.Dataset, live: Live) -> Figure:
-    """The growth share of every run, by cell and way of training, and of the networks trained here.
+def skips(judged: Judged, live: Live) -> Figure:
+    """The growth share with skips minus that without, of every pair of networks, by cell and way of training.
 
-    ``runs``: the table of runs; ``live``: growth shares by (way, skips).
+    ``judged``: results by (way, family, data), drawn with the intervals of their verdicts; ``live``: differences of
+    the pairs trained here, by way.
     """
-    labels = runs.isel(seed=0)
-    names = _names(labels)
-    figure, axes = plt.subplots(1, len(WAYS), figsize=(11, 1.6 + 0.6 * len(names)), sharey=True)
+    cells = list(dict.fromkeys(key[1:] for key in judged))
+    figure, axes = plt.subplots(1, len(WAYS), figsize=(11, 1.4 + 0.4 * len(cells)), sharey=True)
     for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
-        for own in LOOKS:
-            kept = runs.isel(cell=np.flatnonzero(labels.skips.values == own))
-            for row, values in enumerate(kept[way].values):
-                _row(panel, row + (0.14 if own == 0 else -0.14), values, own, named=row == 0)
-            values = np.asarray(live[way, own], dtype=float)
-            style = LOOKS[own] | {"mfc": "none", "color": LOOKS[own]["color"]}
-            panel.plot(values, np.full(len(values), len(names) + (0.14 if own == 0 else -0.14)), **style)
-        panel.set(title=title, xlabel="growth share of the squared flux", xlim=(-0.03, 1.03))
-        panel.axvline(1, color="grey", lw=0.6)
-    rows(axes[0], [*names, "trained here"])
-    axes[0].legend(fontsize=8, loc="center left")
+        for row, cell in enumerate(cells):
+            if (result := judged.get((way, *cell))) is None:
+                continue
+            panel.plot(result.values, np.full(len(result.values), row), "o", color=COLOURS["blue"], alpha=0.25, ms=3)
+            style = {"color": COLOURS["blue"], "marker": "o", "ms": 7, "mec": "black"}
+            bar(panel, row, result.estimate, result.low, result.high, horizontal=True, **style)
+        hollow = {"mfc": "none", "color": COLOURS["blue"]}
+        panel.plot(live[way], np.full(len(live[way]), len(cells)), "o", **hollow)
+        panel.set(title=title, xlabel="growth share with skips minus without")
+        panel.axvline(0, color="grey", lw=0.6)
+    rows(axes[0], [*(f"{NAMES.get(family, family)}, {data}" for family, data in cells), "trained here"])
     return figure
 
 
-def _row(panel: Axes, place: float, values: np.ndarray, own: int, *, named: bool) -> None:
-    """Draw the runs of a cell faintly, and their mean with Student's 95 % interval."""
-    kept = values[np.isfinite(values)]
-    if not len(kept):
-        return
-    panel.plot(kept, np.full(len(kept), place), **LOOKS[own] | {"alpha": 0.25, "ms": 3})
-    half = float(student.ppf(0.975, len(kept) - 1)) * kept.std(ddof=1) / np.sqrt(len(kept))
-    style = LOOKS[own] | {"mec": "black", "ms": 7, "label": LABELS[own] if named else None}
-    bar(panel, place, kept.mean(), kept.mean() - half, kept.mean() + half, horizontal=True, **style)
+def depths(table: xr.Dataset) -> Figure:
+    """The growth share by depth, for each way of training that the table has; and with skips minus without.
+
+    ``table``: the table of depths.
+    """
+    ways = {way: title for way, title in WAYS.items() if way in table}
+    figure, axes = plt.subplots(1, len(ways) + 1, figsize=(3.7 * (len(ways) + 1), 3.4))
+    labels = table[["skips", "depth"]].isel(seed=0)
+    blocks = np.unique(labels.depth.values)
+    shares = {
+        (way, own): table[way].values[np.flatnonzero(labels.skips.values == own)] for way in ways for own in LOOKS
+    }
+    for panel, (way, title) in zip(axes, ways.items(), strict=False):
+        for own, style in LOOKS.items():
+            nudge = 1.03 if own else 1 / 1.03
+            _means(panel, blocks * nudge, shares[way, own], style | {"linestyle": "-", "lw": 1, "label": LABELS[own]})
+        panel.set(title=title, ylabel="growth share of the squared flux")
+    axes[0].legend(fontsize=8)
+    for way, colour, nudge in (("flow", "purple", 1.03), ("adam", "green", 1 / 1.03)):
+        if way in ways:
+            style = {"color": COLOURS[colour], "marker": "o" if way == "flow" else "D", "linestyle": "-", "lw": 1}
+            _means(axes[-1], blocks * nudge, shares[way, 1] - shares[way, 0], style | {"label": WAYS[way]})
+    axes[-1].axhline(0, color="grey", lw=0.6)
+    axes[-1].set(title="what skips add", ylabel="with minus without")
+    axes[-1].legend(fontsize=8)
+    for panel in axes:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(blocks, [str(depth) for depth in blocks])
+        panel.set(xlabel="blocks")
+    return figure
 
 
-def _names(table: xr.Dataset) -> list[str]:
-    pairs = zip(table.family.values, table.data.values, strict=True)
-    return list(dict.fromkeys(f"{family}, {data}" for family, data in pairs))
+def phases(table: xr.Dataset) -> Figure:
+    """From lazy to rich by the scale of the outputs: growth of the kernel, and two shares of the squared flux.
+
+    ``table``: the table of phases.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+    drawn = {
+        "log_growth": r"$\log\,\lambda_{\max} / \lambda_{\max}(0)$",
+        "growth_share": "growth share of the squared flux",
+        "rotation_share": "rotation share",
+    }
+    for panel, (name, label) in zip(axes, drawn.items(), strict=True):
+        for own, style in LOOKS.items():
+            panel.plot(
+                table.scale, table[name].sel(skips=own), **style | {"linestyle": "-", "lw": 1, "label": LABELS[own]}
+            )
+        panel.set_xscale("log", base=4)
+        panel.set(xlabel="scale of the outputs: rich to lazy", ylabel=label)
+        panel.set_xticks(table.scale.values, [f"{scale:g}" for scale in table.scale.values])
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _means(panel: Axes, places: np.ndarray, values: np.ndarray, style: Mapping[str, object]) -> None:
+    """Draw the mean of each row with Student's 95 % interval."""
+    means, halves = zip(*(_interval(row) for row in values), strict=True)
+    bar(panel, places, means, np.subtract(means, halves), np.add(means, halves), **style)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """The mean, and half of its 95 % interval by Student's t."""
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(half)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grsd.datasets.registry import dataset
 from grsd.networks.registry import architecture
 from grsd.runs import Spec
+from grsd.support.values import said
 
 WITHOUT = "-no-skips"
 # (width, depth, samples): sizes at which a run takes a few seconds.
@@ -14,8 +16,9 @@ SIZES = {
     "gated-perceptron": (24, 6, 100),
     "vit": (12, 2, 80),
     "state-space": (12, 3, 100),
+    "transformer": (12, 2, 80),
 }
-DATA = {"digits": "parity", "patches": "photograph"}
+TASKS = ("parity", "photograph", "consonant")  # with one output of +1 or -1
 CELLS = (
     ("resnet", "digits"),
     ("gated-perceptron", "digits"),
@@ -63,7 +66,15 @@ class Cell:
 
 
 def cell(family: str, skips: bool, data: str = "digits", depth: int | None = None) -> Cell:
-    """The cell of a family of ``SIZES`` on a data set of ``DATA``."""
+    """The cell of a family of ``SIZES`` on any registered data set that has one of ``TASKS``."""
     width, usual, samples = SIZES[family]
     sizes = {"width": width, "depth": depth or usual, "samples": samples}
-    return Cell(family=family, skips=skips, data=data, task=DATA[data], **sizes)
+    return Cell(family=family, skips=skips, data=data, task=task_of(data), **sizes)
+
+
+def task_of(data: str) -> str:
+    """The task of ``TASKS`` that a registered data set has. Errors: ``ValueError`` if it is unknown or has none."""
+    known = [name for name in dataset.names() if set(TASKS) & set(dataset[name].facts["tasks"])]
+    if data not in known:
+        raise ValueError(f"cell(data=...): expected one of {', '.join(known)}, got {said(data)}")
+    return next(task for task in TASKS if task in dataset[data].facts["tasks"])

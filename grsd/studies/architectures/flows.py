@@ -10,9 +10,11 @@ from functools import cache
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from grsd.conditions import evolution
 from grsd.conditions.matched import budget_at_loss, frontier_window, widths_of
+from grsd.datasets import Data
 from grsd.decomposition import spectrum
 from grsd.evidence import Measurement
 from grsd.flow import Descent
@@ -31,22 +33,27 @@ LOG_LOSS = -1.0  # where the conditions are read
 SEEN = -0.5  # where a forecast of the rest begins
 STEP, DROP = 1.5, 0.3  # between two snapshots: at most this factor of time, about this much log loss
 MOST = 64  # snapshots
+FORECASTS = ("growth", "lazy")
 RUNS, FIRST = 16, 4000
 
 
 def followed(experiment: Mapping[str, object]) -> xr.Dataset:
-    """Follow the network of a spec's fields until its loss is e^``until`` of the start; read its shells on the way.
+    """``follow`` the network of a spec's fields until its loss is e^``until`` of the start."""
+    own = dict(experiment)
+    until = own.pop("until")
+    spec = Spec.from_dict(own)
+    data = spec.batch()
+    return follow(spec, data, spec.network(data), until)
+
+
+def follow(spec: Spec, data: Data, network: nn.Module, until: float) -> xr.Dataset:
+    """Follow a network until its loss is e^``until`` of the start; read its shells on the way.
 
     The first snapshot is at 1 / lambda_max(0), or before much is learned. Returns: ``shell_history``, and over
     (rate_time, rate_shell) ``t_rho`` and ``t_omega`` of ``evolution.along``; ``start_loss`` and
     ``start_largest_eigenvalue``.
     Errors: ``RuntimeError`` if the loss is not reached within ``MOST`` snapshots.
     """
-    own = dict(experiment)
-    until = own.pop("until")
-    spec = Spec.from_dict(own)
-    data = spec.batch()
-    network = spec.network(data)
     kernel = tangent_kernel(network, data.inputs, dtype=torch.float64)
     top = float(torch.linalg.eigvalsh(kernel)[-1])
     descent = Descent(network, data.inputs, data.targets, tolerance=spec.tolerance)
@@ -147,18 +154,22 @@ def share_contrast(protocol: Pair, seed: int) -> float:
     return growth_share(protocol.one, seed) - growth_share(protocol.other, seed)
 
 
-def forecasts(run: xr.Dataset) -> dict[str, float]:
-    """Mean |log(forecast / true)| of the loss from e^-.5 of its start to the end of a run, by method.
+def foretold(run: xr.Dataset) -> dict[str, np.ndarray]:
+    """The rest of a run from e^-.5 of its first loss on: ``time``, the loss ``measured``, and foretold by method.
 
     The forecasts know what happened until the first snapshot at or below e^-.5, at least two, and nothing later.
     """
     passed = np.log(run.loss.values / float(run.start_loss))
     now = max(1, int(np.argmax(passed <= SEEN)))
     seen, later = early(run, float(run.time[now])), run.isel(time=slice(now + 1, None))
-    return {
-        method: float(np.abs(np.log(predict_loss(seen, later.time.values, method).values / later.loss.values)).mean())
-        for method in ("growth", "lazy")
-    }
+    found = {method: predict_loss(seen, later.time.values, method).values for method in FORECASTS}
+    return {"time": later.time.values, "measured": later.loss.values} | found
+
+
+def forecasts(run: xr.Dataset) -> dict[str, float]:
+    """Mean |log(forecast / true)| of the loss from e^-.5 of its start to the end of a run, by method."""
+    found = foretold(run)
+    return {method: float(np.abs(np.log(found[method] / found["measured"])).mean()) for method in FORECASTS}
 
 
 def forecast_gain(protocol: Reading, seed: int) -> float:

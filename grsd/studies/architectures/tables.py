@@ -11,11 +11,20 @@ import xarray as xr
 
 from grsd.conditions import evolution
 from grsd.conditions.matched import budget_at_loss, frontier_window
-from grsd.evidence import results
+from grsd.evidence import Result, results
 from grsd.shells import parts_over_runs
 from grsd.studies.architectures import flows, trained
 from grsd.studies.architectures.cells import CELLS, WITHOUT, cell
-from grsd.studies.architectures.flows import SHELLS, Reading, forecasts, growth_share, history, judged, reading
+from grsd.studies.architectures.flows import (
+    SHELLS,
+    Reading,
+    forecasts,
+    foretold,
+    growth_share,
+    history,
+    judged,
+    reading,
+)
 from grsd.studies.beyond_tables import parts_of
 from grsd.support.provenance import provenance
 
@@ -31,6 +40,13 @@ def shown(*ways: str) -> Shown:
     stored = results()
     kept = [pair for pair in CELLS if any(CLAIMS[way].format(*pair) in stored for way in ways)]
     return [(*pair, skips) for pair in kept for skips in (True, False)]
+
+
+def contrasts() -> dict[tuple[str, str, str], Result]:
+    """The results on the growth share with skips minus without, by (way, family, data); those that are stored."""
+    stored = results()
+    found = {(way, *pair): stored.get(claim.format(*pair)) for pair in CELLS for way, claim in CLAIMS.items()}
+    return {key: result for key, result in found.items() if result is not None}
 
 
 def rates(run: xr.Dataset) -> xr.Dataset:
@@ -53,8 +69,21 @@ def tilted_share(own: Reading, seed: int) -> float:
     return max(float((flux @ density) ** 2 / (flux @ flux) / (density @ density)) for flux in fluxes)
 
 
+def loss_exponents(run: xr.Dataset) -> dict[str, float]:
+    """-d log(loss) / d log(time) from e^-.5 of the first loss to the end of a run: measured, and of the forecasts.
+
+    Least squares over the snapshots that ``flows.foretold`` gives. NaN for a run that has one of them alone.
+    """
+    found = foretold(run)
+    log_time = np.log(found.pop("time"))
+    if len(log_time) < 2:
+        return dict.fromkeys(found, math.nan)
+    return {name: -float(np.polyfit(log_time, np.log(losses), 1)[0]) for name, losses in found.items()}
+
+
 @cache
-def _of(own: Reading) -> dict[str, object]:
+def row_of(own: Reading) -> dict[str, object]:
+    """What ``cell_table`` says of one cell, by column."""
     runs, budgets = own.histories, own.budgets
     seeds = range(own.first, own.first + own.runs)
     split = parts_over_runs(budgets, window=frontier_window(budgets, own.reach))
@@ -80,12 +109,16 @@ def _of(own: Reading) -> dict[str, object]:
         row |= {"rest_free": found.free.share, "exponent": found.free.exponent, "pairs": len(found.positions)}
     for method in ("growth", "lazy"):
         row |= _mean(f"forecast_{method}", [error[method] for error in errors])
+    slopes = [loss_exponents(run) for run in runs]
+    for name in slopes[0]:
+        row |= _mean(f"exponent_{name}", [found[name] for found in slopes])
     row["time"] = math.exp(np.mean(np.log(passed)))
     return row
 
 
 def _mean(name: str, values: object) -> dict[str, float]:
     array = np.asarray(values, dtype=float)
+    array = array[np.isfinite(array)]
     return {name: float(array.mean()), f"{name}_error": float(array.std(ddof=1) / math.sqrt(array.size))}
 
 
@@ -93,12 +126,12 @@ def cell_table() -> xr.Dataset:
     """One row per cell: shares of the squared flux, the clock t r, eta, D_0^2, and errors of two forecasts.
 
     ``tilted_share``: what the growth share reads on fluxes that are no growth. ``time``: when the loss is passed, in
-    units of 1 / lambda_max(0), geometric mean.
+    units of 1 / lambda_max(0), geometric mean. ``exponent_...``: of the loss, ``loss_exponents``.
     """
     of = shown("flow")
-    rows = [_of(reading(family, skips, data)) for family, data, skips in of]
+    rows = [row_of(reading(family, skips, data)) for family, data, skips in of]
     columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
-    return _labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}), of)
+    return labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}), of)
 
 
 def profile_table() -> xr.Dataset:
@@ -107,7 +140,7 @@ def profile_table() -> xr.Dataset:
     rows = [parts_of(reading(family, skips, data).budgets) for family, data, skips in of]
     rows = [row.expand_dims({"cell": [number]}) for number, row in enumerate(rows)]
     joined = xr.concat(rows, "cell", join="outer", data_vars="all", coords="minimal", compat="override")
-    return _labelled(joined, of)
+    return labelled(joined, of)
 
 
 def run_table() -> xr.Dataset:
@@ -121,10 +154,10 @@ def run_table() -> xr.Dataset:
             way = trained.Adam(cell(family, skips, data))
             found["adam"][number] = [trained.growth_share(way, seed) for seed in seeds]
     table = {way: (("cell", "seed"), rows) for way, rows in found.items()}
-    return _labelled(xr.Dataset(table, {"cell": np.arange(len(of)), "seed": list(seeds)}), of)
+    return labelled(xr.Dataset(table, {"cell": np.arange(len(of)), "seed": list(seeds)}), of)
 
 
-def _labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
+def labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
     """Name the cells: family, data set, with skips or without, and architecture."""
     families, data, skips = zip(*of, strict=True)
     names = [family if own else family + WITHOUT for family, own in zip(families, skips, strict=True)]
