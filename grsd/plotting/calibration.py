@@ -15,7 +15,7 @@ from grsd.evidence import Claim, DecisionRule, Result
 from grsd.laws import LawTest
 from grsd.laws.fit import LawFit
 from grsd.plotting.intervals import bar, forest, threshold
-from grsd.plotting.style import COLOURS, MARKERS, decades
+from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades
 from grsd.solvable import PlantedShells
 from grsd.studies.exact_readings import Reading
 
@@ -43,18 +43,18 @@ def exact(
     ``diagonal``: by depth. ``aligned``: by time. ``creep``: t u of the projected net, by beta: read, true and its
     limit, at ``times``.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.8))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     for panel, readings, text in ((left, diagonal, "$P = {}$"), (middle, aligned, "$t = {}$")):
         for (key, reading), colour, marker in zip(readings.items(), COLOURS.values(), MARKERS, strict=False):
             _compare(panel, reading, colour, marker, text.format(key))
         panel.set(xlabel=LAMBDA, ylabel=VELOCITY)
     left.set(title="diagonal nets, $t = 3$", yscale="log", ylim=(1e-3, 5))
-    middle.set(title="aligned two-layer net, exact degeneracies")
+    middle.set(title="aligned two-layer net")
     for (beta, (read, true, limit)), colour, marker in zip(creep.items(), COLOURS.values(), MARKERS, strict=False):
         right.plot(times, true, color=colour, lw=1)
         right.plot(times, read, marker, color=colour, label=rf"$\beta = {beta}$")
         right.axhline(limit, color=colour, ls=":", lw=1)
-    right.set(xscale="log", title=r"projected net; dotted: $(1-\beta)/(1+\beta)$", xlabel="time $t$", ylabel="$t\\,u$")
+    right.set(xscale="log", title="projected net; dotted: limit", xlabel="time $t$", ylabel="$t\\,u$")
     for panel, place in ((left, "upper left"), (middle, "upper right"), (right, (0.72, 0.68))):
         panel.legend(fontsize=8, loc=place)
     return figure
@@ -89,7 +89,7 @@ def planted(
     ``runs``: the budgets that gave ``velocity``. ``shares``: by outcome, this run's share (``studies.calibration``),
     the claim whose rule says what it must contain, and the stored result.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.9))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     _velocities(left, law, runs, velocity)
     _couplings(middle, shells, coupling)
     _coverage(right, shares)
@@ -141,7 +141,7 @@ def refused(tests: Mapping[str, LawTest], widths: Sequence[str]) -> Figure:
 
     ``widths``: the names of the shell widths that a test took together.
     """
-    figure, panels = plt.subplots(1, len(tests), figsize=(3.1 * len(tests), 3.4), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(tests), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
     for panel, (name, test) in zip(panels.flat, tests.items(), strict=True):
         for fit, width, colour, marker in zip(test.fits, widths, COLOURS.values(), MARKERS, strict=False):
             gap, twice = fit.values / fit.fitted - 1, 2 * fit.standard_errors / fit.fitted
@@ -161,7 +161,7 @@ def power(curves: Mapping[str, xr.Dataset], deep: Mapping[str, xr.Dataset], rule
     ``curves``: this run's, open markers. ``deep``: the stored tables, lines with their intervals. ``rule``: of the
     share of false alarms.
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 3.8), sharey=True, squeeze=False)
     for panel, (kind, curve) in zip(axes.flat, curves.items(), strict=True):
         for count, colour, marker in zip(curve.runs.values, COLOURS.values(), MARKERS, strict=False):
             line = deep[kind].sel(runs=count)
