@@ -78,7 +78,7 @@ def test_prose_is_as_long_as_an_article(path):
     """Formulas and addresses of links aside."""
     cells = nbformat.read(path, as_version=4).cells
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    words = re.findall(r"[A-Za-z][\w'’-]*", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", " ", prose, flags=re.DOTALL))
+    words = re.findall(r"[A-Za-z][\w'-]*", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", " ", prose, flags=re.DOTALL))
     assert FEWEST_WORDS <= len(words) <= MOST_WORDS
 
 
