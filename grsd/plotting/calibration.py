@@ -118,7 +118,7 @@ def _couplings(axes: Axes, shells: PlantedShells, fit: LawFit) -> None:
         axes.axhspan(*fit.amplitude_intervals[k - 1], color=colour, alpha=0.2, lw=0)
         axes.axhline(kappa[k - 1], color=colour, lw=1)
     axes.set(xlabel=r"middle of the pair, $\log_{10}\lambda$", ylabel=r"$K_{ab}\,e^{-(b-1)(s-s_0)}$ [1/time]")
-    axes.set(title="couplings; lines: planted, bands: 95 %", ylim=(0, None))
+    axes.set(title="couplings", ylim=(0, None))
     axes.legend(fontsize=8, loc="lower left")
 
 
@@ -133,7 +133,7 @@ def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result]]
     how = {"color": COLOURS["red"], "marker": "s", "label": f"confirmatory, {len(stored[0].seeds)} ensembles"}
     forest(axes, stored, [OUTCOMES[name] for name in shares], shift=-0.15, **how)
     axes.set(xlabel="share of ensembles", xlim=(-0.03, 1.03), title="many ensembles; bars: 99 %")
-    axes.legend(loc="center left", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def refused(tests: Mapping[str, LawTest], widths: Sequence[str]) -> Figure:
@@ -170,6 +170,6 @@ def power(curves: Mapping[str, xr.Dataset], deep: Mapping[str, xr.Dataset], rule
             panel.plot(curve.effect, curve.share.sel(runs=count), marker, color=colour, mfc="none", ms=8)
         threshold(panel, rule, color="grey")
         panel.set(xlabel=EFFECTS[kind], ylim=(-0.02, 1.02))
-    axes.flat[0].set_ylabel("share of ensembles refused")
+    axes.flat[0].set_ylabel("share of ensembles that are rejected")
     axes.flat[-1].legend(fontsize=8)
     return figure
