@@ -95,14 +95,16 @@ def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
     plane.axhline(0.75, color="grey", ls=":", lw=1)
     plane.set(xscale="log", xlabel="the kernel's motion over learning", ylabel="growth's share of the squared flux")
     plane.set_ylim(-0.03, 1.1)
-    plane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plane.legend(fontsize=8, loc="lower left")
     for part in ("growth", "rest"):
         for document, marker in zip(documents.values(), "os^vDPX<>h" * 3, strict=False):
             _line(axes[part], document, part, marker)
         axes[part].axhline(0, color="black", lw=0.6)
         axes[part].set(xlabel="log(loss / first loss)", ylabel="share of the energies' change", title=LAZINESS[part][0])
         axes[part].invert_xaxis()
-    axes["rest"].sharey(axes["growth"])
+    spans = [axes[part].get_ylim() for part in ("growth", "rest")]
+    for part in ("growth", "rest"):
+        axes[part].set_ylim(min(low for low, _ in spans), max(high for _, high in spans))
     return figure
 
 
