@@ -17,7 +17,7 @@ from grsd.support.values import THREADS, between
 
 FIRST = "00_start_here.ipynb"
 RECORD = ".copied.json"
-GLOSSARY = "book/glossary.md"  # notebooks link to it
+LINKED = ("book/glossary.md", "book/proofs.md")  # pages that notebooks link to
 
 
 def lab(root: Path, *, port: int | None = None, browser: bool = True) -> NoReturn:
@@ -54,7 +54,7 @@ def copies(notebooks: Path, folder: Path) -> list[str]:
     """Copy missing notebooks to ``folder``, renew unchanged copies, and return lines that report what was done.
 
     A changed copy (Lab changes one by saving it) is kept. If its notebook has changed too, a line says how to get the
-    new one. The glossary is always renewed, so that the notebooks' links to it work.
+    new one. Pages that notebooks link to are always renewed, so that the links work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(folder / RECORD)
@@ -72,9 +72,10 @@ def copies(notebooks: Path, folder: Path) -> list[str]:
             write_atomically(copy, content)
             made.append(source.name)
         record[source.name] = digest
-    if (notebooks / GLOSSARY).exists():
-        (folder / GLOSSARY).parent.mkdir(exist_ok=True)
-        write_atomically(folder / GLOSSARY, (notebooks / GLOSSARY).read_bytes())
+    for page in LINKED:
+        if (notebooks / page).exists():
+            (folder / page).parent.mkdir(exist_ok=True)
+            write_atomically(folder / page, (notebooks / page).read_bytes())
     write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
     said = {"copied": made, "kept as you left them": kept}
     return [f"{folder}: {', '.join(f'{len(names)} {what}' for what, names in said.items())}", *lines]

@@ -31,6 +31,7 @@ class NotebookRun:
     parameters: dict[str, object]
     output: Path | None = None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     failure: str | None = None
     figures: list[Path] = field(default_factory=list)
 

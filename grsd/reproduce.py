@@ -90,7 +90,7 @@ def _execute(run: NotebookRun, output: Path) -> None:
 
     _register()
     run.output = output
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), _children()
     # The kernel is on the loopback interface; without this, ipykernel warns at each start that TCP is not encrypted.
     quiet = Config({"KernelManager": {"transport_encryption": "auto"}})
     try:
@@ -113,7 +113,13 @@ def _execute(run: NotebookRun, output: Path) -> None:
         run.failure = one_line(f"{kind}: {' '.join(str(error).split())}", 300)
     finally:
         _write_executed(run)
-    run.seconds = time.perf_counter() - start
+    run.seconds, run.cpu_seconds = time.perf_counter() - start, _children() - spent
+
+
+def _children() -> float:
+    """Return the CPU seconds of all child processes that have ended, such as kernels and what they started."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 class _InMemory:
@@ -188,7 +194,7 @@ def _refresh(run: NotebookRun) -> None:
 
     notebook = nbformat.read(run.output, as_version=4)
     notebook.metadata.pop("papermill", None)
-    notebook.metadata[TOOK] = {"seconds": round(run.seconds)}
+    notebook.metadata[TOOK] = {"seconds": round(run.seconds), "cpu_seconds": round(run.cpu_seconds)}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from grsd.evidence import (
     verdict_table,
     write_findings,
 )
+from grsd.evidence.findings import with_times
 from grsd.support.folders import project
 
 RULE = DecisionRule("s", "at most", 0.1, "because", fails_beyond=0.3, fails_reason="because", seeds=8)
@@ -179,6 +181,20 @@ def test_findings_in_the_readme(tmp_path):
     copy.write_text("nothing here")
     with pytest.raises(ValueError, match="expected the marks"):
         write_findings(copy, claims(), results())
+
+
+def test_times_in_the_readme(tmp_path):
+    """The committed times are those that the notebooks record; a row whose notebook records none stays as it is."""
+    committed = (project() / "README.md").read_text(encoding="utf-8")
+    assert with_times(committed, project()) == committed
+    assert committed.count(" s |\n") == len(list((project() / "notebooks").glob("*.ipynb")))
+    (tmp_path / "notebooks").mkdir()
+    for number, took in enumerate(({"seconds": 9, "cpu_seconds": 34}, {"seconds": 46}, {"seconds": "46"}, {})):
+        path = tmp_path / "notebooks" / f"0{number}_one.ipynb"
+        path.write_text(json.dumps({"metadata": {"grsd": took}}), encoding="utf-8")
+    rows = "".join(f"| [0{number}_one](notebooks/0{number}_one.ipynb) | Does it? | 1 s |\n" for number in range(5))
+    found = re.findall(r"(\d+) s", with_times(rows, tmp_path))
+    assert found == ["30", "50", "1", "1", "1"]
 
 
 def test_a_finding_stands_only_as_long_as_its_verdicts(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 import grsd
 from grsd import cli
-from grsd.lab import GLOSSARY, RECORD, command, copies
+from grsd.lab import LINKED, RECORD, command, copies
 from grsd.support.folders import PROJECT
 
 
@@ -47,20 +47,22 @@ def test_copies_are_made_renewed_and_kept(folders):
     assert (folder / "01_b.ipynb").read_text() == "01_b: second"
 
 
-def test_links_to_the_glossary_work_in_lab(folders):
-    """Every link of a notebook to the glossary leads to an entry, in notebooks/ and in the copies."""
+def test_links_to_pages_of_the_book_work_in_lab(folders):
+    """Every link of a notebook to a page is of one that is copied; one to the glossary leads to an entry."""
     notebooks, folder = folders
     (notebooks / "book").mkdir()
     for text in ("first", "second"):
-        (notebooks / GLOSSARY).write_text(text)
+        for page in LINKED:
+            (notebooks / page).write_text(text)
         copies(notebooks, folder)
-        assert (folder / GLOSSARY).read_text() == text
+        assert [(folder / page).read_text() for page in LINKED] == [text] * len(LINKED)
     real = grsd.project() / "notebooks"
-    headings = re.findall(r"^## (.+)$", (real / GLOSSARY).read_text(), re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", (real / "book" / "glossary.md").read_text(), re.MULTILINE)
     entries = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = {link for path in real.glob("*.ipynb") for link in re.findall(r"\]\(book/([^)]+)\)", path.read_text())}
     assert len(links) > 20
-    assert links - {"glossary.md"} <= {f"glossary.md#{entry}" for entry in entries}
+    whole = {page.removeprefix("book/") for page in LINKED}
+    assert links - whole <= {f"glossary.md#{entry}" for entry in entries}
 
 
 @pytest.mark.parametrize("record", ["no JSON", "[1]", "{}"])

@@ -19,7 +19,8 @@ from grsd.reproduce import reproduce
 
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL, MOST_FIGURES = 15, 4
+LONGEST_CELL, MOST_FIGURES, MOST_PANELS, WIDEST = 15, 4, 3, 10  # lines, figures, panels, inches
+FEWEST_WORDS, MOST_WORDS = 600, 1200
 CHECKED = "nbval-check-output"
 DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_[xyt]\w*)\("
 OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
@@ -70,6 +71,24 @@ def test_cells_are_read_at_a_glance(path):
     collapsed = [cell.metadata.get("jupyter", {}).get("source_hidden", False) for cell in cells]
     assert collapsed == ["savefig(" in cell.source or only_imports(cell.source) for cell in cells]
     assert 1 <= sum("savefig(figure" in cell.source for cell in cells) <= MOST_FIGURES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_prose_is_as_long_as_an_article(path):
+    """Formulas and addresses of links aside."""
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    words = re.findall(r"[A-Za-z][\w'-]*", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", " ", prose, flags=re.DOTALL))
+    assert FEWEST_WORDS <= len(words) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("[0-9][0-9]_*.svg")), ids=lambda path: path.stem)
+def test_figures_are_read_in_a_column(path):
+    """Few panels (a colour bar has ticks along one side alone), and no wider than its letters stay readable."""
+    text = path.read_text()
+    parts = re.split(r'<g id="axes_\d+">', text)[1:]
+    assert 1 <= sum('id="xtick_' in part and 'id="ytick_' in part for part in parts) <= MOST_PANELS
+    assert float(re.search(r'width="([\d.]+)pt"', text)[1]) <= 72 * WIDEST
 
 
 def test_every_profile_can_be_planned():

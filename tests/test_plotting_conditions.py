@@ -61,7 +61,9 @@ def test_gains_pair_by_pair_and_on_the_way_back():
     figure = gains.pairs(found)
     shown = figure.axes[1].collections[0].get_array()
     assert np.allclose(shown.compressed(), (np.log10(found["sub-critical"].gain) / 2).values[np.triu_indices(4, 1)])
-    random, worst = gains.way_back(found).axes
+    reach = read_table("03_gradient_propagation-distance")
+    random, worst, far = gains.way_back(found, reach).axes
+    assert np.allclose(far.lines[0].get_ydata(), reach.amplitude.isel(architecture=0))
     assert [line.get_label() for line in random.lines[:2]] == [gains.LABELS[kind] for kind in found]
     assert np.allclose(worst.lines[0].get_ydata(), found["residual"].norm.isel(m=-1), equal_nan=True)
 
@@ -90,10 +92,8 @@ def test_growth_decay_and_reach(monkeypatch):
         else:
             each = [np.polyfit(np.log(one.depth), one[what].sel(seed=seed), 1)[0] for seed in one.seed]
             assert np.allclose(result.values[: len(each)], each)
-    figure = gains.growth(table, reach, judged)
+    figure = gains.growth(table, judged)
     assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("plain: slope ")
-    far = figure.axes[-1]
-    assert np.allclose(far.lines[0].get_ydata(), reach.amplitude.isel(architecture=0))
     monkeypatch.setattr(gradient_propagation.one_network, "gains", few_gains)
     found = gradient_propagation.growth_table([0, 1], (3, 4, 5))
     assert found.growth.dims == ("architecture", "depth", "seed")
@@ -130,7 +130,7 @@ def test_coherence_boundary_by_boundary(coherent):
     figure = signs.networks(coherent, 4, judged, incoherence.RULE)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["ten outputs, depth 4", "one output, depth 4"]
     forest = figure.axes[2]
-    said = [f"{name}, {signs.OUTPUTS[task]}: {one.verdict}" for (task, name), one in judged.items()]
+    said = [f"{name},\n{signs.OUTPUTS[task]}:\n{one.verdict}" for (task, name), one in judged.items()]
     assert [label.get_text() for label in forest.get_yticklabels()] == said
     assert [line for line in forest.lines if set(line.get_xdata()) == {incoherence.RULE.threshold}]
     excess = np.nanmean([float(one.excess) for one in coherent["parity", "plain"]])

@@ -181,8 +181,10 @@ def test_figures_of_closure(lattices):
     one, window = budgets["local"][0], closure_study.EVERYTHING
     states = {name: closure_study.states_and_fluxes(several[0]) for name, several in budgets.items()}
     assert states["local"].state.shape == states["local"].flux.shape == (8, states["local"].sizes["boundary"])
-    axes = drawn(renormalization.planted([one[0], one[0]], states, found)).axes
-    assert lines_at(axes[3], "x") == {closure.RULE.threshold}
+    table, lawful = read_table("07_renormalization-interventions"), [{"v": 0.1, "w": 0.2, "ratio": 0.7}]
+    scatter, forest, blind = drawn(renormalization.planted(states, found, table, lawful)).axes
+    assert len(scatter.lines) == len(states) + 1
+    assert lines_at(forest, "x") == lines_at(blind) == {closure.RULE.threshold}
     law = invariance.judge(one, observable="velocity", window=window)
     left, right = drawn(renormalization.not_enough(states["local"], found["local"][0], law, 1.0)).axes
     assert left.get_title().startswith("holds: ")
@@ -193,10 +195,8 @@ def test_figures_of_closure(lattices):
     assert axes[0].get_title() == f"planted: {flow.verdict}"
     assert said(axes[1]) == [f"{name}, depth {depth}" for name in ("residual", "plain") for depth in (16, 32)]
     series = {"pilots": cells.of_table(networks.sel(factor=1), "ratio", "ratio_low", "ratio_high")}
-    table, lawful = read_table("07_renormalization-interventions"), [{"v": 0.1, "w": 0.2, "ratio": 0.7}]
-    axes = drawn(renormalization.networks(table, lawful, {}, series)).axes
-    assert lines_at(axes[0]) == {closure.RULE.threshold}
-    assert lines_at(axes[1]) == {interventions.RULE.threshold, interventions.RULE.fails_beyond, 0}
-    assert lines_at(axes[2]) == {1}
-    assert said(axes[2]) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in table.stage.values]
-    assert lines_at(axes[3]) == {locality.RULE.threshold}
+    laws, size, reach = drawn(renormalization.networks(table, {}, series)).axes
+    assert lines_at(laws) == {interventions.RULE.threshold, interventions.RULE.fails_beyond, 0}
+    assert lines_at(size) == {1}
+    assert said(size) == [f"{name}, {stage}" for name in ("residual", "plain") for stage in table.stage.values]
+    assert lines_at(reach) == {locality.RULE.threshold}

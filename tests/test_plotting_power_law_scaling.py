@@ -117,6 +117,6 @@ def test_axes_of_scaling():
     figure = draw.axes_of_scaling([regression], losses, losses)
     drawn, samples, width = ([text.get_text() for text in one.get_legend().get_texts()] for one in figure.axes)
     assert "features $P$: -1.00, theory -1.00" in drawn
-    assert samples == ["theory, before training: slope -0.50", "initial kernel: -1.00 ± 0.00", "trained: -0.50 ± 0.00"]
+    assert samples == ["theory, before: slope -0.50", "initial kernel: -1.00 ± 0.00", "trained: -0.50 ± 0.00"]
     assert width[1:] == ["only the readout, on all: -0.75 ± 0.00", "all layers, on 64: -0.25 ± 0.00"]
     assert figure.axes[1].get_ylim() == figure.axes[2].get_ylim()

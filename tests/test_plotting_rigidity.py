@@ -57,22 +57,16 @@ def test_stability_draws_the_rules_threshold(threshold):
 
 def test_collapse():
     """A panel for each network, with what is judged in its title; the rule is read from the rule."""
-    pair = xr.Dataset(
-        {"velocity": ("boundary", X), "rescaled": ("boundary", X), "mask": ("boundary", [0, 0, 1])},
-        {"boundary": X},
-        {"discrepancy": 1e-12},
-    )
     networks = {(name, 6): (collapse(0.25), collapse()) for name in architecture.names(compared=True)}
-    figure = draw.collapse(pair, {"one start": collapse(1e-5), "other start": collapse(0.03)}, networks, RULE)
-    between, exact, *shown = figure.axes
-    assert len(between.lines[0].get_xdata()) == 2, "a masked boundary is not drawn"
+    figure = draw.collapse({"one start": collapse(1e-5), "other start": collapse(0.03)}, networks, RULE)
+    exact, *shown = figure.axes
     assert f"{RULE.threshold:g}" in exact.get_title()
     assert [text.get_text() for text in exact.get_legend().get_texts()] == [
         "one start, $D^2$ = 1e-05",
         "other start, $D^2$ = 0.03",
     ]
     for axes, name in zip(shown, architecture.names(compared=True), strict=True):
-        assert axes.get_title() == f"along a run: {name}, depth 6, 8 runs\n$D^2$ = 0.25 [0.10, 0.30]"
+        assert axes.get_title() == f"{name}, depth 6, 8 runs\n$D^2$ = 0.25 [0.10, 0.30]"
 
 
 def test_certified():

@@ -86,6 +86,7 @@ def test_refresh_writes_clean_outputs_back(root):
     notebook = nbformat.read(root / "notebooks" / "00_first.ipynb", as_version=4)
     assert "papermill" not in notebook.metadata
     assert 0 < notebook.metadata["grsd"]["seconds"] < 100
+    assert 0 < notebook.metadata["grsd"]["cpu_seconds"] < 100
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
     assert outputs(root / "notebooks" / "00_first.ipynb")[0] == "5 0.5 False a [1] auto\n"
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]

@@ -1,7 +1,8 @@
-"""The five findings of the README: sentences whose numbers are filled in from the stored results."""
+"""What a command writes in the README: five findings with their stored numbers, and the times of the notebooks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 
 from grsd.evidence.claim import Claim
 from grsd.evidence.result import Result
+from grsd.evidence.seconds import cpu_seconds_of
 from grsd.evidence.words import verdict_of
 from grsd.support.files import write_atomically
 from grsd.support.folders import read
 
+ROW = re.compile(r"(?m)^(\| \[\d\d_\w+\]\((notebooks/\d\d_\w+\.ipynb)\) \|.*\|)[^|\n]*\|$")
 MARKS = ("<!-- findings: written by grsd claims --readme -->", "<!-- end of findings -->")
 
 
@@ -137,10 +140,27 @@ def write_findings(
     judged: Mapping[str, Result],
     findings: Sequence[Finding] = FINDINGS,
 ) -> None:
-    """Put ``findings_list`` between the two marks of a README. Errors: ``ValueError`` if a mark is missing."""
+    """Put ``findings_list`` between the two marks of a README, and times in its table of the notebooks.
+
+    Errors: ``ValueError`` if a mark is missing.
+    """
     text = read(readme)
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not begin or not end:
         raise ValueError(f"{readme.name}: expected the marks {MARKS[0]} and {MARKS[1]} around the findings")
-    write_atomically(readme, f"{before}{begin}\n{findings_list(chosen, judged, findings)}\n{end}{after}".encode())
+    written = f"{before}{begin}\n{findings_list(chosen, judged, findings)}\n{end}{after}"
+    write_atomically(readme, with_times(written, readme.parent).encode())
+
+
+def with_times(text: str, root: Path) -> str:
+    """Return the text with the CPU time in the last cell of each row that begins with a link to a notebook.
+
+    The times are rounded to ten seconds; a row stays as it is if its notebook under ``root`` records none.
+    """
+
+    def row(found: re.Match[str]) -> str:
+        seconds = cpu_seconds_of(root / found[2])
+        return found[0] if seconds is None else f"{found[1]} {max(10 * round(seconds / 10), 10)} s |"
+
+    return ROW.sub(row, text)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from grsd.support.folders import read
 from grsd.support.values import real
 
-TOOK = "grsd"  # in a notebook's metadata: {"seconds": of its last execution}
+TOOK = "grsd"  # in a notebook's metadata: {"seconds": of its last execution, "cpu_seconds": of its kernel}
 HEAD = "# "
 
 
@@ -31,5 +31,18 @@ def seconds_of(path: str, root: Path) -> float | None:
             found = json.loads(head)["attributes"]["seconds"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
+    return _seconds(found)
+
+
+def cpu_seconds_of(notebook: Path) -> float | None:
+    """Return the CPU seconds of a notebook's last execution, its wall seconds if it records no others, or None."""
+    try:
+        took = json.loads(read(notebook))["metadata"][TOOK]
+        return _seconds(took.get("cpu_seconds", took["seconds"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _seconds(found: object) -> float | None:
     seconds = real(found)
     return seconds if 0 <= seconds < math.inf else None

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.plotting.stochastic_training import LAZINESS
-from grsd.plotting.style import COLOURS, decades
+from grsd.plotting.style import COLOURS, WIDTH, decades
 
 VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
 
@@ -73,17 +73,15 @@ def flux(budget: xr.Dataset, reach: float, size: tuple[float, float] = (7, 3.2))
     label = f"growth alone, {share:.0%} of the squared flux"
     axes.plot(decades(place[kept]), scale * grown[kept], color=COLOURS["green"], marker="^", label=label)
     axes.axhline(0, color="black", lw=0.6)
-    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel="energy upward")
+    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel="energy moved upward")
     axes.legend(fontsize=8)
     return figure
 
 
 def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
-    """Several audits side by side: the two numbers that decide as a plane, and what moved the energies."""
-    count = len(documents)
-    figure = plt.figure(figsize=(11, 6.4))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    plane = upper.subplots()
+    """Several audits: the two numbers that decide as a plane, and what the kernel's two parts moved over the course."""
+    figure, axes = plt.subplot_mosaic([["plane", "plane"], ["growth", "rest"]], figsize=(WIDTH, 7))
+    plane = axes["plane"]
     for (name, document), marker in zip(documents.items(), "os^vDPX<>h" * 3, strict=False):
         moved, share = (document["numbers"][one] for one in ("moved", "growth_share"))
         verdict = document["verdict"]["verdict"]
@@ -97,16 +95,26 @@ def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
     plane.axhline(0.75, color="grey", ls=":", lw=1)
     plane.set(xscale="log", xlabel="the kernel's motion over learning", ylabel="growth's share of the squared flux")
     plane.set_ylim(-0.03, 1.1)
-    plane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    rows = lower.subplots(1, count, sharey=True, squeeze=False)[0]
-    for axes, (name, document) in zip(rows, documents.items(), strict=True):
-        _bars(axes, document["course"])
-        axes.set_title(name, fontsize=8)
-        axes.set_xlabel("log(loss / first)", fontsize=8)
-    rows[0].set_ylabel("share of the change")
-    handles, labels = rows[0].get_legend_handles_labels()
-    lower.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
+    plane.legend(fontsize=8, loc="lower left")
+    for part in ("growth", "rest"):
+        for document, marker in zip(documents.values(), "os^vDPX<>h" * 3, strict=False):
+            _line(axes[part], document, part, marker)
+        axes[part].axhline(0, color="black", lw=0.6)
+        axes[part].set(xlabel="log(loss / first loss)", ylabel="share of the energies' change", title=LAZINESS[part][0])
+        axes[part].invert_xaxis()
+    spans = [axes[part].get_ylim() for part in ("growth", "rest")]
+    for part in ("growth", "rest"):
+        axes[part].set_ylim(min(low for low, _ in spans), max(high for _, high in spans))
     return figure
+
+
+def _line(axes: Axes, document: Mapping[str, object], part: str, marker: str) -> None:
+    """Draw one part's share over the course of an audit, at the middle of each piece."""
+    edges = np.array(document["course"]["edges"], dtype=float)
+    values = np.array([np.nan if value is None else value for value in document["course"][part]], dtype=float)
+    if len(values) == len(edges) - 1:
+        colour = COLOURS[VERDICTS[document["verdict"]["verdict"]]]
+        axes.plot((edges[1:] + edges[:-1]) / 2, values, color=colour, marker=marker, mec="black", mew=0.5, lw=1)
 
 
 def _bars(axes: Axes, found: Mapping[str, Sequence]) -> None:

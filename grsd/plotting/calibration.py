@@ -15,7 +15,7 @@ from grsd.evidence import Claim, DecisionRule, Result
 from grsd.laws import LawTest
 from grsd.laws.fit import LawFit
 from grsd.plotting.intervals import bar, forest, threshold
-from grsd.plotting.style import COLOURS, MARKERS, decades
+from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades
 from grsd.solvable import PlantedShells
 from grsd.studies.exact_readings import Reading
 
@@ -43,18 +43,18 @@ def exact(
     ``diagonal``: by depth. ``aligned``: by time. ``creep``: t u of the projected net, by beta: read, true and its
     limit, at ``times``.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.8))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     for panel, readings, text in ((left, diagonal, "$P = {}$"), (middle, aligned, "$t = {}$")):
         for (key, reading), colour, marker in zip(readings.items(), COLOURS.values(), MARKERS, strict=False):
             _compare(panel, reading, colour, marker, text.format(key))
         panel.set(xlabel=LAMBDA, ylabel=VELOCITY)
     left.set(title="diagonal nets, $t = 3$", yscale="log", ylim=(1e-3, 5))
-    middle.set(title="aligned two-layer net, exact degeneracies")
+    middle.set(title="aligned two-layer net")
     for (beta, (read, true, limit)), colour, marker in zip(creep.items(), COLOURS.values(), MARKERS, strict=False):
         right.plot(times, true, color=colour, lw=1)
         right.plot(times, read, marker, color=colour, label=rf"$\beta = {beta}$")
         right.axhline(limit, color=colour, ls=":", lw=1)
-    right.set(xscale="log", title=r"projected net; dotted: $(1-\beta)/(1+\beta)$", xlabel="time $t$", ylabel="$t\\,u$")
+    right.set(xscale="log", title="projected net; dotted: limit", xlabel="time $t$", ylabel="$t\\,u$")
     for panel, place in ((left, "upper left"), (middle, "upper right"), (right, (0.72, 0.68))):
         panel.legend(fontsize=8, loc=place)
     return figure
@@ -89,7 +89,7 @@ def planted(
     ``runs``: the budgets that gave ``velocity``. ``shares``: by outcome, this run's share (``studies.calibration``),
     the claim whose rule says what it must contain, and the stored result.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.9))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     _velocities(left, law, runs, velocity)
     _couplings(middle, shells, coupling)
     _coverage(right, shares)
@@ -118,7 +118,7 @@ def _couplings(axes: Axes, shells: PlantedShells, fit: LawFit) -> None:
         axes.axhspan(*fit.amplitude_intervals[k - 1], color=colour, alpha=0.2, lw=0)
         axes.axhline(kappa[k - 1], color=colour, lw=1)
     axes.set(xlabel=r"middle of the pair, $\log_{10}\lambda$", ylabel=r"$K_{ab}\,e^{-(b-1)(s-s_0)}$ [1/time]")
-    axes.set(title="couplings; lines: planted, bands: 95 %", ylim=(0, None))
+    axes.set(title="couplings", ylim=(0, None))
     axes.legend(fontsize=8, loc="lower left")
 
 
@@ -133,7 +133,7 @@ def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result]]
     how = {"color": COLOURS["red"], "marker": "s", "label": f"confirmatory, {len(stored[0].seeds)} ensembles"}
     forest(axes, stored, [OUTCOMES[name] for name in shares], shift=-0.15, **how)
     axes.set(xlabel="share of ensembles", xlim=(-0.03, 1.03), title="many ensembles; bars: 99 %")
-    axes.legend(loc="center left", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def refused(tests: Mapping[str, LawTest], widths: Sequence[str]) -> Figure:
@@ -141,7 +141,7 @@ def refused(tests: Mapping[str, LawTest], widths: Sequence[str]) -> Figure:
 
     ``widths``: the names of the shell widths that a test took together.
     """
-    figure, panels = plt.subplots(1, len(tests), figsize=(3.1 * len(tests), 3.4), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(tests), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
     for panel, (name, test) in zip(panels.flat, tests.items(), strict=True):
         for fit, width, colour, marker in zip(test.fits, widths, COLOURS.values(), MARKERS, strict=False):
             gap, twice = fit.values / fit.fitted - 1, 2 * fit.standard_errors / fit.fitted
@@ -161,7 +161,7 @@ def power(curves: Mapping[str, xr.Dataset], deep: Mapping[str, xr.Dataset], rule
     ``curves``: this run's, open markers. ``deep``: the stored tables, lines with their intervals. ``rule``: of the
     share of false alarms.
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 3.8), sharey=True, squeeze=False)
     for panel, (kind, curve) in zip(axes.flat, curves.items(), strict=True):
         for count, colour, marker in zip(curve.runs.values, COLOURS.values(), MARKERS, strict=False):
             line = deep[kind].sel(runs=count)
@@ -170,6 +170,6 @@ def power(curves: Mapping[str, xr.Dataset], deep: Mapping[str, xr.Dataset], rule
             panel.plot(curve.effect, curve.share.sel(runs=count), marker, color=colour, mfc="none", ms=8)
         threshold(panel, rule, color="grey")
         panel.set(xlabel=EFFECTS[kind], ylim=(-0.02, 1.02))
-    axes.flat[0].set_ylabel("share of ensembles refused")
+    axes.flat[0].set_ylabel("share of ensembles that are rejected")
     axes.flat[-1].legend(fontsize=8)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, look
+from grsd.plotting.style import COLOURS, WIDTH, look
 from grsd.studies.gradient_propagation import compared, slopes
 
 LABELS = {
@@ -45,7 +45,7 @@ def kind_look(kind: str) -> dict[str, str]:
 
 def pairs(found: Mapping[str, xr.Dataset]) -> Figure:
     """Draw the gain from every node to every later one as a colour, one panel per kind of network."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(found), figsize=(WIDTH, 3.6), sharey=True, squeeze=False)
     for panel, (kind, one) in zip(axes.flat, found.items(), strict=True):
         half = np.log10(one.gain) / 2
         mesh = panel.pcolormesh(one.m, one.l, half, cmap="PuOr_r", vmin=-LIMIT, vmax=LIMIT, rasterized=True)
@@ -56,9 +56,12 @@ def pairs(found: Mapping[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def way_back(found: Mapping[str, xr.Dataset]) -> Figure:
-    """Draw the gains of random directions and of the worst one from the last node back to each earlier one."""
-    figure, (random, worst) = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True)
+def way_back(found: Mapping[str, xr.Dataset], far: xr.Dataset) -> Figure:
+    """Draw the gains of random directions and of the worst one back from the last node, and means over distances.
+
+    ``far``: from ``distance_table``, of several networks per architecture.
+    """
+    figure, (random, worst, reach) = plt.subplots(1, 3, figsize=(WIDTH, 3.8))
     for kind, one in found.items():
         last, how = one.isel(m=-1), kind_look(kind) | {"marker": ""}
         back, gain, error = one.sizes["l"] - last.l, last.gain, last.standard_error
@@ -66,12 +69,13 @@ def way_back(found: Mapping[str, xr.Dataset]) -> Figure:
         low = np.sqrt(np.maximum(gain - 2 * error, 0.01 * gain))
         random.fill_between(back, low, np.sqrt(gain + 2 * error), color=how["color"], alpha=0.3, lw=0)
         worst.plot(back, last.norm, **how)
-    random.set(ylabel=r"$\sqrt{G_{lL}}$, random direction", title="line: mean; band: 2 standard errors over samples")
-    worst.set(ylabel=r"$|\partial h_L/\partial h_l|_2$, worst direction", title="mean over samples")
+    random.set(ylabel=r"$\sqrt{G_{lL}}$", title="a random gradient")
+    worst.set(ylabel=r"$|\partial h_L/\partial h_l|_2$", title="the worst gradient")
     for panel in (random, worst):
         panel.axhline(1, color="black", lw=0.8)
         panel.set(yscale="log", xlabel="layers passed on the way back, $L - l$")
-    random.legend(fontsize=8)
+    random.legend(fontsize=8, loc="lower left")
+    _by_distance(reach, far)
     return figure
 
 
@@ -82,14 +86,14 @@ GROWTH = {
 }
 
 
-def growth(table: xr.Dataset, far: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figure:
-    """Draw growth, growth of the worst direction and decay over depth, and amplitudes over the distance of nodes.
+def growth(table: xr.Dataset, judged: Mapping[tuple[str, str], Result]) -> Figure:
+    """Draw growth, growth of the worst direction and decay over depth.
 
-    ``table``: from ``growth_table``; two standard errors over seeds. ``far``: from ``distance_table``. ``judged``:
-    results by (measure, architecture), whose slopes on log depth stand in the legends.
+    ``table``: from ``growth_table``; two standard errors over seeds. ``judged``: results by (measure, architecture),
+    whose slopes on log depth stand in the legends.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8))
-    for panel, (what, title) in zip(axes, GROWTH.items(), strict=False):
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.8), sharey=True)
+    for panel, (what, title) in zip(axes, GROWTH.items(), strict=True):
         for name in table.architecture.values:
             values, how = table[what].sel(architecture=name), look(str(name))
             if (what, name) in judged:
@@ -100,10 +104,10 @@ def growth(table: xr.Dataset, far: xr.Dataset, judged: Mapping[tuple[str, str], 
         panel.set_xscale("log")
         panel.set_xticks(table.depth.values, [str(depth) for depth in table.depth.values])
         panel.minorticks_off()
-        panel.set(xlabel="depth $L$ [hidden layers]", title=title, ylim=(-0.1, 3.2))
+        panel.set(xlabel="depth $L$ [hidden layers]", ylim=(-0.1, 2.8))
         panel.legend(fontsize=8, loc="upper left")
-    axes[0].set_ylabel("nats; 0 where there is none")
-    _by_distance(axes[-1], far)
+        panel.set_title(title, fontsize=10)
+    axes[0].set_ylabel("change of a gradient [nats]")
     return figure
 
 
@@ -113,9 +117,9 @@ def _by_distance(axes: Axes, far: xr.Dataset) -> None:
         axes.plot(one.distance, one.amplitude, **how | {"linestyle": "-"})
         axes.plot(one.distance, one.norm_amplitude, **how | {"linestyle": ":", "label": f"{name}, worst"})
     axes.axhline(0, color="black", lw=0.8)
-    axes.set(xlabel="distance $m - l$ [layers]", title=f"how far, at depth {far.attrs['depth']}")
+    axes.set(xlabel="distance $m - l$ [layers]", title=f"over distance, depth {far.attrs['depth']}")
     axes.set_ylabel("mean of log amplitude [nats]")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left")
 
 
 def over_depth(deep: xr.Dataset, here: xr.Dataset, rule: DecisionRule) -> Figure:
@@ -124,7 +128,7 @@ def over_depth(deep: xr.Dataset, here: xr.Dataset, rule: DecisionRule) -> Figure
     ``deep``: the stored table, lines with two standard errors, and the slopes with the rule's intervals over seeds.
     ``here``: this run's table, open markers.
     """
-    figure, (worst, rate, slope) = plt.subplots(1, 3, figsize=(14, 4.2), width_ratios=[1, 1, 0.8])
+    figure, (worst, rate, slope) = plt.subplots(1, 3, figsize=(WIDTH, 4), width_ratios=[1, 1, 0.8])
     for kind in here.kind.values:
         _over_depth(worst, deep.worst, here.worst, kind)
         _over_depth(rate, deep.lyapunov_depth, here.lyapunov_depth, kind)
@@ -162,7 +166,7 @@ def _slopes(axes: Axes, deep: xr.Dataset, rule: DecisionRule) -> None:
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xticks([0, 0.1, 1, 5], ["0", "0.1", "1", "5"])
     axes.minorticks_off()
-    axes.set(xlabel=r"slope on $\log L$ [nats]; dashed: threshold", title="filled: worst pair; open: added up")
+    axes.set(xlabel=r"slope on $\log L$ [nats]", title="slopes")
     axes.set_xlim(-0.03, 8)
     rows(axes, [kind_look(kind)["label"] for kind in kinds])
     for text, kind in zip(axes.get_yticklabels(), kinds, strict=True):

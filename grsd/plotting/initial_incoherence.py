@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, MARKERS, decades, look
+from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades, look
 from grsd.studies.gradient_propagation import compared
 from grsd.studies.initial_incoherence import by_distance, judged_boundaries
 
@@ -22,7 +22,7 @@ SIGNS = 1.96  # |z| that one in twenty of independent signs exceeds
 
 def cases(groups: Mapping[str, Sequence[xr.Dataset]]) -> Figure:
     """Draw z at every boundary, one panel per case and one line per seed."""
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.7 * len(groups), 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
     for panel, (name, group), colour, marker in zip(axes.flat, groups.items(), COLOURS.values(), MARKERS, strict=False):
         _lines(panel, group, {"color": colour, "marker": marker})
         panel.set_title(f"{name}\nexcess {_excess(group):.2f}", fontsize=9)
@@ -41,7 +41,7 @@ def networks(
     ``judged``: results by (task, architecture), drawn in a last panel against the threshold of ``rule``.
     """
     tasks = list(dict.fromkeys(task for task, _ in groups))
-    figure, every = plt.subplots(1, len(tasks) + 1, figsize=(4.6 * (len(tasks) + 1), 3.6))
+    figure, every = plt.subplots(1, len(tasks) + 1, figsize=(WIDTH, 3.6))
     axes = every[:-1]
     for panel in axes[1:]:
         panel.sharey(axes[0])
@@ -55,7 +55,7 @@ def networks(
         style = look(name) | {"linestyle": "none", "label": None}
         bar(every[-1], row, result.estimate, result.low, result.high, horizontal=True, **style)
     threshold(every[-1], rule, horizontal=True)
-    rows(every[-1], [f"{name}, {OUTPUTS[task]}: {result.verdict}" for (task, name), result in judged.items()])
+    rows(every[-1], [f"{name},\n{OUTPUTS[task]}:\n{result.verdict}" for (task, name), result in judged.items()])
     every[-1].set(xlabel="excess coherence; dashed: threshold", title="confirmatory seeds, 95 %")
     return figure
 
@@ -85,7 +85,7 @@ def over_depth(deep: xr.Dataset, here: xr.Dataset, rule: DecisionRule) -> Figure
 
     ``deep``: the stored table, lines with the rule's intervals over seeds. ``here``: this run's, open markers.
     """
-    figure, axes = plt.subplots(1, len(OUTPUTS), figsize=(10, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, len(OUTPUTS), figsize=(WIDTH, 3.8), sharey=True)
     for panel, (task, outputs) in zip(axes, OUTPUTS.items(), strict=True):
         for name, kind in compared().items():
             if kind in deep.kind:
@@ -110,7 +110,7 @@ def exchange(tied: Sequence[xr.Dataset], groups: Mapping[tuple[str, str], Sequen
 
     ``tied``: one network per seed, measured with recomputed flips. ``groups``: networks by (task, architecture).
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.2), width_ratios=[1, 1.35])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4), width_ratios=[1, 1.35])
     for number, one in enumerate(tied):
         kept, colour = judged_boundaries(one), list(COLOURS.values())[number % len(COLOURS)]
         how = {"color": colour, "label": f"seed {one.attrs['seed']}"}

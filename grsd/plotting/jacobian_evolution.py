@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.cells import cell_look, ordered
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, decades, look
+from grsd.plotting.style import COLOURS, WIDTH, decades, look
 
 SMALLEST = 1e-4  # rates that die out fall by dozens of decades
 PLACES = ((-6.0, -4.0), (-4.0, -2.0), (-2.0, 0.0))  # in log lambda t: below the frontier
@@ -30,14 +30,15 @@ def exact(runs: Sequence[xr.Dataset], bound: DecisionRule) -> Figure:
 
     ``runs``: one of each model, as ``evolution.along`` gives it; where J' is known, t tau is drawn instead.
     """
-    figure, axes = plt.subplots(1, len(runs), figsize=(4.2 * len(runs), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(runs), figsize=(WIDTH, 3.6), squeeze=False)
     for panel, run in zip(axes[0], runs, strict=True):
         shown = run.isel(time=slice(0, None, 2))
         for time, colour, marker in zip(shown.time.values, COLOURS.values(), "os^Dv", strict=False):
             rates = shown.get("t_jacobian", shown.t_rho).sel(time=time).dropna("shell")
             panel.semilogy(decades(rates.shell), rates, marker + "-", color=colour, lw=0.8, label=f"$t$ = {time:.3g}")
         threshold(panel, bound)
-        panel.set(xlabel=r"shell, $\log_{10}\lambda/\lambda_{\max}(0)$", title=run.attrs["case"])
+        panel.set_xlabel(r"shell, $\log_{10}\lambda/\lambda_{\max}(0)$")
+        panel.set_title(run.attrs["case"], fontsize=10)
         low, high = panel.get_ylim()
         panel.set_ylim(min(max(low, SMALLEST), bound.threshold / 60), max(high, 3 * bound.threshold))
         panel.legend(fontsize=8)
@@ -51,7 +52,7 @@ def rates(measured: Mapping[str, xr.Dataset], bound: DecisionRule) -> Figure:
     ``measured``: runs of one depth with J', by architecture, from ``evolution.gather``. Under covariance all lines are
     flat.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4), sharey=True)
     for name, found in measured.items():
         place = found.shell.values + np.log(found.time.values)
         for panel, rate in zip(axes, ("rho", "jacobian"), strict=True):
@@ -88,7 +89,7 @@ def etas(table: xr.Dataset, trend: DecisionRule, bound: DecisionRule) -> Figure:
 
     ``table``: from ``eta_table``; intervals by the rules. Open: late only. Grey line: 0, which covariance asks for.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.8), width_ratios=[1.4, 1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), width_ratios=[1.4, 1])
     names = ordered(table.architecture.values)
     for step, name in enumerate(names):
         one, how = table.value.sel(architecture=name), look(name) | {"linestyle": "none"}
@@ -117,7 +118,7 @@ def slopes(tables: Mapping[str, xr.Dataset], confirmed: Mapping[tuple[str, str],
     ``tables``: two by label, from ``slope_table``; ``confirmed``: results by (architecture, regressor).
     """
     names = ordered(name for table in tables.values() for name in table.architecture.values)
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), sharey=True, sharex=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.6), sharey=True, sharex=True, squeeze=False)
     for panel, name in zip(axes[0], names, strict=True):
         styles = ({"color": "grey", "mfc": "white"}, {"color": look(name)["color"]})
         for (label, table), shift, style in zip(tables.items(), (-0.22, 0.0), styles, strict=True):

@@ -15,7 +15,7 @@ from grsd.plotting.cells import cell_look
 from grsd.plotting.ensembles import verdict_forest
 from grsd.plotting.intervals import bar, rows, threshold
 from grsd.plotting.parts import LOOKS
-from grsd.plotting.style import COLOURS, decades, look
+from grsd.plotting.style import COLOURS, WIDTH, decades, look
 
 VERDICT_LOOK = {
     "growth only": "tab:green",
@@ -44,10 +44,8 @@ def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
     """
     several = {name: table.isel(cell=n) for n, name in enumerate(names_of(table))}
     several |= here
-    wide = min(len(several), 4)
-    high = -(-len(several) // wide)
-    figure, axes = plt.subplots(high, wide, figsize=(3.3 * wide, 3 * high), squeeze=False, sharex=True)
-    for panel, (name, one) in zip(axes.flat, several.items(), strict=False):
+    figure, axes = plt.subplots(1, len(several), figsize=(WIDTH, 3.5), squeeze=False, sharex=True)
+    for panel, (name, one) in zip(axes.flat, several.items(), strict=True):
         x = decades(one.position)
         for part, (colour, marker) in LOOKS.items():
             style = {"color": COLOURS[colour], "marker": marker, "markersize": 4, "lw": 1, "capsize": 2, "label": part}
@@ -55,12 +53,9 @@ def parts(table: xr.Dataset, here: Mapping[str, xr.Dataset]) -> Figure:
         panel.plot(x, sum(one[part] for part in LOOKS), color="black", lw=2, label="sum: $t\\,u$")
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(name)
-    for panel in axes[-1]:
         panel.set_xlabel(RATE)
-    for panel in axes.flat[len(several) :]:
-        panel.set_axis_off()
-    axes[0, 0].set_ylabel("$t\\,u$ and its parts, two s.e.")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].set_ylabel("$t\\,u$ and its parts, two standard errors")
+    axes[0, 0].legend(fontsize=8, loc="upper left")
     return figure
 
 
@@ -70,7 +65,7 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
     ``table`` from ``cell_table``, ``surrogates`` from ``surrogate_table``.
     """
     labels = [str(name) for name in table.cell_name.values]
-    figure, (old, new, verdicts) = plt.subplots(1, 3, figsize=(11, 1.8 + 0.4 * len(labels)), sharey=True)
+    figure, (old, new, verdicts) = plt.subplots(1, 3, figsize=(WIDTH, 1.8 + 0.35 * len(labels)), sharey=True)
     for row in range(len(labels)):
         one = table.isel(cell=row)
         style = look(str(one.architecture.values)) | {"linestyle": "none", "label": None}
@@ -84,8 +79,8 @@ def beyond(table: xr.Dataset, surrogates: xr.Dataset) -> Figure:
     for panel in (old, new):
         threshold(panel, invariance.RULE, horizontal=True)
         _defect_scale(panel)
-    old.set_xlabel("$D^2$ by the first rule, 95 %; hollow: a surrogate\nin which only growth is common")
-    new.set_xlabel("$D_0^2$, the part beyond growth, 95 %")
+    old.set_xlabel("$D^2$ by the first rule, 95 %;\nhollow: a surrogate")
+    new.set_xlabel("$D_0^2$, the part\nbeyond growth, 95 %")
     shares = surrogates.share.sel(enlarged=1).dropna("case", how="all")
     left = np.zeros(len(labels))
     for verdict, colour in VERDICT_LOOK.items():
@@ -109,7 +104,7 @@ def remainder(table: xr.Dataset, wanted: Sequence[str]) -> Figure:
 
     ``table`` from ``remainder_table``; ``wanted``: the cells that are shown.
     """
-    figure, axes = plt.subplots(1, len(wanted), figsize=(4.6 * len(wanted), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(wanted), figsize=(WIDTH, 3.8), squeeze=False)
     names = names_of(table)
     for panel, name in zip(axes.flat, wanted, strict=True):
         cell = table.isel(cell=names.index(name))
@@ -123,7 +118,7 @@ def remainder(table: xr.Dataset, wanted: Sequence[str]) -> Figure:
         panel.axhline(0, color="black", lw=0.8)
         panel.set(xlabel=f"middle of the pair, {RATE}", title=name)
         panel.legend(fontsize=8)
-    axes[0, 0].set_ylabel("$t\\,(K - r z)$, two s.e.")
+    axes[0, 0].set_ylabel("$t\\,(K - r z)$, two standard errors")
     return figure
 
 

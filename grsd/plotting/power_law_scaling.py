@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import DecisionRule
 from grsd.networks import architecture
 from grsd.plotting.intervals import bar, threshold
-from grsd.plotting.style import COLOURS
+from grsd.plotting.style import COLOURS, WIDTH, plain_log
 from grsd.solvable import ProjectedTwoLayer
 from grsd.studies.power_law_scaling.axes import AXES, along, slope, slopes_of
 from grsd.studies.power_law_scaling.exact import Case
@@ -37,7 +37,7 @@ def characteristics(laws: Mapping[str, Case], mapped: Sequence[str], solved: Map
 
     ``solved``: ``energies`` by law, ``characteristics`` and ``finite_volume`` over time.
     """
-    figure, axes = plt.subplots(1, len(mapped) + 1, figsize=(3.5 * (len(mapped) + 1), 4))
+    figure, axes = plt.subplots(1, len(mapped) + 1, figsize=(WIDTH, 4))
     for panel, title in zip(axes, mapped, strict=False):
         _paths(panel, laws[title])
         panel.set_title(title, fontsize=9)
@@ -52,8 +52,8 @@ def characteristics(laws: Mapping[str, Case], mapped: Sequence[str], solved: Map
     axes[-1].set_title(f"characteristics (lines), finite volumes (points):\nat most {worst:.0e} apart", fontsize=9)
     axes[-1].set(xlabel=r"$\log_{10} t/t_0$", ylabel=r"$\log_{10} E$")
     low, high = axes[-1].get_ylim()
-    axes[-1].set_ylim(low - 0.45 * (high - low), high)  # room for the legend
-    axes[-1].legend(fontsize=7, loc="lower left")
+    axes[-1].set_ylim(low - 0.5 * (high - low), high)  # room for the legend
+    axes[-1].legend(fontsize=8, loc="lower left")
     return figure
 
 
@@ -84,20 +84,20 @@ def exponents(
 
     ``published``: columns beta, p and published. ``betas``: of the networks that are followed in finite time.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.2))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 4))
     last = 1.02 * log_times[-1]
     for (name, curve), colour in zip(curves.items(), COLOURS.values(), strict=False):
         axes[0].plot(log_times, curve, color=colour, label=name)
         axes[0].plot(last, limits[name], "<", color="black", ms=6, clip_on=False)
     axes[0].set(xlabel=r"$\log\, t/t_0$", ylabel=r"$-d\log E / d\log t$, for $q = 0$", xlim=(0, last))
-    axes[0].set(title="laws, and their limits (triangles)", ylim=(-0.05, 2.35))
-    axes[0].legend(fontsize=8, ncols=2, loc="upper right")
+    axes[0].set(title="laws, and their limits (triangles)", ylim=(-0.05, 2.9))
+    axes[0].legend(fontsize=8, loc="upper right")
     beta = np.linspace(0.05, 1.7, 200)
     axes[1].plot(beta, beta * np.maximum(1, 2 / (1 + beta)), color="black", lw=1, label=r"published $\chi$")
     axes[1].plot(beta, beta, color="grey", ls="--", lw=1, label=r"lazy, $\beta$")
     axes[1].plot(published.beta, published.p, "o", color=COLOURS["blue"], ms=6, label="$(q+1)(1+c)$, measured")
     axes[1].set(xlabel=r"source exponent $\beta$", ylabel="loss exponent", title="a published law")
-    axes[1].legend()
+    axes[1].legend(fontsize=8, loc="upper left")
     when = np.exp(np.linspace(1, 21, 11))
     for one, colour in zip(betas, COLOURS.values(), strict=False):
         model = ProjectedTwoLayer(beta=one)
@@ -117,7 +117,7 @@ def forecasts(examples: Mapping[str, xr.Dataset], scores: Mapping[str, xr.DataAr
     method, by task. ``rule``: of the accuracy of the covariant forecast.
     """
     names = [f"example {number}" for number in range(len(examples))]
-    figure, axes = plt.subplot_mosaic([names, ["scores"] * len(names)], figsize=(13, 7.6), height_ratios=(1, 1.1))
+    figure, axes = plt.subplot_mosaic([names, ["scores"] * len(names)], figsize=(WIDTH, 7.4), height_ratios=(1, 1.1))
     for place, (title, found) in zip(names, examples.items(), strict=True):
         panel = axes[place]
         panel.loglog(found.time_seen, found.loss_seen, color="black", lw=2, label="loss, seen")
@@ -128,6 +128,8 @@ def forecasts(examples: Mapping[str, xr.Dataset], scores: Mapping[str, xr.DataAr
             panel.loglog(found.ahead, losses, color=COLOURS[colour], label=label, **options)
         panel.axvspan(0.3, 1, color="grey", alpha=0.12, lw=0)
         panel.set(xlabel="time / $t_1$ (shaded: seen)", xlim=(0.3, 11), title=title)
+        plain_log(panel.xaxis)
+        plain_log(panel.yaxis)
     axes[names[0]].set_ylabel("loss")
     axes[names[0]].legend(fontsize=8, loc="lower left")
     _scores(axes["scores"], scores, rule)
@@ -153,11 +155,11 @@ def _scores(axes: Axes, scores: Mapping[str, xr.DataArray], rule: DecisionRule) 
             ticks.append(f"{kind},\n{task}")
     threshold(axes, rule, color="grey", zorder=0)
     axes.set_yscale("log")
-    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=9)
     axes.set(ylabel="mean |log(forecast / loss)|", xlim=(-0.5, len(ticks) - 0.5))
     seeds = next(iter(scores.values())).sizes["seed"]
     text = f"dashed: the rule of accuracy, {rule.direction} {rule.threshold:g}"
-    axes.set_title(f"written before: {seeds} seeds, mean and standard error; {text}")
+    axes.set_title(f"written before: {seeds} seeds, mean and standard error; {text}", fontsize=10)
     axes.legend(fontsize=8, loc="lower right", ncols=len(FORECASTS))
 
 
@@ -166,7 +168,7 @@ def axes_of_scaling(regressions: Sequence[xr.Dataset], predicted: xr.Dataset, ne
 
     ``predicted``, ``networks``: ``read_losses`` of the predictions and of the tables. Lines are theory.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 4.2))
     _regressions(axes[0], regressions)
     trained = {"lazy": ("red", "s", "initial kernel"), "by_samples": ("blue", "o", "trained")}
     learnt = networks.attrs["samples"]
@@ -181,7 +183,8 @@ def axes_of_scaling(regressions: Sequence[xr.Dataset], predicted: xr.Dataset, ne
     axes[2].set(xlabel="width $P$", title="networks: width")
     low = min(panel.get_ylim()[0] for panel in axes[1:])
     for panel in axes[1:]:
-        panel.set_ylim(0.4 * low, max(one.get_ylim()[1] for one in axes[1:]))  # room for the legends
+        panel.set_ylim(0.3 * low, max(one.get_ylim()[1] for one in axes[1:]))  # room for the legends
+        plain_log(panel.yaxis)
     return figure
 
 
@@ -195,7 +198,7 @@ def _regressions(axes: Axes, runs: Sequence[xr.Dataset]) -> None:
         ends = drawn.min(0), drawn.max(0)
         label = f"{found}, theory {slope(expected):.2f}"
         bar(axes, where, drawn.mean(0), *ends, fmt=marker, color=colour, ms=4, capsize=0, label=label)
-    axes.set(xlabel="$P$, $N$, $t$ or $C$", ylabel="loss", title="regression: slopes along four axes")
+    axes.set(xlabel="$P$, $N$, $t$ or $C$", ylabel="loss", title="regression: slopes")
     low, high = axes.get_ylim()
     axes.set_ylim(low / 8, high)  # room for the legend
     axes.legend(fontsize=8, loc="lower left")
@@ -204,7 +207,7 @@ def _regressions(axes: Axes, runs: Sequence[xr.Dataset]) -> None:
 def _networks(axes: Axes, theory: xr.DataArray, losses: xr.Dataset, kinds: Mapping[str, tuple[str, str, str]]) -> None:
     """Mean and range of the theory, mean and standard error of what was measured, over seeds, with their slopes."""
     where = theory[theory.dims[-1]].values
-    text = f"theory, before training: slope {np.mean(slopes_of(theory)):.2f}"
+    text = f"theory, before: slope {np.mean(slopes_of(theory)):.2f}"
     axes.fill_between(where, theory.min("seed"), theory.max("seed"), color="black", alpha=0.15, lw=0)
     axes.loglog(where, theory.mean("seed"), color="black", lw=1, label=text)
     for kind, (colour, marker, said) in kinds.items():

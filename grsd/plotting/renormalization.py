@@ -17,31 +17,34 @@ from grsd.laws.fit import LawFit
 from grsd.plotting.cells import Cells, cell_look, ordered, over_depth
 from grsd.plotting.ensembles import FILLS, verdict_forest
 from grsd.plotting.intervals import bar, threshold
-from grsd.plotting.style import COLOURS, decades, look
+from grsd.plotting.style import COLOURS, WIDTH, decades, look, plain_log
 
 
 def planted(
-    merged: Sequence[xr.Dataset], states: Mapping[str, xr.Dataset], found: Mapping[str, Sequence[Verdict]]
+    states: Mapping[str, xr.Dataset],
+    found: Mapping[str, Sequence[Verdict]],
+    table: xr.Dataset,
+    lawful: Sequence[Mapping[str, float]],
 ) -> Figure:
-    """Above the couplings of one lattice at two widths; below states and fluxes of lattices, and their verdicts.
+    """Draw states and fluxes of lattices, the verdicts of closure on them, and what this test cannot see.
 
-    ``merged``: two budgets of one lattice; ``states``: from ``states_and_fluxes``, by name; ``found``: the verdicts of
-    closure of several ensembles each, by the same names.
+    ``states``: from ``states_and_fluxes``, by name; ``found``: the verdicts of several ensembles each, by the same
+    names. ``table``: networks by architecture, stage and law; ``lawful``: from ``surrogate``, of lattices that obey.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), height_ratios=[1.1, 1])
-    for panel, budget in zip(axes[0], merged, strict=True):
-        mesh = _couplings(panel, budget)
-    figure.colorbar(mesh, ax=axes[0], label=r"$|K_{ab}|$ over its largest")
+    figure, (scatter, forest, blind) = plt.subplots(1, 3, figsize=(WIDTH, 3.7))
     for (name, one), fill in zip(states.items(), FILLS, strict=False):
         x, y = (np.log10(part / np.exp(np.log(part).mean("run"))).values.ravel() for part in (one.state, one.flux))
-        axes[1, 0].plot(x, y, ls="none", ms=2.5, alpha=0.6, label=name, **fill)
-    axes[1, 0].plot([-0.6, 0.6], [-0.6, 0.6], color="black", lw=0.8)
-    axes[1, 0].set(xlabel=r"state, $\log_{10}\phi_{rc}/\bar\phi_c$ at $4h$", ylim=(-1.6, 1.6))
-    axes[1, 0].set_ylabel(r"flux, $\log_{10}F_{rc}/\bar F_c$")
-    verdict_forest(axes[1, 1], found, closure.RULE)
+        scatter.plot(x, y, ls="none", ms=2.5, alpha=0.6, label=name, **fill)
+    scatter.plot([-0.6, 0.6], [-0.6, 0.6], color="black", lw=0.8)
+    scatter.set(xlabel=r"state, $\log_{10}\phi_{rc}/\bar\phi_c$ at $4h$", ylim=(-1.6, 1.6))
+    scatter.set_ylabel(r"flux, $\log_{10}F_{rc}/\bar F_c$")
+    scatter.set_title("three lattices", fontsize=10)
+    verdict_forest(forest, found, closure.RULE)
+    forest.set_yticklabels([name.replace(" ", "\n") for name in found])
     runs = next(iter(found.values()))[0].runs
-    axes[1, 1].set(xlabel=rf"largest $r/r_{{perm}}$, 95 % interval, {runs} runs each", xlim=(-0.1, 1.6))
-    axes[1, 1].set_title("closed left of the dashed line", fontsize=10)
+    forest.set(xlabel=rf"largest $r/r_{{perm}}$, 95 %, {runs} runs", xlim=(-0.1, 1.6))
+    forest.set_title("closed left of the dashed line", fontsize=10)
+    _blind(blind, table, lawful)
     return figure
 
 
@@ -50,7 +53,7 @@ def not_enough(states: xr.Dataset, closed: Verdict, law: Verdict, time: float) -
 
     ``states`` from ``states_and_fluxes``; ``closed`` of closure; ``law`` of invariance, on the velocity; at ``time``.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8))
     shown = states.isel(boundary=slice(2, None, 3))
     for number, (place, fill) in enumerate(zip(decades(shown.boundary) + np.log10(time), FILLS, strict=False)):
         one = shown.isel(boundary=number)
@@ -77,7 +80,7 @@ def flow(flows: Mapping[str, Verdict], networks: xr.Dataset) -> Figure:
     ``flows``: of ``profile_flow.judge``, by name; ``networks``: a table of ``summary``.
     """
     ratios = [1] * len(flows) + [1.2]
-    figure, axes = plt.subplots(1, len(ratios), figsize=(3.6 * len(ratios), 3.8), width_ratios=ratios)
+    figure, axes = plt.subplots(1, len(ratios), figsize=(WIDTH, 3.8), width_ratios=ratios)
     for panel, (name, judged) in zip(axes, flows.items(), strict=False):
         found: ProfileFlow = judged.details
         k = found.separations
@@ -94,30 +97,30 @@ def flow(flows: Mapping[str, Verdict], networks: xr.Dataset) -> Figure:
     return figure
 
 
-def networks(
-    table: xr.Dataset, lawful: Sequence[Mapping[str, float]], tasks: Mapping[str, Result], ranges: Mapping[str, Cells]
-) -> Figure:
-    """Closure of networks: what r / r_perm can see; what laws explain; the size of the flux; how far it comes.
+def networks(table: xr.Dataset, tasks: Mapping[str, Result], ranges: Mapping[str, Cells]) -> Figure:
+    """Closure of networks: what laws explain; the size of the flux; how far it comes.
 
-    ``table``: of the four verdicts, by architecture, stage and law; ``lawful``: from ``surrogate``, of lattices;
-    ``tasks``: by architecture, the result across tasks; ``ranges``: series of ``over_depth``.
+    ``table``: of the four verdicts, by architecture, stage and law; ``tasks``: by architecture, the result across
+    tasks; ``ranges``: series of ``over_depth``.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.4))
-    _blind(axes[0, 0], table, lawful)
-    _explained(axes[0, 1], table, tasks)
+    rows = [["laws", "laws"], ["size", "reach"]]
+    figure, axes = plt.subplot_mosaic(rows, figsize=(WIDTH, 7.6))
+    _explained(axes["laws"], table, tasks)
+    size, reach = axes["size"], axes["reach"]
     factors = [name for name in table.data_vars if str(name).startswith("bound_")]
     for name, stage, style in _cells(table):
         one = table.sel(architecture=name, stage=stage).isel(law=0)
-        axes[1, 0].plot([float(one[factor]) for factor in factors], **style | {"linestyle": "-"})
-    axes[1, 0].axhline(1, color="black", ls="--", lw=1)
+        size.plot([float(one[factor]) for factor in factors], **style | {"linestyle": "-"})
+    size.axhline(1, color="black", ls="--", lw=1)
     labels = [f"${str(name).removeprefix('bound_')}\\,h$" for name in factors]
-    axes[1, 0].set(
-        yscale="log", xticks=range(len(factors)), xticklabels=labels, xlabel=r"width of the blocks, $h = \log 2$"
+    size.set(yscale="log", xticks=range(len(factors)), xticklabels=labels)
+    plain_log(size.yaxis)
+    size.set(
+        xlabel=r"width of the blocks, $h = \log 2$", ylabel=r"largest $t\,|F_c|\,/\,(E_{below} + E_{above})$, median"
     )
-    axes[1, 0].set_ylabel(r"largest $t\,|F_c|\,/\,(E_{below} + E_{above})$, median")
-    axes[1, 0].legend(fontsize=8)
-    over_depth(axes[1, 1], ranges, locality.RULE)
-    axes[1, 1].set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
+    size.legend(fontsize=8)
+    over_depth(reach, ranges, locality.RULE)
+    reach.set(ylim=(-0.5, 8.5), ylabel=r"$\Delta_{90}$ [e-folds], 95 % interval")
     return figure
 
 
@@ -144,8 +147,8 @@ def _blind(axes: Axes, table: xr.Dataset, lawful: Sequence[Mapping[str, float]])
         axes.plot(place, float(one.measured), **style)
         bar(axes, 1.12 * place, one.lawful, one.lawful_low, one.lawful_high, color=style["color"], marker="_", lw=1)
     threshold(axes, closure.RULE)
-    axes.set(xscale="log", ylim=(0, 1.6), xlabel=r"$v/w$: spread of states over spread of $F/(U\phi)$")
-    axes.set(ylabel=r"$r/r_{perm}$ at $4h$", title="points: networks; bars: the same runs made to obey")
+    axes.set(xscale="log", ylim=(0, 1.6), xlabel=r"$v/w$", ylabel=r"$r/r_{perm}$ at $4h$")
+    axes.set_title("what the test cannot see", fontsize=10)
     axes.legend(fontsize=8, loc="lower left")
 
 
@@ -166,18 +169,8 @@ def _explained(axes: Axes, table: xr.Dataset, tasks: Mapping[str, Result]) -> No
     axes.set(xticks=range(len(laws) + 1), xticklabels=[*laws.values(), "across tasks"], ylim=(-1, 1.05))
     axes.set(
         ylabel="$R^2$ against a constant, 95 % interval",
-        title="closed above the dashed line, not closed below the dotted",
+        title="closed above the dashed line, not closed below the dotted one",
     )
-
-
-def _couplings(axes: Axes, budget: xr.Dataset) -> plt.cm.ScalarMappable:
-    root, width = np.sqrt(budget.energy.values), budget.attrs["shell_width"]
-    size = np.abs(budget.coupling.values / root[:, None] / root[None, :])
-    edges = decades(np.append(budget.shell_index.values, budget.shell_index.values[-1] + 1) * width)
-    mesh = axes.pcolormesh(edges, edges, size / size.max(), vmin=0, vmax=1, rasterized=True)
-    axes.set(xlabel=r"shell $b$, $\log_{10}\lambda$ [1/time]", title=f"width {width:g}", aspect="equal")
-    axes.set_ylabel(r"shell $a$, $\log_{10}\lambda$ [1/time]")
-    return mesh
 
 
 def _neighbours(axes: Axes, table: xr.Dataset) -> None:
@@ -195,5 +188,6 @@ def _neighbours(axes: Axes, table: xr.Dataset) -> None:
     axes.axhline(1, color="black", lw=0.8)
     labels = [rf"${factor}\,h$" if factor > 1 else "$h$" for factor in table.factor.values]
     axes.set(xticks=places, xticklabels=labels, xlabel=r"width of the blocks, $h = \log 2$")
-    axes.set(ylabel="share of the flux between neighbours", title="networks, 8 pilot seeds")
+    axes.set(ylabel="share of the flux between neighbours")
+    axes.set_title("networks, 8 pilot seeds")
     axes.legend(fontsize=8, loc="lower right")

@@ -15,7 +15,7 @@ from grsd.conditions.covariance import Collapse
 from grsd.evidence import DecisionRule
 from grsd.networks import architecture
 from grsd.plotting.intervals import bar, threshold
-from grsd.plotting.style import COLOURS, decades, look
+from grsd.plotting.style import COLOURS, WIDTH, decades, look
 from grsd.theory import nearest_affine
 from grsd.theory.band import Band
 from grsd.theory.counterexamples import Example
@@ -33,7 +33,7 @@ def counterexamples(examples: Mapping[str, Example], exponent: float = 1.5) -> F
     """
     _, *others = examples.items()
     s = np.linspace(-6, 6, 481)
-    figure, axes = plt.subplots(1, len(others), figsize=(4.2 * len(others), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(others), figsize=(WIDTH, 3.6), squeeze=False)
     for panel, (name, example) in zip(axes.flat, others, strict=True):
         for (time, line), colour in zip(TIMES.items(), COLOURS.values(), strict=False):
             y = np.log10(example.velocity(np.exp(s), time) * np.exp(-exponent * s) * time ** (2 - exponent))
@@ -52,7 +52,7 @@ def stability(worst: Mapping[int, tuple[float, np.ndarray]], ratios: Sequence[fl
 
     ``worst``: what ``worst_curve`` gives by n. ``rule``: of the claim that no ratio passes its threshold.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.6))
     largest = max(worst)
     n = np.linspace(min(worst), largest, 200)
     axes[0].plot(n, 1 - 1 / n, color="black", lw=1, label="$1-1/n$")
@@ -66,60 +66,45 @@ def stability(worst: Mapping[int, tuple[float, np.ndarray]], ratios: Sequence[fl
     axes[1].plot(place, curve - line.slope * place - line.intercept, "o-", color=COLOURS["blue"], lw=1)
     axes[1].axhline(0, color="grey", lw=0.8)
     axes[1].set(xlabel=r"place in the interval, $s/\Lambda$", ylabel=r"$(g-\ell)/\varepsilon$")
-    axes[1].set_title(f"a worst curve, n = {largest}")
+    axes[1].set_title(f"a worst curve, n = {largest}", fontsize=10)
     axes[2].hist(ratios, bins=np.linspace(0.4, 1.1, 29), color=COLOURS["sky"])
     threshold(axes[2], rule, horizontal=True)
     axes[2].set(xlabel=r"distance / ($\varepsilon+\delta$), largest of 20", ylabel="seeds")
-    axes[2].set_title("theorem 3, drawn velocities")
+    axes[2].set_title("theorem 3, drawn velocities", fontsize=10)
     return figure
 
 
 def collapse(
-    pair: xr.Dataset,
     exact: Mapping[str, Collapse],
     networks: Mapping[tuple[str, int], tuple[Collapse, Collapse]],
     rule: DecisionRule,
 ) -> Figure:
-    """Draw the covariance between problems, and along runs of exact models and of networks.
+    """Draw the covariance along runs of exact models and of networks.
 
-    ``pair``: what ``between_problems`` gives. ``networks``, by (architecture, depth): what is judged, up to the
-    frontier, and what is shown, a little beyond it. ``rule``: of the covariance along a run.
+    ``networks``, by (architecture, depth): what is judged, up to the frontier, and what is shown, a little beyond it.
+    ``rule``: of the covariance along a run.
     """
-    count = 2 + len(networks)
-    figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 3.9))
-    _between(axes[0], pair)
+    figure, axes = plt.subplots(1, 1 + len(networks), figsize=(WIDTH, 3.9))
     for (name, found), marker in zip(exact.items(), "osD", strict=False):
-        _times(axes[1], found, f"{marker}-", labelled=False)
-        axes[1].plot([], [], marker, color="grey", label=f"{name}, $D^2$ = {found.defect:.1g}")
+        _times(axes[0], found, f"{marker}-", labelled=False)
+        axes[0].plot([], [], marker, color="grey", label=f"{name}, $D^2$ = {found.defect:.1g}")
     times = next(iter(exact.values())).times
-    axes[1].set_title(f"along a run: diagonal nets\nrule: $D^2$ {rule.direction} {rule.threshold:g}", fontsize=9)
-    axes[1].set_ylabel(f"$t\\,u$ at t = {times[0]:.2g} (dark) to {times[-1]:.0f} (light)")
-    for panel, ((name, depth), (judged, found)) in zip(axes[2:], networks.items(), strict=True):
+    axes[0].set_title(f"diagonal nets\nrule: $D^2$ {rule.direction} {rule.threshold:g}", fontsize=9)
+    axes[0].set_ylabel(f"$t\\,u$ at t = {times[0]:.2g} (dark) to {times[-1]:.0f} (light)")
+    for panel, ((name, depth), (judged, found)) in zip(axes[1:], networks.items(), strict=True):
         _times(panel, found, "o-", errors=True)
         low, high = judged.interval
-        title = f"along a run: {look(name)['label']}, depth {depth}, {found.runs} runs"
+        title = f"{look(name)['label']}, depth {depth}, {found.runs} runs"
         panel.set_title(f"{title}\n$D^2$ = {judged.defect:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
         panel.set_ylabel("$t\\,u$, two standard errors")
-    for panel in axes[1:]:
+    for panel in axes:
         panel.axhline(0, color="grey", lw=0.8)
         panel.axvline(0, color="grey", ls="--", lw=0.8)
         panel.set_xlabel(r"$\log_{10}\lambda t$")
-    for panel in axes:
         low, high = panel.get_ylim()
-        panel.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
-        panel.legend(fontsize=7, loc="upper left", ncols=1 if panel in axes[:2] else 2)
+        panel.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+        panel.legend(fontsize=8, loc="upper left")
     return figure
-
-
-def _between(axes: Axes, pair: xr.Dataset) -> None:
-    kept = pair.where(pair["mask"] == 0, drop=True)
-    place = decades(kept.boundary)
-    axes.plot(place, kept.velocity, "o", mfc="none", ms=8, color=COLOURS["blue"], label="$u(s,t)$")
-    label = r"$u(s+\log\kappa,\,t/\kappa)/\kappa$, rescaled"
-    axes.plot(place, kept.rescaled, "x", ms=6, color=COLOURS["red"], label=label)
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.set(xlabel=r"$\log_{10}\lambda$ of the first problem [1/time]", ylabel="velocity $u$ [1/time]")
-    axes.set_title(f"between problems: largest difference\n{pair.discrepancy:.0e} of the largest velocity", fontsize=9)
 
 
 def _times(axes: Axes, found: Collapse, style: str, *, errors: bool = False, labelled: bool = True) -> None:
@@ -137,7 +122,7 @@ def certified(bands: Mapping[str, Band], true: Mapping[str, float], tables: Mapp
     ``true``: the distance of each planted law. ``tables``: ``studies.rigidity.distance_table`` by the name of a stage.
     """
     names = [f"planted {number}" for number in range(len(bands))]
-    figure, axes = plt.subplot_mosaic([names, ["networks"] * len(names)], figsize=(12, 7), height_ratios=(1, 0.9))
+    figure, axes = plt.subplot_mosaic([names, ["networks"] * len(names)], figsize=(WIDTH, 7), height_ratios=(1, 0.9))
     for number, (name, band) in enumerate(bands.items()):
         panel, found = axes[f"planted {number}"], band.certificate()
         line = nearest_affine(band.s, np.log(np.abs(band.velocity)))
@@ -150,7 +135,7 @@ def certified(bands: Mapping[str, Band], true: Mapping[str, float], tables: Mapp
         numbers = f"least {found.least:.2f}, most {found.most:.2f}, true {true[name]:.2f}"
         panel.set_title(f"planted: {name}\n{numbers}", fontsize=9)
         panel.set(xlabel=r"$\log_{10}\lambda$ [1/time]", ylim=(bottom, None))
-    axes[names[0]].set_ylabel(r"$\log_{10}u$ [1/time], simultaneous 95 % band")
+    axes[names[0]].set_ylabel(r"$\log_{10}u$ [1/time], 95 % band")
     _networks(axes["networks"], tables)
     return figure
 

@@ -14,7 +14,7 @@ from grsd.evidence import DecisionRule
 from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.parts import draw_parts
 from grsd.plotting.shells import energy_map
-from grsd.plotting.style import COLOURS, decades
+from grsd.plotting.style import COLOURS, WIDTH, decades
 from grsd.shells import parts_over_runs, transport_parts, velocity_over_runs
 
 SHELL = r"shell, $\log_{10}\lambda$ [1/time]"
@@ -33,36 +33,33 @@ def learning(history: xr.Dataset, title: str) -> Figure:
     return figure
 
 
-def budget(history: xr.Dataset, shown: Sequence[int], top: float) -> Figure:
-    """Draw what the shells dissipate and exchange, who feeds whom, and beneath them what the flux is made of.
+def budget(history: xr.Dataset, index: int, top: float) -> Figure:
+    """Draw what the shells dissipate and exchange at one time, who feeds whom, and what the flux is made of.
 
-    ``shown``: indices of three times; the first two panels are of the middle one. ``top``: lambda_max(0).
+    ``index``: of the time. ``top``: lambda_max(0), in units of whose inverse the title gives the time.
     """
-    names = [f"flux {index}" for index in shown]
-    rows = [["rates"] * 4 + ["matrix"] * 2, [name for name in names for _ in range(2)]]
-    figure, axes = plt.subplot_mosaic(rows, figsize=(13.5, 8))
-    middle = history.isel(time=shown[len(shown) // 2])
-    scaled = {index: rf"$t\,\lambda_{{\max}}(0) = {float(history.time[index]) * top:.3g}$" for index in shown}
-    _rates(axes["rates"], middle)
-    axes["rates"].set_title(f"budget at {scaled[shown[len(shown) // 2]]}")
-    figure.colorbar(_coupling(axes["matrix"], middle), ax=axes["matrix"])
-    for name, index in zip(names, shown, strict=True):
-        _flux(axes[name], history.isel(time=index))
-        axes[name].set_title(f"flux upward at {scaled[index]}")
-    axes[names[0]].set_ylabel(r"flux $F$ / $\langle e, M e\rangle$")
+    figure, (rates, matrix, flux) = plt.subplots(1, 3, figsize=(WIDTH, 3.9))
+    now = history.isel(time=index)
+    _rates(rates, now)
+    rates.set_title(rf"budget at $t\,\lambda_{{\max}}(0) = {float(now.time) * top:.3g}$", fontsize=10)
+    figure.colorbar(_coupling(matrix, now), ax=matrix, location="bottom", shrink=0.9)
+    _flux(flux, now)
     return figure
 
 
 def _flux(axes: Axes, now: xr.Dataset) -> None:
-    """Draw the flux and its parts at one time."""
+    """Draw the flux upward through every boundary, and its parts."""
     inner, total = now.boundary_mask.values == 0, float(now.dissipation.sum())
     parts = transport_parts(now)
     axes.plot(decades(now.boundary)[inner], now.flux[inner] / total, "ko-", ms=4, label="flux")
     draw_parts(axes, parts.flux[:, inner] / total, parts.share)
     axes.axhline(0, color="black", lw=0.8)
     axes.axvline(-np.log10(float(now.time)), **FRONTIER)
-    axes.set_xlabel(r"boundary, $\log_{10}\lambda$ [1/time]")
-    axes.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel=r"flux $F$ / $\langle e, M e\rangle$")
+    axes.set_title("flux upward and its parts", fontsize=10)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
+    axes.legend(fontsize=8, loc="lower left")
 
 
 def _rates(axes: Axes, now: xr.Dataset) -> None:
@@ -76,6 +73,8 @@ def _rates(axes: Axes, now: xr.Dataset) -> None:
     axes.axhline(0, color="black", lw=0.8)
     axes.axvline(-np.log10(float(now.time)), **FRONTIER)
     axes.set(xlabel=SHELL, ylabel=r"rate / $\langle e, M e\rangle$")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.35 * (high - low), high)  # room for the legend
     axes.legend(loc="lower left", fontsize=8)
 
 
@@ -85,7 +84,8 @@ def _coupling(axes: Axes, now: xr.Dataset) -> object:
     limit, width = float(np.abs(coupling).max()), now.attrs["shell_width"]
     edges = decades(np.append(coupling.shell - width / 2, coupling.shell[-1] + width / 2))
     axes.set(xlabel=rf"from {SHELL}", ylabel=r"to shell, $\log_{10}\lambda$ [1/time]")
-    axes.set(title=r"who feeds whom: coupling $T_{ab}$ / $\langle e, M e\rangle$", aspect="equal")
+    axes.set(aspect="equal")
+    axes.set_title(r"who feeds whom: $T_{ab}$ / $\langle e, M e\rangle$", fontsize=10)
     return axes.pcolormesh(edges, edges, coupling, cmap="PuOr_r", vmin=-limit, vmax=limit, rasterized=True)
 
 
@@ -116,7 +116,7 @@ def velocities(budgets: Sequence[xr.Dataset], title: str) -> Figure:
 
     ``budgets``: with the attribute ``time``.
     """
-    figure, (whole, parts) = plt.subplots(1, 2, figsize=(11, 4), sharex=True, sharey=True)
+    figure, (whole, parts) = plt.subplots(1, 2, figsize=(WIDTH, 4), sharex=True, sharey=True)
     for number, budget in enumerate(budgets):
         single = budget.velocity.where(budget.boundary_mask == 0)
         label = None if number else "one network"

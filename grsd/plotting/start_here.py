@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from grsd.plotting.shells import energy_map
-from grsd.plotting.style import look
+from grsd.plotting.style import WIDTH, look
 
 
 def tour(
@@ -25,9 +25,8 @@ def tour(
     the losses, the band from the smallest to the largest.
     """
     count = len(histories)
-    figure, (curves, *maps) = plt.subplots(
-        1, 1 + count, figsize=(4 + 3.5 * count, 3.6), width_ratios=[1.05] + [1] * count
-    )
+    wide = WIDTH * (4 + 3.5 * count) / 11  # as wide as every figure if two networks are compared
+    figure, (curves, *maps) = plt.subplots(1, 1 + count, figsize=(wide, 3.6), width_ratios=[1.05] + [1] * count)
     for name, loss in losses.items():
         how = look(name)
         curves.fill_between(times[name], loss.min(0), loss.max(0), color=how["color"], alpha=0.25, lw=0)
@@ -35,7 +34,7 @@ def tour(
         curves.plot(times[name], np.median(lazy[name], 0), color=how["color"], ls=":", label=f"{name}, if lazy")
     curves.set(xscale="log", yscale="log", title="learning curves")
     curves.set(xlabel=r"time $t\,\lambda_{\max}(0)$", ylabel=r"loss $|e|^2/2N$")
-    curves.legend()
+    curves.legend(fontsize=8)
     largest = max(float(history.energy.max()) for history in histories.values())
     for axes, (name, history) in zip(maps, histories.items(), strict=True):
         mesh = energy_map(axes, history, largest=largest)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from grsd.conditions.covariance import Collapse
-from grsd.plotting.style import COLOURS, MARKERS
+from grsd.plotting.style import COLOURS, MARKERS, WIDTH, plain_log
 
 SHADES = {"holds": "green", "fails": "red", "inconclusive": "orange"}
 GREY = "#BBBBBB"
@@ -25,7 +25,7 @@ def clock(
 
     ``losses``: by network the times, the loss, the predicted exponent and the lazy one.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4))
     left.axvspan(*window, color=GREY, alpha=0.3, lw=0, label="judged")
     for (name, found), colour in zip(collapses.items(), COLOURS.values(), strict=False):
         for number, values in enumerate(found.values):
@@ -41,13 +41,15 @@ def clock(
         for slope, line in ((expected, "-"), (lazy, ":")):
             right.loglog(times / times[0], (times / times[0]) ** -slope, line, color=colour, lw=1)
     right.set(xlabel="time / first time", ylabel="loss / loss then", title="loss: predicted (line), lazy (dots)")
+    plain_log(right.xaxis)
+    plain_log(right.yaxis)
     right.legend(fontsize=8)
     return figure
 
 
 def links(table: xr.Dataset, rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """The table of the chain: a cell is a verdict, by colour, with its number and interval."""
-    figure, axes = plt.subplots(figsize=(11, 0.75 * len(rows) + 0.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.85 * len(rows) + 0.7))
     for row, name in enumerate(rows):
         for column, link in enumerate(columns):
             cell = table.sel(network=name, link=link)
@@ -56,11 +58,11 @@ def links(table: xr.Dataset, rows: Sequence[str], columns: Sequence[str]) -> Fig
             axes.add_patch(plt.Rectangle((column - 0.48, row - 0.45), 0.96, 0.9, color=colour, alpha=0.45, lw=0))
             text = verdict
             if verdict in SHADES:
-                text += f"\n{float(cell.estimate):.2g}\n[{float(cell.low):.2g}, {float(cell.high):.2g}]"
-            axes.text(column, row, text, ha="center", va="center", fontsize=6.5)
+                text += f"\n{float(cell.estimate):.2g}\n{float(cell.low):.1g} to\n{float(cell.high):.1g}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), columns, fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), [name.replace(", ", ",\n") for name in columns], fontsize=9)
+    axes.set_yticks(range(len(rows)), [name.replace(", ", ",\n") for name in rows], fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -74,7 +76,7 @@ def broken(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], random: S
     ``curves``: by premise the times, mean log loss and the predicted exponent. Right: what one clock explains of the
     flux, in the trained direction and in random ones.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(3, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4), width_ratios=(3, 1))
     for number, (name, (times, log_loss, expected)) in enumerate(curves.items()):
         colour, marker = list(COLOURS.values())[number], MARKERS[number]
         slopes = -np.diff(log_loss) / np.diff(np.log(times))
@@ -82,6 +84,7 @@ def broken(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], random: S
         left.semilogx(middle, slopes, marker=marker, color=colour, label=f"broken: {name}")
         left.axhline(expected, color=colour, ls="--", lw=0.8)
     left.set(xlabel="time / first time", ylabel="local loss exponent", title="dashed: predicted from the first time")
+    plain_log(left.xaxis)
     left.legend(fontsize=8)
     for place, values in enumerate(random):
         right.plot(place + np.linspace(-0.1, 0.1, len(values)), values, "o", color=COLOURS["blue"])

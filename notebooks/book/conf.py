@@ -7,6 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("GRSD_PROJECT", str(HERE.parents[1]))
+# If jsonschema (of nbformat) finds this package, it builds 38 grammars of addresses: seconds that no page needs.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 import pages
 

@@ -18,7 +18,16 @@ from grsd.plan import plan
 pytestmark = [pytest.mark.long, pytest.mark.browser]
 
 ROOT = grsd.project()
-RUN, OPENED = "00_start_here.ipynb", "13_your_own_network.ipynb"
+RUN = ("00_start_here.ipynb", "02_calibration.ipynb", "13_your_own_network.ipynb")
+OPENED = "08_rigidity.ipynb"
+ENDLESS = "99_endless.ipynb"  # at the first try; it ends at the second
+CELLS = (
+    "import grsd\n\ntries = globals().get('tries', 0) + 1\ndata = grsd.digits(20)",
+    "for seed in range(10**6 if tries == 1 else 1):\n"
+    "    network = grsd.Perceptron(64, 10, width=16, depth=2, seed=seed)\n"
+    "    flow = grsd.gradient_flow(network, data.inputs, data.targets, [0.0, 0.1])",
+    "print('try', tries, 'of seed', seed)",
+)
 TOKEN = "abc"  # noqa: S105
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
@@ -30,6 +39,14 @@ SETTINGS = {
 # One text per cell of code; a folded cell shows no number.
 PROMPTS = """() => [...document.querySelectorAll('.jp-NotebookPanel .jp-CodeCell')]
     .map(cell => (cell.querySelector('.jp-InputPrompt') || {textContent: ''}).textContent.trim())"""
+# Lab shows the traceback of a failed cell as it shows what went to stderr.
+RED = '.jp-NotebookPanel [data-mime-type="application/vnd.jupyter.stderr"]'
+FAILED = re.compile(r"Traceback|Error\b|Interrupt\b")
+# Whether the picture that sliders draw is there and another one than before.
+MOVED = """before => {
+    const picture = document.querySelector('.widget-output img');
+    return picture && picture.complete && picture.src !== before;
+}"""
 PATIENCE = 2400  # quarters of a second, on a machine that does much else
 OWN = (r"/static/|/lsp/|favicon",)  # what Lab itself may find missing
 
@@ -43,6 +60,9 @@ def lab(tmp_path_factory):
     (root / "notebooks" / "profiles.yaml").write_bytes((ROOT / "notebooks" / "profiles.yaml").read_bytes())
     for run in plan(ROOT, profile="test"):
         write(run.notebook, root / "notebooks" / run.notebook.name, run.parameters)
+    endless = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    endless.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(endless, root / "notebooks" / ENDLESS)
     for name, values in SETTINGS.items():
         path = root / "settings" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +137,9 @@ def opened(lab, watched):
         def run_all(self):
             self.menu("Run", "runmenu:run-all")
 
+        def interrupt(self):
+            self.menu("Kernel", "kernelmenu:interrupt")
+
         def prompts(self):
             return self.page.evaluate(PROMPTS)
 
@@ -127,8 +150,11 @@ def opened(lab, watched):
                 self.page.wait_for_timeout(250)
             raise AssertionError(self.prompts())
 
+        def wait(self, script, given):
+            self.page.wait_for_function(script, arg=given, timeout=250 * PATIENCE)
+
         def errors(self):
-            return self.page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+            return self.page.locator(RED).filter(has_text=FAILED).all_inner_texts()
 
     return Opened
 
@@ -151,10 +177,39 @@ def test_opens(opened, plain):
         assert plain(notebook.complaints, *OWN) == []
 
 
-def test_run_all_ends_without_an_error(opened, plain):
-    with opened(RUN) as notebook:
+@pytest.mark.parametrize("name", RUN)
+def test_run_all_ends_without_an_error(opened, plain, name):
+    """And if there are sliders, the first one moves and its picture changes."""
+    with opened(name) as notebook:
         notebook.run_all()
         notebook.until(lambda prompts: all_ran(prompts) or notebook.errors())
         assert notebook.errors() == []
         assert notebook.page.locator(".jp-OutputArea img").count() >= 2
+        sliders = notebook.page.locator(".widget-slider .noUi-handle")
+        assert (sliders.count() > 0) == (name != RUN[0])
+        if sliders.count():
+            picture = notebook.page.locator(".widget-output img")
+            before = picture.first.get_attribute("src")
+            value = notebook.page.locator(".widget-slider .widget-readout").first.inner_text()
+            sliders.first.press("ArrowRight")
+            notebook.wait(MOVED, before)
+            assert notebook.page.locator(".widget-slider .widget-readout").first.inner_text() != value
+            assert notebook.errors() == []
+        assert plain(notebook.complaints, *OWN) == []
+
+
+def test_an_interrupted_notebook_runs_again(opened, plain):
+    """Run All, interrupted in an endless cell, ends there in an error; Run All again ends without one."""
+    with opened(ENDLESS) as notebook:
+        notebook.run_all()
+        notebook.until(lambda prompts: prompts == ["[1]:", "[*]:", "[*]:"])
+        notebook.interrupt()
+        notebook.until(lambda prompts: prompts == ["[1]:", "[2]:", "[ ]:"])
+        notebook.until(lambda _: notebook.errors())
+        assert ["KeyboardInterrupt" in error for error in notebook.errors()] == [True]
+        notebook.run_all()
+        notebook.until(lambda prompts: prompts == ["[3]:", "[4]:", "[5]:"])
+        assert notebook.errors() == []
+        said = notebook.page.locator(".jp-OutputArea-output").all_inner_texts()
+        assert [text.strip() for text in said][-1] == "try 2 of seed 0"
         assert plain(notebook.complaints, *OWN) == []

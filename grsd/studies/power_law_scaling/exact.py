@@ -238,23 +238,6 @@ def forecasts(
     return xr.Dataset(found | {"power_law": power, "extended_fit": extended_fit(seen, when)})
 
 
-def compared_ahead(
-    model: LazyPowerLaw | DiagonalNet | ProjectedTwoLayer, until: float, found: xr.Dataset
-) -> xr.Dataset:
-    """What ``forecasts`` found for a model, in the form in which ``forecasts.compared`` gives it for a network."""
-    seen = until * np.geomspace(0.3, 1, 12)
-    losses = model.loss(seen) if isinstance(model, ProjectedTwoLayer) else model.loss(seen, tail=False)
-    return xr.Dataset(
-        {
-            "loss": (("method", "ahead"), [found[name].values for name in METHODS.values()], {"units": "loss"}),
-            "loss_after": ("ahead", found.loss.values),
-            "loss_seen": ("snapshot", losses),
-            "time_seen": ("snapshot", seen / until),
-        },
-        {"method": list(METHODS), "ahead": found.time.values / until},
-    )
-
-
 def drawn_models(seed: int) -> dict[str, tuple[DiagonalNet | ProjectedTwoLayer, float]]:
     """Two models whose spectra move, and the time up to which each is seen; parameters drawn by ``seed``."""
     rng = np.random.default_rng(seed)
