@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from grsd.datasets.registry import DataNotFound
 from grsd.runs.spec import Spec, choices, data_of_tasks, parse
 from grsd.support.folders import PROJECT, ProjectNotFound, environment, one_line, project, writable, writable_file
-from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, cores
+from grsd.support.values import EACH_THREAD, MOST_THREADS, THREADS, between, choice, cores
 
 if TYPE_CHECKING:
     from grsd.evidence import Measurement
@@ -299,9 +299,9 @@ def _workflow(options: argparse.Namespace) -> int:
 
 def _scale(options: argparse.Namespace) -> int:
     from grsd.plan import plan
-    from grsd.workflow import gpu_named, needed, predicted, report
+    from grsd.workflow import GPUS, gpu_named, needed, predicted, report
 
-    gpu = None if options.gpu is None else gpu_named(options.gpu)
+    gpu = None if options.gpu is None else gpu_named(choice("scale", "gpu", options.gpu, tuple(GPUS)))
     between("--jobs", options.jobs, 1, MOST_WORKERS, EACH_WORKER)
     requested = plan(project(options.project), only=options.only, profile=options.profile, settings=options.set)
     specs = list(dict.fromkeys(spec for run in requested for spec in needed(run)))

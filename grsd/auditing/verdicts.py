@@ -12,6 +12,7 @@ from scipy.stats import norm
 from grsd.auditing.shares import Shares
 from grsd.evidence import DecisionRule
 from grsd.laws.ensemble import mean_interval
+from grsd.laws.more_seeds import more_seeds
 
 LEVEL = 0.95
 APART = 0.1  # power is against truths this far from a threshold
@@ -79,17 +80,17 @@ def number(meaning: str, values: Sequence[float], rule: DecisionRule | None = No
     value, (low, high) = mean_interval(kept, LEVEL)
     if rule is None:
         return Number(meaning, value, low, high, len(kept))
-    half, away = high - value, abs(value - rule.threshold)
+    half, runs = high - value, len(kept)
     power = None if half == 0 else float(norm.cdf(norm.ppf((1 + LEVEL) / 2) * (APART / half - 1)))
-    return Number(meaning, value, low, high, len(kept), rule.threshold, power, more_runs(len(kept), half, away))
+    return Number(
+        meaning, value, low, high, runs, rule.threshold, power, more_runs(value, (low, high), rule.threshold, runs)
+    )
 
 
-def more_runs(runs: int, half: float, away: float) -> int | None:
-    """Return about how many more runs an interval needs to leave its threshold: its width falls as 1 / sqrt(runs)."""
-    if half <= away:
-        return 0
-    needed = runs * (half / away) ** 2 if away > 0 else math.inf
-    return math.ceil(needed) - runs if needed - runs <= MOST_MORE else None
+def more_runs(value: float, interval: tuple[float, float], threshold: float, runs: int, least: int = 0) -> int | None:
+    """Return about how many more runs would decide, as ``more_seeds``; ``None`` for more than ``MOST_MORE``."""
+    more = more_seeds(value, interval, threshold, runs, least=least)
+    return int(more) if more <= MOST_MORE else None
 
 
 def decide(found: Sequence[Shares], unit: str, timed: bool) -> Decision:

@@ -26,7 +26,7 @@ def course(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0
 
 
 def loss(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0)) -> Figure:
-    """The loss of each run, and with times the forecast of the next decade with its interval."""
+    """The loss of each run, and with times the forecast with its interval."""
     figure, axes = plt.subplots(figsize=size)
     found, ahead = document["course"], document["forecast"]
     for row, losses in enumerate(found["losses"]):
