@@ -46,6 +46,7 @@ PLACES = {
     "(kernel=...": "(model=...",
     "(files[": "(checkpoints[",
 }
+EVALUATION = "call model.eval() first", "return model.eval() from the function that makes it"
 STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
 
 
@@ -317,7 +318,7 @@ def naming(who: str) -> Iterator[None]:
                 head, _, rest = text.removeprefix(start).partition("): ")
                 for said, own in PLACES.items():
                     head = head.replace(said, own)
-                rest = rest.removeprefix(who)
+                rest = rest.removeprefix(who).replace(*EVALUATION)
                 raise type(error)(f"{CALL}{head}): {who}{rest}") from error
         raise
 
