@@ -135,9 +135,11 @@ SHARE_WORDS = {
 def _judged(numbers: dict[str, Number], runs: int, unit: str) -> tuple[str, str, int | None]:
     moved, share, fallen = numbers["moved"], numbers["growth_share"], numbers["fallen"]
     if fallen.value is None or fallen.value < FALLEN:
-        what = "rose" if (fallen.value or 0.0) < 0 else "hardly fell"
-        said = "" if fallen.value is None else f" ({fallen.value:+.2f} e-folds)"
-        return "inconclusive", f"the loss {what}{said}: nothing was learned that could be judged", None
+        rose = (fallen.value or 0.0) < 0
+        said = "" if fallen.value is None else f" ({-fallen.value:+.2f} e-folds)"
+        why = "was a learning rate past the edge of stability?" if rose else "train for longer, or on other targets"
+        what = f"the loss {'rose' if rose else 'hardly fell'}{said}, so nothing was learned that could be judged; {why}"
+        return "inconclusive", what, None
     if runs < LEAST_RUNS or moved.low is None:
         return (
             "inconclusive",

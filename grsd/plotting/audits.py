@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from grsd.plotting.stochastic_training import LAZINESS
 from grsd.plotting.style import COLOURS, decades
 
+IN_A_ROW = 5
 VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
 
 
@@ -80,9 +82,9 @@ def flux(budget: xr.Dataset, reach: float, size: tuple[float, float] = (7, 3.2))
 
 def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
     """Several audits side by side: the two numbers that decide as a plane, and what moved the energies."""
-    count = len(documents)
-    figure = plt.figure(figsize=(11, 6.4))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    count, lines = len(documents), math.ceil(len(documents) / IN_A_ROW)
+    figure = plt.figure(figsize=(11, 3.8 + 2.4 * lines))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(3.5, 0.3 + 2.4 * lines))
     plane = upper.subplots()
     for (name, document), marker in zip(documents.items(), "os^vDPX<>h" * 3, strict=False):
         moved, share = (document["numbers"][one] for one in ("moved", "growth_share"))
@@ -98,13 +100,16 @@ def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
     plane.set(xscale="log", xlabel="the kernel's motion over learning", ylabel="growth's share of the squared flux")
     plane.set_ylim(-0.03, 1.1)
     plane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    rows = lower.subplots(1, count, sharey=True, squeeze=False)[0]
-    for axes, (name, document) in zip(rows, documents.items(), strict=True):
+    grid = lower.subplots(lines, min(count, IN_A_ROW), sharey=True, squeeze=False)
+    for axes, (name, document) in zip(grid.flat, documents.items(), strict=False):
         _bars(axes, document["course"])
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("log(loss / first)", fontsize=8)
-    rows[0].set_ylabel("share of the change")
-    handles, labels = rows[0].get_legend_handles_labels()
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    for row in grid:
+        row[0].set_ylabel("share of the change")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     lower.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
