@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+SNAKE = build/snakemake
 
-.PHONY: help figures test test-long browser-test coverage cuda lab book notebooks lock clean
+.PHONY: help figures test test-long browser-test snakemake coverage cuda lab book notebooks lock clean
 
 help:
 	@echo "make figures    run all notebooks headless and write figures/"
 	@echo "make test       all tests but the long ones, the tour included"
 	@echo "make test-long  types, and the long tests: every notebook, fuzzing, kills, full disks, a table of model families"
 	@echo "make browser-test  the book and JupyterLab in chromium; part of test-long"
+	@echo "make snakemake  Snakemake for grsd workflow, in an environment of its own, in build/snakemake; part of test-long"
 	@echo "make coverage   which lines no test runs"
 	@echo "make cuda       tables of the CUDA device; no lock: make cuda PYTHON=one that has torch and grsd's needs"
 	@echo "make lab        JupyterLab on copies of the notebooks, in build/lab (loopback, token)"
@@ -35,11 +37,21 @@ test: $(READY)
 	$(BIN)/pytest -n 2
 
 test-long: $(READY)
+	-$(MAKE) snakemake
 	$(BIN)/basedpyright
 	$(BIN)/pytest -n 2 -m long
 
 browser-test: $(READY)
 	$(BIN)/pytest -m browser tests/browser
+
+snakemake: $(SNAKE)/.ready
+
+# Apart from the lock, which asks for other versions of packaging and SQLAlchemy.
+$(SNAKE)/.ready: grsd/workflow/snakemake.lock
+	rm -rf $(SNAKE)
+	$(PYTHON) -m venv $(SNAKE)
+	$(SNAKE)/bin/python -m pip install -q -c grsd/workflow/snakemake.lock snakemake snakemake-executor-plugin-slurm
+	touch $@
 
 coverage: $(READY)
 	$(BIN)/pytest -n 2 --cov grsd --cov-report term:skip-covered tests

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import torch
@@ -47,7 +49,7 @@ from material import (
 )
 
 import grsd
-from grsd import datasets, krylov, laws, networks, solvable, theory
+from grsd import datasets, krylov, laws, networks, solvable, theory, workflow
 from grsd.conditions import (
     closure,
     covariance,
@@ -63,6 +65,7 @@ from grsd.conditions import (
 )
 from grsd.krylov.tridiagonal import lanczos
 from grsd.laws import profile
+from grsd.plan import plan
 from grsd.shells import coupling_crossing, log_range, parts_over_runs, transport_parts
 from grsd.studies import calibration, initial_incoherence
 
@@ -585,4 +588,36 @@ METHOD_CALLS |= {
     ),
 }
 
+
+def _requested() -> list:
+    return plan(grsd.project(), only=["06"], profile="test")
+
+
+def _cost() -> workflow.Cost:
+    return workflow.Cost(grsd.Spec(samples=8), 3, 10, 2, 0.1, 0.2, 2**20)
+
+
+WORKFLOW_CALLS = {
+    "workflow.gpu_named": _call(workflow.gpu_named, lambda: {"name": "H100"}),
+    "workflow.needed": _call(workflow.needed, lambda: {"run": _requested()[0]}),
+    "workflow.jobs_of": _call(
+        workflow.jobs_of,
+        lambda: (
+            {"requested": _requested(), "root": grsd.project()}
+            | {name: Path(gettempdir()) / "grsd-no-folder" for name in ("folder", "store")}
+        ),
+    ),
+    "workflow.predicted": _call(
+        workflow.predicted,
+        lambda: {"specs": [grsd.Spec(samples=8, width=4, depth=1, times=(0.5, 2.0, 2))], "gpu": workflow.GPUS["H100"]},
+        "predicted",
+        "Spec",
+    ),
+    "workflow.report": _call(workflow.report, lambda: {"costs": [_cost()], "jobs": 2, "gpu": None}),
+    "workflow.resnet18_table": _call(
+        workflow.resnet18_table, lambda: {"gpu": workflow.GPUS["A100"], "dtype": "float32"}
+    ),
+}
+
 PUBLIC: dict[str, Public] = SHELL_CALLS | NETWORK_CALLS | LAW_CALLS | CONDITION_CALLS | MODEL_CALLS | METHOD_CALLS
+PUBLIC |= WORKFLOW_CALLS

@@ -79,9 +79,10 @@ def test_shares_of_a_planted_budget():
 
 
 def test_open_intervals_say_how_many_more():
-    assert more_runs(8, 0.2, 0.1) == 24
-    assert more_runs(8, 0.1, 0.1) == 0
-    assert more_runs(8, 0.1, 0.0) is None
+    assert more_runs(0.0, (-0.2, 0.2), 0.1, 8) == 25
+    assert more_runs(0.0, (-0.1, 0.1), 0.2, 8) == 0
+    assert more_runs(0.0, (-0.1, 0.1), 0.2, 3, least=8) == 5
+    assert more_runs(0.1, (0.0, 0.2), 0.1, 8) is None
     judged = number("x", [0.0, 0.2, 0.1, 0.15], LAZY)
     assert judged.more > 0
     assert 0 < judged.power < 1

@@ -123,5 +123,6 @@ def test_a_strangers_model(make, inputs, targets, loss):
 
 def test_a_language_model_without_a_wrapper_is_told_what_to_do():
     ids = torch.randint(0, 7, (8, 5), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(TypeError, match="the model gives Output; wrap it in a module whose forward returns the tensor"):
+    line = r"gives Output; in the function that makes it, take one of 'logits' \(4, 5, 7\): model = grsd.output"
+    with pytest.raises(TypeError, match=line):
         grsd.audit(Language, ids, torch.arange(8) % 7, loss="cross-entropy", **SMALL)

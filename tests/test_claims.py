@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -73,6 +74,37 @@ def test_a_sign_that_separates_cells_stays_in_its_cell():
         rows = [line for line in table.splitlines() if line.startswith("|")]
         cells = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
         assert len(cells) == 1, cells
+
+
+@pytest.mark.parametrize(
+    ("rule", "interval", "seeds", "said"),
+    [
+        (RULE, (0.05, -0.06, 0.16), 8, "needs about 31 more seeds, if the estimate stays"),
+        (RULE, (0.35, 0.24, 0.46), 8, "needs about 31 more seeds, if the estimate stays"),
+        (RULE, (0.2, 0.15, 0.25), 8, "no number of seeds decides, if the estimate stays"),
+        (RULE, (0.05, 0.0, 0.09), 8, ""),
+        (RULE, (0.05, 0.0, 0.09), 3, "needs about 5 more seeds, if the estimate stays"),
+        (RULE, (0.05, -math.inf, math.inf), 8, ""),
+        (RULE, (math.nan, math.nan, math.nan), 8, ""),
+        (replace(RULE, direction="at least", fails_beyond=0.05), (0.15, 0.04, 0.26), 8, "needs about 31 more seeds"),
+        (replace(RULE, direction="contains", widest=0.2), (0.1, -0.12, 0.32), 8, "needs about 31 more seeds"),
+        (replace(RULE, summary="max"), (0.2, 0.2, 0.2), 8, ""),
+    ],
+)
+def test_an_inconclusive_answer_says_how_many_more_seeds(rule, interval, seeds, said):
+    found = rule.needs(*interval, seeds)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_the_terminal_says_how_many_more_seeds_an_inconclusive_claim_needs():
+    values = [0.02, 0.3, 0.1, 0.02, 0.0, 0.05, 0.01, 0.02]
+    judged = {"x": judge(CLAIM, range(1000, 1008), values, {})}
+    assert judged["x"].verdict == "inconclusive"
+    text = " ".join(" ".join(terminal_lines({"x": CLAIM}, judged)).split())
+    assert re.search(r"8 seeds; needs about \d+ more seeds, if the estimate stays; made by", text)
+    powerless = replace(CLAIM, no_power="It says nothing.")
+    assert "more seeds" not in " ".join(terminal_lines({"x": powerless}, judged))
 
 
 def test_lines_of_a_terminal():

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import slurm
+import yaml
 
 from grsd import cli
 from grsd.plan import Refused, plan
@@ -46,11 +48,20 @@ specs = [spec for block in stage.cells(depths, 0).values() for spec in block.spe
 losses = [float(run.loss[-1]) for run in ensemble(specs, threads=1, workers=1)]
 """
 DRAWS = '(figures() / "{name}-losses.txt").write_text(repr(losses));'
-SLOWER = "--set=tolerance=0.011"
-snakemake = pytest.mark.skipif(
-    shutil.which("snakemake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None,
-    reason="snakemake is not on the path: it has an environment of its own",
-)
+SMALL = {"samples": 16, "width": 4, "depths": [1], "seeds": 2, "snapshots": 3, "tolerance": 0.01, "log_loss": -0.1}
+
+
+@pytest.fixture
+def snakemake(monkeypatch):
+    """Put Snakemake on the path; without it tests are skipped, unless SNAKEMAKE_TESTS=required, as .ci/run sets."""
+    places = [str(Path(sys.executable).parent), os.environ["PATH"], str(project() / "build/snakemake/bin")]
+    found = shutil.which("snakemake", path=os.pathsep.join(places))
+    if found is None:
+        said = "snakemake is not installed; make snakemake puts it into build/snakemake"
+        if os.environ.get("SNAKEMAKE_TESTS") == "required":
+            pytest.fail(said)
+        pytest.skip(said)
+    monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], str(Path(found).parent)]))
 
 
 def write_notebook(folder, name):
@@ -201,7 +212,7 @@ def test_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch, visible, expected)
         (["--cores", "0"], "grsd workflow: --cores: expected "),
         (["--slurm", "nowhere"], "grsd workflow: --slurm nowhere: expected a folder with config.yaml, a profile"),
         (["--set", "samples=0"], "grsd workflow: parameter samples: expected"),
-        ([], "grsd workflow: snakemake is not installed: pip install snakemake "),
+        ([], "grsd workflow: snakemake is not installed: make snakemake, in the clone; or pip install "),
     ],
 )  # fmt: skip
 def test_wrong_requests_are_refused_in_one_line(root, arguments, line, capsys, monkeypatch):
@@ -245,6 +256,14 @@ def tables(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*.csv")}
 
 
+def files(folder):
+    """When each file was last written."""
+    hidden = (".snakemake", "workflow.lock", "gpus")
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    found = {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in paths}
+    return {name: when for name, when in found.items() if not name.startswith(hidden)}
+
+
 def workflow(root, *arguments, **more):
     line = [sys.executable, "-m", "grsd.cli", "workflow", "--project", str(root), *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=1800, **more)
@@ -254,32 +273,72 @@ def stored(root):
     return {path.name for path in Path(os.environ["GRSD_RUNS"]).glob("*.nc")}
 
 
+def write_profiles(root, changed):
+    """Profiles of notebooks 06 to 08, small; ``changed``: parameters of 08."""
+    names = [path.stem for path in sorted((root / "notebooks").glob("*.ipynb"))]
+    values = {name: SMALL | (changed if name.startswith("08") else {}) for name in names}
+    (root / "notebooks/profiles.yaml").write_text(yaml.safe_dump({"default": {}, "test": values}))
+
+
+@pytest.fixture
+def quick_root(tmp_path, monkeypatch):
+    """Notebooks 06 to 08 as far as their quick ensembles: imports, parameters and the cell that trains them."""
+    root = tmp_path / "project"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "data").symlink_to(project() / "data")
+    for path in sorted((project() / "notebooks").glob("0[678]_*.ipynb")):
+        book = nbformat.read(path, as_version=4)
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+        book.cells = [cell for cell in code if cell in code[:2] or "quick(" in cell.source]
+        assert len(book.cells) == 3
+        nbformat.write(book, root / "notebooks" / path.name)
+    write_profiles(root, {})
+    monkeypatch.setenv("GRSD_RUNS", str(tmp_path / "runs"))
+    return root
+
+
+def ran(done, rule):
+    """How many jobs of a rule Snakemake started."""
+    return len(re.findall(rf"^(?:local)?rule {rule}:", done.stderr, re.MULTILINE))
+
+
 @pytest.mark.long
-@snakemake
-def test_the_same_bytes_through_snakemake_killed_and_resumed(root, tmp_path, monkeypatch):
-    line = [sys.executable, "-m", "grsd.cli", "workflow", "--project", str(root), "--cores", "2"]
+def test_the_notebooks_ensembles_through_snakemake(quick_root, snakemake, tmp_path, monkeypatch):
+    """Two jobs at a time: killed, resumed, asked again, and with another parameter; the tables byte for byte."""
+    asked = ["--cores", "2", "--profile", "test"]
+    line = [sys.executable, "-m", "grsd.cli", "workflow", "--project", str(quick_root), *asked]
     with subprocess.Popen(line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as begun:
-        while not stored(root):
+        while not stored(quick_root):
             assert begun.poll() is None, "it ended before its first run"
-            time.sleep(0.1)
+            time.sleep(0.05)
         os.killpg(begun.pid, signal.SIGKILL)
-    before = stored(root)
-    assert before, "killed after the first run"
-    done = workflow(root, "--cores", "2")
+    before = stored(quick_root)
+    assert 0 < len(before) < 4, "killed after the first run"
+    done = workflow(quick_root, *asked)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"4 runs, {4 - len(before)} of them due; 2 notebooks, 2 of them due"
-    assert before <= stored(root), "what was there is kept"
-    out = root / "build/workflow/default"
-    assert sorted(path.name for path in (out / "figures").iterdir()) == ["06_first-losses.txt", "08_second-losses.txt"]
-    again = workflow(root, "--cores", "2")
-    assert again.stdout.splitlines() == ["4 runs, 0 of them due; 2 notebooks, 0 of them due"], again.stdout
+    assert done.stdout.splitlines()[0] == f"4 runs, {4 - len(before)} of them due; 3 notebooks, 3 of them due"
+    assert [ran(done, rule) for rule in ("one_run", "notebook", "figures")] == [4 - len(before), 3, 1]
+    assert before <= stored(quick_root), "what was there is kept"
+    out = quick_root / "build/workflow/test"
+    names = sorted(path.stem for path in (quick_root / "notebooks").glob("*.ipynb"))
+    byte_for_byte(quick_root, tmp_path, monkeypatch, out, [f"{name}/runs.csv" for name in names], profile="test")
+    first, kept = tables(out), files(out)
+    write_profiles(quick_root, {"seeds": 3})
+    done = workflow(quick_root, *asked)
+    assert done.stdout.splitlines()[0] == "6 runs, 2 of them due; 3 notebooks, 1 of them due", "a seed of each kind"
+    assert [ran(done, rule) for rule in ("one_run", "notebook", "figures")] == [2, 1, 1]
+    assert {name for name, when in files(out).items() if kept.get(name) != when} == {
+        name for name in files(out) if name.startswith(("08", "notebooks/08", "figures-", "runs/", "plan"))
+    } - {name for name in kept if name.startswith("runs/")}, "nothing else is made again"
+    assert [name for name, table in tables(out).items() if first[name] != table] == ["08_rigidity/runs.csv"]
+    again = workflow(quick_root, *asked)
+    assert again.stdout.splitlines() == ["6 runs, 0 of them due; 3 notebooks, 0 of them due"], again.stdout
     assert "Nothing to be done" in again.stderr
-    byte_for_byte(root, tmp_path, monkeypatch, out, ["06_first/runs.csv", "08_second/runs.csv"])
 
 
-def byte_for_byte(root, tmp_path, monkeypatch, out, names):
+def byte_for_byte(root, tmp_path, monkeypatch, out, names, **request):
     """The runs, and the tables of the notebooks, are those of a plain ensemble in another folder."""
-    specs = list(planned(root).runs.values())
+    specs = list(planned(root, **request).runs.values())
     monkeypatch.setenv("GRSD_RUNS", str(tmp_path / "plain"))
     table = summary(specs, ensemble(specs, workers=1, progress=False)).encode()
     plain = stored(root)
@@ -295,9 +354,8 @@ def test_profile_and_snakefile_are_package_data():
 
 
 @pytest.mark.long
-@snakemake
 @pytest.mark.skipif(slurm.unavailable() is not None, reason=str(slurm.unavailable()))
-def test_the_same_bytes_on_slurm_with_a_job_cancelled(root, tmp_path, monkeypatch):
+def test_the_same_bytes_on_slurm_with_a_job_cancelled(root, snakemake, tmp_path, monkeypatch):
     profile = tmp_path / "profile"
     profile.mkdir()
     own = (PROFILE / "config.yaml").read_text().replace("mem_mb=4000", "mem_mb=1000")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
 
+from grsd.auditing.cuts import CUTS, cuts
 from grsd.auditing.followed import Followed
-from grsd.auditing.verdicts import LEVEL, Number, more_runs, needs, number
-from grsd.conditions import evolution, incoherence, interventions, invariance
+from grsd.auditing.verdicts import Number, more_runs, number
+from grsd.conditions import evolution, incoherence, interventions, invariance, propagation
 from grsd.conditions.contract import Verdict
 from grsd.conditions.matched import budget_at_loss, frontier_window, widths_of
 from grsd.laws import beyond_growth
-from grsd.theory import early, extended_fit, predict_loss, velocity_band
-from grsd.theory.prediction import Early
+from grsd.laws.beyond import LEAST_RUNS, NEGLIGIBLE
+from grsd.theory import velocity_band
 
 LEVELS = (-2.5, -2.0, -1.5, -1.0, -0.75, -0.5, -0.25)
-HELD_BACK = math.log(4)  # of log time at the end of a run, on which a forecast is tried
-AHEAD = 8  # times of the forecast, over the next decade
 REACH = 7.0  # e-folds below the frontier: farther down shells have hardly moved
 
 
@@ -34,23 +32,6 @@ class Answer:
     verdict: str
     why: str
     number: Number
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The loss over the next decade of time: ``loss`` with ``low`` and ``high`` for one further run, over ``times``.
-
-    ``by``: the route, in words. ``error``: of the same route where the runs are known, mean |log(forecast / true)|;
-    ``frozen``: that of a kernel that stands still, or of nothing.
-    """
-
-    by: str
-    times: list[float]
-    loss: list[float]
-    low: list[float]
-    high: list[float]
-    error: Number
-    frozen: Number
 
 
 ASKS = {
@@ -112,32 +93,30 @@ def _given(matched: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
     return matched
 
 
-def _of(found: Verdict, level: float = math.nan) -> Answer:
+def _of(found: Verdict, level: float = math.nan, runs: int | None = None) -> Answer:
+    """Return a condition's verdict as an answer; ``runs``: networks, where they are fewer than what was judged."""
     low, high = found.interval
-    estimate = found.estimate
+    estimate, runs = found.estimate, runs or found.runs
     power = None if found.power is None else float(found.power)
     finite = all(map(math.isfinite, (estimate, low, high)))
     values = (float(estimate), float(low), float(high)) if finite else (None, None, None)
-    threshold = THRESHOLDS.get(found.condition)
-    more = None
+    threshold, more = THRESHOLDS.get(found.condition), None
     if finite and threshold is not None and found.verdict == "inconclusive":
-        more = more_runs(found.runs, max(high - estimate, estimate - low), abs(estimate - threshold))
-        short = LEAST[found.condition] - found.runs
-        more = max(more, short) or None if more is not None else None
+        more = more_runs(estimate, (low, high), threshold, runs, LEAST[found.condition]) or None
     asks = ASKS[found.condition]
     why = found.reason if math.isnan(level) else f"at e^{level:g} of the first loss, {found.reason}"
-    if found.verdict == "inconclusive" and more is not None:
-        why += f"; it {needs(more)}"
-    return Answer(found.condition, asks, found.verdict, why, Number(asks, *values, found.runs, threshold, power, more))
+    return Answer(found.condition, asks, found.verdict, why, Number(asks, *values, runs, threshold, power, more))
 
 
 LEAST = {
+    "propagation": propagation.RULE.seeds,
     "incoherence": incoherence.RULE.seeds,
     "invariance": invariance.LEAST_RUNS,
     "interventions": interventions.RULE.seeds,
     "evolution": evolution.LEAST_RUNS,
 }
 THRESHOLDS = {
+    "propagation": propagation.RULE.threshold,
     "incoherence": incoherence.RULE.threshold,
     "invariance": invariance.RULE.threshold,
     "interventions": interventions.RULE.threshold,
@@ -146,28 +125,44 @@ THRESHOLDS = {
 
 
 def _gains(found: Sequence[xr.Dataset]) -> Answer:
-    values = [float(run.growth) for run in found]
-    nodes = ", ".join(str(name) for name in found[0].m_name.values)
-    measured = number("largest growth of a squared gradient between two layers, half its log", values)
+    """Judge gradients by cutting each network after 2, 3, ... of its nodes: what is left is that network at a depth.
+
+    With fewer than four nodes, or seeds, nothing is judged; the answer says what to call instead.
+    """
+    names = [str(name) for name in found[0].m_name.values]
+    nodes = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    if len(names) >= CUTS + 1 and len(found) >= propagation.RULE.seeds:
+        judged = propagation.judge([part for run in found for part in cuts(run)])
+        answer = _of(judged, runs=len(found))
+        return replace(answer, why=f"cut after 2 to {len(names)} of its nodes ({nodes}): {answer.why}")
+    measured = number("largest growth of a squared gradient between two nodes, half its log", _all_growths(found))
+    few = (
+        f"{len(found)} seeds, and a verdict needs {propagation.RULE.seeds}"
+        if len(names) >= CUTS + 1
+        else f"{len(names)} nodes ({nodes}), and cutting the network at {CUTS} depths takes {CUTS + 1}"
+    )
     why = (
-        f"gradients grow by {measured} nats at most, between {found[0].sizes['m']} layers ({nodes}); whether that is "
-        "bounded is a question of several depths: grsd.conditions.propagation.judge"
+        f"gradients grow by {measured} nats at most; whether that is bounded is a question of several depths: it has "
+        f"{few}. Give them with make(depth, seed): grsd.conditions.judge_models('propagation', make, inputs, targets, "
+        "depths=[4, 8, 16])"
     )
     return Answer("propagation", ASKS["propagation"], "not judged", why, measured)
+
+
+def _all_growths(found: Sequence[xr.Dataset]) -> list[float]:
+    return [float(run.growth) for run in found]
 
 
 def _beyond(matched: Sequence[xr.Dataset], window: tuple[float, float], level: float) -> Answer:
     found = beyond_growth(matched, window=window)
     low, high = found.share_interval
-    half, away = found.share - low, abs(found.share - 0.04)
-    more = more_runs(found.runs, half, away) if found.verdict == "inconclusive" else 0
+    more = 0
+    if found.verdict == "inconclusive":
+        more = more_runs((low + high) / 2, (low, high), NEGLIGIBLE, found.runs, LEAST_RUNS)
     why = f"at e^{level:g} of the first loss, {found.reason}"
-    why += f"; it {needs(more)}" if found.verdict == "inconclusive" and more else ""
-    asks = ASKS["beyond growth"]
-    measured = Number(
-        "share of the squared couplings beyond growth", found.share, low, high, found.runs, 0.04, None, more
-    )
-    return Answer("beyond growth", asks, found.verdict, why, measured)
+    what = "share of the squared couplings beyond growth"
+    measured = Number(what, found.share, low, high, found.runs, NEGLIGIBLE, None, more)
+    return Answer("beyond growth", ASKS["beyond growth"], found.verdict, why, measured)
 
 
 def _distance(matched: Sequence[xr.Dataset], window: tuple[float, float], level: float) -> Answer:
@@ -190,55 +185,3 @@ def _distance(matched: Sequence[xr.Dataset], window: tuple[float, float], level:
     middle, what = (found.least + found.most) / 2, "distance to the nearest power law, in logs"
     measured = Number(what, middle, found.least, found.most, band.runs, math.log(2))
     return Answer("power law", asks, verdict, why, measured)
-
-
-def forecast(followed: Sequence[Followed], squared: bool) -> Forecast:
-    """Forecast the loss over the next decade of time, and try the same on the end of what is known.
-
-    By transport of the shell energies in a kernel that goes on growing as it did if the loss is the squared error, for
-    which alone e' = -M e; else by the power law of its last e-fold of time.
-    Errors: ``ValueError`` if no run is long enough.
-    """
-    runs = [_history(one, squared) for one in followed]
-    errors: dict[str, list[float]] = {"growth": [], "lazy": []}
-    logs = []
-    last = math.exp(np.mean([math.log(run.time.values[-1]) for run in runs]))
-    times = np.geomspace(last, 10 * last, AHEAD)
-    for run in runs:
-        known = run.time.values
-        seen = early(run, known[-1] / math.exp(HELD_BACK)) if squared else _until(run, known[-1] / math.exp(HELD_BACK))
-        later = known[known > seen.until * (1 + 1e-9)]
-        truth = np.log(run.loss.values[-len(later) :])
-        for kind, values in errors.items():
-            if squared:
-                guess = np.log(predict_loss(seen, later, kind).values)
-            else:
-                guess = np.log(extended_fit(seen, later).values) if kind == "growth" else np.full(len(later), np.nan)
-            values.append(float(np.abs(guess - truth).mean()))
-        shifted = times * known[-1] / last
-        whole = early(run, known[-1]) if squared else _until(run, known[-1])
-        ahead = predict_loss(whole, shifted, "growth") if squared else extended_fit(whole, shifted)
-        logs.append(np.log(np.maximum(ahead.values, 1e-300)))
-    middle, spread = np.mean(logs, axis=0), np.std(logs, axis=0, ddof=1)
-    own = float(np.nanmean(errors["growth"])) * np.log(times / times[0] * math.exp(HELD_BACK)) / HELD_BACK
-    half = student.ppf((1 + LEVEL) / 2, len(runs) - 1) * np.sqrt(spread**2 * (1 + 1 / len(runs)) + own**2)
-    by = "a kernel that goes on growing as it did" if squared else "the power law of the last e-fold of time"
-    meaning = "mean |log(forecast / true)| where the runs are known"
-    ends = (np.exp(curve).tolist() for curve in (middle, middle - half, middle + half))
-    return Forecast(by, times.tolist(), *ends, number(meaning, errors["growth"]), number(meaning, errors["lazy"]))
-
-
-def _history(one: Followed, squared: bool) -> xr.Dataset:
-    if squared and "history" in one.found:
-        return one.found["history"]
-    between = one.found["between"]
-    if squared or "time_after" not in between:
-        raise ValueError("the forecast needs the shells of every snapshot, which were left out")
-    return xr.Dataset({"loss": ("time", between.loss_after.values)}, {"time": between.time_after.values})
-
-
-def _until(run: xr.Dataset, until: float) -> Early:
-    kept = run.isel(time=run.time.values <= until * (1 + 1e-9))
-    if kept.sizes["time"] < 2:
-        raise ValueError("a forecast needs at least two snapshots before the last factor of 4 of time")
-    return Early(kept)

@@ -7,6 +7,7 @@ every machine, to the byte, and takes about the budget on one core of a usual pr
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,10 @@ CALL_SECONDS = 2e-5  # of one module, whatever its size
 SIZES = (64, 48, 32, 24, 16, 12, 8, 4)
 SNAPSHOTS = 14  # of a flow, about; each is a kernel and its rate
 PER_DECADE = 4
-INTERVENED = 12  # kernel rates that closure by interventions takes
+INTERVENED = 12  # shells of closure by interventions at most, each of which takes a kernel rate
+LEAST_CLOSED = 16  # samples below which closure is left out rather than asked of fewer
+MEASURING = {True: 0.6, False: 0.5}  # of the time, for kernels with closure and without
+DESCENDING = 0.5  # of the time, for the first 500 gradients
 KRYLOV_SAMPLES = 16
 GRADIENTS = 200, 4000
 GROUPS = 8
@@ -78,31 +82,32 @@ def plan(question: Question) -> Plan:
     each = seconds / len(question.seeds)
     sizes = [question.samples] if question.samples else _sizes(len(question.inputs))
 
-    def snapshots(count: int) -> float:
-        return SNAPSHOTS * cost.kernel(count, question.conditions)
+    def kernels(count: int, closes: bool) -> float:
+        rates = SNAPSHOTS + (INTERVENED + 1 if closes else 0)
+        return rates * cost.kernel(count, question.conditions)
 
-    fitting = [n for n in sizes if snapshots(n) <= 0.5 * each and 500 * cost.gradient(n) <= 0.5 * each]
-    count = fitting[0] if fitting else sizes[-1]
+    def fits(count: int, closes: bool) -> bool:
+        return kernels(count, closes) <= MEASURING[closes] * each and 500 * cost.gradient(count) <= DESCENDING * each
+
+    least = question.samples or min(LEAST_CLOSED, len(question.inputs))
+    closing = [n for n in sizes if question.conditions and n >= least and fits(n, True)]
+    fitting = [n for n in sizes if fits(n, False)]
+    closes = bool(closing) and question.method != "krylov"
+    count = (closing or fitting or sizes[-1:])[0]
     dense = question.method == "dense" or (question.method == "auto" and (bool(fitting) or bool(question.samples)))
     if not dense and question.samples is None:
         count = min(KRYLOV_SAMPLES, len(question.inputs))
     conditions = question.conditions and dense
-    spent = snapshots(count) if dense else 0.5 * each
-    closes = conditions and spent + INTERVENED * cost.kernel(count, True) <= 0.7 * each
-    spent += closes * INTERVENED * cost.kernel(count, True)
+    spent = kernels(count, closes) if dense else 0.5 * each
     gradients = int(min(max((each - spent) / cost.gradient(count), GRADIENTS[0]), GRADIENTS[1]))
     choices = [
         _samples(question, count, 1),
         _route(question, count, dense),
         Choice("training", f"gradient flow, at most {gradients} gradients a network", _stops(question)),
     ]
-    if question.conditions and not closes:
-        why = (
-            "it takes a kernel rate per shell, which the budget has no room for"
-            if dense
-            else "it needs the whole kernel"
-        )
-        choices.append(Choice("closure", "left out", why))
+    if question.conditions:
+        room = _minutes(max(kernels(least, True) / MEASURING[True], 500 * cost.gradient(least) / DESCENDING), question)
+        choices.append(_closure(closes, dense, room))
     return Plan(count, 1, "dense" if dense else "krylov", gradients, conditions, closes, tuple(choices))
 
 
@@ -120,6 +125,23 @@ def _of_checkpoints(question: Question, cost: _Cost, seconds: float) -> Plan:
         why = "one training has no spread over seeds; pass a list of files for each of several trainings to have it"
         choices.append(Choice("intervals", f"over {groups} groups of samples, not over trainings", why))
     return Plan(count, groups, "dense" if dense else "krylov", 0, False, False, tuple(choices))
+
+
+def _minutes(each: float, question: Question) -> str:
+    """Return the budget in minutes, rounded up to two digits, of which every network has ``each`` seconds."""
+    minutes = each * len(question.seeds) / (SHARE * 60)
+    step = 10.0 ** (math.floor(math.log10(minutes)) - 1)
+    return f"{math.ceil(minutes / step) * step:.2g}"
+
+
+def _closure(closes: bool, dense: bool, room: str) -> Choice:
+    if closes:
+        why = "each shell takes a kernel rate; finer shells would leave room for fewer samples"
+        return Choice("closure", f"interventions on at most {INTERVENED} shells, wider than the others", why)
+    if not dense:
+        return Choice("closure", "left out", "it needs the whole kernel")
+    why = f"it takes {INTERVENED} kernel rates a network beside the {SNAPSHOTS} along its flow; budget={room} has room"
+    return Choice("closure", "left out", why)
 
 
 def _samples(question: Question, count: int, groups: int) -> Choice:

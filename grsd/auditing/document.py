@@ -11,10 +11,11 @@ from importlib.resources import files
 import numpy as np
 import xarray as xr
 
-from grsd.auditing.answers import Answer, Forecast, conditions, forecast
+from grsd.auditing.answers import Answer, conditions
 from grsd.auditing.choices import Plan
 from grsd.auditing.finished import labels
 from grsd.auditing.followed import Followed
+from grsd.auditing.forecasts import Forecast, forecast
 from grsd.auditing.question import Question, size_of
 from grsd.auditing.shares import PARTS, shares_of, weights
 from grsd.auditing.verdicts import CLOCK, LAZY, Decision, decide

@@ -16,13 +16,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.auditing.choices import PER_DECADE, Plan
+from grsd.auditing.choices import INTERVENED, PER_DECADE, Plan
 from grsd.auditing.question import CALL, Question
 from grsd.conditions import evolution, incoherence, interventions, propagation
 from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Descent, Snapshot, StepUnderflow
 from grsd.jacobian.operators import KernelProducts
-from grsd.kernel import tangent_kernel_and_rate
+from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.losses import Loss, loss_and_force
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.store import Scratch
@@ -39,13 +39,14 @@ EACH = 0.25  # e-folds of |e|^2 after which a snapshot is due whatever the time
 MOST_SNAPSHOTS = 32
 ROOM = 12.0  # e-folds above the first largest eigenvalue: kernels grow
 DEPTH = 18.0  # e-folds below it that shells resolve
-FLIPS = 199
+FLIPS, FEW = 199, 8  # FEW: samples whose gradients are followed through the layers
 PLACES = {
     "(model, ...": "(model=...",
     "(model, inputs": "(model=...",
     "(kernel=...": "(model=...",
     "(files[": "(checkpoints[",
 }
+EVALUATION = "call model.eval() first", "return model.eval() from the function that makes it"
 STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
 
 
@@ -179,6 +180,7 @@ class _Work:
         self.rates: list[tuple[float, Spectrum]] = []
         self.top = self.largest = 0.0  # largest eigenvalue at the start, and now
         self.first: tuple[Spectrum | None, Tensor] | None = None
+        self.last: Spectrum | None = None
         self.snapshot: Snapshot | None = None
         self.start: nn.Module | None = None
         self.state: DenseState | KrylovState | None = None
@@ -206,7 +208,10 @@ class _Work:
 
     def _dense(self, snapshot: Snapshot, outputs: Tensor, loss: float) -> DenseState:
         force, inputs = snapshot.error, self.descent.inputs
-        kernel, rate = tangent_kernel_and_rate(snapshot.model, inputs, outputs - force)
+        if self.plan.conditions:
+            kernel, rate = tangent_kernel_and_rate(snapshot.model, inputs, outputs - force)
+        else:
+            kernel, rate = tangent_kernel(snapshot.model, inputs), None  # budgets between states take no rate
         if not bool(kernel.any()):
             when = f"at t = {snapshot.time:.3g}" if snapshot.time else "at the start"
             raise ValueError(
@@ -220,11 +225,11 @@ class _Work:
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
             self._read("dense", outputs)
             self.first, self.start = (modes, force), snapshot.model
-        self.largest = float(modes.eigenvalues[-1])
+        self.last, self.largest = modes, float(modes.eigenvalues[-1])
         if self.plan.conditions:
             self.rates.append((snapshot.time, modes))
             self.budgets.append(energy_budget(modes, force, self.shells))
-        return DenseState(loss, force.reshape(-1), spectrum(kernel))
+        return DenseState(loss, force.reshape(-1), modes)
 
     def _krylov(self, snapshot: Snapshot, loss: float) -> KrylovState:
         products = KernelProducts(snapshot.model, self.descent.inputs, call=CALL)
@@ -269,13 +274,26 @@ class _Work:
         fields = {
             "rates": lambda: evolution.along(self.rates, self.shells, top=self.top, seed=self.seed),
             "signs": lambda: incoherence.measure_modes(modes, force, self.shells, flips=FLIPS, parameters=labels),
-            "gains": lambda: propagation.measure(self.start, inputs[:8], parameters=labels),
+            "gains": lambda: propagation.measure(self.start, inputs[:FEW], node=self._nodes(), parameters=labels),
         }
         if self.plan.interventions:
             pseudo = self.descent.outputs(snapshot.model) - snapshot.error
-            options = {"shells": self.shells, "seed": self.seed, "parameters": labels}
+            options = {"shells": self._closing(), "seed": self.seed, "parameters": labels}
             fields["responses"] = lambda: interventions.measure(snapshot.model, inputs, pseudo, **options)
         return fields
+
+    def _nodes(self) -> list[str] | None:
+        """Return what everything passes through, at whose tensors the network can be cut; else all layers."""
+        try:
+            return propagation.nodes(self.start, self.descent.inputs)
+        except ValueError:
+            return None
+
+    def _closing(self) -> LogShells:
+        """Return shells for interventions: the finest of which ``INTERVENED`` cover what the last kernel resolves."""
+        low, high = log_range(self.last)
+        low = max(low, high - DEPTH)
+        return LogShells(max(self.question.shell_width, (high - low) / (INTERVENED - 1)), span=(low, high))
 
     def _history(self) -> xr.Dataset:
         axis = xr.DataArray(self.times, dims="time", name="time", attrs={"units": "time"})
@@ -300,7 +318,7 @@ def naming(who: str) -> Iterator[None]:
                 head, _, rest = text.removeprefix(start).partition("): ")
                 for said, own in PLACES.items():
                     head = head.replace(said, own)
-                rest = rest.removeprefix(who)
+                rest = rest.removeprefix(who).replace(*EVALUATION)
                 raise type(error)(f"{CALL}{head}): {who}{rest}") from error
         raise
 

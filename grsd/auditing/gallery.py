@@ -16,7 +16,7 @@ from torch import nn
 
 from grsd.auditing.asked import Audit, audit
 from grsd.datasets import digits
-from grsd.networks import Perceptron
+from grsd.networks import Perceptron, ResNet, StateSpace, Transformer
 from grsd.solvable import DiagonalNet
 from grsd.solvable.chain import LinearChain
 from grsd.support.files import write_atomically
@@ -44,12 +44,12 @@ def cnn() -> nn.Module:
     )
 
 
-def perceptron(residual: bool) -> Audit:
-    """Audit a perceptron of width 48 and depth 16 on the parity of digits."""
+def parity(kind: Callable[..., nn.Module], **settings: object) -> Audit:
+    """Audit networks of a ``kind`` in ``grsd.networks`` on the parity of digits."""
     data = digits(64, task="parity")
 
     def make(seed: int) -> nn.Module:
-        return Perceptron(64, 1, width=48, depth=16, residual=residual, seed=seed)
+        return kind(64, 1, seed=seed, **settings)
 
     return audit(make, data.inputs, data.targets, seeds=SEEDS, samples=48, conditions=False, progress=False)
 
@@ -109,9 +109,13 @@ GALLERY: dict[str, Callable[[], Audit]] = {
     "scaled-perceptron": wide,
     "two-linear-layers": two_layers,
     "diagonal-net": diagonal,
-    "residual-perceptron": lambda: perceptron(True),
-    "plain-perceptron": lambda: perceptron(False),
+    "residual-perceptron": lambda: parity(Perceptron, width=48, depth=16, residual=True),
+    "plain-perceptron": lambda: parity(Perceptron, width=48, depth=16, residual=False),
     "small-cnn": convolutions,
+    "resnet": lambda: parity(ResNet, width=8, depth=3),
+    "resnet-no-skips": lambda: parity(ResNet, width=8, depth=3, skips=False),
+    "transformer": lambda: parity(Transformer, width=12, depth=2),
+    "state-space": lambda: parity(StateSpace, width=12, depth=4),
 }
 
 

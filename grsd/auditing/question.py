@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grsd.support.arguments import integers, listed
-from grsd.support.checks import check_inputs, in_one_line, resolve_device
+from grsd.support.checks import adapter, check_inputs, in_one_line, resolve_device
 from grsd.support.pinned import pinned
 from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole_number
 from grsd.training import Loss, check_loss, fitting_targets
@@ -94,9 +94,10 @@ def question(
     chosen = _seeds(seeds)
     runs = () if checkpoints is None else _runs(checkpoints)
     for title, tensor in (("inputs", inputs), ("targets", targets)):
-        hint = f"; use torch.as_tensor({title})" if hasattr(tensor, "__array__") else ""
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{CALL}({title}=...): expected a torch.Tensor, got {said(tensor)}{hint}")
+            raise TypeError(
+                f"{CALL}({title}=...): expected a torch.Tensor, got {said(tensor)}{_as_tensor(title, tensor)}"
+            )
         if tensor.ndim == 0 or tensor.device.type == "meta":
             raise ValueError(f"{CALL}({title}=...): expected a batch (N, ...) with values, got {said(tensor)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -140,6 +141,21 @@ def question(
         outputs=outputs,
         parameters=sum(p.numel() for p in first.parameters() if p.requires_grad),
     )
+
+
+def _as_tensor(title: str, value: object) -> str:
+    """Return how a batch that is no tensor becomes one, as the end of a refusal."""
+    if hasattr(value, "__array__"):
+        return f"; use torch.as_tensor({title})"
+    if title == "targets":
+        return ""
+    parts = list(value.values()) if isinstance(value, Mapping) else []
+    if parts and all(isinstance(part, Tensor) and part.ndim for part in parts) and len({len(p) for p in parts}) == 1:
+        return (
+            "; take grsd.packed(make(0), inputs)[1] for inputs, and for the model lambda seed: "
+            "grsd.packed(make(seed), inputs)[0]"
+        )
+    return "; one tensor (N, ...) of N samples: pad sequences to one length, graphs to dense adjacency matrices"
 
 
 def factory(model: object) -> Callable[[int], nn.Module]:
@@ -224,13 +240,19 @@ def _outputs(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> t
         found = private(inputs.detach().cpu().double() if inputs.is_floating_point() else inputs.detach().cpu())
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"{CALL}(model=...): expected outputs (N, C) or (N,), the model gives {type(found).__name__}; wrap it in a "
-            "module whose forward returns the tensor, as in return self.model(x).logits"
+            f"{CALL}(model=...): expected outputs (N, C) or (N,), the model gives {type(found).__name__}; in the "
+            f"function that makes it, {adapter(found, len(inputs))}"
         )
     if found.ndim not in (1, 2) or len(found) != len(inputs):
+        several = found.ndim > 2 and len(found) == len(inputs)
+        hint = (
+            "take one position, such as the last, in a wrapper: def forward(self, x): return self.model(x)[:, -1]"
+            if several
+            else "each sample needs outputs of its own"
+        )
         raise ValueError(
             f"{CALL}(model=...): expected outputs (N, C) or (N,) for {len(inputs)} samples, the model gives "
-            f"{tuple(found.shape)}; choose positions or flatten them in a wrapper"
+            f"{tuple(found.shape)}; {hint}"
         )
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{CALL}(model=...): the outputs at the start contain NaN or infinity")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
 
-from grsd.auditing.terminal import SHORT, interval
+from grsd.auditing.terminal import SHORT, farther, interval
 
 MEANS = {
     "lazy": "The tangent kernel at the start tells the course: each direction of the error decays at its own fixed "
@@ -137,11 +137,11 @@ def _conditions(document: Mapping[str, object]) -> str:
 def _forecast(document: Mapping[str, object]) -> str:
     ahead = document["forecast"]
     if ahead is None:
-        return f"<p>Not said: {escape(document['forecast_missing'] or '')}.</p>"
+        return f"<p>No forecast: {escape(document['forecast_missing'] or '')}.</p>"
     ends = f"{ahead['loss'][-1]:.3g} [{ahead['low'][-1]:.3g}, {ahead['high'][-1]:.3g}]"
     tried = f"Tried on the last factor of four of time it is wrong by {interval(ahead['error'])} in the log"
     frozen = f", a frozen kernel by {interval(ahead['frozen'])}" if ahead["frozen"]["value"] is not None else ""
-    said = f"At ten times the time a further run has the loss {ends} (95 %), by {escape(ahead['by'])}."
+    said = f"At {farther(ahead)} times the time a further run has the loss {ends} (95 %), by {escape(ahead['by'])}."
     return f"<p>{said} {tried}{frozen}.</p>"
 
 

@@ -27,6 +27,11 @@ def interval(number: Mapping[str, object]) -> str:
     return f"{number['value']:.3g} [{number['low']:.3g}, {number['high']:.3g}]"
 
 
+def farther(ahead: Mapping[str, object]) -> str:
+    """Return how many times the time of the runs a forecast reaches."""
+    return f"{ahead['times'][-1] / ahead['times'][0]:.2g}"
+
+
 def screen(document: Mapping[str, object]) -> str:
     """Return the summary as lines of at most 80 characters."""
     asked, verdict = document["question"], document["verdict"]
@@ -42,10 +47,10 @@ def screen(document: Mapping[str, object]) -> str:
         lines += _wrapped(f"conditions: {document['conditions_missing']}", "  ")
     ahead = document["forecast"]
     if ahead is None:
-        lines += _wrapped(f"forecast: {document['forecast_missing']}", "  ")
+        lines += _wrapped(f"no forecast: {document['forecast_missing']}", "  ")
     else:
         ends = f"{ahead['loss'][-1]:.3g} [{ahead['low'][-1]:.3g}, {ahead['high'][-1]:.3g}]"
-        lines += _wrapped(f"loss at ten times the time: {ends}, by {ahead['by']}", "  ")
+        lines += _wrapped(f"loss at {farther(ahead)} times the time: {ends}, by {ahead['by']}", "  ")
     for choice in document["choices"]:
         lines += _wrapped(f"{choice['what']}: {choice['chosen']} ({choice['why']})", "  ")
     return "\n".join(lines + [line for text in document["next"][:2] for line in _wrapped(f"next: {text}", "  ")])

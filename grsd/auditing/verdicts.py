@@ -12,6 +12,7 @@ from scipy.stats import norm
 from grsd.auditing.shares import Shares
 from grsd.evidence import DecisionRule
 from grsd.laws.ensemble import mean_interval
+from grsd.laws.more_seeds import more_seeds
 
 LEVEL = 0.95
 APART = 0.1  # power is against truths this far from a threshold
@@ -79,17 +80,17 @@ def number(meaning: str, values: Sequence[float], rule: DecisionRule | None = No
     value, (low, high) = mean_interval(kept, LEVEL)
     if rule is None:
         return Number(meaning, value, low, high, len(kept))
-    half, away = high - value, abs(value - rule.threshold)
+    half, runs = high - value, len(kept)
     power = None if half == 0 else float(norm.cdf(norm.ppf((1 + LEVEL) / 2) * (APART / half - 1)))
-    return Number(meaning, value, low, high, len(kept), rule.threshold, power, more_runs(len(kept), half, away))
+    return Number(
+        meaning, value, low, high, runs, rule.threshold, power, more_runs(value, (low, high), rule.threshold, runs)
+    )
 
 
-def more_runs(runs: int, half: float, away: float) -> int | None:
-    """Return about how many more runs an interval needs to leave its threshold: its width falls as 1 / sqrt(runs)."""
-    if half <= away:
-        return 0
-    needed = runs * (half / away) ** 2 if away > 0 else math.inf
-    return math.ceil(needed) - runs if needed - runs <= MOST_MORE else None
+def more_runs(value: float, interval: tuple[float, float], threshold: float, runs: int, least: int = 0) -> int | None:
+    """Return about how many more runs would decide, as ``more_seeds``; ``None`` for more than ``MOST_MORE``."""
+    more = more_seeds(value, interval, threshold, runs, least=least)
+    return int(more) if more <= MOST_MORE else None
 
 
 def decide(found: Sequence[Shares], unit: str, timed: bool) -> Decision:
@@ -134,9 +135,11 @@ SHARE_WORDS = {
 def _judged(numbers: dict[str, Number], runs: int, unit: str) -> tuple[str, str, int | None]:
     moved, share, fallen = numbers["moved"], numbers["growth_share"], numbers["fallen"]
     if fallen.value is None or fallen.value < FALLEN:
-        what = "rose" if (fallen.value or 0.0) < 0 else "hardly fell"
-        said = "" if fallen.value is None else f" ({fallen.value:+.2f} e-folds)"
-        return "inconclusive", f"the loss {what}{said}: nothing was learned that could be judged", None
+        rose = (fallen.value or 0.0) < 0
+        said = "" if fallen.value is None else f" ({-fallen.value:+.2f} e-folds)"
+        why = "was a learning rate past the edge of stability?" if rose else "train for longer, or on other targets"
+        what = f"the loss {'rose' if rose else 'hardly fell'}{said}, so nothing was learned that could be judged; {why}"
+        return "inconclusive", what, None
     if runs < LEAST_RUNS or moved.low is None:
         return (
             "inconclusive",

@@ -6,7 +6,7 @@ import argparse
 
 from grsd.commands.options import EACH_WORKER, MOST_WORKERS, add_notebooks, add_project
 from grsd.support.folders import project
-from grsd.support.values import between
+from grsd.support.values import between, choice
 
 HELP = "what the runs of notebooks would cost, before they start"
 
@@ -20,9 +20,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from grsd.plan import plan
-    from grsd.workflow import gpu_named, needed, predicted, report
+    from grsd.workflow import GPUS, gpu_named, needed, predicted, report
 
-    gpu = None if options.gpu is None else gpu_named(options.gpu)
+    gpu = None if options.gpu is None else gpu_named(choice("scale", "gpu", options.gpu, tuple(GPUS)))
     between("--jobs", options.jobs, 1, MOST_WORKERS, EACH_WORKER)
     requested = plan(project(options.project), only=options.only, profile=options.profile, settings=options.set)
     specs = list(dict.fromkeys(spec for run in requested for spec in needed(run)))

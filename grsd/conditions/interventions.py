@@ -36,7 +36,6 @@ from grsd.evidence import DecisionRule
 from grsd.flow import Flow, Snapshot
 from grsd.jacobian import private_copy
 from grsd.kernel import tangent_kernel_and_rate
-from grsd.laws import more_seeds_said
 from grsd.shells import LogShells, energy_budget
 from grsd.support.arguments import dataset, described, listed, required_window
 from grsd.support.values import choice, fits_memory, instance, positive, said, seed_of, whole_number
@@ -231,11 +230,8 @@ def judge(ensemble: Sequence[xr.Dataset], *, window: tuple[float, float] | None 
     reason = f"the median R^2 of the law {law} is {estimate:.3g}, its interval [{low:.3g}, {high:.3g}]"
     few = f"{len(runs)} networks are fewer than the {RULE.seeds} that a verdict needs"
     reason += f" {places[verdicts[law]]}" if enough else f"; {few}"
-    if verdicts[law] == "inconclusive":
-        beyond = (RULE.threshold, RULE.fails_beyond)
-        nearest = next((end for end in beyond if (estimate >= end) == (end == RULE.threshold)), estimate)
-        needed = more_seeds_said(estimate, (low, high), nearest, len(runs), least=RULE.seeds, of="networks")
-        reason += f"; {needed}" if needed else ""
+    needed = RULE.needs(estimate, low, high, len(runs), of="networks")
+    reason += f"; {needed}" if needed else ""
     power, against = _power(max(high - estimate, estimate - low), enough)
     return Verdict(name, verdicts[law], estimate, (low, high), power, against, reason, len(runs), details)
 

@@ -67,6 +67,26 @@ class DecisionRule:
             holds, fails = low >= self.threshold, high < beyond
         return "holds" if holds else "fails" if fails else "inconclusive"
 
+    def needs(self, estimate: float, low: float, high: float, seeds: int, of: str = "seeds") -> str:
+        """Return half a sentence for an inconclusive [low, high]: about how many more seeds would decide.
+
+        The interval narrows as one over the square root of their number, the estimate stays. Empty if no seeds would
+        help: for a verdict, for an interval that is not finite, and for an identity. ``of``: what is counted.
+        """
+        decided = self.verdict(low, high) != "inconclusive" and seeds >= self.seeds
+        if decided or self.summary in IDENTITIES:
+            return ""
+        from grsd.laws.more_seeds import more_seeds_said  # the floor of laws is heavier than reading claims
+
+        if self.direction == "contains":
+            half = (high - low) / 2
+            return more_seeds_said(0.0, (-half, half), self.widest / 2, seeds, least=self.seeds, of=of)
+        beyond = self.threshold if self.fails_beyond is None else self.fails_beyond
+        sign = 1 if self.direction == "at most" else -1
+        holding, failing = sign * (self.threshold - estimate), sign * (estimate - beyond)
+        nearest = self.threshold if holding >= 0 else beyond if failing >= 0 else estimate
+        return more_seeds_said(estimate, (low, high), nearest, seeds, least=self.seeds, of=of)
+
 
 @lru_cache(maxsize=4096)
 def _interval(summary: str, confidence: float, values: tuple[float, ...]) -> tuple[float, float, float]:

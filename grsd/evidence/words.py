@@ -96,11 +96,14 @@ def verdict_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> 
 
 
 def terminal_lines(chosen: Mapping[str, Claim], judged: Mapping[str, Result]) -> list[str]:
-    """Return ``verdict_lines`` for 80 columns with notebook and commit, and a line that counts the verdicts."""
+    """Return ``verdict_lines`` for 80 columns with notebook and commit, and a line that counts the verdicts.
+
+    An inconclusive claim says about how many more seeds it needs.
+    """
     lines = []
     for claim in chosen.values():
         said, sentence = verdict_lines({claim.id: claim}, judged)
-        made = f"; {made_by(judged[claim.id])}" if claim.id in judged else ""
+        made = _needs(claim, judged[claim.id]) + f"; {made_by(judged[claim.id])}" if claim.id in judged else ""
         if claim.notebook:
             made = f"; notebook {claim.notebook.partition('_')[0]}{made}"
         lines += [*wrapped(said + made), *wrapped(sentence, "    ")]
@@ -148,6 +151,12 @@ def _said(claim: Claim, judged: Mapping[str, Result]) -> str:
         return "a rule, and no result yet"
     result = judged[claim.id]
     return f"{_verdict(claim, result)}: {_interval(result)}, {_bound(claim)}, {len(result.seeds)} seeds"
+
+
+def _needs(claim: Claim, result: Result) -> str:
+    """Return "; needs about n more seeds" for an inconclusive claim that has power, or nothing."""
+    needed = "" if claim.no_power else claim.judged.needs(result.estimate, result.low, result.high, len(result.seeds))
+    return f"; {needed}" if needed else ""
 
 
 def _verdict(claim: Claim, result: Result) -> str:

@@ -10,18 +10,23 @@ runs are independent units: every interval is a delete-one-run jackknife of the 
 Hotelling's) quantile on R - 1 degrees of freedom, and the test flips the signs of the residuals of whole runs.
 """
 
-from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
-from grsd.laws.beyond import VERDICTS, BeyondGrowth, LawBeyond, beyond_growth
-from grsd.laws.coupling import coupling_law
-from grsd.laws.exponent_tests import Exponents, exponents
-from grsd.laws.fit import LawFit
-from grsd.laws.growth_surrogates import growth_power, growth_surrogate
-from grsd.laws.more_seeds import more_seeds_said
-from grsd.laws.resample import resampled
-from grsd.laws.scaling import PowerLawFit, fit_power_law
-from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
-from grsd.laws.slope import loss_slope
-from grsd.laws.velocity import velocity_law
+from typing import TYPE_CHECKING
+
+from grsd.support.lazy import face
+
+if TYPE_CHECKING:
+    from grsd.laws.alternatives import ALTERNATIVES, Comparison, compare_laws
+    from grsd.laws.beyond import VERDICTS, BeyondGrowth, LawBeyond, beyond_growth
+    from grsd.laws.coupling import coupling_law
+    from grsd.laws.exponent_tests import Exponents, exponents
+    from grsd.laws.fit import LawFit
+    from grsd.laws.growth_surrogates import growth_power, growth_surrogate
+    from grsd.laws.more_seeds import more_seeds_said
+    from grsd.laws.resample import resampled
+    from grsd.laws.scaling import PowerLawFit, fit_power_law
+    from grsd.laws.signflip import OBSERVABLES, LawTest, judge_observed, law_test, observe
+    from grsd.laws.slope import loss_slope
+    from grsd.laws.velocity import velocity_law
 
 __all__ = [
     "ALTERNATIVES",
@@ -49,3 +54,5 @@ __all__ = [
     "resampled",
     "velocity_law",
 ]
+
+__getattr__, __dir__ = face(__name__)

@@ -26,7 +26,7 @@ def course(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0
 
 
 def loss(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0)) -> Figure:
-    """The loss of each run, and with times the forecast of the next decade with its interval."""
+    """The loss of each run, and with times the forecast with its interval."""
     figure, axes = plt.subplots(figsize=size)
     found, ahead = document["course"], document["forecast"]
     for row, losses in enumerate(found["losses"]):
@@ -95,7 +95,7 @@ def gallery(documents: Mapping[str, Mapping[str, object]]) -> Figure:
     plane.axhline(0.75, color="grey", ls=":", lw=1)
     plane.set(xscale="log", xlabel="the kernel's motion over learning", ylabel="growth's share of the squared flux")
     plane.set_ylim(-0.03, 1.1)
-    plane.legend(fontsize=8, loc="lower left")
+    plane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     for part in ("growth", "rest"):
         for document, marker in zip(documents.values(), "os^vDPX<>h" * 3, strict=False):
             _line(axes[part], document, part, marker)

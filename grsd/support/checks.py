@@ -135,7 +135,7 @@ def check_outputs(call: str, outputs: object, samples: int, *, positions: bool =
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"{call}(model, ...): the model must return one tensor, it returned {type(outputs).__name__}; "
-            f"{_adapter(outputs, samples)}"
+            f"{adapter(outputs, samples)}"
         )
     if outputs.ndim not in {1, 2, 2 + positions} or outputs.shape[0] != samples or 0 in outputs.shape:
         several = outputs.ndim > 2 and outputs.shape[0] == samples and 0 not in outputs.shape
@@ -150,8 +150,8 @@ def check_outputs(call: str, outputs: object, samples: int, *, positions: bool =
         raise ValueError(f"{call}(model, ...): the model's output contains NaN or infinity")
 
 
-def _adapter(outputs: object, samples: int) -> str:
-    """The line that makes a module of one tensor from a model that returns several, ready to be run."""
+def adapter(outputs: object, samples: int) -> str:
+    """Return the line that makes a module of one tensor from a model that returns several, ready to be run."""
     pairs = list(outputs.items()) if isinstance(outputs, Mapping) else []
     if isinstance(outputs, tuple | list):
         pairs = list(enumerate(outputs))

@@ -66,7 +66,7 @@ def workflow(
     store = writable("results", runs_folder()).resolve()
     planned = jobs_of(requested, folder, store, root)
     if not dry:
-        program = _snakemake()
+        program = _snakemake(root)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "workflow.lock")
         try:
@@ -106,13 +106,13 @@ def _say(planned: Jobs) -> None:
     print("\n".join([first, *(f"  {target}" for target in missing)]), flush=True)
 
 
-def _snakemake() -> str:
-    """Return the program: beside this Python, else on the path; it need not share grsd's environment."""
-    beside = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    found = shutil.which("snakemake", path=beside)
+def _snakemake(root: Path) -> str:
+    """Return the program: beside this Python, on the path, or as made by make; it need not share grsd's environment."""
+    places = [os.path.dirname(sys.executable), os.environ.get("PATH", ""), str(root / "build" / "snakemake" / "bin")]
+    found = shutil.which("snakemake", path=os.pathsep.join(places))
     if found is None:
         raise ValueError(
-            "snakemake is not installed: pip install snakemake snakemake-executor-plugin-slurm in an environment of "
-            "its own, and put its bin folder on the path; or pip install 'grsd[cluster]' here"
+            "snakemake is not installed: make snakemake, in the clone; or pip install snakemake "
+            "snakemake-executor-plugin-slurm in an environment of its own, with its bin folder on the path"
         )
     return found

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grsd.bench.problems import PROBLEMS
 from grsd.support.folders import project
-from grsd.support.values import choice
+from grsd.support.values import choice, instance
 
 SHARE = 0.4  # of the peak that is assumed to be reached
 LAUNCH = 1e-5  # seconds that one call on a device takes at least
@@ -52,7 +52,7 @@ GPUS = {
 
 def gpu_named(name: str) -> Gpu:
     """Return the GPU. Errors: ``ValueError`` in one line that lists the known ones."""
-    return GPUS[choice("scale", "gpu", name, tuple(GPUS))]
+    return GPUS[choice("gpu_named", "name", name, tuple(GPUS))]
 
 
 def resnet18_table(gpu: Gpu = GPUS["H100"], dtype: str = "float64") -> pd.DataFrame:
@@ -63,6 +63,8 @@ def resnet18_table(gpu: Gpu = GPUS["H100"], dtype: str = "float64") -> pd.DataFr
     are shared out evenly. The kernel lies in equal shares on the GPUs (``fits``: so much memory is there). The
     decomposition takes 9 D^3 on one GPU, where three matrices of D^2 numbers fit; it is nan elsewhere.
     """
+    instance("resnet18_table", "gpu", gpu, Gpu, "a GPU, as of gpu_named('H100')")
+    choice("resnet18_table", "dtype", dtype, ("float64", "float32"))
     problem = PROBLEMS["resnet18"]
     with torch.device("meta"):
         model = problem.build().eval()

@@ -21,8 +21,10 @@ from grsd.runs import Spec, train
 from grsd.runs.compute import identity
 from grsd.runs.fingerprint import LIBRARIES, sources
 from grsd.runs.store import load
+from grsd.support.arguments import listed
 from grsd.support.files import write_atomically
 from grsd.support.folders import one_line, read
+from grsd.support.values import instance
 from grsd.workflow.markers import hashes, intact, mark
 from grsd.workflow.needs import needed
 
@@ -90,6 +92,11 @@ def jobs_of(requested: Sequence[NotebookRun], folder: Path, store: Path, root: P
 
     Errors: ``Refused`` in one line for parameters of which no experiment can be made.
     """
+    for name, path in (("folder", folder), ("store", store), ("root", root)):
+        instance("jobs_of", name, path, Path, "a pathlib.Path")
+    requested = listed("jobs_of", "requested", requested, "notebooks to run, as of grsd.plan.plan")
+    for run in requested:
+        instance("jobs_of", "requested", run, NotebookRun, "notebooks to run, as of grsd.plan.plan")
     runs, notebooks, reads, tables = {}, {}, {}, _stored(root)
     for run in requested:
         stems = {identity(spec, train)[0]: spec for spec in needed(run)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from grsd.plan import NotebookRun, Refused, defaults_in
 from grsd.runs import Spec
 from grsd.studies.stages import quick
+from grsd.support.values import instance
 
 QUICK = ("06", "07", "08")  # these train the cells of a quick stage; the others train inside their own job
 
@@ -17,6 +18,7 @@ def needed(run: NotebookRun) -> list[Spec]:
 
     Errors: ``Refused`` in one line for parameters of which no experiment can be made.
     """
+    instance("needed", "run", run, NotebookRun, "a notebook to run, as of grsd.plan.plan")
     if run.notebook.stem[:2] not in QUICK:
         return []
     return specs_of(run.notebook, run.parameters)

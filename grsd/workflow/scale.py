@@ -68,16 +68,23 @@ def predicted(specs: Sequence[Spec], gpu: Gpu | None = None) -> list[Cost]:
 
     Errors: ``ValueError`` for no specs; as ``grsd.run``.
     """
-    specs = listed("scale", "specs", specs, "grsd.Spec")
+    specs = listed("predicted", "specs", specs, "grsd.Spec")
     for spec in specs:
-        instance("scale", "specs", spec, Spec, "a grsd.Spec")
+        instance("predicted", "specs", spec, Spec, "a grsd.Spec")
+    if gpu is not None:
+        instance("predicted", "gpu", gpu, Gpu, "a GPU, as of grsd.workflow.gpu_named('H100')")
     kinds = Counter(replace(spec, seed=0) for spec in specs)
     return [_cost(replace(spec, device="cpu"), runs, gpu) for spec, runs in kinds.items()]
 
 
 def report(costs: Sequence[Cost], jobs: int = 1, gpu: Gpu | None = None) -> str:
-    """Return lines: each kind of run, then all of them with ``jobs`` at a time."""
-    jobs = whole_number("scale", "jobs", jobs, 1)
+    """Return lines: each kind of run, then all of them with ``jobs`` at a time. Errors: ``ValueError`` for no costs."""
+    costs = listed("report", "costs", costs, "costs from predicted")
+    for cost in costs:
+        instance("report", "costs", cost, Cost, "a Cost from predicted")
+    if gpu is not None:
+        instance("report", "gpu", gpu, Gpu, "a GPU, as of grsd.workflow.gpu_named('H100')")
+    jobs = whole_number("report", "jobs", jobs, 1)
     total = sum(cost.runs * cost.seconds for cost in costs)
     runs = sum(cost.runs for cost in costs)
     longest = max(cost.seconds for cost in costs)
