@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from grsd.decomposition import Spectrum
 from grsd.jacobian.operators import ForcedProducts, KernelOperator, Products, Vector
 from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
-from grsd.krylov.tridiagonal import Tridiagonal, lanczos
+from grsd.krylov.tridiagonal import Tridiagonal, lanczos, rounding
 from grsd.losses import Loss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.budget import VARIABLES
@@ -59,7 +59,8 @@ class KrylovSpectrum:
         probes: T in the Krylov bases of random vectors, for the counts of modes; may be empty.
         tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
             of the value is masked ``not_converged``.
-        relaxing: None for squared error, or if it is not asked for. For another loss pairs (c, steps): the relaxation is the sum of c times the
+        relaxing: None for squared error, or if it is not asked for. For another loss pairs (c, steps): the relaxation
+            is the sum of c times the
             energies that the steps find; no pair if e' = 0.
     """
 
@@ -82,14 +83,9 @@ class KrylovSpectrum:
 
     @cached_property
     def floor(self) -> float:
-        """The precision floor of M: D * eps * its largest Ritz value; in float32 10 sqrt(D) * eps.
-
-        D * eps bounds the worst case. Independent rounding errors of a product add up to sqrt(D) * eps, and in float32
-        the worst case would leave nothing at D in the millions.
-        """
+        """The precision floor of M: D * eps * its largest Ritz value; in float32 10 sqrt(D) * eps."""
         top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
-        worst = self.dimension if self.error.dtype == torch.float64 else 10 * math.sqrt(self.dimension)
-        return min(worst, self.dimension) * torch.finfo(self.error.dtype).eps * top
+        return rounding(self.dimension, self.error.dtype) * top
 
     @property
     def eigenvalues(self) -> Float[Tensor, " m"]:
