@@ -11,7 +11,9 @@ from torch import nn
 import grsd
 from grsd.bench.jacobians import WAYS, by_jacobian
 from grsd.bench.worker import Case, alone
+from grsd.jacobian import can_vmap_samples, jacobian
 from grsd.jacobian.network import Network
+from grsd.jacobian.prepare import _runs_in_float32
 from grsd.kernel.computation import KernelComputation
 from grsd.runs.netcdf import from_bytes, to_bytes
 from grsd.support import faults
@@ -26,6 +28,10 @@ SLIPS = {
     "an attribute of a value": ("(3).nothing", AttributeError, False),
     "a key": ("{}['x']", KeyError, False),
     "arguments": ("len()", TypeError, False),
+    "an index": ("[][0]", IndexError, False),
+    "a value": ("int('x')", ValueError, False),
+    "a division": ("1 / 0", ZeroDivisionError, False),
+    "an early end": ("list(next(iter(())) for _ in 'a')", RuntimeError, False),
 }
 
 
@@ -68,17 +74,40 @@ def test_a_kernel_raises_them_at_once(kind, model, monkeypatch, tmp_path):
         grsd.tangent_kernel(model, X)
     assert raised_here(caught.value.__traceback__)
     monkeypatch.undo()
-    whole, calls = KernelComputation._accumulate, []
+    calls = []
 
-    def once(self, accumulator_of):
-        calls.append(self.strategy)
+    def once(*arguments, **options):
+        calls.append(options["row_method"])
         if len(calls) == 1:
             written_in(tmp_path, kind)()
-        whole(self, accumulator_of)
+        return jacobian(*arguments, **options)
 
-    monkeypatch.setattr(KernelComputation, "_accumulate", once)
+    monkeypatch.setattr("grsd.kernel.computation.jacobian", once)
     assert torch.allclose(grsd.tangent_kernel(model, X), expected, rtol=1e-12)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("place", ["_accumulate", "_disagreement"])
+def test_only_derivatives_are_asked_of_torch(place, model, monkeypatch):
+    """What fails while products are summed or compared is a fault of this package, also if torch's product says it."""
+    monkeypatch.setattr(KernelComputation, place, ours("a name"))
+    with pytest.raises(NameError):
+        grsd.tangent_kernel(model, X)
+    monkeypatch.undo()
+    monkeypatch.setattr("grsd.kernel.products.KernelAccumulator.add", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        grsd.tangent_kernel(model, X)
+
+
+def test_batching_and_precision_raise_them(model, monkeypatch):
+    """Where single samples are tried under vmap, and where float32 is tried after float64."""
+    network = Network(model, torch.float64, torch.device("cpu"))
+    monkeypatch.setattr("grsd.jacobian.rows.vmap", ours("arguments"))
+    with pytest.raises(TypeError):
+        can_vmap_samples(network, X, model.double()(X))
+    monkeypatch.setattr("grsd.jacobian.prepare.trace_forward", ours("a name"))
+    with pytest.raises(NameError):
+        _runs_in_float32(model, network, X)
 
 
 @pytest.mark.parametrize("place", ["grsd.jacobian.prepare.Network", "grsd.kernel.computation.random_like"])
@@ -124,3 +153,7 @@ def test_benchmarks_raise_them(monkeypatch):
     monkeypatch.setattr("grsd.bench.worker.KERNELS", {"grsd": ours("an import")})
     with pytest.raises(ImportError):
         alone(Case("mlp", 2, "float32", ("grsd",)), "grsd", "cpu", torch.get_num_threads())
+    for kind in ("a name", "an import"):
+        monkeypatch.setattr("grsd.bench.worker.KERNELS", {"nngeometry": ours(kind)})
+        with pytest.raises(SLIPS[kind][1]):
+            alone(Case("mlp", 2, "float32", ("grsd",)), "nngeometry", "cpu", torch.get_num_threads())

@@ -17,6 +17,7 @@ from grsd.bench.methods import METHODS
 from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
 from grsd.bench.stages import STAGES
+from grsd.support.faults import is_slip
 
 OURS, RATE = "grsd", "grsd, with rate"
 FLOOR = "floor"
@@ -52,9 +53,10 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
         before = peak(device)
         wall, cpu, result = _timed(run, device)
     except Exception as error:
-        if method not in PEERS:
+        missing = isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("", "grsd")
+        if method not in PEERS or (is_slip(error) and not missing):
             raise
-        if isinstance(error, ImportError):
+        if missing:
             return {"note": "not installed"}
         return {"note": f"refuses: {(str(error).splitlines() or [type(error).__name__])[0][:100]}"}
     most = peak(device)

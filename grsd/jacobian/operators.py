@@ -216,14 +216,12 @@ class CrossProducts:
         return LinearOperator(self.shape, matvec=by(self.product), rmatvec=by(self.transposed), dtype=dtype)
 
 
-class KernelOperator(KernelProducts):
-    """M = J J^T / N and M' along gradient flow of the mean loss, as products; vectors have length D = N * C.
+class ForcedProducts(KernelProducts):
+    """``KernelProducts`` with the force of a loss.
 
     Args: as ``tangent_kernel_and_rate``; ``batch``: how many samples are differentiated at once.
     Attributes: ``error``: e = dl/df, for "mse" f(X) - Y, (D,), sample-major; ``dimension``: D.
-    Cost: ``product`` takes one forward and two backward passes over the batch, ``product_and_rate`` about four times as
-    much.
-    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` if torch has no correct second derivative of the model.
+    Errors: as ``KernelProducts``, and those of ``tangent_kernel_and_rate`` for targets and losses.
     """
 
     def __init__(
@@ -236,7 +234,7 @@ class KernelOperator(KernelProducts):
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
         batch: int = 1000,
-        call: str = "KernelOperator",
+        call: str = "ForcedProducts",
     ) -> None:
         check_loss(call, loss)
         self.loss, self._targets = loss, targets
@@ -245,15 +243,31 @@ class KernelOperator(KernelProducts):
     def _prepare(self, call: str) -> None:
         self._targets = fitting_targets(call, self.loss, self.outputs, self._targets)
         _, error = checked_force(call, self.loss, self.outputs, self._targets)
-        gradient = pullback(self.network, self.inputs, error, self.batch)
-        self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
-        self._by, self._push, self._push_and_rate = self._choose(call)
         self.error = error.reshape(-1)
+        self._prepare_products(call)
 
-    def error_rate(self, call: str = "KernelOperator") -> Vector:
+    def _prepare_products(self, call: str) -> None:
+        super()._prepare(call)
+
+    def error_rate(self, call: str = "ForcedProducts") -> Vector:
         """e' = -H M e along gradient flow, (D,), H the second derivative of each loss; it costs one ``product``."""
         moved = -self.product(self.error).view_as(self.outputs)
         return force_along(call, self.loss, self.outputs, self._targets, moved).reshape(-1)
+
+
+class KernelOperator(ForcedProducts):
+    """M = J J^T / N and M' along gradient flow of the mean loss, as products; vectors have length D = N * C.
+
+    Args and attributes: as ``ForcedProducts``.
+    Cost: ``product`` takes one forward and two backward passes over the batch, ``product_and_rate`` about four times as
+    much.
+    Errors: as ``tangent_kernel_and_rate``; ``RuntimeError`` if torch has no correct second derivative of the model.
+    """
+
+    def _prepare_products(self, call: str) -> None:
+        gradient = pullback(self.network, self.inputs, self.error.view_as(self.outputs), self.batch)
+        self.direction = {name: -g / len(self.inputs) for name, g in gradient.items()}
+        self._by, self._push, self._push_and_rate = self._choose(call)
 
     def product_and_rate(self, v: Vector, rate: Vector) -> tuple[Vector, Vector]:
         """M v, and M' v + M ``rate``, (D,) each."""

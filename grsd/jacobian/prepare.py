@@ -246,7 +246,9 @@ def _runs_in_float32(model: nn.Module, network: Network, inputs: Tensor) -> bool
     try:
         single = Network(model, torch.float32, inputs.device)
         trace_forward(single, inputs.float() if inputs.is_floating_point() else inputs)
-    except Exception:  # whatever the reason, float32 does not help
+    except Exception as error:  # whatever the reason, float32 does not help
+        if is_slip(error):
+            raise
         return False
     return True
 

@@ -36,7 +36,7 @@ from grsd.jacobian.trace import (
     slopes_by_two_passes,
     trace_with_graph,
 )
-from grsd.support.faults import is_slip
+from grsd.support.faults import is_mistake
 
 Parts = tuple[Tensor, ...]
 Differentiated = list[tuple[Parts, Parts | None]]
@@ -363,7 +363,7 @@ def can_vmap_samples(network: Network, inputs: Tensor, outputs: Tensor) -> bool:
         with torch.no_grad():
             alone = vmap(lambda sample: network(network.parameters, sample[None])[0])(few)
     except Exception as error:  # whatever vmap or the module refuses, the whole batch avoids it
-        if is_slip(error):
+        if is_mistake(error):
             raise
         return False
     eps = torch.finfo(outputs.dtype).eps

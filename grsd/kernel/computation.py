@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from grsd.jacobian import (
-    FORWARD,
     Differentiated,
     Direction,
     ForwardTrace,
@@ -21,19 +20,16 @@ from grsd.jacobian import (
     ParameterGroup,
     RowMethod,
     can_vmap_samples,
-    factorable,
-    foreign_leaves,
     jacobian,
     plan_groups,
     pull,
     random_like,
     trace_forward,
-    trace_with_graph,
 )
 from grsd.jacobian.directions import along_parameters
 from grsd.jacobian.prepare import COUPLED_GRADIENT, prepare
-from grsd.jacobian.size import evaluated_at_once, rows_are_cheap
 from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
+from grsd.kernel.fallback import CannotDifferentiate, asking_torch, said
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined, merged
 from grsd.kernel.plan import (
@@ -47,10 +43,17 @@ from grsd.kernel.plan import (
     single_pass_plan,
 )
 from grsd.kernel.products import Accumulates, KernelAccumulator, Square, Tile
-from grsd.kernel.strategies import LAST_RESORT, OWN_PARAMETERS, SLOWER, Strategy
+from grsd.kernel.strategies import (
+    LAST_RESORT,
+    OWN_PARAMETERS,
+    SLOWER,
+    Strategy,
+    first_strategy,
+    layout_trace,
+    traced_at_once,
+)
 from grsd.losses import Loss, checked_force, fitting_targets
-from grsd.support.checks import FEW, in_one_line, memory_bytes
-from grsd.support.faults import is_mistake
+from grsd.support.checks import in_one_line, memory_bytes
 
 SMALL = 2**30  # bytes; the memory of smaller problems is not measured
 T = TypeVar("T")
@@ -153,10 +156,7 @@ class KernelComputation:
         return pullback(self.network, self.inputs, cotangent, self.batch)
 
     def _checked(self, compute: Callable[[], tuple[T, list[Tensor]]]) -> T:
-        """Compute; if that raises or fails the self-check, retry with strategies that need fewer features of torch.
-
-        Programming errors of this package are raised at once.
-        """
+        """Compute; if torch or the model cannot, or if the self-check fails, retry with strategies that need less."""
         problem = ""
         for strategy in self._strategies():
             if problem:
@@ -166,13 +166,10 @@ class KernelComputation:
                 self._warn_of_cost(problem)
             try:
                 result, matrices = compute()
-                problem = self._disagreement(matrices)
-            except (torch.OutOfMemoryError, MemoryError, OSError):
-                raise
-            except Exception as error:  # raised by torch or by the model's own backward pass
-                if is_mistake(error) or (isinstance(error, ValueError) and str(error).startswith(self.call)):
-                    raise
-                problem = _said(self.call, error)
+                with asking_torch(self.call):
+                    problem = self._disagreement(matrices)
+            except CannotDifferentiate as error:
+                problem = str(error)
                 continue
             if problem is None:
                 self.prepared.release()
@@ -229,7 +226,8 @@ class KernelComputation:
                         accumulator_of(group).add(group, here[number], there.pop(0))
                 for group, own in merged(one_pass.groups, here, accumulator_of, self.small):
                     accumulator_of(group).add(group, own, own)
-        same_outputs(self.call, self.deviation, self.outputs)
+        with asking_torch(self.call):
+            same_outputs(self.call, self.deviation, self.outputs)
 
     def _pairs(self, spans: list[slice]) -> Iterator[tuple[slice, list[slice]]]:
         """Each span of samples with those after it."""
@@ -245,15 +243,16 @@ class KernelComputation:
         inputs, graph = self.inputs[batch], None
         if len(inputs) == self.samples and self.along is None and self.trace.leaves is not None:
             graph = self.trace
-        parts, outputs = jacobian(
-            self.network,
-            inputs,
-            groups,
-            row_method=self.strategy.row_method,
-            direction=None if self.along is None else Direction(self.along, self.strategy.by),
-            graph=graph,
-            at_once=self.samples if self.small else 1,
-        )
+        with asking_torch(self.call):
+            parts, outputs = jacobian(
+                self.network,
+                inputs,
+                groups,
+                row_method=self.strategy.row_method,
+                direction=None if self.along is None else Direction(self.along, self.strategy.by),
+                graph=graph,
+                at_once=self.samples if self.small else 1,
+            )
         difference = (outputs - self.outputs[batch]).abs().max()
         self.deviation = torch.maximum(self.deviation, difference)
         return parts
@@ -272,24 +271,15 @@ class KernelComputation:
             self.network,
             self.trace,
             self.expected.gradient,
-            self._small_trace() if self.strategy.factored else None,
+            layout_trace(self.prepared) if self.strategy.factored else None,
             per_parameter=self.per_parameter,
-            backprops=self._evaluated_at_once() and not self.rate,
+            backprops=traced_at_once(self.prepared) and not self.rate,
         )
         self.plan = single_pass_plan(self.groups, self.samples) if self.small else self._plan()
 
     def _first_strategy(self) -> None:
-        """Choose the first strategy, its groups and its plan: known layers are factored, others use the fastest rows.
-
-        Small problems take the rows of all parameters, sample by sample, if this saves passes and products are cheap.
-        """
-        self.strategy, self.deviation = Strategy(True, RowMethod.WHOLE_BATCH, FORWARD), self.outputs.new_zeros(())
-        if self.network.functional and self.small and self.samples > 1:
-            cheap = self._rows_are_cheap()
-            if self.trace.vmappable or not cheap:
-                self.strategy = Strategy(
-                    not cheap or self.network.keeps or self._has_foreign_leaves(), RowMethod.PER_SAMPLE, FORWARD
-                )
+        """Choose the first strategy, its groups and its plan."""
+        self.strategy, self.deviation = first_strategy(self.prepared, self.rate), self.outputs.new_zeros(())
         if self.strategy.factored or not self.refuse:  # otherwise the self-check of all samples notices
             self.prepared.check_samples()
         if not self.network.functional:
@@ -305,34 +295,6 @@ class KernelComputation:
             self.strategy = replace(self.strategy, row_method=self._row_method())
             self.plan = self._plan()
 
-    def _has_foreign_leaves(self) -> bool:
-        """Whether the graph ends in tensors that are no parameters; only a second graph tells which of them persist."""
-        return bool(foreign_leaves(self.trace.outputs, self.trace.leaves.values()))
-
-    def _rows_are_cheap(self) -> bool:
-        """Whether the rows of the parameters that could be factored cost less than factoring; decided by counting."""
-        known = factorable(self.trace)
-        all_known = len(known) == len(self.network.parameters)
-        if all_known and (self.rate or self.network.shares):
-            return False
-        numbers = sum(self.network.parameters[name].numel() for name in known)
-        return rows_are_cheap(self.outputs.numel(), numbers, self.trace.operations, all_known)
-
-    def _evaluated_at_once(self) -> bool:
-        return self.small and evaluated_at_once(self.inputs)
-
-    def _small_trace(self) -> ForwardTrace:
-        """A trace with its graph that makes the same calls as the whole batch, on as few samples as possible."""
-        few = self.prepared.few
-        if self._evaluated_at_once():
-            return self.trace
-        if few is not None and few.leaves is not None and len(few.outputs) >= 4 and few.same_calls(self.trace):
-            return few
-        if self.trace.leaves is not None:
-            return self.trace
-        few = trace_with_graph(self.network, self.inputs[:FEW])
-        return few if few.same_calls(self.trace) else trace_with_graph(self.network, self.inputs)
-
     def _row_method(self) -> RowMethod:
         """The fastest method that works on two samples, for parameters that no recognised call claims."""
         generic = [group for group in self.groups if not group.uses]
@@ -341,7 +303,7 @@ class KernelComputation:
         for row_method in (RowMethod.PER_SAMPLE, RowMethod.WHOLE_BATCH):
             if row_method == RowMethod.WHOLE_BATCH or can_vmap_samples(self.network, self.inputs, self.outputs):
                 self.strategy = replace(self.strategy, row_method=row_method)
-                with suppress(RuntimeError, NotImplementedError):
+                with suppress(CannotDifferentiate):
                     self._differentiate(generic, slice(0, 2))
                     return row_method
         return RowMethod.ONE_OUTPUT
@@ -404,10 +366,4 @@ def _size(count: int) -> str:
 
 
 def _not_differentiated(call: str, error: Exception) -> str:
-    return f"(model, ...): {_said(call, error)}"
-
-
-def _said(call: str, error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    own = f"{call}(model, ...): "
-    return text.removeprefix(own) if text.startswith(own) else f"torch cannot differentiate it here: {text}"
+    return f"(model, ...): {said(call, error)}"

@@ -29,14 +29,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
-from grsd.jacobian.operators import KernelOperator, Products, Vector
+from grsd.jacobian.operators import ForcedProducts, KernelOperator, Products, Vector
 from grsd.krylov.rules import QuadratureRule, alternatives, best, gauss
-from grsd.krylov.tridiagonal import Tridiagonal, lanczos
+from grsd.krylov.tridiagonal import Tridiagonal, lanczos, rounding
 from grsd.losses import Loss
 from grsd.shells import LogShells, energy_budget, log_range
 from grsd.shells.budget import VARIABLES
 from grsd.shells.windows import LEAST_LOCAL_MODES, LEAST_MODES, MASK_FLAGS
-from grsd.support.values import positive, seed_of, whole_number
+from grsd.support.values import flag, positive, seed_of, whole_number
 
 CALL = "krylov_spectrum"
 SHELL, BOUNDARY = ("energy", "dissipation"), ("density", "flux", "velocity")
@@ -59,7 +59,8 @@ class KrylovSpectrum:
         probes: T in the Krylov bases of random vectors, for the counts of modes; may be empty.
         tolerance: a shell whose energy, and a boundary whose density or flux, has a stated error that is a larger share
             of the value is masked ``not_converged``.
-        relaxing: None for squared error. For another loss pairs (c, steps): the relaxation is the sum of c times the
+        relaxing: None for squared error, or if it is not asked for. For another loss pairs (c, steps): the relaxation
+            is the sum of c times the
             energies that the steps find; no pair if e' = 0.
     """
 
@@ -82,9 +83,9 @@ class KrylovSpectrum:
 
     @cached_property
     def floor(self) -> float:
-        """The precision floor of M: D * eps * its largest Ritz value."""
+        """The precision floor of M: D * eps * its largest Ritz value; in float32 10 sqrt(D) * eps."""
         top = float(torch.linalg.eigvalsh(self.tridiagonal.matrix)[-1])
-        return self.dimension * torch.finfo(self.error.dtype).eps * top
+        return rounding(self.dimension, self.error.dtype) * top
 
     @property
     def eigenvalues(self) -> Float[Tensor, " m"]:
@@ -257,29 +258,34 @@ def krylov_spectrum(
     *,
     loss: Loss = "mse",
     steps: int = 80,
+    rate: bool = True,
+    relaxation: bool = True,
     probes: int = 0,
     tolerance: float = 0.1,
     batch: int = 1000,
     seed: int = 0,
+    dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
 ) -> KrylovSpectrum:
     """Krylov approximation of M and M' along gradient flow as seen from e = dl/df; neither matrix is formed.
 
     Args:
-        model, inputs, targets, loss, device: as ``grsd.tangent_kernel_and_rate``; float64 throughout. For "mse" e is
-            f(X) - Y; with another loss the budget has ``relaxation`` <e, w_a e'>, which is -D_a there. That takes m
-            more steps from each of two vectors, without M'.
+        model, inputs, targets, loss, device: as ``grsd.tangent_kernel_and_rate``. For "mse" e is f(X) - Y.
         steps: m, of Lanczos. Shells converge from the top downwards; masks show which ones need more steps.
+        rate: False leaves out M', so that the budget has no flux and no velocity: a quarter of the time.
+        relaxation: for another loss than "mse", the budget has <e, w_a e'>, which is -D_a there; it takes m more steps
+            from each of two vectors, without M'. False leaves it out.
         probes: number of random sign vectors, 0 or at least 2, for the counts of modes; each takes m more steps
             without M'.
         tolerance: largest stated error of a converged value, as a share of the value.
         batch: samples differentiated at once, whose activations are held.
         seed: of the probes.
+        dtype: of the products; T is float64. float32 halves time and memory and raises the floor.
 
     Returns: ``KrylovSpectrum``; ``grsd.energy_budget(that, that.error, shells)`` gives the budget with its stated
     errors.
-    Cost: the time of about 15 forward passes per step, half as much again for another loss than "mse"; 2 D m numbers
-    besides the memory of the model.
+    Cost: the time of about 15 forward passes per step (6 without the rate), half as much again for the relaxation;
+    2 D m numbers (D m without the rate) besides the memory of the model.
     Errors: as ``grsd.tangent_kernel_and_rate``; ``ValueError`` if e = 0.
     """
     whole_number(CALL, "steps", steps, LEAST_STEPS)
@@ -287,15 +293,19 @@ def krylov_spectrum(
     if whole_number(CALL, "probes", probes, 0) == 1:
         raise ValueError(f"{CALL}(probes=...): expected 0 or at least 2, for a standard error, got 1")
     seed = seed_of(CALL, "seed", seed)
-    operator = KernelOperator(model, inputs, targets, loss=loss, device=device, batch=batch, call=CALL)
+    flag(CALL, "rate", rate)
+    flag(CALL, "relaxation", relaxation)
+    options = {"loss": loss, "dtype": dtype, "device": device, "batch": batch, "call": CALL}
+    operator = (KernelOperator if rate else ForcedProducts)(model, inputs, targets, **options)
     if not bool(operator.error.norm() > 0):
         what = "error f(X) - Y" if loss == "mse" else "force dl/df"
         raise ValueError(f"{CALL}(..., targets): the {what} is zero; there is no energy to follow")
     generator = torch.Generator("cpu").manual_seed(seed)
     draw = {"generator": generator, "dtype": torch.int64, "device": "cpu"}
     signs = (torch.randint(2, (operator.dimension,), **draw) * 2 - 1 for _ in range(probes))
-    taken = lanczos(operator, operator.error, steps)
-    relaxing = None if loss == "mse" else relaxing_steps(operator, operator.error, operator.error_rate(CALL), steps)
+    taken, relaxing = lanczos(operator, operator.error, steps, rate=rate), None
+    if relaxation and loss != "mse":
+        relaxing = relaxing_steps(operator, operator.error, operator.error_rate(CALL), steps)
     return KrylovSpectrum(
         operator.error,
         taken,

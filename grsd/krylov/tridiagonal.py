@@ -8,6 +8,7 @@ Matrices, Moments and Quadrature (2010), for T; its derivative is this project's
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,7 @@ def lanczos(
         raise TypeError(f"lanczos(start=...): expected the operator's {own}, got {start.dtype}")
     whole_number("lanczos", "steps", steps, 1)
     size, norm = operator.dimension, start.norm()
-    steps, eps = min(steps, size), torch.finfo(start.dtype).eps
+    steps, least = min(steps, size), rounding(size, start.dtype)
     basis = start.new_zeros(steps + keep_basis, size)
     moved = start.new_zeros(steps, size) if rate else None
     alpha, beta, alpha_rate, beta_rate = torch.zeros(4, steps, dtype=torch.float64, device="cpu")
@@ -97,7 +98,7 @@ def lanczos(
         outside = nothing if moved is None else u @ dw
         found = read([length, outside, *along, *turning])
         alpha[j], alpha_rate[j] = sum(found[2:4]), sum(found[4:])
-        if j + 1 == size or found[0] <= size * eps * float(alpha.abs().max()):
+        if j + 1 == size or found[0] <= least * float(alpha.abs().max()):
             steps = j + 1
             break
         beta[j], beta_rate[j] = found[:2]
@@ -109,6 +110,16 @@ def lanczos(
     change = None if moved is None else _symmetric(alpha_rate[:steps], beta_rate[: steps - 1])
     kept = basis[: steps + bool(beta[steps - 1] > 0)] if keep_basis else None
     return Tridiagonal(matrix, change, float(norm), float(beta[steps - 1]), float(beta_rate[steps - 1]), kept)
+
+
+def rounding(size: int, dtype: torch.dtype) -> float:
+    """The share of the largest eigenvalue of a (``size``, ``size``) matrix that rounding errors may reach.
+
+    In float64 size * eps, the worst case. In float32, where the worst case would leave nothing at sizes in the
+    millions, 10 sqrt(size) * eps: independent errors add up to sqrt(size) * eps.
+    """
+    worst = size if dtype == torch.float64 else min(size, 10 * math.sqrt(size))
+    return worst * torch.finfo(dtype).eps
 
 
 def _symmetric(diagonal: Tensor, beside: Tensor) -> Tensor:

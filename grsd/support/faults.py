@@ -8,7 +8,6 @@ from types import ModuleType, TracebackType
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SLIPS = (NameError, ImportError)
-MISTAKES = (*SLIPS, AttributeError, KeyError, TypeError, AssertionError)
 
 
 def is_slip(error: BaseException) -> bool:
@@ -24,9 +23,13 @@ def is_slip(error: BaseException) -> bool:
 def is_mistake(error: BaseException) -> bool:
     """Return whether a frame of this package raised a programming error while it computed with checked values.
 
-    What torch cannot do it says by a ``RuntimeError``, or in a frame of its own.
+    What torch cannot do it says by a ``RuntimeError``, or in a frame of its own. Python's own two kinds of
+    ``RuntimeError``, endless recursion and an iterator that ends early in a generator, are mistakes too.
     """
-    return isinstance(error, MISTAKES) and raised_here(error.__traceback__)
+    of_torch = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+    if of_torch and isinstance(error.__cause__, StopIteration):
+        of_torch = False
+    return not of_torch and raised_here(error.__traceback__)
 
 
 def raised_here(at: TracebackType | None) -> bool:
