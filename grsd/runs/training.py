@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import xarray as xr
 
+from grsd.decomposition import spectrum
 from grsd.flow import HISTORY, Descent, StepUnderflow, log_times
-from grsd.kernel import tangent_kernel
-from grsd.runs.history import join_budgets, join_widths, snapshot_budgets
+from grsd.flow.questions import Course, Kernel
+from grsd.flow.together import answered_together
+from grsd.runs.family import Family, descent_of, family_of
+from grsd.runs.history import join_budgets, join_widths, spectrum_budgets
 from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch
-from grsd.support.checks import resolve_device
 from grsd.support.progress import bar
 
 ROW = "row_"
@@ -33,27 +36,35 @@ def train(spec: Spec, *, scratch: Scratch | None = None, progress: bool | None =
             ends with the same bits.
         progress: show a bar over the snapshots; ``None``: on a terminal and in Jupyter.
 
+    Small networks take a route on which many seeds can be computed at once (``grsd.runs.family``): whether one does
+    depends on its spec and on the number of threads alone, and its bits do not depend on its company.
+
     Returns: ``shell_history``'s dataset at the spec's times, with ``start_loss`` and ``start_largest_eigenvalue``;
     several shell widths lie along a dimension ``shell_width``, see ``at_width``.
 
     Errors: ``RuntimeError`` if the flow cannot be continued; ``ValueError`` if the spec wants CUDA and there is none.
     """
-    data = spec.batch()
-    model = spec.network(data)
-    device, dtype = resolve_device("run", spec.device, model), getattr(torch, spec.dtype)
+    family = family_of(spec)
+    member = None if family is None else family.member(spec)
+    if member is None:
+        descent = descent_of(spec)
+        return descent.answer(course(spec, descent, scratch, progress, begun=True))
+    (found,) = answered_together(family.stacked, [course(spec, member, scratch, progress)])
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def course(
+    spec: Spec, descent: Descent, scratch: Scratch | None, progress: bool | None, *, begun: bool = False
+) -> Course[xr.Dataset]:
+    """The computation of ``train`` as a course (``grsd.flow.questions``), along a flow that has ``begun`` or not."""
     state, budgets = _taken_up(scratch, len(spec.shells))
-    descent = Descent(
-        model,
-        data.inputs,
-        data.targets,
-        tolerance=spec.tolerance,
-        dtype=dtype,
-        device=device,
-        parameters={name: value for name, value in spec.to_dict().items() if not isinstance(value, list)},
-        state=state or None,
-    )
+    if state or not begun:
+        yield from descent.begin(state or None)
     if not state:
-        top = float(torch.linalg.eigvalsh(tangent_kernel(model, data.inputs, device=device, dtype=dtype))[-1])
+        kernel, _ = yield Kernel(descent.theta)
+        top = float(torch.linalg.eigvalsh(kernel)[-1])
         first, last, count = spec.times
         state = {"times": log_times(first / top, last / top, count), "start_loss": np.array(descent.row()["loss"])}
         state["start_largest_eigenvalue"] = np.array(top)
@@ -81,10 +92,11 @@ def train(spec: Spec, *, scratch: Scratch | None = None, progress: bool | None =
         if number < len(rows):
             continue
         try:
-            snapshot = descent.snapshot(times[number], keep_sometimes)
+            yield from descent.advance(times[number], keep_sometimes)
         except StepUnderflow as error:
             raise RuntimeError(f"run({spec}): {error}") from None
-        budgets.append(snapshot_budgets(snapshot, descent.inputs, descent.targets, spec.shells))
+        modes = spectrum(*(yield Kernel(descent.theta, descent.rate)))
+        budgets.append(spectrum_budgets(modes, descent.error, spec.shells))
         rows.append(descent.row())
         keep_sometimes()
         shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}")
