@@ -28,17 +28,21 @@ def answered_together(stacked: Stacked, courses: Iterable[Course[T]]) -> list[T 
         except Exception as error:  # that of one course alone
             ends[place] = error
 
-    for place in range(len(courses)):
-        go_on(place, None)
-    while waiting:
-        chosen = _most_wanted(waiting)
-        questions = [waiting.pop(place) for place in chosen]
-        try:
-            answers = _numbers(questions) if isinstance(questions[0], Numbers) else stacked.answers(questions)
-        except Exception as error:
-            answers = [error] * len(chosen)
-        for place, answer in zip(chosen, answers, strict=True):
-            go_on(place, answer)
+    try:
+        for place in range(len(courses)):
+            go_on(place, None)
+        while waiting:
+            chosen = _most_wanted(waiting)
+            questions = [waiting.pop(place) for place in chosen]
+            try:
+                answers = _numbers(questions) if isinstance(questions[0], Numbers) else stacked.answers(questions)
+            except Exception as error:
+                answers = [error] * len(chosen)
+            for place, answer in zip(chosen, answers, strict=True):
+                go_on(place, answer)
+    finally:
+        for course in courses:
+            course.close()
     return [ends[place] for place in range(len(courses))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from grsd.flow import HISTORY, Descent, StepUnderflow, log_times
 from grsd.flow.questions import Course, Kernel
 from grsd.flow.together import answered_together
 from grsd.runs.family import Family, descent_of, family_of
-from grsd.runs.history import join_budgets, join_widths, spectrum_budgets
+from grsd.runs.history import join_parts, join_width_parts, spectrum_parts
 from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch
+from grsd.support.labelled import Parts
 from grsd.support.progress import bar
 
 ROW = "row_"
@@ -56,9 +56,18 @@ def train(spec: Spec, *, scratch: Scratch | None = None, progress: bool | None =
 
 
 def course(
-    spec: Spec, descent: Descent, scratch: Scratch | None, progress: bool | None, *, begun: bool = False
+    spec: Spec,
+    descent: Descent,
+    scratch: Scratch | None,
+    progress: bool | None,
+    *,
+    begun: bool = False,
+    company: int = 1,
 ) -> Course[xr.Dataset]:
-    """The computation of ``train`` as a course (``grsd.flow.questions``), along a flow that has ``begun`` or not."""
+    """The computation of ``train`` as a course (``grsd.flow.questions``), along a flow that has ``begun`` or not.
+
+    ``company``: how many courses share the time, and so the time between two checkpoints.
+    """
     state, budgets = _taken_up(scratch, len(spec.shells))
     if state or not begun:
         yield from descent.begin(state or None)
@@ -74,11 +83,11 @@ def course(
 
     def keep_sometimes() -> None:
         nonlocal saved, saved_at
-        if scratch is None or time.monotonic() - saved_at < SECONDS_BETWEEN_CHECKPOINTS:
+        if scratch is None or time.monotonic() - saved_at < SECONDS_BETWEEN_CHECKPOINTS * company:
             return
         for number in range(saved, len(budgets)):
             for index, budget in enumerate(budgets[number]):
-                scratch.save(_part(number, index), budget)
+                scratch.save(_part(number, index), budget.dataset())
         done = {ROW + name: np.array([row[name] for row in rows]) for name in HISTORY}
         arrays = {**descent.state(), **constant, **done}
         scratch.save(
@@ -96,22 +105,23 @@ def course(
         except StepUnderflow as error:
             raise RuntimeError(f"run({spec}): {error}") from None
         modes = spectrum(*(yield Kernel(descent.theta, descent.rate)))
-        budgets.append(spectrum_budgets(modes, descent.error, spec.shells))
+        budgets.append(spectrum_parts(modes, descent.error, spec.shells))
         rows.append(descent.row())
         keep_sometimes()
         shown.set_postfix(loss=f"{rows[-1]['loss']:.3g}")
-    history = descent.history(times, rows)
+    history = Parts.of(descent.history(times, rows))
     per_width = zip(*budgets, strict=True)
-    joined = join_widths([join_budgets(own, history, s) for own, s in zip(per_width, spec.shells, strict=True)])
-    start = {name: ((), constant[name], {"long_name": text, "units": units}) for name, (text, units) in START.items()}
-    return joined.assign(start)
+    joined = join_width_parts([join_parts(own, history, s) for own, s in zip(per_width, spec.shells, strict=True)])
+    for name, (text, units) in START.items():
+        joined.variables[name] = ((), constant[name], {"long_name": text, "units": units})
+    return joined.dataset()
 
 
 def _part(number: int, index: int) -> str:
     return f"budget-{number}-{index}"
 
 
-def _taken_up(scratch: Scratch | None, widths: int) -> tuple[dict[str, np.ndarray], list[tuple[xr.Dataset, ...]]]:
+def _taken_up(scratch: Scratch | None, widths: int) -> tuple[dict[str, np.ndarray], list[tuple[Parts, ...]]]:
     """Return the state of an interrupted computation and its budgets so far; empty if any part is missing or bad."""
     found = scratch.load("state") if scratch is not None else None
     if found is None:
@@ -122,5 +132,5 @@ def _taken_up(scratch: Scratch | None, widths: int) -> tuple[dict[str, np.ndarra
         loaded = [scratch.load(_part(number, index)) for index in range(widths)]
         if any(part is None for part in loaded):
             return {}, []
-        budgets.append(tuple(loaded))
+        budgets.append(tuple(map(Parts.of, loaded)))
     return state, budgets
