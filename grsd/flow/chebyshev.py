@@ -104,9 +104,7 @@ class Problem:
         size, distance = yield Numbers([size, norm(force)])
         return max(eps * size, 1e-300), distance
 
-    def deviation(
-        self, outputs: Tensor, force: Tensor, error: Tensor, noise: float
-    ) -> Course[tuple[float, float]]:
+    def deviation(self, outputs: Tensor, force: Tensor, error: Tensor, noise: float) -> Course[tuple[float, float]]:
         """Find how far e would be off, over |e|, if the outputs were off by ``error``, and |e|.
 
         ``noise``: the least |e|. For the squared error e is off by ``error`` itself; for other losses it is the larger

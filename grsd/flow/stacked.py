@@ -88,7 +88,9 @@ class Stacked:
         kernels, rates, off = self.kernels(theta, direction)
         pairs = zip(kernels.unbind(), [None] * len(theta) if rates is None else rates.unbind(), strict=True)
         return [
-            pair if away <= SAME[theta.dtype] else RuntimeError(f"the kernel's self-check failed, it is off by {away:.2g}")
+            pair
+            if away <= SAME[theta.dtype]
+            else RuntimeError(f"the kernel's self-check failed, it is off by {away:.2g}")
             for pair, away in zip(pairs, read(off.unbind()), strict=True)
         ]
 
@@ -110,7 +112,9 @@ class Stacked:
         """Return J times ``direction`` of every row."""
         with exact_derivatives(), torch.no_grad():
             return in_forward_mode(
-                lambda: forward_ad.unpack_dual(self._outputs(dual(theta, direction), _SeedAxis(), tangents=True)).tangent
+                lambda: (
+                    forward_ad.unpack_dual(self._outputs(dual(theta, direction), _SeedAxis(), tangents=True)).tangent
+                )
             )
 
     def _outputs(self, theta: Tensor, axis: _SeedAxis, *, tangents: bool = False) -> Tensor:
@@ -160,7 +164,9 @@ class Stacked:
         if not tangents:
             return kernel.div_(samples), None, off
         most = 2 * pull.norm(dim=1) * pull_rate.norm(dim=1)
-        off = torch.maximum(off, (_quadratic(rate, probe) - change).abs() / most.clamp_min(torch.finfo(most.dtype).tiny))
+        off = torch.maximum(
+            off, (_quadratic(rate, probe) - change).abs() / most.clamp_min(torch.finfo(most.dtype).tiny)
+        )
         return kernel.div_(samples), rate.div_(samples), off
 
 

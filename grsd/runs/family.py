@@ -48,9 +48,7 @@ def family_of(spec: Spec) -> Family | None:
 
     That is so on a GPU, and on one thread of a CPU if the network is small, unless it fails the checks of ``stacked``.
     """
-    if spec.device == "cpu" and (
-        torch.get_num_threads() > 1 or spec.samples * spec.width**2 * spec.depth > LARGEST
-    ):
+    if spec.device == "cpu" and (torch.get_num_threads() > 1 or spec.samples * spec.width**2 * spec.depth > LARGEST):
         return None
     return _family(replace(spec, seed=0), *sources_of(spec))
 

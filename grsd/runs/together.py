@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import xarray as xr
 
 from grsd.flow.questions import Course
@@ -38,7 +39,8 @@ def store_together(specs: Sequence[Spec], folder: Path, threads: int) -> list[St
         family = family_of(specs[0])
         if family is None:
             return [None] * len(specs)
-        found = answered_together(family.stacked, [_stored(spec, family, folder, threads, len(specs)) for spec in specs])
+        courses = [_stored(spec, family, folder, threads, len(specs)) for spec in specs]
+        found = answered_together(family.stacked, courses)
     number = sum(isinstance(one, tuple) for one in found)
     each = (time.perf_counter() - begun) / max(1, number)
     return [(*one, each) if isinstance(one, tuple) else one for one in found]
@@ -61,6 +63,26 @@ def _stored(
         if found[0] is not None:
             scratch.clear()
         return found
+
+
+def train_together(specs: Sequence[Spec]) -> list[xr.Dataset]:
+    """Return ``train`` of each of ``specs``, those of one family at once; nothing is stored.
+
+    Errors: as ``train``, of the first that fails.
+    """
+    threads = torch.get_num_threads()
+    found: list[xr.Dataset | Exception | None] = [None] * len(specs)
+    for task in batches(specs, range(len(specs)), train, threads, 1):
+        family = family_of(specs[task[0]]) if len(task) > 1 else None
+        flows = {} if family is None else {index: family.member(specs[index]) for index in task}
+        members = {index: member for index, member in flows.items() if member is not None}
+        if members:
+            courses = [course(specs[index], member, None, progress=False) for index, member in members.items()]
+            for index, one in zip(members, answered_together(family.stacked, courses), strict=True):
+                if isinstance(one, Exception):
+                    raise one
+                found[index] = one
+    return [train(spec, progress=False) if one is None else one for spec, one in zip(specs, found, strict=True)]
 
 
 def batches(

@@ -12,7 +12,7 @@ from grsd.decomposition import spectrum
 from grsd.flow import HISTORY, Descent, StepUnderflow, log_times
 from grsd.flow.questions import Course, Kernel
 from grsd.flow.together import answered_together
-from grsd.runs.family import Family, descent_of, family_of
+from grsd.runs.family import descent_of, family_of
 from grsd.runs.history import join_parts, join_width_parts, spectrum_parts
 from grsd.runs.spec import Spec
 from grsd.runs.store import Scratch

@@ -1,4 +1,4 @@
-"""A labelled result before it is an ``xarray.Dataset``, which takes milliseconds to build and again for every change."""
+"""A labelled result before it is an ``xarray.Dataset``, which takes milliseconds to build and to change."""
 
 from __future__ import annotations
 
