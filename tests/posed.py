@@ -15,6 +15,9 @@ from posing import DEVICE, NAME, Mixed, Posing, ReadInALoop, holds_tensors, insi
 
 import grsd
 from grsd.flow import Descent, chebyshev
+from grsd.flow.questions import Kernel
+from grsd.flow.stacked import stacked
+from grsd.flow.together import answered_together
 from grsd.krylov import tridiagonal
 
 pytestmark = pytest.mark.usefixtures("let_in")
@@ -112,6 +115,38 @@ def test_step_control_passes_the_door_less_than_once_a_gradient():
     passages = sum(count for place, count in device.doors.items() if place.startswith("/flow/chebyshev"))
     tries = int(flow.history.steps[-1] + flow.history.rejected[-1])
     assert tries <= passages < int(flow.history.gradient_evaluations[-1]) / 2
+
+
+def course(flow):
+    yield from flow.begin()
+    yield from flow.advance(0.5)
+    yield Kernel(flow.theta, flow.rate)
+    return flow.row()
+
+
+def test_flows_together_pass_the_door_together():
+    """As often as one that goes alone, or little more, and never with a read of their own."""
+    with Posing() as device:
+        descent = flowing()
+        found = stacked(descent)
+        flows = [descent.sibling(descent.theta * scale, {}) for scale in (1.0, 0.95, 0.9)]
+        passages = []
+        for few in (flows[:1], flows[1:]):
+            device.doors.clear()
+            rows = answered_together(found, map(course, few))
+            passages.append(sum(device.doors.values()) - len(few))  # a loss each
+    assert passages[1] <= 1.5 * passages[0]
+    assert rows[0]["steps"] > 1
+    assert not any(place.startswith(("/flow/together", "/flow/stacked")) for place in device.reads)
+
+
+def test_a_host_tensor_among_flows_is_caught():
+    with Posing():
+        descent = flowing()
+        found = stacked(descent)
+        found.targets = found.targets.cpu()
+        (end,) = answered_together(found, [course(descent.sibling(descent.theta.clone(), {}))])
+    assert isinstance(end, Mixed)
 
 
 def test_lanczos_passes_the_door_once_a_step():

@@ -55,7 +55,7 @@ def test_the_tables(tmp_path, monkeypatch):
     assert (row["dimension"], row["steps"]) == (60, 8)
     assert row["norm_difference"] < 1e-12
     small = replace(cuda.LATE, width=4, depth=2, samples=10, times=(0.5, 2.0, 2))
-    table = cuda.ensemble(["cpu", "cpu"], small, seeds=1)
+    table = cuda.ensemble([("cpu", 1), ("cpu", 2)], small)
     assert list(table.loss_difference) == [0, 0]
     assert (table.wall_s_a_run > 0).all()
     monkeypatch.setattr(cuda, "device_name", lambda device: "a-device")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +11,7 @@ from grsd.bench import flow
 from grsd.runs import train
 
 SMALL = replace(flow.CELLS["late cell"], width=6, depth=3, samples=16, times=(0.5, 4.0, 3), tolerance=1e-3)
+COUNTED = ["gradients", "snapshots", "run_s", "gradients_s", "kernels_s", "decompositions_s", "ratio"]
 
 
 def test_the_floor_does_what_the_run_did(monkeypatch):
@@ -27,6 +29,7 @@ def test_the_floor_does_what_the_run_did(monkeypatch):
     for name in called:
         monkeypatch.setattr(torch.linalg, name, counting(name, getattr(torch.linalg, name)))
     row = flow.beside_floor(SMALL, repeats=1)
+    assert list(row) == COUNTED
     assert (row["gradients"], row["snapshots"]) == (int(history.gradient_evaluations[-1]), 3)
     assert called["eigh"] == 4 * 3  # of two runs and two floors
     assert called["eigvalsh"] == 4
@@ -34,11 +37,14 @@ def test_the_floor_does_what_the_run_did(monkeypatch):
     assert row["ratio"] == pytest.approx(row["run_s"] / sum(parts))
 
 
-def test_the_table(tmp_path, capsys):
-    path = flow.main(tmp_path, {"small": SMALL})
+def test_the_table(tmp_path, capsys, monkeypatch):
+    large = replace(SMALL, samples=1000, width=40)
+    monkeypatch.setattr(flow, "beside_floor", lambda spec: dict.fromkeys(COUNTED, 1.0))
+    path = flow.main(tmp_path, {"small": SMALL, "large": large}, seeds=2)
     table = pd.read_csv(path, comment="#")
-    assert list(table.columns) == [
-        "cell", "gradients", "snapshots", "run_s", "gradients_s", "kernels_s", "decompositions_s", "ratio"
-    ]  # fmt: skip
-    assert table.cell[0] == "small"
+    assert list(table.columns) == ["cell", *COUNTED, "seeds", "alone_s", "together_s", "gain"]
+    assert list(table.cell) == ["small", "large"]
+    assert table.gain[0] == pytest.approx(table.alone_s[0] / table.together_s[0], rel=2e-3)
+    assert table.seeds[0] == 2
+    assert np.isnan(table.gain[1]), "a network that is not small is computed alone"
     assert "small" in capsys.readouterr().out

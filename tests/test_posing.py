@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 )
 @pytest.mark.parametrize(
     ("chosen", "passed"),
-    [("not long", "12 passed, 1 deselected"), pytest.param("long", "1 passed, 12 deselected", marks=pytest.mark.long)],
+    [("not long", "14 passed, 1 deselected"), pytest.param("long", "1 passed, 14 deselected", marks=pytest.mark.long)],
 )
 def test_the_posing_device(chosen, passed):
     plain = ["-q", "-p", "no:cacheprovider", "-o", "addopts="]  # all other tests enforce the annotations

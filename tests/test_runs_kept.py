@@ -261,13 +261,15 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(kept, tmp_path, monkeypat
         if len(counted) == saves:
             raise KeyboardInterrupt
 
-    def watched(*arguments, state=None, **options):
+    begin = Descent.begin
+
+    def watched(descent, state):
         states.append(state)
-        return Descent(*arguments, state=state, **options)
+        return begin(descent, state)
 
     monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(Scratch, "save", interrupting)
-    monkeypatch.setattr(train_module, "Descent", watched)
+    monkeypatch.setattr(Descent, "begin", watched)
     with pytest.raises(KeyboardInterrupt):
         grsd.run(SMALL, folder=tmp_path)
     assert names(tmp_path) == []
@@ -282,7 +284,7 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(kept, tmp_path, monkeypat
 
 
 def test_damaged_checkpoint_starts_over(kept, tmp_path, monkeypatch, capsys):
-    budgets, calls = train_module.snapshot_budgets, []
+    budgets, calls = train_module.spectrum_parts, []
 
     def interrupting(*arguments):
         calls.append(1)
@@ -291,7 +293,7 @@ def test_damaged_checkpoint_starts_over(kept, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return budgets(*arguments)
 
-    monkeypatch.setattr(train_module, "snapshot_budgets", interrupting)
+    monkeypatch.setattr(train_module, "spectrum_parts", interrupting)
     with pytest.raises(KeyboardInterrupt):
         grsd.run(SMALL, folder=tmp_path)
     (part,) = (tmp_path / ".work").glob("*/budget-0-0-*.nc")
@@ -329,14 +331,14 @@ def test_any_function_can_go_on(tmp_path):
 
 
 def test_a_failing_member_is_reported_and_the_others_kept(tmp_path, monkeypatch, capsys):
-    snapshot = Descent.snapshot
+    advance = Descent.advance
 
     def failing(descent, *arguments):
         if descent._attributes["seed"] == 1:
             raise StepUnderflow("the step fell under 1e-14 of the time reached, t = 1")
-        return snapshot(descent, *arguments)
+        return advance(descent, *arguments)
 
-    monkeypatch.setattr(Descent, "snapshot", failing)
+    monkeypatch.setattr(Descent, "advance", failing)
     with pytest.raises(
         grsd.EnsembleError, match=r"1 of 2 runs failed, the others are kept: Spec\(.*seed=1\)"
     ) as caught:

@@ -59,7 +59,7 @@ class LossDescent(Descent):
 
     @property
     def evaluations(self) -> int:
-        return self._problem.evaluations
+        return self._integrator.evaluations
 
     def read(self, outputs: Tensor) -> tuple[float, Tensor]:
         """Return the loss and the force at these outputs."""
@@ -74,7 +74,7 @@ class LossDescent(Descent):
                 raise _Due
 
         with suppress(_Due):
-            self._integrator.advance(end, check)
+            self.answer(self.advance(end, check))
         module = self._problem.module(self._integrator.theta)
         return Snapshot(self._integrator.time, module, self._integrator.error.detach().clone())
 

@@ -1,5 +1,7 @@
 """A whole run beside its floor: the same number of plain gradients, kernels and decompositions, and nothing else.
 
+Beside both, the same run among many seeds that are computed at once, where its network is small enough for that.
+
 ``python -m grsd.bench.flow`` writes data/benchmarks/flow-DEVICE.csv; about two minutes on one core.
 """
 
@@ -16,6 +18,9 @@ import torch
 from grsd.bench.measure import device_name
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.runs import Spec, train
+from grsd.runs.family import descent_of, family_of
+from grsd.runs.together import train_together
+from grsd.runs.training import course
 from grsd.studies.stages import LATE, quick
 from grsd.support.files import write_atomically
 from grsd.support.folders import project
@@ -28,6 +33,7 @@ CELLS = {
     "late cell": LATE.block("residual", 16, 0).network,
 }
 REPEATS = 3
+SEEDS = 24
 
 
 def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
@@ -73,16 +79,42 @@ def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
     return taken | {f"{name}_s": value for name, value in medians.items()} | {"ratio": medians["run"] / floor}
 
 
+def among_others(spec: Spec, seeds: int = SEEDS, repeats: int = REPEATS) -> dict[str, float]:
+    """CPU seconds a seed by its own network alone and among ``seeds`` computed at once, and their ratio.
+
+    Medians of alternating repeats. Empty if ``spec`` is of no family whose runs are computed at once.
+    """
+    specs = spec.with_seeds(range(1, seeds + 1))
+
+    def alone() -> None:
+        descent = descent_of(spec)
+        descent.answer(course(spec, descent, None, False, begun=True))
+
+    def together() -> None:
+        train_together(specs)
+
+    with pinned(1, 0):
+        if family_of(spec) is None:
+            return {}
+        alone()
+        train_together(specs[:2])
+        seconds = [(_seconds(alone), _seconds(together) / seeds) for _ in range(repeats)]
+    own, each = np.median(seconds, axis=0)
+    return {"seeds": seeds, "alone_s": float(own), "together_s": float(each), "gain": float(own / each)}
+
+
 def _seconds(part: Callable[[], None]) -> float:
     start = time.process_time()
     part()
     return time.process_time() - start
 
 
-def main(folder: Path | None = None, cells: Mapping[str, Spec] = CELLS) -> Path:
+def main(folder: Path | None = None, cells: Mapping[str, Spec] = CELLS, seeds: int = SEEDS) -> Path:
     """Print the table and write it to ``folder`` (default: data/benchmarks in the project)."""
     folder = folder or project() / "data" / "benchmarks"
-    table = pd.DataFrame([{"cell": name} | beside_floor(spec) for name, spec in cells.items()])
+    table = pd.DataFrame(
+        [{"cell": name} | beside_floor(spec) | among_others(spec, seeds) for name, spec in cells.items()]
+    )
     print(table.round(3).to_string(index=False))
     folder.mkdir(parents=True, exist_ok=True)
     head = f"# {provenance()['versions']}; CPU seconds on one thread; medians of {REPEATS}\n"

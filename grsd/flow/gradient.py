@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.flow.chebyshev import Chebyshev, Problem, StepUnderflow
+from grsd.flow.questions import Course, T
 from grsd.flow.states import module_of
 from grsd.jacobian import ForwardTrace, Network, exact_derivatives, trace_with_graph
 from grsd.jacobian.prepare import changes, check_leaves, copied, evaluated
@@ -225,15 +227,55 @@ class Descent:
         self.targets = fitting_targets(CALL, loss, outputs, targets)
         checked_force(CALL, loss, outputs, self.targets)
         self._problem = Problem(network, self.inputs, self.targets, loss)
-        self._integrator = Chebyshev(self._problem, tolerance, state)
-        self._attributes = provenance({**(parameters or {}), "tolerance": tolerance, "dtype": dtype, "device": device})
+        self._integrator = Chebyshev(self._problem, tolerance, self._problem.start())
+        self.answer(self._integrator.begin(state))
+        self._settings = {"tolerance": tolerance, "dtype": dtype, "device": device}
+        self._attributes = provenance({**(parameters or {}), **self._settings})
         self._attributes |= {"loss": check_loss(CALL, loss)} if loss != "mse" else {}
         self._attributes |= {"integrator": "RKC2 (Sommeijer, Shampine, Verwer 1998)", "samples": inputs.shape[0]}
 
+    def sibling(self, theta: Tensor, parameters: Mapping[str, object]) -> Descent:
+        """Return the flow of the same network from other parameters ``theta``; it is to be begun."""
+        other = copy.copy(self)
+        other._integrator = Chebyshev(self._problem, self._integrator.tolerance, theta)
+        other._attributes = self._attributes | provenance({**parameters, **self._settings})
+        return other
+
+    def begin(self, state: Mapping[str, np.ndarray] | None = None) -> Course[None]:
+        """Start a sibling, or take up its ``state``: a course, to be answered."""
+        return self._integrator.begin(state)
+
+    def advance(self, time: float, after_step: Callable[[], None] | None = None) -> Course[None]:
+        """Continue to ``time``, as ``snapshot`` does: a course, to be answered."""
+        return self._integrator.advance(time, after_step)
+
+    def answer(self, course: Course[T]) -> T:
+        """Run a course to its end by this flow's own network; return its result."""
+        return self._problem.answer(course)
+
+    @property
+    def network(self) -> Network:
+        return self._problem.network
+
+    @property
+    def theta(self) -> Tensor:
+        """The present parameters, a flat vector."""
+        return self._integrator.theta
+
+    @property
+    def rate(self) -> Tensor:
+        """theta' = -grad L at the present parameters."""
+        return self._integrator.rate
+
+    @property
+    def error(self) -> Tensor:
+        """The present e = dl/df."""
+        return self._integrator.error.detach()
+
     def snapshot(self, time: float, after_step: Callable[[], None] | None = None) -> Snapshot:
         """Continue to ``time``, calling ``after_step`` after each step; raise ``StepUnderflow`` if no step succeeds."""
-        self._integrator.advance(time, after_step)
-        return Snapshot(time, self._problem.module(self._integrator.theta), self._integrator.error.detach().clone())
+        self.answer(self.advance(time, after_step))
+        return Snapshot(time, self._problem.module(self.theta), self.error.clone())
 
     def row(self) -> dict[str, float]:
         """Return the row of ``history`` for the current time."""

@@ -94,9 +94,9 @@ def obtain(
             if (found := load(folder, stem, marks)) is None:
                 begun = time.perf_counter()
                 scratch = Scratch(folder / WORK / stem, marks)
-                with pinned(threads, int(key(spec)[:8], 16)):
+                with pinned(threads, random_state(spec)):
                     result = _computed(spec, function, scratch, progress, threads)
-                found = _keep(result.assign_attrs(marks), folder, stem, scratch)
+                found = keep(result.assign_attrs(marks), folder, stem, scratch)
                 if found[0] is not None:
                     scratch.clear()
     if found[0] is not None:
@@ -116,6 +116,11 @@ def identity(spec: object, function: Callable[..., xr.Dataset], threads: int = 1
     return f"{function.__name__}-{digest[:16]}-{code[:16]}", marks
 
 
+def random_state(spec: object) -> int:
+    """Return the seed of the global random states in which ``spec`` is computed."""
+    return int(key(spec)[:8], 16)
+
+
 def _computed(
     spec: object, function: Callable[..., xr.Dataset], scratch: Scratch, progress: bool | None, threads: int
 ) -> xr.Dataset:
@@ -127,10 +132,15 @@ def _computed(
             f"run(spec, function): expected {function.__qualname__} to return an xarray.Dataset, it returned "
             f"{type(result).__name__}"
         )
+    return described(result, threads)
+
+
+def described(result: xr.Dataset, threads: int) -> xr.Dataset:
+    """Return the result with the versions and the number of threads among its attributes."""
     return result.compute().assign_attrs({**provenance({"threads": threads}), **result.attrs})
 
 
-def _keep(result: xr.Dataset, folder: Path, stem: str, scratch: Scratch) -> tuple[Path | None, xr.Dataset]:
+def keep(result: xr.Dataset, folder: Path, stem: str, scratch: Scratch) -> tuple[Path | None, xr.Dataset]:
     """Store the result; return (file, result as the file gives it), or (``None``, result) if no file can hold it."""
     result, texts = with_text(result)
     if texts:

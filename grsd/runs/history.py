@@ -14,9 +14,11 @@ from grsd.decomposition import Spectrum, spectrum
 from grsd.flow import Flow, Snapshot, nearby
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
 from grsd.losses import Loss, force_along
-from grsd.shells import MASK_FLAGS, LogShells, energy_budget, energy_budgets, log_range
+from grsd.shells import MASK_FLAGS, LogShells, energy_budget, log_range
+from grsd.shells.budget import budget_parts
 from grsd.shells.windows import shell_coords
 from grsd.support.arguments import attribute, described
+from grsd.support.labelled import Labelled, Parts
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, number, optional_flag, positive, said, whole_number
@@ -74,9 +76,19 @@ def spectrum_budgets(
     decomposed: Spectrum, error: Tensor, shells: Sequence[LogShells], *, error_rate: Tensor | None = None
 ) -> tuple[xr.Dataset, ...]:
     """Return the same from a spectrum with its rate; ``error_rate``: e' where it is not -M e."""
+    return tuple(found.dataset() for found in spectrum_parts(decomposed, error, shells, error_rate=error_rate))
+
+
+def spectrum_parts(
+    decomposed: Spectrum, error: Tensor, shells: Sequence[LogShells], *, error_rate: Tensor | None = None
+) -> tuple[Parts, ...]:
+    """Return ``spectrum_budgets`` before they are datasets."""
     spans = [_covering(item, decomposed) for item in shells]
-    budgets = energy_budgets(decomposed, error, spans, error_rate=error_rate)
-    return tuple(budget.assign(largest_eigenvalue=float(decomposed.eigenvalues[-1])) for budget in budgets)
+    budgets = budget_parts(decomposed, error, spans, error_rate=error_rate)
+    largest = float(decomposed.eigenvalues[-1])
+    for budget in budgets:
+        budget.variables["largest_eigenvalue"] = ((), np.array(largest), {})
+    return budgets
 
 
 def _decomposed(
@@ -102,26 +114,37 @@ def join_budgets(
     parameters: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Build ``shell_history`` from the budgets of the snapshots and the flow's own history, which has their times."""
-    index, at = (np.unique(np.concatenate([b[name].values for b in budgets])) for name in ("shell_index", "boundary"))
+    parts = [Parts.of(budget) for budget in budgets]
+    return join_parts(parts, Parts.of(flow_history), shells, parameters=parameters).dataset()
+
+
+def join_parts(
+    budgets: Sequence[Parts],
+    flow_history: Parts,
+    shells: LogShells,
+    *,
+    parameters: Mapping[str, object] | None = None,
+) -> Parts:
+    """Do the same before the results are datasets."""
+    index, at = (np.unique(np.concatenate([b.values(name) for b in budgets])) for name in ("shell_index", "boundary"))
     places = [
-        {"boundary": np.searchsorted(at, budget.boundary.values)}
-        | dict.fromkeys(("shell", "shell_from"), np.searchsorted(index, budget.shell_index.values))
+        {"boundary": np.searchsorted(at, budget.values("boundary"))}
+        | dict.fromkeys(("shell", "shell_from"), np.searchsorted(index, budget.values("shell_index")))
         for budget in budgets
     ]
     sizes = {"shell": len(index), "shell_from": len(index), "boundary": len(at)}
     variables = {}
-    for name, first in budgets[0].data_vars.items():
-        shape = [len(budgets), *(sizes[dim] for dim in first.dims)]
+    for name, (dims, first, attributes) in budgets[0].variables.items():
+        shape = [len(budgets), *(sizes[dim] for dim in dims)]
         values = np.full(shape, EMPTY.get(name, 0), first.dtype)
         for row, (budget, place) in enumerate(zip(budgets, places, strict=True)):
-            values[row, *np.ix_(*(place[dim] for dim in first.dims))] = budget[name].values
-        variables[name] = (("time", *first.dims), values, dict(first.attrs))
+            values[row, *np.ix_(*(place[dim] for dim in dims))] = budget.values(name)
+        variables[name] = (("time", *dims), values, dict(attributes))
     variables["largest_eigenvalue"][2].update(long_name="largest eigenvalue of M", units="1/time")
-    coords = {"boundary": ("boundary", at, budgets[0].boundary.attrs), "time": flow_history.time}
+    coords = {"time": flow_history.coords["time"], "boundary": ("boundary", at, budgets[0].coords["boundary"][2])}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing}
-    attributes = {**flow_history.attrs, **provenance(parameters), **settings}
-    joined = xr.Dataset(variables, coords | shell_coords(index, shells.width), attributes)
-    return joined.assign(flow_history.data_vars)
+    attributes = {**flow_history.attributes, **provenance(parameters), **settings}
+    return Parts(variables | flow_history.variables, coords | shell_coords(index, shells.width), attributes)
 
 
 def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -130,23 +153,39 @@ def join_widths(histories: Sequence[xr.Dataset]) -> xr.Dataset:
     A single one is returned unchanged. Several are joined along a dimension ``shell_width``, with shells counted from
     the lowest: ``shells(shell_width)`` is their number, and the entries past it are zero.
     """
-    widths = [history.attrs["shell_width"] for history in histories]
+    return join_width_parts([Parts.of(history) for history in histories]).dataset()
+
+
+def join_width_parts(histories: Sequence[Parts]) -> Parts:
+    """Do the same before the results are datasets."""
+    first = histories[0]
+    widths = [history.attributes["shell_width"] for history in histories]
+    attributes = {**first.attributes, "shell_widths": widths}
     if len(histories) == 1:
-        return histories[0].assign_attrs(shell_widths=widths)
-    most = max(history.sizes["shell"] for history in histories)
-    parts = []
-    for history in histories:
-        count = history.sizes["shell"]
-        edges = "boundary", history.boundary.values, history.boundary.attrs
-        kept = {"shell_index": history.shell_index.variable, "boundary_position": edges, "shells": count}
-        bare = history.drop_vars([name for name in history.coords if name != "time"]).assign(kept)
-        missing = dict.fromkeys(SHELL_DIMENSIONS & bare.sizes.keys(), (0, most - count))
-        parts.append(bare.pad(missing, constant_values=0))
-    own = [name for name in parts[0].data_vars if SHELL_DIMENSIONS & set(parts[0][name].dims)] + ["shells"]
-    along = xr.DataArray(widths, dims="shell_width", name="shell_width", attrs={"units": "log(1/time)"})
-    options = {"coords": "minimal", "compat": "override", "combine_attrs": "override"}
-    joined = xr.concat(parts, along, data_vars=own, **options).set_coords(list(kept))
-    return joined.assign_attrs({**histories[0].attrs, "shell_widths": widths})
+        return Parts(first.variables, first.coords, attributes)
+    counts = [len(history.values("shell")) for history in histories]
+    sizes = {dim: max(counts) - (dim == "boundary") for dim in SHELL_DIMENSIONS}
+
+    def joined(dims: Sequence[str], rows: Sequence[np.ndarray], attrs: dict[str, object]) -> Labelled:
+        whole = np.zeros([len(rows), *(sizes.get(dim, size) for dim, size in zip(dims, rows[0].shape))], rows[0].dtype)
+        for place, row in zip(whole, rows, strict=True):
+            place[tuple(map(slice, row.shape))] = row
+        return ("shell_width", *dims), whole, attrs
+
+    variables = {
+        name: joined(dims, [history.values(name) for history in histories], attrs)
+        if SHELL_DIMENSIONS & set(dims)
+        else (dims, values, attrs)
+        for name, (dims, values, attrs) in first.variables.items()
+    }
+    coords = {}
+    for name, old in {"shell_index": "shell_index", "boundary_position": "boundary"}.items():
+        dims, _, attrs = first.coords[old]
+        coords[name] = joined(dims, [history.values(old) for history in histories], attrs)
+    coords["shells"] = ("shell_width", np.array(counts), {})
+    coords |= {name: found for name, found in first.coords.items() if name == "time"}
+    coords["shell_width"] = ("shell_width", np.array(widths), {"units": "log(1/time)"})
+    return Parts(variables, coords, attributes)
 
 
 def at_width(run: xr.Dataset, width: float) -> xr.Dataset:

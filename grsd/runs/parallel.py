@@ -18,6 +18,7 @@ from grsd.runs.plain import plain
 from grsd.runs.pool import in_processes
 from grsd.runs.spec import sources_of
 from grsd.runs.store import kept, runs_folder
+from grsd.runs.together import Stored, batches, store_together
 from grsd.runs.training import train
 from grsd.support.progress import bar
 from grsd.support.values import cores, optional_flag, said, whole_number
@@ -105,15 +106,23 @@ def members(
     for index in missing:
         require(*sources_of(specs[index]))
     count = _workers([specs[index] for index in missing or there], workers)
-    # Stored runs are read in this process, since new processes start slowly.
-    here = [*there, *(missing if count == 1 else [])]
-    for index in here:
+    for index in there:  # read in this process, since new processes start slowly
         yield index, _member(specs[index], function, folder, threads, progress)
-    if len(here) == len(specs):
+    tasks = batches(specs, missing, function, threads, count)
+    if count == 1:
+        for task in tasks:
+            found = _task([specs[index] for index in task], function, folder, threads, progress)
+            yield from zip(task, found, strict=True)
         return
-    tasks = {index: (specs[index], function, folder, threads) for index in missing}
-    for index, member, failure in in_processes(_member, tasks, count, threads):
-        yield index, member or Member(specs[index], failure=failure)
+    given = {number: ([specs[index] for index in task], function, folder, threads) for number, task in enumerate(tasks)}
+    for number, found, failure in in_processes(_task, given, count, threads):
+        for place, index in enumerate(tasks[number]):
+            if found is not None:
+                yield index, found[place]
+            elif kept(folder, stems[index]):  # stored before its task failed
+                yield index, _member(specs[index], function, folder, threads, progress)
+            else:
+                yield index, Member(specs[index], failure=failure)
 
 
 def collected(
@@ -162,11 +171,39 @@ def _workers(specs: Sequence, workers: int | None) -> int:
     return 1 if any(plain(spec).get("device") == "cuda" for spec in specs) else max(1, min(cores(), len(specs)))
 
 
+def _task(
+    specs: Sequence, function: Callable[..., xr.Dataset], folder: Path, threads: int, progress: bool | None = False
+) -> list[Member]:
+    """Compute one spec, or several of one family at once."""
+    found = store_together(specs, folder, threads) if len(specs) > 1 else [None]
+    return [_outcome(spec, one, function, folder, threads, progress) for spec, one in zip(specs, found, strict=True)]
+
+
+def _outcome(
+    spec: object,
+    found: Stored | Exception | None,
+    function: Callable[..., xr.Dataset],
+    folder: Path,
+    threads: int,
+    progress: bool | None,
+) -> Member:
+    if found is None:
+        return _member(spec, function, folder, threads, progress)
+    if isinstance(found, Exception):
+        return Member(spec, failure=_in_one_line(found))
+    path, result, seconds = found
+    return Member(spec, path, seconds, result=result if path is None else None)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def _member(
     spec: object, function: Callable[..., xr.Dataset], folder: Path, threads: int, progress: bool | None = False
 ) -> Member:
     try:
         path, result, seconds = obtain(spec, function, folder, progress, threads)
     except Exception as error:
-        return Member(spec, failure=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Member(spec, failure=_in_one_line(error))
     return Member(spec, path, seconds, result=result if path is None else None)

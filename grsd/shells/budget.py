@@ -34,6 +34,7 @@ from grsd.shells.windows import (
 )
 from grsd.support.arguments import described, tensor
 from grsd.support.host import arrays
+from grsd.support.labelled import Parts
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, said
 
@@ -131,6 +132,19 @@ def energy_budgets(
     parameters: Mapping[str, object] | None = None,
 ) -> tuple[xr.Dataset, ...]:
     """``energy_budget`` for each of several ``LogShells``, which share the decomposition and all D x D work."""
+    parts = budget_parts(spectrum, error, shells, error_rate=error_rate, parameters=parameters)
+    return tuple(found.dataset() for found in parts)
+
+
+def budget_parts(
+    spectrum: Spectrum | Approximate,
+    error: Tensor,
+    shells: Sequence[LogShells],
+    *,
+    error_rate: Tensor | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> tuple[Parts, ...]:
+    """Return ``energy_budgets`` before they are datasets."""
     if not isinstance(shells, Sequence) or not shells or not all(isinstance(item, LogShells) for item in shells):
         raise TypeError(f"energy_budgets(shells=...): expected a sequence of LogShells, got {said(shells)}")
     described("energy_budget", parameters)
@@ -143,7 +157,7 @@ def energy_budgets(
                 "energy_budget(error_rate=...): expected a spectrum from grsd.spectrum; one from grsd.krylov_spectrum "
                 "has an e' of its own, along gradient flow of its loss; leave error_rate out"
             )
-        return tuple(spectrum.budget(error, item, parameters) for item in shells)
+        return tuple(Parts.of(spectrum.budget(error, item, parameters)) for item in shells)
     unit = _unit(error)
     modes = _modes(spectrum, error / unit, NEAR * min(item.smoothing for item in shells))
     if error_rate is not None:
@@ -314,7 +328,7 @@ def _in_units(
 
 def _budget(
     spectrum: Spectrum, modes: _Modes, unit: float, shells: LogShells, parameters: Mapping[str, object] | None
-) -> xr.Dataset:
+) -> Parts:
     values = spectrum.eigenvalues
     indices = np.array(shells.indices(*log_range(spectrum)))
     boundaries = indices[1:] * shells.width
@@ -366,4 +380,4 @@ def _budget(
     coords = shell_coords(indices, shells.width) | {"boundary": ("boundary", boundaries, boundary)}
     settings = {"shell_width": shells.width, "smoothing": shells.smoothing, "log_floor": floor}
     attributes = provenance(parameters) | settings | {"dimension": spectrum.dimension}
-    return xr.Dataset(variables | described_flags, coords, attributes)
+    return Parts(variables | described_flags, coords, attributes)
