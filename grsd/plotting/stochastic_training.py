@@ -21,7 +21,6 @@ PARTS = {
     "heating": ("red", "o"),
     "windows_noise": ("blue", "^"),
     "curvature_noise": ("green", "v"),
-    "transport_noise": ("purple", "D"),
 }
 LAZINESS = {
     "frozen": ("the force on a kernel that stands still", "sky"),
@@ -118,7 +117,9 @@ def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> F
         kept = budget.where(budget["mask"] == 0, drop=True)
         for part, (colour, marker) in PARTS.items():
             mean, error = over_partitions(kept[part] / kept.energy_before)
-            style = {"marker": marker, "color": COLOURS[colour], "ls": "-", "lw": 0.6, "label": part.replace("_", ", ")}
+            style = {"marker": marker, "color": COLOURS[colour], "label": part.replace("_", ", ")}
+            if part in ("overshoot", "heating"):  # the others change their sign
+                style |= {"ls": "-", "lw": 0.8}
             bar(panel, decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, **style)
         panel.set_yscale("symlog", linthresh=1e-4)
         panel.axhline(0, color="grey", lw=0.6)
