@@ -47,7 +47,7 @@ def test_skips():
             (x,), (y,) = container[0].get_data()
             drawn.append((y, pytest.approx(x), *map(pytest.approx, container[2][0].get_segments()[0][:, 0])))
         assert drawn == expected
-    hollow = [line.get_xdata() for panel in figure.axes for line in panel.lines if line.get_mfc() == "none"]
+    hollow = [list(line.get_xdata()) for panel in figure.axes for line in panel.lines if line.get_mfc() == "none"]
     assert hollow == [[0.7], [0.6, 0.5]]
 
 
