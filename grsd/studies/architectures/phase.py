@@ -56,16 +56,15 @@ def history(cell: Cell, scale: float, seed: int) -> xr.Dataset:
 
 
 def point(cell: Cell, scale: float, seed: int) -> dict[str, float]:
-    """One run at e^-1 of its first loss: shares of the squared flux, the clock, and the errors of two forecasts."""
+    """One run at e^-1 of its first loss: shares of the squared flux, the clock, and ``log_growth``."""
     found = history(cell, scale, seed)
     budget = budget_at_loss("point", found, flows.SHELLS, flows.LOG_LOSS)
     frontier = -math.log(float(budget.time))
     parts = transport_parts(budget, window=(frontier - REACH, frontier))
     shares = {f"{part}_share": float(parts.share.sel(part=part)) for part in parts.part.values}
-    errors = {f"forecast_{method}": error for method, error in flows.forecasts(found).items()}
     top = found.largest_eigenvalue.interp(time=budget.time)
     grown = float(np.log(top / found.start_largest_eigenvalue))
-    return shares | {"clock": float(parts.clock), "log_growth": grown} | errors
+    return shares | {"clock": float(parts.clock), "log_growth": grown}
 
 
 def phase_table() -> xr.Dataset:
