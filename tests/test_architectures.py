@@ -18,7 +18,7 @@ from grsd.datasets.registry import dataset
 from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, depth, flows, phase, tables, trained
+from grsd.studies.architectures import cells, depth, flows, tables, trained
 from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
@@ -303,18 +303,6 @@ def test_the_trend_with_depth_is_a_slope_in_its_binary_log(monkeypatch):
         "skips-depth-growth-share-adam-resnet-digits": pytest.approx(0),
         "skips-depth-beyond-resnet-digits": pytest.approx(0.02),
     }
-
-
-def test_a_centred_network_starts_at_zero_and_its_kernel_has_the_square_of_the_scale():
-    network = build("gated-perceptron", outputs=1)
-    x = torch.randn(5, 64, dtype=torch.float64)
-    centred = phase.Centred(network, 4.0)
-    assert not centred(x).any()
-    found, expected = grsd.tangent_kernel(centred, x), 16 * grsd.tangent_kernel(network, x)
-    assert float((found - expected).norm()) <= 1e-12 * float(expected.norm())
-    with torch.no_grad():
-        network.readout.bias += 0.5
-    assert torch.allclose(centred(x), torch.full((5, 1), 2.0, dtype=torch.float64))
 
 
 def test_exponents_of_the_loss_are_slopes_in_log_time(monkeypatch):

@@ -47,7 +47,7 @@ def test_skips():
             (x,), (y,) = container[0].get_data()
             drawn.append((y, pytest.approx(x), *map(pytest.approx, container[2][0].get_segments()[0][:, 0])))
         assert drawn == expected
-    hollow = [line.get_xdata() for panel in figure.axes for line in panel.lines if line.get_mfc() == "none"]
+    hollow = [list(line.get_xdata()) for panel in figure.axes for line in panel.lines if line.get_mfc() == "none"]
     assert hollow == [[0.7], [0.6, 0.5]]
 
 
@@ -70,11 +70,3 @@ def test_depths():
     assert heights(1, "without") == pytest.approx([0.6, 0.15])
     assert heights(2, "gradient flow, squared error") == pytest.approx([0.3, 0.35])
     assert heights(2, "Adam, cross-entropy") == pytest.approx([0.0, 0.25])
-
-
-def test_phases():
-    rows = (("scale", "skips"), [[0.9, 0.4], [0.8, 0.3]])
-    names = ("log_growth", "growth_share", "rotation_share")
-    figure = draw.phases(xr.Dataset(dict.fromkeys(names, rows), {"scale": [1.0, 4.0], "skips": [1, 0]}))
-    for panel in figure.axes:
-        assert [line.get_ydata().tolist() for line in panel.lines] == [[0.9, 0.8], [0.4, 0.3]]

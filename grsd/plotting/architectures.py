@@ -1,4 +1,4 @@
-"""The figures of notebook 12: what skips do to the growth share, over cells, with depth, from lazy to rich."""
+"""The figures of notebook 12: what skips do to the growth share, cell by cell and with depth."""
 
 from __future__ import annotations
 
@@ -78,29 +78,6 @@ def depths(table: xr.Dataset) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set_xticks(blocks, [str(depth) for depth in blocks])
         panel.set(xlabel="blocks")
-    return figure
-
-
-def phases(table: xr.Dataset) -> Figure:
-    """From lazy to rich by the scale of the outputs: growth of the kernel, and two shares of the squared flux.
-
-    ``table``: the table of phases.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
-    drawn = {
-        "log_growth": r"$\log\,\lambda_{\max} / \lambda_{\max}(0)$",
-        "growth_share": "growth share of the squared flux",
-        "rotation_share": "rotation share",
-    }
-    for panel, (name, label) in zip(axes, drawn.items(), strict=True):
-        for own, style in LOOKS.items():
-            panel.plot(
-                table.scale, table[name].sel(skips=own), **style | {"linestyle": "-", "lw": 1, "label": LABELS[own]}
-            )
-        panel.set_xscale("log", base=4)
-        panel.set(xlabel="scale of the outputs: rich to lazy", ylabel=label)
-        panel.set_xticks(table.scale.values, [f"{scale:g}" for scale in table.scale.values])
-    axes[0].legend(fontsize=8)
     return figure
 
 

@@ -24,7 +24,7 @@ from grsd.studies import (
     stochastic_training,
     the_whole_chain,
 )
-from grsd.studies.architectures import depth, phase
+from grsd.studies.architectures import depth
 from grsd.studies.architectures import tables as architecture_tables
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
@@ -50,7 +50,7 @@ STUDIES = (
     depth,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
-WITH_TABLES = (*STUDIES, architecture_tables, phase)
+WITH_TABLES = (*STUDIES, architecture_tables)
 TABLES = {name: make for study in WITH_TABLES for name, make in getattr(study, "TABLES", {}).items()}
 
 

@@ -1,4 +1,4 @@
-"""The tables of notebook 12: one row per cell, the velocities of its shells, and its runs one by one."""
+"""What notebook 12 shows of its cells: the contrasts that are judged, and one row of numbers per cell."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from grsd.conditions import evolution
 from grsd.conditions.matched import budget_at_loss, frontier_window
 from grsd.evidence import Result, results
 from grsd.shells import parts_over_runs
-from grsd.studies.architectures import flows, trained
-from grsd.studies.architectures.cells import CELLS, WITHOUT, cell
+from grsd.studies.architectures import flows
+from grsd.studies.architectures.cells import CELLS, WITHOUT
 from grsd.studies.architectures.flows import (
     SHELLS,
     Reading,
@@ -25,7 +25,6 @@ from grsd.studies.architectures.flows import (
     judged,
     reading,
 )
-from grsd.studies.beyond_tables import parts_of
 from grsd.support.provenance import provenance
 
 TILTS = (-1.0, 1.0)
@@ -35,10 +34,9 @@ CLAIMS = {"flow": "skips-growth-share-{}-{}", "adam": "skips-growth-share-adam-{
 Shown = list[tuple[str, str, bool]]
 
 
-def shown(*ways: str) -> Shown:
-    """(family, data, skips) of the cells that have a result in one of ``ways`` ("flow", "adam"), in their order."""
-    stored = results()
-    kept = [pair for pair in CELLS if any(CLAIMS[way].format(*pair) in stored for way in ways)]
+def shown() -> Shown:
+    """(family, data, skips) of the cells that have a result by gradient flow, in their order."""
+    kept = [pair for pair in CELLS if ("flow", *pair) in contrasts()]
     return [(*pair, skips) for pair in kept for skips in (True, False)]
 
 
@@ -86,7 +84,6 @@ def row_of(own: Reading) -> dict[str, object]:
     """What ``cell_table`` says of one cell, by column."""
     runs, budgets = own.histories, own.budgets
     seeds = range(own.first, own.first + own.runs)
-    split = parts_over_runs(budgets, window=frontier_window(budgets, own.reach))
     trend = evolution.eta([rates(run) for run in runs])
     errors = [forecasts(run) for run in runs]
     passed = [
@@ -95,9 +92,12 @@ def row_of(own: Reading) -> dict[str, object]:
     row: dict[str, object] = {"seeds": own.runs, "first_seed": own.first}
     row |= _mean("growth_share", [growth_share(own, seed) for seed in seeds])
     row["tilted_share"] = float(np.mean([tilted_share(own, seed) for seed in seeds]))
-    row |= {"rotation_share": float(split.share.sel(part="rotation"))}
-    row |= {"rotation_share_error": float(split.share_error.sel(part="rotation"))}
-    row |= _mean("clock", split.clock.values)
+    row |= dict.fromkeys(("rotation_share", "rotation_share_error", "clock", "clock_error"), math.nan)
+    with contextlib.suppress(ValueError):  # no boundary is common to all runs
+        split = parts_over_runs(budgets, window=frontier_window(budgets, own.reach))
+        row |= {"rotation_share": float(split.share.sel(part="rotation"))}
+        row |= {"rotation_share_error": float(split.share_error.sel(part="rotation"))}
+        row |= _mean("clock", split.clock.values)
     row |= {"eta": trend.value, "eta_low": trend.interval[0], "eta_high": trend.interval[1]}
     row |= {"largest_t_rho": trend.supremum, "controlled": trend.verdict}
     row |= dict.fromkeys(("beyond", "beyond_low", "beyond_high", "rest_free", "exponent"), math.nan)
@@ -128,33 +128,10 @@ def cell_table() -> xr.Dataset:
     ``tilted_share``: what the growth share reads on fluxes that are no growth. ``time``: when the loss is passed, in
     units of 1 / lambda_max(0), geometric mean. ``exponent_...``: of the loss, ``loss_exponents``.
     """
-    of = shown("flow")
+    of = shown()
     rows = [row_of(reading(family, skips, data)) for family, data, skips in of]
     columns = {name: ("cell", [row[name] for row in rows]) for name in rows[0]}
     return labelled(xr.Dataset(columns, {"cell": np.arange(len(rows))}), of)
-
-
-def profile_table() -> xr.Dataset:
-    """Velocities in units of 1 / t, split into parts, over (cell, place); ``position`` in log(lambda t)."""
-    of = shown("flow")
-    rows = [parts_of(reading(family, skips, data).budgets) for family, data, skips in of]
-    rows = [row.expand_dims({"cell": [number]}) for number, row in enumerate(rows)]
-    joined = xr.concat(rows, "cell", join="outer", data_vars="all", coords="minimal", compat="override")
-    return labelled(joined, of)
-
-
-def run_table() -> xr.Dataset:
-    """The growth share of every run over (cell, seed): by gradient flow, and by Adam; NaN where not measured."""
-    of, seeds = shown("flow", "adam"), range(flows.FIRST, flows.FIRST + flows.RUNS)
-    found = {way: np.full((len(of), len(seeds)), math.nan) for way in CLAIMS}
-    for number, (family, data, skips) in enumerate(of):
-        if (family, data, skips) in shown("flow"):
-            found["flow"][number] = [growth_share(reading(family, skips, data), seed) for seed in seeds]
-        if (family, data, skips) in shown("adam"):
-            way = trained.Adam(cell(family, skips, data))
-            found["adam"][number] = [trained.growth_share(way, seed) for seed in seeds]
-    table = {way: (("cell", "seed"), rows) for way, rows in found.items()}
-    return labelled(xr.Dataset(table, {"cell": np.arange(len(of)), "seed": list(seeds)}), of)
 
 
 def labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
@@ -169,6 +146,4 @@ def labelled(table: xr.Dataset, of: Shown) -> xr.Dataset:
 
 TABLES = {
     "12_architectures-cells": cell_table,
-    "12_architectures-profiles": profile_table,
-    "12_architectures-runs": run_table,
 }
