@@ -133,6 +133,7 @@ def _coverage(axes: Axes, shares: Mapping[str, tuple[xr.Dataset, Claim, Result]]
     how = {"color": COLOURS["red"], "marker": "s", "label": f"confirmatory, {len(stored[0].seeds)} ensembles"}
     forest(axes, stored, [OUTCOMES[name] for name in shares], shift=-0.15, **how)
     axes.set(xlabel="share of ensembles", xlim=(-0.03, 1.03), title="many ensembles; bars: 99 %")
+    axes.set_ylim(len(shares) + 0.6, -0.6)  # room for the legend
     axes.legend(loc="lower right", fontsize=8)
 
 

@@ -41,7 +41,7 @@ def exact(runs: Sequence[xr.Dataset], bound: DecisionRule) -> Figure:
         panel.set_title(run.attrs["case"], fontsize=10)
         low, high = panel.get_ylim()
         panel.set_ylim(min(max(low, SMALLEST), bound.threshold / 60), max(high, 3 * bound.threshold))
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none")
         panel.set_ylabel(r"$t\,\tau_a$" if "t_jacobian" in run else r"$t\,\rho_a$")
     return figure
 

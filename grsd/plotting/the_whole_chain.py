@@ -58,7 +58,7 @@ def links(table: xr.Dataset, rows: Sequence[str], columns: Sequence[str]) -> Fig
             axes.add_patch(plt.Rectangle((column - 0.48, row - 0.45), 0.96, 0.9, color=colour, alpha=0.45, lw=0))
             text = verdict
             if verdict in SHADES:
-                text += f"\n{float(cell.estimate):.2g}\n{float(cell.low):.1g} to\n{float(cell.high):.1g}"
+                text += f"\n{float(cell.estimate):.2g}\n{float(cell.low):.2g} to\n{float(cell.high):.2g}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [name.replace(", ", ",\n") for name in columns], fontsize=9)

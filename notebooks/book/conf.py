@@ -40,6 +40,7 @@ html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_extra_path = ["root"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
