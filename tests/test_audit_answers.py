@@ -37,7 +37,7 @@ def runs(law, count=8, spread=0.05, seed=0):
 def test_a_further_run_lies_in_the_interval(name):
     """In at least nine of ten draws, as far as the forecast goes; never wider than a factor of three."""
     law, inside, reach = LAWS[name], [], []
-    for seed in range(40):
+    for seed in range(20):
         found = forecast(runs(law, seed=seed), squared=False)
         ends = [np.log(values) for values in (found.low, found.high)]
         assert (ends[1] - ends[0] <= 2 * WIDEST + 1e-2).all()
@@ -143,7 +143,7 @@ def test_closure_of_an_audit_is_an_answer():
     data = grsd.digits(24, task="parity")
     found = grsd.audit(
         lambda: nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1)),
-        data.inputs, data.targets, seeds=8, budget=1.0, progress=False,
+        data.inputs, data.targets, seeds=8, samples=16, fall=1.0, progress=False,
     )  # fmt: skip
     (answer,) = [one for one in found.document["conditions"] if one["condition"] == "interventions"]
     assert answer["verdict"] in ("holds", "fails", "inconclusive")
