@@ -119,8 +119,38 @@ def asked(width, **changed):
         return nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 10))
 
     given = dict.fromkeys(("checkpoints", "key", "samples", "device", "name"))
-    given |= {"seeds": 8, "loss": "mse", "budget": 2.0, "fall": 3.0, "shell_width": 0.7, "conditions": True}
-    return plan(question(make, inputs, targets, **given | {"method": "auto"} | changed))
+    given |= {
+        "inputs": inputs,
+        "targets": targets,
+        "seeds": 8,
+        "loss": "mse",
+        "budget": 2.0,
+        "fall": 3.0,
+        "shell_width": 0.7,
+        "conditions": True,
+    }
+    return plan(question(make, **given | {"method": "auto"} | changed))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "line"),
+    [
+        (
+            {"x": torch.zeros(64, 32)},
+            "a dict of x; take grsd.packed(make(0), inputs)[1] for inputs, and for the model ",
+        ),
+        (
+            {"x": torch.zeros(9, 4), "edges": torch.zeros(2, 12)},
+            "a dict of x, edges; one tensor (N, ...) of N samples: ",
+        ),
+        ([[0.0]], "a list; one tensor (N, ...) of N samples: pad sequences to one length, graphs to dense adjacency "),
+        (np.zeros((64, 32)), "ndarray of shape (64, 32) and float64; use torch.as_tensor(inputs)"),
+    ],
+)
+def test_inputs_that_are_no_tensor_are_told_how_to_become_one(inputs, line):
+    with pytest.raises(TypeError) as caught:
+        asked(8, inputs=inputs)
+    assert str(caught.value).startswith(f"audit(inputs=...): expected a torch.Tensor, got {line}")
 
 
 def test_closure_is_measured_by_default_and_a_larger_budget_is_named_where_it_is_not():
