@@ -149,6 +149,13 @@ def broken():
     return model
 
 
+def blind():
+    """Its hidden units are dead, and only the last bias learns."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    nn.init.constant_(model[0].bias, -100.0)
+    return model
+
+
 LABELS = torch.arange(12) % 3
 CROSS = {"loss": "cross-entropy", "model": classes}
 WHOLE = torch.arange(60).reshape(12, 5) % 7
@@ -201,6 +208,7 @@ class Dead(nn.Module):
             {"model": lambda: nn.Sequential(nn.Embedding(7, 1), nn.Flatten(), small())},
             r"if inputs are tokens: inputs.long",
         ),
+        ({"model": blind}, r"audit\(model=\.\.\.\): seed 0: the tangent kernel is the same for all samples: no weight"),
         ({"model": broken}, r"audit\(model=\.\.\.\): '0.weight' contains NaN or infinity at the start$"),
         ({"seeds": 1}, r"audit\(seeds=\.\.\.\): expected a whole number of at least 2"),
         ({"samples": 99}, r"audit\(samples=\.\.\.\): expected at most the 12 samples given"),

@@ -282,7 +282,7 @@ def _check_targets(loss: Loss, outputs: tuple[int, ...], targets: Tensor) -> Non
 
 
 def _as_labels(targets: Tensor, shape: tuple[int, ...]) -> str | None:
-    """Return what makes class labels (N,) of targets, for outputs of ``shape`` (N, C); ``None`` if nothing usual does."""
+    """Return what makes class labels (N,) of targets, for outputs of ``shape`` (N, C); ``None`` if nothing does."""
     if tuple(targets.shape) == (shape[0], 1):
         return "targets.squeeze(1)"
     if targets.ndim == 1 and (targets.is_floating_point() or targets.dtype == torch.bool):
