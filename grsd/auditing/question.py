@@ -225,7 +225,7 @@ def _runs(checkpoints: object) -> tuple[tuple[object, ...], ...]:
         if len(run) < 2:
             raise ValueError(f"{CALL}(checkpoints=...): expected two or more states of each training, got {len(run)}")
         for source in run:
-            if isinstance(source, str | Path) and not Path(source).is_file():
+            if isinstance(source, str | Path) and not Path(source).exists():
                 raise FileNotFoundError(f"{CALL}(checkpoints=...): {source}: there is no such file")
     return runs
 
