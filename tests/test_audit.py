@@ -139,6 +139,28 @@ class Noisy(nn.Module):
         return self.parts(x)
 
 
+def classes():
+    return nn.Linear(5, 3)
+
+
+def broken():
+    model = small()
+    nn.init.constant_(model[0].weight, torch.nan)
+    return model
+
+
+def blind():
+    """Its hidden units are dead, and only the last bias learns."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    nn.init.constant_(model[0].bias, -100.0)
+    return model
+
+
+LABELS = torch.arange(12) % 3
+CROSS = {"loss": "cross-entropy", "model": classes}
+WHOLE = torch.arange(60).reshape(12, 5) % 7
+
+
 class Dead(nn.Module):
     def __init__(self):
         super().__init__()
@@ -160,10 +182,34 @@ class Dead(nn.Module):
         ({"targets": torch.full((12, 1), torch.nan)}, r"audit\(targets=\.\.\.\): found NaN or infinity"),
         ({"inputs": torch.full((12, 5), torch.inf)}, r"audit\(inputs=\.\.\.\): found NaN or infinity"),
         ({"model": lambda: Noisy(nn.Dropout())}, r"audit\(model=\.\.\.\): seed 0: the model gives another output"),
-        ({"model": lambda: Noisy(nn.BatchNorm1d(8))}, r"audit\(model=\.\.\.\): seed 0: the model changes .*model.eval"),
+        (
+            {"model": lambda: Noisy(nn.BatchNorm1d(8))},
+            r"audit\(model=\.\.\.\): seed 0: the model changes .*; return model.eval\(\) from the",
+        ),
         ({"model": Dead}, r"audit\(model=\.\.\.\): .*the tangent kernel is zero at the start"),
         ({"loss": "hinge"}, r"audit\(loss=\.\.\.\): expected one of"),
         ({"loss": "cross-entropy"}, r"audit\(loss='cross-entropy'\): expected outputs of shape \(N, C\)"),
+        (CROSS | {"targets": LABELS[:, None]}, r"audit\(targets=\.\.\.\): .*; use targets.squeeze\(1\)$"),
+        (
+            CROSS | {"targets": LABELS.float()},
+            r"audit\(targets=\.\.\.\): expected whole numbers .*; use targets.long\(\)$",
+        ),
+        (CROSS | {"targets": torch.eye(3)[LABELS]}, r"; use targets.argmax\(1\), if they are one-hot$"),
+        (
+            CROSS | {"targets": LABELS + (torch.arange(12) == 11)},
+            r"expected class labels from 0 to 2, got labels from 0",
+        ),
+        (
+            {"targets": data()[1][:, 0]},
+            r"expected the shape of the outputs, \(12, 1\) for .*; use targets.reshape\(\(12, 1\)\)$",
+        ),
+        ({"inputs": WHOLE}, r"inputs of torch.int64 are given as they are: inputs.float\(\), unless they are tokens$"),
+        (
+            {"model": lambda: nn.Sequential(nn.Embedding(7, 1), nn.Flatten(), small())},
+            r"if inputs are tokens: inputs.long",
+        ),
+        ({"model": blind}, r"audit\(model=\.\.\.\): seed 0: the tangent kernel is the same for all samples: no weight"),
+        ({"model": broken}, r"audit\(model=\.\.\.\): '0.weight' contains NaN or infinity at the start$"),
         ({"seeds": 1}, r"audit\(seeds=\.\.\.\): expected a whole number of at least 2"),
         ({"samples": 99}, r"audit\(samples=\.\.\.\): expected at most the 12 samples given"),
         ({"checkpoints": ["none.pt", "no.pt"]}, r"audit\(checkpoints=\.\.\.\): none.pt: there is no such file"),

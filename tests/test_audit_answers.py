@@ -37,7 +37,7 @@ def runs(law, count=8, spread=0.05, seed=0):
 def test_a_further_run_lies_in_the_interval(name):
     """In at least nine of ten draws, as far as the forecast goes; never wider than a factor of three."""
     law, inside, reach = LAWS[name], [], []
-    for seed in range(40):
+    for seed in range(20):
         found = forecast(runs(law, seed=seed), squared=False)
         ends = [np.log(values) for values in (found.low, found.high)]
         assert (ends[1] - ends[0] <= 2 * WIDEST + 1e-2).all()
@@ -119,8 +119,38 @@ def asked(width, **changed):
         return nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 10))
 
     given = dict.fromkeys(("checkpoints", "key", "samples", "device", "name"))
-    given |= {"seeds": 8, "loss": "mse", "budget": 2.0, "fall": 3.0, "shell_width": 0.7, "conditions": True}
-    return plan(question(make, inputs, targets, **given | {"method": "auto"} | changed))
+    given |= {
+        "inputs": inputs,
+        "targets": targets,
+        "seeds": 8,
+        "loss": "mse",
+        "budget": 2.0,
+        "fall": 3.0,
+        "shell_width": 0.7,
+        "conditions": True,
+    }
+    return plan(question(make, **given | {"method": "auto"} | changed))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "line"),
+    [
+        (
+            {"x": torch.zeros(64, 32)},
+            "a dict of x; take grsd.packed(make(0), inputs)[1] for inputs, and for the model ",
+        ),
+        (
+            {"x": torch.zeros(9, 4), "edges": torch.zeros(2, 12)},
+            "a dict of x, edges; one tensor (N, ...) of N samples: ",
+        ),
+        ([[0.0]], "a list; one tensor (N, ...) of N samples: pad sequences to one length, graphs to dense adjacency "),
+        (np.zeros((64, 32)), "ndarray of shape (64, 32) and float64; use torch.as_tensor(inputs)"),
+    ],
+)
+def test_inputs_that_are_no_tensor_are_told_how_to_become_one(inputs, line):
+    with pytest.raises(TypeError) as caught:
+        asked(8, inputs=inputs)
+    assert str(caught.value).startswith(f"audit(inputs=...): expected a torch.Tensor, got {line}")
 
 
 def test_closure_is_measured_by_default_and_a_larger_budget_is_named_where_it_is_not():
@@ -143,7 +173,7 @@ def test_closure_of_an_audit_is_an_answer():
     data = grsd.digits(24, task="parity")
     found = grsd.audit(
         lambda: nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1)),
-        data.inputs, data.targets, seeds=8, budget=1.0, progress=False,
+        data.inputs, data.targets, seeds=8, samples=16, fall=1.0, progress=False,
     )  # fmt: skip
     (answer,) = [one for one in found.document["conditions"] if one["condition"] == "interventions"]
     assert answer["verdict"] in ("holds", "fails", "inconclusive")

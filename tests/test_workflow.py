@@ -347,6 +347,18 @@ def byte_for_byte(root, tmp_path, monkeypatch, out, names, **request):
     assert tables(out) == dict.fromkeys(names, table)
 
 
+def test_continuous_integration_has_snakemake_and_skips_nothing():
+    """It makes the environment of exact versions, and there a missing Snakemake fails."""
+    root = project()
+    assert "SNAKEMAKE_TESTS=required" in (root / ".ci/run").read_text()
+    makefile = (root / "Makefile").read_text()
+    assert re.search(r"^test-long:.*\n\t-\$\(MAKE\) snakemake\n", makefile, re.MULTILINE), "a failure is passed over"
+    lock = (root / "grsd/workflow/snakemake.lock").read_text().splitlines()
+    pins = {name: version for name, _, version in (line.partition("==") for line in lock if not line.startswith("#"))}
+    assert all(pins.values())
+    assert {"snakemake", "snakemake-executor-plugin-slurm"} <= pins.keys()
+
+
 def test_profile_and_snakefile_are_package_data():
     assert (PROFILE / "config.yaml").is_file()
     assert PROFILE.parents[1].joinpath("Snakefile").is_file()

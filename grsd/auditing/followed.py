@@ -34,6 +34,7 @@ from grsd.training.reading import Reading
 from grsd.training.recorder import budgets_between
 
 TOLERANCE = 1e-2  # shares are judged to a tenth; at 1e-4 networks with kinks take forty times as many gradients
+SAME = 1e-12  # relative difference of numbers that are equal but for rounding
 FIRST = 0.3  # from one snapshot to the next at least, in units of 1 / lambda_max then
 EACH = 0.25  # e-folds of |e|^2 after which a snapshot is due whatever the time
 MOST_SNAPSHOTS = 32
@@ -220,6 +221,7 @@ class _Work:
             )
         modes = spectrum(kernel, rate)
         if self.first is None:
+            self._refuse_blind(kernel)
             self.top = float(modes.eigenvalues[-1])
             low, high = log_range(modes)
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
@@ -230,6 +232,16 @@ class _Work:
             self.rates.append((snapshot.time, modes))
             self.budgets.append(energy_budget(modes, force, self.shells))
         return DenseState(loss, force.reshape(-1), modes)
+
+    def _refuse_blind(self, kernel: Tensor) -> None:
+        """Refuse a kernel that is the same for all samples: whatever learns there sees nothing of the inputs."""
+        samples = len(self.descent.inputs)
+        blocks = kernel.reshape(samples, len(kernel) // samples, samples, -1)
+        if bool((blocks - blocks[:1, :, :1]).abs().max() <= SAME * blocks.abs().max()):
+            raise ValueError(
+                f"{CALL}(model=...): the tangent kernel is the same for all samples: no weight that learns sees the "
+                "inputs (dead units, or layers of zeros?)"
+            )
 
     def _krylov(self, snapshot: Snapshot, loss: float) -> KrylovState:
         products = KernelProducts(snapshot.model, self.descent.inputs, call=CALL)

@@ -119,7 +119,8 @@ def question(
     first = make(chosen[0])
     check_inputs(CALL, first, inputs)
     resolve_device(CALL, device, first)
-    outputs = _outputs(first, inputs[:FEW], targets[:FEW], loss)
+    outputs = _outputs(first, inputs[:FEW])
+    _check_targets(loss, outputs, targets)
     if not runs and len(chosen) > 1:
         _differ(first, make(chosen[1]), chosen[:2])
     return Question(
@@ -224,16 +225,23 @@ def _runs(checkpoints: object) -> tuple[tuple[object, ...], ...]:
         if len(run) < 2:
             raise ValueError(f"{CALL}(checkpoints=...): expected two or more states of each training, got {len(run)}")
         for source in run:
-            if isinstance(source, str | Path) and not Path(source).is_file():
+            if isinstance(source, str | Path) and not Path(source).exists():
                 raise FileNotFoundError(f"{CALL}(checkpoints=...): {source}: there is no such file")
     return runs
 
 
-def _outputs(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> tuple[int, ...]:
-    """Run a copy of the model, in float64, on a few samples; check that the targets fit its outputs."""
+def _outputs(model: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+    """Run a copy of the model, in float64, on a few samples; return the shape of its outputs for one of them."""
 
     def failed(error: Exception) -> str:
-        return f"(inputs=...): the model fails on {tuple(inputs.shape)} ({type(error).__name__}: {_short(error)})"
+        text = f"(inputs=...): the model fails on {tuple(inputs.shape)} ({type(error).__name__}: {_short(error)})"
+        if not inputs.is_floating_point():
+            return f"{text}; inputs of {inputs.dtype} are given as they are: inputs.float(), unless they are tokens"
+        return f"{text}; if inputs are tokens: inputs.long()" if "Long" in str(error) else text
+
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{CALL}(model=...): {name!r} contains NaN or infinity at the start")
 
     with in_one_line(CALL, failed), torch.no_grad(), torch.random.fork_rng(devices=[]):
         private = copy.deepcopy(model).cpu().double()
@@ -256,8 +264,30 @@ def _outputs(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> t
         )
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{CALL}(model=...): the outputs at the start contain NaN or infinity")
-    fitting_targets(CALL, loss, found, targets)
     return tuple(found.shape[1:])
+
+
+def _check_targets(loss: Loss, outputs: tuple[int, ...], targets: Tensor) -> None:
+    """Refuse targets that do not fit outputs of this shape, and say what makes them fit."""
+    count = len(targets)
+    shape, change = (count, *outputs), None
+    if loss == "mse" and targets.is_floating_point() and targets.numel() == math.prod(shape):
+        change = f"targets.reshape({shape})" if tuple(targets.shape) != shape else None
+    elif loss == "cross-entropy" and len(outputs) == 1 and outputs[0] > 1:
+        change = _as_labels(targets, shape)
+    if change is not None:
+        wanted = "whole numbers (N,)" if loss == "cross-entropy" else f"the shape of the outputs, {shape}"
+        raise TypeError(f"{CALL}(targets=...): expected {wanted} for loss={loss!r}, got {said(targets)}; use {change}")
+    fitting_targets(CALL, loss, torch.zeros(1).expand(shape), targets)
+
+
+def _as_labels(targets: Tensor, shape: tuple[int, ...]) -> str | None:
+    """Return what makes class labels (N,) of targets, for outputs of ``shape`` (N, C); ``None`` if nothing does."""
+    if tuple(targets.shape) == (shape[0], 1):
+        return "targets.squeeze(1)"
+    if targets.ndim == 1 and (targets.is_floating_point() or targets.dtype == torch.bool):
+        return "targets.long()"
+    return "targets.argmax(1), if they are one-hot" if tuple(targets.shape) == shape else None
 
 
 def _differ(one: nn.Module, other: nn.Module, seeds: Sequence[int]) -> None:

@@ -66,6 +66,8 @@ def _read(call: str, name: str, path: Path) -> object:
         return read(path)
     except Exception as error:  # damaged files raise many kinds of exceptions
         text = one_line(str(error).split("\n")[0] or type(error).__name__, 120)
+        if "Weights only load failed" in text:  # torch goes on to say how to load what may run code
+            text = "it holds other things than weights, such as a pickled module, or is no file of weights"
         raise ValueError(
             f"{shown}: it cannot be read as weights alone ({type(error).__name__}: {text}); save the "
             "model's state_dict()"

@@ -80,7 +80,8 @@ def workflow(
     line = [program, "--snakefile", str(SNAKEFILE), "--directory", str(folder), "--rerun-triggers", "input"]
     gpus = max(gpus, int(any(spec.device == "cuda" for spec in planned.runs.values())))
     here = ["--cores", str(cores), "--resources", f"gpu={gpus}"]
-    line += ["--nolock", "--rerun-incomplete", "--keep-going", *more]
+    # Markers are written at once and were checked above: one that is there is whole, though its job was killed.
+    line += ["--nolock", "--ignore-incomplete", "--keep-going", *more]
     line += here if own_profile is None else ["--workflow-profile", str(own_profile)]
     line += ["--config", f"plan={planned.write()}"]
     with lock, environment({GPUS: str(gpus), THREADS: "1"}):
