@@ -23,6 +23,13 @@ def as_large(monkeypatch):
     monkeypatch.setattr("grsd.jacobian.size.HELD_ROWS", 0)
 
 
+@pytest.fixture
+def as_wide(as_large, monkeypatch):
+    """The routes of layers with many channels as well."""
+    monkeypatch.setattr("grsd.jacobian.size.PER_CALL", 0)
+    monkeypatch.setattr("grsd.jacobian.size.NARROW", 0)
+
+
 def relative(found, expected):
     return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
 
@@ -42,8 +49,9 @@ def test_rate_by_forward_mode_of_the_dense_kernel(case):
     assert relative(found, rate) < 1e-12 or float(rate.norm()) == 0
 
 
-@pytest.mark.usefixtures("as_large")
-def test_large_problems_against_one_dense_jacobian(any_case):
+@pytest.mark.parametrize("size", ["as_large", "as_wide"])
+def test_large_problems_against_one_dense_jacobian(any_case, size, request):
+    request.getfixturevalue(size)
     m = dense(*any_case)[0]
     assert relative(grsd.tangent_kernel(*any_case[:2]), m) < 1e-13
     kernel, rate = grsd.tangent_kernel_and_rate(*any_case)
@@ -99,7 +107,7 @@ def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch,
 def test_every_route_is_taken(request):
     """The table reaches each route, or the tests above would say nothing about it."""
     routes = set()
-    for fixture in (None, "as_large"):
+    for fixture in (None, "as_large", "as_wide"):
         if fixture:
             request.getfixturevalue(fixture)
         for case in CASES + ZOO:
@@ -113,6 +121,7 @@ def test_every_route_is_taken(request):
         Route.GRAM,
         Route.ROWS,
         Route.SLICES,
+        Route.WEIGHTED,
         "generic",
         RowMethod.PER_SAMPLE,
         RowMethod.WHOLE_BATCH,
