@@ -426,7 +426,7 @@ def _fetch(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from grsd.bench import bench, bench_gpt2, bench_monitor, bench_zoo
 
-    kinds = {"zoo": bench_zoo, "monitor": bench_monitor, "gpt2": bench_gpt2}
+    kinds = {"zoo": bench_zoo, "gpt2": bench_gpt2, "monitor": bench_monitor}
     for kind, measure in kinds.items():
         if not getattr(options, kind):
             continue

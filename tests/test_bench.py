@@ -82,7 +82,7 @@ def products(function):
 @pytest.mark.parametrize("rate", [False, True])
 @pytest.mark.parametrize("problem", SMALL[1:])
 def test_the_floor_counts_the_products_of_the_routes(problem, rate):
-    """Its matrix products are those of ours but for one half, and nothing else is; with the rate three times as many."""
+    """Its matrix products are those of ours but for one half, with the rate too, and nothing else is counted."""
     model, inputs, targets = PROBLEMS[problem].make(3, torch.float32, "cpu")
     run = (floor_with_rate if rate else floor)(model, inputs, targets, None)
     assert run() is None

@@ -10,6 +10,7 @@ from grsd.jacobian import ParameterGroup, Route, RowMethod, exact_derivatives
 from grsd.jacobian import rows as differentiation
 from grsd.jacobian import trace as tracing
 from grsd.kernel.computation import KernelComputation
+from grsd.kernel.jacobian_rate import jacobian_rate_kernel
 from grsd.kernel.plan import Pass, Plan, Problem, make_plan
 from grsd.kernel.products import KernelAccumulator
 from grsd.kernel.tiles import tile_pairs
@@ -102,6 +103,34 @@ def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch,
         return
     for part, one in zip(grsd.tangent_kernel_and_rate(model, inputs, targets), expected, strict=True):
         assert relative(part, one) < 1e-12 or float(one.norm()) == 0
+
+
+@pytest.mark.usefixtures("as_wide")
+@pytest.mark.parametrize(("tile", "batch"), [(7, 7), (3, 2)])
+def test_weighted_products_of_channel_groups_in_tiles(tile, batch, monkeypatch):
+    """Of whole batches and of pairs of tiles, with the rate, J' J'^T, parts of M and the shares of parameters."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv2d(4, 6, 3, stride=2), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(24, 3)).double()
+    inputs, targets = torch.randn(7, 2, 6, 6).double(), torch.randn(7, 3).double()
+    m = dense(model, inputs, targets)[0]
+    taken = []
+
+    def cut(groups, samples):
+        taken.extend(group.route for group in groups)
+        return Plan((Pass(tuple(groups), tile, batch),), workspace=40)
+
+    monkeypatch.setattr("grsd.kernel.computation.single_pass_plan", cut)
+    kernel, rate = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    assert relative(kernel, m) < 1e-13
+    assert relative(grsd.tangent_kernel(model, inputs), m) < 1e-13
+    assert relative(sum(grsd.parameter_kernels(model, inputs).values()), m) < 1e-13
+    by_output = m.view(7, 3, 7, 3)
+    assert relative(grsd.tangent_kernel(model, inputs, outputs="trace"), torch.einsum("icjc->ij", by_output)) < 1e-13
+    both = jacobian_rate_kernel(model, inputs, targets)
+    for part, one in zip(both, (kernel, rate, both[2].T), strict=True):
+        assert relative(part, one) < 1e-12
+    assert Route.WEIGHTED in taken
 
 
 def test_every_route_is_taken(request):
