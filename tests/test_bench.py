@@ -93,11 +93,15 @@ def test_the_floor_counts_the_products_of_the_routes(problem, rate):
 def test_the_floor_of_a_wide_layer_counts_its_weighted_products(monkeypatch):
     for name in ("PER_CALL", "FEW_CALLS", "HELD_ROWS", "NARROW"):
         monkeypatch.setattr(f"grsd.jacobian.size.{name}", 0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(128, 2))
-    inputs, width, positions = torch.randn(6, 8, 4, 4), 9 * 8 + 1, 16
-    found = products(floor(model.eval(), inputs, torch.zeros(6, 2), None))
-    weighted = 2 * (6 * 7 / 2) * 2 * positions * 8 * (positions + 2)
-    assert found > weighted + 36 * positions**2 * width
+    model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    found = products(floor(model.eval(), torch.randn(6, 16, 2, 2), torch.zeros(6, 2), None))
+    samples, classes, positions, p, q = 6, 2, 4, 145, 16
+    pairs = samples * (samples + 1) / 2
+    features = 2 * (samples * positions) ** 2 * p
+    weighted = 2 * pairs * positions * (positions * classes * q + classes**2 * q)
+    readout = 2 * samples**2 * 65 + 2 * (samples * classes) ** 2 * 2
+    backward = 2 * classes * samples * 2 * 64
+    assert features + weighted < found <= features + weighted + readout + 3 * backward
 
 
 def test_stages_run():

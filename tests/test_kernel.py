@@ -384,19 +384,20 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
     assert not make_plan(problem, 10**10).host
 
 
-@pytest.mark.parametrize("positions", [None, 1, 64], ids=["in their place", "held", "many positions"])
+@pytest.mark.parametrize("room", [2**20, 2**12])
+@pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("classes", [1, 10])
 @pytest.mark.parametrize("samples", [1, 7, 64, 300])
-def test_every_pair_of_samples_is_visited_once(samples, classes, positions):
-    cpu, room = torch.device("cpu"), 2**20
+def test_every_pair_of_samples_is_visited_once(samples, classes, blocked, room):
+    cpu = torch.device("cpu")
     count = torch.zeros(samples, samples, dtype=torch.int64)
-    for mine, others in tile_pairs(cpu, classes, samples, None, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, None, room, blocked=blocked):
         count[mine, others] += 1
         sizes = [samples.stop - samples.start for samples in (mine, others)]
-        assert positions is None or positions * classes * sizes[0] * sizes[1] <= room
+        assert not blocked or classes * sizes[0] * sizes[1] <= room
     assert (count.triu() == torch.ones(samples, samples).triu()).all()
     assert int(count.sum()) <= 0.5 * samples**2 + max(40, 160 / classes) * samples
     count = torch.zeros(samples, 50, dtype=torch.int64)
-    for mine, others in tile_pairs(cpu, classes, samples, 50, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, 50, room, blocked=blocked):
         count[mine, others] += 1
     assert (count == 1).all()

@@ -255,8 +255,6 @@ def test_without_the_rate_and_in_float32():
         off = np.abs(rounded[name] - budget[name]).values[sure]
         assert (off <= (rounded[f"{name}_error"] + budget[f"{name}_error"]).values[sure]).all()
         assert (off > 0).all()
-    with pytest.raises(TypeError, match=r"^krylov_spectrum\(rate=...\): expected True or False, got 1"):
-        grsd.krylov_spectrum(model, data.inputs, labels, rate=1, **options)
 
 
 def test_in_float32_the_worst_case_of_rounding_ends_no_steps():
