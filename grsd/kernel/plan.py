@@ -202,7 +202,7 @@ class _Costs:
             rows, columns = product_samples(self.problem.device, classes, tile, self.workspace)
             rows = min(tile, rows)
             shared = max(rows, min(tile, gram_samples(rows, tile, self.workspace)))
-            return each * (shared * tile * (1 + classes) + rows * columns * classes**2)
+            return each * (shared * tile + rows * columns * classes * (1 + classes))
         if group.route == Route.WEIGHTED:
             (_, _, positions, _), q = shapes[0], shapes[1][4]
             gram = min(tile, strip_samples(positions, tile, self.workspace)) * tile * positions**2

@@ -158,15 +158,15 @@ class KernelAccumulator:
         room = left[0][1].new_empty(1 + rate, max(subtile.targets[0].numel() for subtile in subtiles))
         for mine, others, sharing in _sharing_gram(subtiles, len(there), self.workspace):
             a, b = ([features[samples] for features, _ in side] for side, samples in ((left, mine), (right, others)))
-            weights = [self._weights(a[0] @ b[0].T)]
+            grams = [a[0] @ b[0].T]
             if rate:
-                weights.append(self._weights((a[1] @ b[0].T).addmm_(a[0], b[1].T)))
+                grams.append((a[1] @ b[0].T).addmm_(a[0], b[1].T))
             for subtile in sharing:
                 here_rows, there_rows = self._rows(subtile.mine), self._rows(subtile.others)
                 rows = [delta[here_rows] for _, delta in left]
                 columns = [delta[there_rows].T for _, delta in right]
-                at = _within(subtile.mine, mine), slice(None), self._rows(_within(subtile.others, others))
-                weight, *weight_rate = (each[at] for each in weights)
+                at = _within(subtile.mine, mine), _within(subtile.others, others)
+                weight, *weight_rate = (self._weights(gram[at]) for gram in grams)
                 target = subtile.targets
                 block, *change = (numbers[: target[0].numel()].view(target[0].shape) for numbers in room)
                 torch.mm(rows[0], columns[0], out=block)
