@@ -11,14 +11,15 @@ from reference import evaluate, fresh
 from grsd.bench import bench, bench_zoo, measure, neural_tangents, worker
 from grsd.bench.families import FAMILIES
 from grsd.bench.figure import panels
-from grsd.bench.floor import floor
+from grsd.bench.floor import floor, floor_with_rate
+from grsd.bench.gpt2 import GPT2, Row, Shape, bench_gpt2
 from grsd.bench.jacobians import WAYS, by_jacobian, by_rows
 from grsd.bench.methods import METHODS
 from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
 from grsd.bench.process import in_a_process
 from grsd.bench.stages import STAGES
-from grsd.bench.worker import AGREE, FLOOR, OURS, Case
+from grsd.bench.worker import AGREE, FLOOR, OURS, RATE, Case
 from grsd.bench.zoo import LIMIT, is_known, measured, verdict
 from grsd.cli import main
 
@@ -70,18 +71,37 @@ def test_agreement_is_to_its_tolerance(size):
             worker.check_same("other", other, ours, "float32")
 
 
+def products(function):
+    """The multiplications of all matrix products."""
+    names = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
+    with torch.profiler.profile(with_flops=True) as profile:
+        function()
+    return sum(event.flops for event in profile.key_averages() if event.key in names)
+
+
+@pytest.mark.parametrize("rate", [False, True])
 @pytest.mark.parametrize("problem", SMALL[1:])
-def test_the_floor_counts_the_products_of_the_routes(problem):
-    """Its matrix products are those of ``tangent_kernel`` but for one half, and nothing else is."""
+def test_the_floor_counts_the_products_of_the_routes(problem, rate):
+    """Its matrix products are those of ours but for one half, with the rate too, and nothing else is counted."""
     model, inputs, targets = PROBLEMS[problem].make(3, torch.float32, "cpu")
-    run = floor(model, inputs, targets, None)
+    run = (floor_with_rate if rate else floor)(model, inputs, targets, None)
     assert run() is None
-    flops = {}
-    for name, function in {"floor": run, "ours": lambda: METHODS[OURS](model, inputs, targets, None)}.items():
-        with torch.profiler.profile(with_flops=True) as profile:
-            function()
-        flops[name] = sum(event.flops for event in profile.key_averages() if event.key in ("aten::mm", "aten::bmm"))
-    assert 0 < flops["floor"] < 1.5 * flops["ours"]
+    ours = products(lambda: METHODS[RATE if rate else OURS](model, inputs, targets, None))
+    assert 0 < products(run) < 1.5 * ours
+
+
+def test_the_floor_of_a_wide_layer_counts_its_weighted_products(monkeypatch):
+    for name in ("PER_CALL", "FEW_CALLS", "HELD_ROWS", "NARROW"):
+        monkeypatch.setattr(f"grsd.jacobian.size.{name}", 0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    found = products(floor(model.eval(), torch.randn(6, 16, 2, 2), torch.zeros(6, 2), None))
+    samples, classes, positions, p, q = 6, 2, 4, 145, 16
+    pairs = samples * (samples + 1) / 2
+    features = 2 * (samples * positions) ** 2 * p
+    weighted = 2 * pairs * positions * (positions * classes * q + classes**2 * q)
+    readout = 2 * samples**2 * 65 + 2 * (samples * classes) ** 2 * 2
+    backward = 2 * classes * samples * 2 * 64
+    assert features + weighted < found <= features + weighted + readout + 3 * backward
 
 
 def test_stages_run():
@@ -90,10 +110,40 @@ def test_stages_run():
         assert make(*problem, None)() is not None
 
 
-def test_resnet18_has_its_size():
+def test_large_models_have_their_sizes():
     with torch.device("meta"):
-        model = PROBLEMS["resnet18"].build()
-    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+        models = PROBLEMS["resnet18"].build(), GPT2(Shape(), last=False)
+    assert [sum(p.numel() for p in model.parameters()) for model in models] == [11_173_962, 124_439_808]
+
+
+def test_a_language_model_is_measured_and_compared_with_a_gradient(monkeypatch, tmp_path, capsys):
+    """A tiny one in the place of GPT-2: all positions with M alone, and the last ones with the rate."""
+    monkeypatch.setattr("grsd.bench.gpt2.in_a_process", lambda what, function, *arguments: function(*arguments))
+    rows = (Row(False, False, 6, 3, 4), Row(True, True, 40, 3, 4))
+    path = bench_gpt2(folder=tmp_path, rows=rows, shape=Shape(7, 8, 8, 2, 2))
+    head, *_ = path.read_text().splitlines()
+    assert head.startswith("# python 3")
+    table = pd.read_csv(path, skiprows=1)
+    assert list(table.dimension) == [3 * 4 * 7, 3 * 7]
+    assert table.steps[0] == 6
+    assert table.steps[1] <= 21
+    assert table.declared[1] > 0.9
+    assert (table.off < 1e-5).all()
+    assert (table[["cpu_s", "process_gib"]] > 0).all(axis=None)
+    assert "declared" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"^bench_gpt2\(folder=...\): cannot write to "):
+        bench_gpt2(folder=Path(__file__), rows=rows)
+
+
+def test_a_language_model_sees_no_later_token():
+    model = GPT2(Shape(7, 8, 8, 2, 2), last=False).eval()
+    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6]])
+    first, second = model(tokens).view(2, 4, 7)
+    torch.testing.assert_close(first[:2], second[:2])
+    assert not torch.allclose(first[2:], second[2:])
+    last = GPT2(Shape(7, 8, 8, 2, 2), last=True).eval()
+    last.load_state_dict(model.state_dict())
+    torch.testing.assert_close(last(tokens)[0], first[-1])
 
 
 def test_a_table_and_a_figure(monkeypatch, tmp_path, capsys):
@@ -245,9 +295,10 @@ def test_known_layers():
 def test_what_the_zoo_refuses(capsys):
     with pytest.raises(ValueError, match="no family with an exact kernel is called 'less the mean'"):
         bench_zoo(names=["less the mean"])
-    for options in (["--large"], ["--threads", "2"], ["--neural-tangents"], ["--device", "cuda"]):
-        assert main(["bench", "--zoo", *options]) == 2
-        assert f"grsd bench: {' '.join(options[:1])}" in capsys.readouterr().err
+    for kind in ("--zoo", "--gpt2"):
+        for options in (["--large"], ["--threads", "2"], ["--neural-tangents"], ["--device", "cuda"], ["--monitor"]):
+            assert main(["bench", kind, *options]) == 2
+            assert f"grsd bench: {' '.join(options[:1])}" in capsys.readouterr().err
 
 
 @pytest.mark.long

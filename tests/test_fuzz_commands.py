@@ -31,7 +31,7 @@ COMMANDS = {
     "reproduce": ["--only", "--profile", "--set", "--device", "--output", "--project", "--refresh"],
     "claims": ["--confirm", "--forecast", "--readme", "--project", "--check", "--notebook"],
     "data": ["--show", "--project", "--from"],
-    "bench": ["--large", "--monitor", "--device", "--threads", "--folder", "--neural-tangents"],
+    "bench": ["--large", "--monitor", "--gpt2", "--device", "--threads", "--folder", "--neural-tangents"],
     "lab": ["--port", "--no-browser", "--project"],
     "workflow": [
         "--only", "--profile", "--set", "--device", "--cores", "--gpus", "--slurm", "--dry-run", "--output", "--project"
@@ -43,7 +43,18 @@ COMMANDS = {
         "--dtype", "--seeds", "--workers", "--threads", "--folder", "--table",
     ],
 }  # fmt: skip
-FLAGS = {"--help", "--refresh", "--show", "--forecast", "--readme", "--large", "--monitor", "--no-browser", "--dry-run"}
+FLAGS = {
+    "--help",
+    "--refresh",
+    "--show",
+    "--forecast",
+    "--readme",
+    "--large",
+    "--monitor",
+    "--gpt2",
+    "--no-browser",
+    "--dry-run",
+}
 ODD = [
     "", " ", "-", "--", "-1", "-0", "1e999", "nan", "inf", "-inf", "1e-320", "0x10", "1_000", "\u00b2", "\u0663",
     "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 5000, "0-" + "9" * 18, "1-0", "1,1", ",", "0,", "1;2", "=", "=3",
@@ -153,6 +164,7 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "_rows", lambda *_: [])
     monkeypatch.setattr("grsd.bench.figure.draw", lambda *_: None)
     monkeypatch.setattr(monitor, "in_a_process", lambda *_: {})
+    monkeypatch.setattr("grsd.bench.gpt2.in_a_process", lambda *_: {})
     monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)
     monkeypatch.setattr("grsd.workflow.command._snakemake", lambda: "snakemake")

@@ -58,7 +58,7 @@ def test_parts_give_the_jacobian(any_case, row_method):
             rows = part[0]
         else:
             features, backprops = part
-            layout = "gtncq" if group.route == Route.GRAM else "ngcqt"
+            layout = {Route.GRAM: "gtncq", Route.WEIGHTED: "ngctq", Route.SLICES: "ngcqt"}[group.route]
             rows = torch.einsum(f"{layout},ngtp->ncgqp", backprops, features).flatten(2)
         expected = torch.cat([dense[name].flatten(2) for name in group.names], -1)
         norm = expected.square().sum(-1)

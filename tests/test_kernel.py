@@ -10,6 +10,7 @@ from grsd.jacobian import ParameterGroup, Route, RowMethod, exact_derivatives
 from grsd.jacobian import rows as differentiation
 from grsd.jacobian import trace as tracing
 from grsd.kernel.computation import KernelComputation
+from grsd.kernel.jacobian_rate import jacobian_rate_kernel
 from grsd.kernel.plan import Pass, Plan, Problem, make_plan
 from grsd.kernel.products import KernelAccumulator
 from grsd.kernel.tiles import tile_pairs
@@ -21,6 +22,13 @@ def as_large(monkeypatch):
     monkeypatch.setattr("grsd.jacobian.size.FEW_CALLS", 0)
     monkeypatch.setattr("grsd.jacobian.size.GRAMS_AT_ONCE", 0)
     monkeypatch.setattr("grsd.jacobian.size.HELD_ROWS", 0)
+
+
+@pytest.fixture
+def as_wide(as_large, monkeypatch):
+    """The routes of layers with many channels as well."""
+    monkeypatch.setattr("grsd.jacobian.size.PER_CALL", 0)
+    monkeypatch.setattr("grsd.jacobian.size.NARROW", 0)
 
 
 def relative(found, expected):
@@ -42,8 +50,9 @@ def test_rate_by_forward_mode_of_the_dense_kernel(case):
     assert relative(found, rate) < 1e-12 or float(rate.norm()) == 0
 
 
-@pytest.mark.usefixtures("as_large")
-def test_large_problems_against_one_dense_jacobian(any_case):
+@pytest.mark.parametrize("size", ["as_large", "as_wide"])
+def test_large_problems_against_one_dense_jacobian(any_case, size, request):
+    request.getfixturevalue(size)
     m = dense(*any_case)[0]
     assert relative(grsd.tangent_kernel(*any_case[:2]), m) < 1e-13
     kernel, rate = grsd.tangent_kernel_and_rate(*any_case)
@@ -96,10 +105,38 @@ def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch,
         assert relative(part, one) < 1e-12 or float(one.norm()) == 0
 
 
+@pytest.mark.usefixtures("as_wide")
+@pytest.mark.parametrize(("tile", "batch"), [(7, 7), (3, 2)])
+def test_weighted_products_of_channel_groups_in_tiles(tile, batch, monkeypatch):
+    """Of whole batches and of pairs of tiles, with the rate, J' J'^T, parts of M and the shares of parameters."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv2d(4, 6, 3, stride=2), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(24, 3)).double()
+    inputs, targets = torch.randn(7, 2, 6, 6).double(), torch.randn(7, 3).double()
+    m = dense(model, inputs, targets)[0]
+    taken = []
+
+    def cut(groups, samples):
+        taken.extend(group.route for group in groups)
+        return Plan((Pass(tuple(groups), tile, batch),), workspace=40)
+
+    monkeypatch.setattr("grsd.kernel.computation.single_pass_plan", cut)
+    kernel, rate = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    assert relative(kernel, m) < 1e-13
+    assert relative(grsd.tangent_kernel(model, inputs), m) < 1e-13
+    assert relative(sum(grsd.parameter_kernels(model, inputs).values()), m) < 1e-13
+    by_output = m.view(7, 3, 7, 3)
+    assert relative(grsd.tangent_kernel(model, inputs, outputs="trace"), torch.einsum("icjc->ij", by_output)) < 1e-13
+    both = jacobian_rate_kernel(model, inputs, targets)
+    for part, one in zip(both, (kernel, rate, both[2].T), strict=True):
+        assert relative(part, one) < 1e-12
+    assert Route.WEIGHTED in taken
+
+
 def test_every_route_is_taken(request):
     """The table reaches each route, or the tests above would say nothing about it."""
     routes = set()
-    for fixture in (None, "as_large"):
+    for fixture in (None, "as_large", "as_wide"):
         if fixture:
             request.getfixturevalue(fixture)
         for case in CASES + ZOO:
@@ -113,6 +150,7 @@ def test_every_route_is_taken(request):
         Route.GRAM,
         Route.ROWS,
         Route.SLICES,
+        Route.WEIGHTED,
         "generic",
         RowMethod.PER_SAMPLE,
         RowMethod.WHOLE_BATCH,
@@ -346,19 +384,20 @@ def test_a_matrix_larger_than_the_device_is_collected_on_the_host():
     assert not make_plan(problem, 10**10).host
 
 
-@pytest.mark.parametrize("positions", [None, 1, 64], ids=["in their place", "held", "many positions"])
+@pytest.mark.parametrize("room", [2**20, 2**12])
+@pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("classes", [1, 10])
 @pytest.mark.parametrize("samples", [1, 7, 64, 300])
-def test_every_pair_of_samples_is_visited_once(samples, classes, positions):
-    cpu, room = torch.device("cpu"), 2**20
+def test_every_pair_of_samples_is_visited_once(samples, classes, blocked, room):
+    cpu = torch.device("cpu")
     count = torch.zeros(samples, samples, dtype=torch.int64)
-    for mine, others in tile_pairs(cpu, classes, samples, None, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, None, room, blocked=blocked):
         count[mine, others] += 1
         sizes = [samples.stop - samples.start for samples in (mine, others)]
-        assert positions is None or positions * classes * sizes[0] * sizes[1] <= room
+        assert not blocked or classes * sizes[0] * sizes[1] <= room
     assert (count.triu() == torch.ones(samples, samples).triu()).all()
     assert int(count.sum()) <= 0.5 * samples**2 + max(40, 160 / classes) * samples
     count = torch.zeros(samples, 50, dtype=torch.int64)
-    for mine, others in tile_pairs(cpu, classes, samples, 50, positions, room):
+    for mine, others in tile_pairs(cpu, classes, samples, 50, room, blocked=blocked):
         count[mine, others] += 1
     assert (count == 1).all()

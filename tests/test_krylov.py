@@ -234,6 +234,48 @@ def test_relaxation_of_another_loss_is_that_of_the_dense_budget():
         grsd.energy_budget(found, found.error, SHELLS, error_rate=now.rate)
 
 
+def test_without_the_rate_and_in_float32():
+    """The same T from products with M alone; in float32 the stated errors hold what rounding moves."""
+    data = grsd.digits(16)
+    labels = data.targets.argmax(1)
+    model = grsd.Perceptron(64, 10, width=12, depth=3, seed=0).double()
+    options = {"loss": "cross-entropy", "steps": 30, "relaxation": False}
+    whole = grsd.krylov_spectrum(model, data.inputs, labels, **options)
+    found = grsd.krylov_spectrum(model, data.inputs, labels, rate=False, **options)
+    torch.testing.assert_close(found.tridiagonal.matrix, whole.tridiagonal.matrix, rtol=1e-9, atol=1e-12)
+    assert found.tridiagonal.rate is None
+    assert found.relaxing is whole.relaxing is None
+    budget = grsd.energy_budget(found, found.error, SHELLS)
+    assert not {"flux", "velocity", "relaxation"} & set(budget)
+    single = grsd.krylov_spectrum(model, data.inputs, labels, rate=False, dtype=torch.float32, **options)
+    assert single.error.dtype == torch.float32
+    rounded = grsd.energy_budget(single, single.error, same(budget, SHELLS))
+    sure = ((budget["mask"] == 0) & (rounded["mask"] == 0)).values
+    assert sure.sum() >= 3
+    for name in ("energy", "dissipation"):
+        off = np.abs(rounded[name] - budget[name]).values[sure]
+        assert (off <= (rounded[f"{name}_error"] + budget[f"{name}_error"]).values[sure]).all()
+        assert (off > 0).all()
+
+
+def test_in_float32_the_worst_case_of_rounding_ends_no_steps():
+    """At D = 4 000 000, D * eps is .48: more than beta / alpha of nearly all spectra."""
+
+    class Diagonal:
+        dimension, dtype = 4_000_000, torch.float32
+        values = torch.linspace(0.01, 1, dimension)
+
+        def product(self, v):
+            return self.values * v
+
+    found = lanczos(Diagonal(), torch.ones(Diagonal.dimension), 12, rate=False)
+    assert len(found.matrix) == 12
+    nodes, _ = np.polynomial.legendre.leggauss(12)
+    torch.testing.assert_close(
+        torch.linalg.eigvalsh(found.matrix), torch.from_numpy(0.505 + 0.495 * nodes), atol=2e-4, rtol=0
+    )
+
+
 @pytest.mark.parametrize("steps", [12, 40, 80])
 @pytest.mark.parametrize("kind", ["apart", "unseen", "noise", "opposite", "zero"])
 def test_relaxation_holds_for_an_error_rate_that_the_steps_from_the_error_do_not_reach(kind, steps):

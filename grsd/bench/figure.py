@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.bench.stages import STAGES
-from grsd.bench.worker import FLOOR, OURS, RATE
+from grsd.bench.worker import FLOOR, OURS, RATE, RATE_FLOOR
 from grsd.plotting import COLOURS, STYLE
 from grsd.support.files import write_atomically
 
@@ -82,6 +82,6 @@ def _panel(axes: Axes, case: pd.DataFrame, quantity: str) -> None:
 
 
 def _style(method: str) -> tuple[str, str]:
-    if method == FLOOR:
+    if method in (FLOOR, RATE_FLOOR):
         return COLOURS["black"], "|"
     return (COLOURS["blue"], "o") if method in (OURS, RATE) or method in OWN_STAGES else (GREY, "s")

@@ -14,7 +14,7 @@ import torch
 from grsd.bench.neural_tangents import row as neural_tangents_row
 from grsd.bench.process import in_a_process
 from grsd.bench.request import check_request
-from grsd.bench.worker import FLOOR, OURS, RATE, Case, alone, together
+from grsd.bench.worker import FLOOR, OURS, RATE, RATE_FLOOR, Case, alone, together
 from grsd.support.files import say_swept, write_atomically
 from grsd.support.folders import project
 from grsd.support.progress import bar
@@ -24,11 +24,11 @@ SLOW = 3.0  # seconds of CPU; slower calls are timed once
 JACREV = "torch.func jacrev"
 SMALL = (
     Case("mlp", 64, "float32", (OURS, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
-    Case("mlp", 256, "float32", (OURS, RATE, "nngeometry", JACREV, FLOOR)),
+    Case("mlp", 256, "float32", (OURS, RATE, "nngeometry", JACREV, FLOOR, RATE_FLOOR)),
     Case("cnn", 32, "float32", (OURS, "curvlinops", JACREV, FLOOR)),
-    Case("cnn", 128, "float32", (OURS, RATE, "nngeometry", "backpack", JACREV, FLOOR)),
+    Case("cnn", 128, "float32", (OURS, RATE, "nngeometry", "backpack", JACREV, FLOOR, RATE_FLOOR)),
     Case("cnn, wide", 16, "float32", (OURS, "nngeometry", "backpack", JACREV, FLOOR)),
-    Case("transformer", 64, "float32", (OURS, RATE, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR)),
+    Case("transformer", 64, "float32", (OURS, RATE, "nngeometry", "backpack", "curvlinops", JACREV, FLOOR, RATE_FLOOR)),
     Case("mlp", 128, "float64", (OURS, RATE, "eigh alone", "spectrum", "energy budget")),
     Case("mlp", 100, "float64", ("one gradient", "gradient flow to 1/lambda")),
 )

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from grsd.bench.floor import floor
+from grsd.bench.floor import floor, floor_with_rate
 from grsd.bench.methods import METHODS
 from grsd.bench.peers import PEERS
 from grsd.bench.problems import PROBLEMS
@@ -20,10 +20,10 @@ from grsd.bench.stages import STAGES
 from grsd.support.faults import is_slip
 
 OURS, RATE = "grsd", "grsd, with rate"
-FLOOR = "floor"
+FLOOR, RATE_FLOOR = "floor", "floor, with rate"
 AGREE = {"float32": 1e-4, "float64": 1e-10}
 KERNELS = METHODS | PEERS
-PREPARED = STAGES | {FLOOR: floor}
+PREPARED = STAGES | {FLOOR: floor, RATE_FLOOR: floor_with_rate}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
     if method in KERNELS and method != OURS:
         check_same(method, result, METHODS[OURS](model, inputs, targets, case.memory_limit), case.dtype)
     times = {"wall_s": wall, "cpu_s": cpu, "repeats": 1}
-    if method == FLOOR:  # its factors were made before, so that its memory means nothing
+    if method in (FLOOR, RATE_FLOOR):  # its factors were made before, so that its memory means nothing
         return times
     return times | {"peak_gib": (most - before) / 2**30, "process_gib": most / 2**30}
 

@@ -18,6 +18,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--monitor", action="store_true", help="compare the records of a training with the training, on the CPU"
     )
+    parser.add_argument(
+        "--gpt2", action="store_true", help="time Krylov shells of a language model of GPT-2 small's shape, on the CPU"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="default 1, with --large all cores")
     parser.add_argument("--folder", type=path, metavar="DIR", help="table and figure go here")
@@ -31,16 +34,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from grsd.bench import bench, bench_monitor, bench_zoo
+    from grsd.bench import bench, bench_gpt2, bench_monitor, bench_zoo
 
-    if options.zoo or options.monitor:
-        kind = "--zoo" if options.zoo else "--monitor"
-        for name in ("large", "threads", "neural_tangents", *(["monitor"] if options.zoo else [])):
-            if getattr(options, name) not in (False, None):
-                raise ValueError(f"{option(name)}: not with {kind}, which runs on one thread beside torch alone")
+    kinds = {"zoo": bench_zoo, "gpt2": bench_gpt2, "monitor": bench_monitor}
+    for kind, measure in kinds.items():
+        if not getattr(options, kind):
+            continue
+        for name in ("large", "threads", "neural_tangents", *kinds):
+            if name != kind and getattr(options, name) not in (False, None):
+                raise ValueError(f"{option(name)}: not with --{kind}, which runs on one thread beside torch alone")
         if options.device != "cpu":
-            raise ValueError(f"--device {options.device}: not with {kind}, which runs on the CPU")
-        print((bench_zoo if options.zoo else bench_monitor)(folder=options.folder))
+            raise ValueError(f"--device {options.device}: not with --{kind}, which runs on the CPU")
+        print(measure(folder=options.folder))
         return 0
     threads = (cores() if options.large else 1) if options.threads is None else options.threads
     peers = options.neural_tangents

@@ -10,14 +10,19 @@ from torch import Tensor
 
 from grsd.jacobian.layers import ELEMENTWISE, OUTER
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.size import rows_avoid_calls
+from grsd.jacobian.size import rows_avoid_calls, rows_work, weighted_work
 from grsd.jacobian.trace import ForwardTrace, gradients, one_per_class
 
 
 class Route(StrEnum):
-    """How a group's share of M is computed: by two Gram matrices, by slices of its rows, or by all rows at once."""
+    """How a group's share of M is computed.
+
+    By two Gram matrices (one position a sample), by backprops weighted with products of features (several), by slices
+    of its rows, or by all rows at once.
+    """
 
     GRAM = "gram"
+    WEIGHTED = "weighted"
     SLICES = "slices"
     ROWS = "rows"
 
@@ -144,8 +149,11 @@ def _route(
     classes = trace.outputs.numel() // samples
     if positions > 1 and rows_avoid_calls((samples * classes) ** 2 * p * q * channel_groups):
         return Route.ROWS, vocabulary
-    if positions**2 * (q + p / classes**2 + 1) < p * q or positions == 1:
+    if positions == 1:
         return Route.GRAM, vocabulary
+    sizes = samples, classes, positions, p, q
+    if weighted_work(*sizes) < rows_work(*sizes):
+        return Route.WEIGHTED, vocabulary
     return (Route.ROWS if p * q <= positions * (q + p / classes) else Route.SLICES), vocabulary
 
 

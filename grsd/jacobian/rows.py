@@ -80,7 +80,7 @@ def jacobian(
 
     The parts of a group are (features (N, G, T, p), backprops), with J_ic = sum_t delta_ict a_it^T for each of G groups
     of channels, or (rows (N, C, P),) on the route ROWS. The axes of the backprops suit their products: (G, T, N, C, q)
-    on the route GRAM, (N, G, C, q, T) on the route SLICES.
+    on the route GRAM, (N, G, C, T, q) on the route WEIGHTED and (N, G, C, q, T) on the route SLICES.
 
     ``graph``: a trace of the same inputs, if there is one already. ``at_once``: samples whose rows are pulled back at
     once from the graph of the whole batch; if the network is not functional, that graph has its own parameters.
@@ -203,6 +203,8 @@ class _Assembly:
                 a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], -1)
             if group.route == Route.GRAM:
                 return a.contiguous(), delta.permute(2, 3, 1, 0, 4).contiguous()
+            if group.route == Route.WEIGHTED:
+                return a.contiguous(), delta.permute(1, 2, 0, 3, 4).contiguous()
             delta = delta.permute(1, 2, 0, 4, 3).contiguous()
             return (a, delta) if group.route == Route.SLICES else (outer_product(delta, a),)
         rows = [(delta * a).sum(2).transpose(0, 1)] if group.weight else []

@@ -7,6 +7,7 @@ twice the positions. So J' J'^T takes the same products as M, from parts put sid
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -50,18 +51,21 @@ class _Both:
     def add(self, group: ParameterGroup, here: Tile, there: Tile) -> None:
         self.first.add(group, here, there)
         mine = _of_rate(group, here)
-        self.second.add(group, mine, mine if there is here else _of_rate(group, there))
+        alike = replace(group, route=Route.WEIGHTED) if group.route == Route.GRAM else group
+        self.second.add(alike, mine, mine if there is here else _of_rate(group, there))
 
     def finish(self) -> list[Square]:
         return self.first.finish() + self.second.finish()
 
 
 def _of_rate(group: ParameterGroup, tile: Tile) -> Tile:
-    """The tile of J' itself, as if it were a Jacobian."""
+    """The tile of J' itself, as if it were a Jacobian; that of the route GRAM on the route WEIGHTED."""
     if group.route == Route.ROWS:
         return Tile(tile.samples, tile.rates)
     (a, delta), (a_rate, delta_rate) = tile.parts, tile.rates
-    axis = 1 if group.route == Route.GRAM else -1  # of the positions in the backprops
+    if group.route == Route.GRAM:
+        delta, delta_rate = (part.permute(2, 0, 3, 1, 4) for part in (delta, delta_rate))
+    axis = 4 if group.route == Route.SLICES else 3  # of the positions in the backprops
     return Tile(tile.samples, (torch.cat([a, a_rate], 2), torch.cat([delta_rate, delta], axis)))
 
 

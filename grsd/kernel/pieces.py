@@ -39,14 +39,14 @@ def merged(
 ) -> Iterator[tuple[ParameterGroup, Tile]]:
     """Each group with its tile; in a ``small`` problem those of one accumulator, route and shape are multiplied as one.
 
-    Tiles are removed from ``tiles``. SLICES stay single: their rows are never all held.
+    Tiles are removed from ``tiles``. SLICES and WEIGHTED stay single: their rows are never all held.
     """
     alike: dict[object, list[tuple[ParameterGroup, Tile]]] = {}
     for group in groups:
         own = tiles.pop(0)
         shapes = tuple(part.shape for part in own.parts) if group.route == Route.GRAM else ()
         held = sum(part.numel() for part in own.parts)
-        if not small or group.route == Route.SLICES or not copies_avoid_calls(held):
+        if not small or group.route in (Route.SLICES, Route.WEIGHTED) or not copies_avoid_calls(held):
             yield group, own
         else:
             alike.setdefault((id(accumulator_of(group)), group.route, shapes), []).append((group, own))
@@ -94,6 +94,6 @@ def of_samples(group: ParameterGroup, tile: Tile, samples: slice) -> Tile | None
 
 def of_classes(group: ParameterGroup, tile: Tile, classes: slice) -> Tile:
     """A tile of some of the outputs alone."""
-    axis = {Route.GRAM: 3, Route.SLICES: 2, Route.ROWS: 1}[group.route]
+    axis = {Route.GRAM: 3, Route.WEIGHTED: 2, Route.SLICES: 2, Route.ROWS: 1}[group.route]
     index = (slice(None),) * axis + (classes,)
     return Tile(tile.samples, *((*parts[:-1], parts[-1][index]) for parts in tile.both))

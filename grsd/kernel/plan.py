@@ -15,6 +15,7 @@ import torch
 from grsd.jacobian import ForwardTrace, Network, ParameterGroup, Parts, Route
 from grsd.kernel.meter import Line, held_bytes, peak_and_result, through
 from grsd.kernel.tiles import MIRROR_PAD, MIRROR_ROWS, gram_samples, product_samples, slice_width
+from grsd.kernel.weighted import strip_samples, weighted_samples
 
 LARGEST, SMALLEST = 2**23, 2**16
 SAFETY = 0.85  # what convolutions allocate inside themselves is not metered
@@ -198,13 +199,15 @@ class _Costs:
         if group.route == Route.ROWS:
             return 0
         if group.route == Route.GRAM:
-            positions = shapes[0][2]
-            pairs = positions**2
-            rows, columns = product_samples(self.problem.device, classes, tile, pairs, self.workspace)
+            rows, columns = product_samples(self.problem.device, classes, tile, self.workspace)
             rows = min(tile, rows)
-            shared = min(tile, gram_samples(rows, tile, pairs, self.workspace))
-            gram = max(shared * tile, rows * columns) * pairs
-            return each * (gram + rows * columns * classes * (pairs + classes))
+            shared = max(rows, min(tile, gram_samples(rows, tile, self.workspace)))
+            return each * (shared * tile + rows * columns * classes * (1 + classes))
+        if group.route == Route.WEIGHTED:
+            (_, _, positions, _), q = shapes[0], shapes[1][4]
+            gram = min(tile, strip_samples(positions, tile, self.workspace)) * tile * positions**2
+            wide = weighted_samples(classes, positions, q, tile, self.workspace)
+            return each * (gram + wide * classes * (positions * q + classes))
         (_, channel_groups, _, p), q = shapes[0], shapes[1][3]
         one = classes * tile * channel_groups * q
         rows = one * slice_width(self.problem.device, p, one, self.workspace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, product
+from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from grsd.jacobian import ParameterGroup, Parts, Route, outer_product
 from grsd.jacobian.size import grams_fit
 from grsd.kernel.tiles import MIRROR_PAD, MIRROR_ROWS, gram_samples, slice_width, tile_pairs
+from grsd.kernel.weighted import weighted_blocks
 
 Square = Float[Tensor, "D D"]
 
@@ -94,17 +95,21 @@ class KernelAccumulator:
 
     def add(self, group: ParameterGroup, here: Tile, there: Tile) -> None:
         """Add one group's share for two tiles."""
-        if group.route == Route.GRAM and here is there and self._fits_at_once(here):
-            self._add_all_groups(here)
-            return
-        if group.route == Route.GRAM:
+        if group.route in (Route.GRAM, Route.WEIGHTED):
+            if group.route == Route.GRAM and here is there and self._fits_at_once(here):
+                self._add_all_groups(here)
+                return
             for channel_group in range(here.parts[0].shape[1]):
-                self._add_grams(here, there, channel_group)
+                if group.route == Route.GRAM:
+                    self._add_grams(here, there, channel_group)
+                else:
+                    self._add_weighted(here, there, channel_group)
             return
         for left, right in _slices(group, here, there, self.workspace):
+            left, right = ([part.flatten(0, 1) for part in side] for side in (left, right))
             for subtile in self._subtiles(here, there):
-                rows = [part[subtile.mine].flatten(0, 1) for part in left]
-                columns = [part[subtile.others].flatten(0, 1).T for part in right]
+                mine, others = self._rows(subtile.mine), self._rows(subtile.others)
+                rows, columns = [part[mine] for part in left], [part[others].T for part in right]
                 self._multiply(subtile.targets[0], rows[0], columns[0])
                 if here.rates is not None:
                     self._multiply(subtile.targets[1], rows[1], columns[0])
@@ -123,11 +128,10 @@ class KernelAccumulator:
         return self.matrices
 
     def _fits_at_once(self, tile: Tile) -> bool:
-        """Whether the Gram matrices of all channel groups are computed at once; only for one position per sample."""
-        _, channel_groups, positions, _ = tile.parts[0].shape
+        """Whether the Gram matrices of all channel groups are computed at once, the lower halves too."""
         size = len(tile) * self.classes
-        fits = self.small and grams_fit(channel_groups * size**2)
-        return positions == 1 and fits and tile.parts[0].device == self.device
+        fits = self.small and grams_fit(tile.parts[0].shape[1] * size**2)
+        return fits and tile.parts[0].device == self.device
 
     def _add_all_groups(self, tile: Tile) -> None:
         gram, *gram_rate = _pairs(*(a[:, :, 0].transpose(0, 1) for a, _ in tile.both))
@@ -144,43 +148,52 @@ class KernelAccumulator:
             added(self.matrices[1], product, gram_rate[0])
 
     def _add_grams(self, here: Tile, there: Tile, channel_group: int) -> None:
-        left = [_by_position(parts, channel_group) for parts in here.both]
-        right = left if there is here else [_by_position(parts, channel_group) for parts in there.both]
+        """Products of backprops, each weighted by the product of its two samples' features; one position a sample."""
+        left, right = (
+            [(a[:, channel_group, 0], delta[channel_group, 0].flatten(0, 1)) for a, delta in tile.both]
+            for tile in (here, there)
+        )
         rate = here.rates is not None
-        pairs = list(product(range(len(left[0][1])), range(len(right[0][1]))))
-        subtiles = self._subtiles(here, there, len(pairs))
-        room = [left[0][1].new_empty(max(subtile.targets[0].numel() for subtile in subtiles)) for _ in range(1 + rate)]
-        for mine, others, sharing in _sharing_gram(subtiles, len(there), len(pairs), self.workspace):
+        subtiles = self._subtiles(here, there, blocked=True)
+        room = left[0][1].new_empty(1 + rate, max(subtile.targets[0].numel() for subtile in subtiles))
+        for mine, others, sharing in _sharing_gram(subtiles, len(there), self.workspace):
             a, b = ([features[samples] for features, _ in side] for side, samples in ((left, mine), (right, others)))
-            grams = [_gram(a[0], b[0])]
+            grams = [a[0] @ b[0].T]
             if rate:
-                grams.append(_gram(a[1], b[0]).add_(_gram(a[0], b[1])))
+                grams.append((a[1] @ b[0].T).addmm_(a[0], b[1].T))
             for subtile in sharing:
-                weight, *weight_rate = (
-                    self._weights(gram[_within(subtile.mine, mine), :, _within(subtile.others, others)])
-                    for gram in grams
-                )
-                rows = [delta[:, self._rows(subtile.mine)] for _, delta in left]
-                columns = [delta[:, self._rows(subtile.others)].transpose(1, 2) for _, delta in right]
+                here_rows, there_rows = self._rows(subtile.mine), self._rows(subtile.others)
+                rows = [delta[here_rows] for _, delta in left]
+                columns = [delta[there_rows].T for _, delta in right]
+                at = _within(subtile.mine, mine), _within(subtile.others, others)
+                weight, *weight_rate = (self._weights(gram[at]) for gram in grams)
                 target = subtile.targets
                 block, *change = (numbers[: target[0].numel()].view(target[0].shape) for numbers in room)
-                for t, s in pairs:
-                    torch.mm(rows[0][t], columns[0][s], out=block)
-                    self._put(target[0], block, weight[t, s])
-                    if rate:
-                        torch.mm(rows[1][t], columns[0][s], out=change[0]).addmm_(rows[0][t], columns[1][s])
-                        self._put(target[1], change[0], weight[t, s])
-                        self._put(target[1], block, weight_rate[0][t, s])
+                torch.mm(rows[0], columns[0], out=block)
+                self._put(target[0], block, weight)
+                if rate:
+                    torch.mm(rows[1], columns[0], out=change[0]).addmm_(rows[0], columns[1])
+                    self._put(target[1], change[0], weight)
+                    self._put(target[1], block, weight_rate[0])
 
-    def _subtiles(self, here: Tile, there: Tile, positions: int | None = None) -> list[Subtile]:
-        """``positions``: number of position pairs multiplied into a scratch buffer; None: accumulate directly."""
+    def _add_weighted(self, here: Tile, there: Tile, channel_group: int) -> None:
+        """Products of weighted backprops, sample by sample; several positions a sample."""
+        sides = [[(a[:, channel_group], delta[:, channel_group]) for a, delta in tile.both] for tile in (here, there)]
+        same = there is here
+        for i, others, blocks in weighted_blocks(*sides, same=same, workspace=self.workspace):
+            targets = self._targets(here, there, slice(i, i + 1), others)
+            for target, block in zip(targets, blocks, strict=True):
+                by_sample = target.view(self.classes, -1, self.classes)
+                by_sample.add_(block.transpose(0, 1).to(target.device), alpha=1 / self.samples)
+
+    def _subtiles(self, here: Tile, there: Tile, *, blocked: bool = False) -> list[Subtile]:
+        """``blocked``: products go to a scratch buffer first; else they are accumulated directly."""
         device = here.parts[0].device
-        if device != self.device:
-            positions = positions or 1
-        asked = (here.samples, there.samples, positions)
+        blocked |= device != self.device
+        asked = (here.samples, there.samples, blocked)
         if self._asked != asked:
             other = None if there is here else len(there)
-            pairs = tile_pairs(device, self.classes, len(here), other, positions, self.workspace)
+            pairs = tile_pairs(device, self.classes, len(here), other, self.workspace, blocked=blocked)
             self._asked = asked
             self._subtiles_of = [Subtile(*pair, self._targets(here, there, *pair)) for pair in pairs]
         return self._subtiles_of
@@ -196,8 +209,8 @@ class KernelAccumulator:
         return slice(samples.start * self.classes, samples.stop * self.classes)
 
     def _weights(self, gram: Tensor) -> Tensor:
-        """(n, T, m, S) to (T, S, n, 1, m C): each weight is repeated for all classes."""
-        return gram.permute(1, 3, 0, 2)[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, self.classes).flatten(4)
+        """(n, m) to (n, 1, m C): each weight is repeated for all classes."""
+        return gram[:, None, :, None].expand(-1, -1, -1, self.classes).flatten(2)
 
     def _multiply(self, target: Tensor, rows: Tensor, columns: Tensor) -> None:
         if target.device == rows.device:
@@ -214,11 +227,9 @@ class KernelAccumulator:
             target += (block * weight).div_(self.samples).to(target.device)
 
 
-def _sharing_gram(
-    subtiles: list[Subtile], others: int, positions: int, workspace: int
-) -> Iterator[tuple[slice, slice, list[Subtile]]]:
+def _sharing_gram(subtiles: list[Subtile], others: int, workspace: int) -> Iterator[tuple[slice, slice, list[Subtile]]]:
     """(samples, other samples, the subtiles within them) that share one Gram matrix of the features."""
-    step = gram_samples(subtiles[0].mine.stop, others, positions, workspace)
+    step = gram_samples(subtiles[0].mine.stop, others, workspace)
     runs = [[subtile] for subtile in subtiles]
     if step:
         runs = [list(run) for _, run in groupby(subtiles, lambda subtile: subtile.mine.start // step)]
@@ -230,12 +241,6 @@ def _within(samples: slice, span: slice) -> slice:
     return slice(samples.start - span.start, samples.stop - span.start)
 
 
-def _by_position(parts: Parts, channel_group: int) -> tuple[Tensor, Tensor]:
-    """Features (n, T, p) and backprops (T, n C, q) of one group of channels."""
-    a, delta = parts
-    return a[:, channel_group], delta[channel_group].flatten(1, 2)
-
-
 def _pairs(values: Tensor, rates: Tensor | None = None) -> list[Tensor]:
     """Gram matrices (G, n, n) of values (G, n, p), and their rates."""
     gram = values @ values.transpose(1, 2)
@@ -243,11 +248,6 @@ def _pairs(values: Tensor, rates: Tensor | None = None) -> list[Tensor]:
         return [gram]
     change = rates @ values.transpose(1, 2)
     return [gram, change + change.transpose(1, 2)]
-
-
-def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (n, T, m, S) of features (n, T, p) and (m, S, p)."""
-    return (a.flatten(0, 1) @ b.flatten(0, 1).T).view(*a.shape[:2], *b.shape[:2])
 
 
 def _slices(

@@ -18,16 +18,16 @@ Pair = tuple[slice, slice]
 
 
 def tile_pairs(
-    device: torch.device, classes: int, tile: int, other: int | None, positions: int | None, workspace: int
+    device: torch.device, classes: int, tile: int, other: int | None, workspace: int, *, blocked: bool
 ) -> list[Pair]:
     """Slices of the samples of two tiles that cover each pair once; ``other`` None: pairs i <= j of one tile.
 
-    ``tile``, ``other``: numbers of samples. ``positions``: number of position pairs multiplied into a scratch buffer
-    first; None: accumulate directly into the matrix.
+    ``tile``, ``other``: numbers of samples. ``blocked``: products go to a scratch buffer first; else they are
+    accumulated directly into the matrix.
     """
-    if positions is None:
+    if not blocked:
         return list(_triangle(device, classes, tile)) if other is None else [(slice(0, tile), slice(0, other))]
-    rows, columns = product_samples(device, classes, other or tile, positions, workspace)
+    rows, columns = product_samples(device, classes, other or tile, workspace)
     return [
         (slice(start, min(start + rows, tile)), slice(there, min(there + columns, other or tile)))
         for start in range(0, tile, rows)
@@ -35,9 +35,9 @@ def tile_pairs(
     ]
 
 
-def product_samples(device: torch.device, classes: int, others: int, positions: int, workspace: int) -> tuple[int, int]:
+def product_samples(device: torch.device, classes: int, others: int, workspace: int) -> tuple[int, int]:
     """(samples of one tile, samples of the other tile's ``others``) that are multiplied at once."""
-    room = max(1, workspace // (positions * classes))
+    room = max(1, workspace // classes)
     if device.type == "cpu":
         rows, columns = max(1, PRODUCT_ROWS // classes), max(1, PRODUCT_COLUMNS // classes)
     else:
@@ -46,9 +46,9 @@ def product_samples(device: torch.device, classes: int, others: int, positions: 
     return max(1, min(rows, room // columns)), columns
 
 
-def gram_samples(rows: int, others: int, positions: int, workspace: int) -> int:
+def gram_samples(rows: int, others: int, workspace: int) -> int:
     """Number of samples (a multiple of ``rows``) that share one feature Gram matrix; 0: one per product."""
-    return min(GRAM_NUMBERS, workspace) // (positions * others) // rows * rows
+    return min(GRAM_NUMBERS, workspace) // others // rows * rows
 
 
 def slice_width(device: torch.device, width: int, each: int, workspace: int) -> int:
