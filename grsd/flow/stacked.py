@@ -1,7 +1,7 @@
 """Networks of one anatomy as one function of stacked parameters: what one call costs is paid once for all of them.
 
-The module itself runs, on inputs (B, N, d), while its linear layers take weights (B, out, in). This is right for
-modules of linear layers and elementwise functions; ``stacked`` finds out whether a module is one.
+The module itself runs, on the samples of all B networks in a row, while its linear layers take weights (B, out, in).
+This is right for modules of linear layers and elementwise functions; ``stacked`` finds out whether a module is one.
 
 The bits of a network depend neither on the others nor on their number. Products are batched ones for any B > 1, and the
 last slot is a copy that nobody reads, since the last numbers of an array take other instructions than the rest. Other
@@ -28,6 +28,7 @@ from grsd.support.host import read
 MOST = 32  # slots
 KERNEL_BYTES = 2**30
 NUMBERS_OF_D2 = 10  # held at once for the kernel and the rate of one network
+FAILED = "the kernel's self-check failed"
 SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -35,24 +36,25 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 class _Call:
     inputs: Tensor
     outputs: Tensor
-    weight: Tensor
     bias: Tensor | None
 
 
 class _SeedAxis(TorchFunctionMode):
-    """Inside, ``F.linear`` takes the weights (B, out, in) of B networks. ``calls``: what it was called with."""
+    """Inside, ``F.linear`` takes inputs (B N, in) and weights (B, out, in). ``calls``: its tensors (B, ...)."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: int) -> None:
         super().__init__()
+        self.networks = networks
         self.calls: list[_Call] = []
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         return self.linear(*args, **(kwargs or {})) if func is F.linear else func(*args, **(kwargs or {}))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        outputs = input @ weight.mT if bias is None else torch.baddbmm(bias[:, None], input, weight.mT)
-        self.calls.append(_Call(input, outputs, weight, bias))
-        return outputs
+        features = input.unflatten(0, (self.networks, -1))
+        outputs = features @ weight.mT if bias is None else torch.baddbmm(bias[:, None], features, weight.mT)
+        self.calls.append(_Call(features, outputs, bias))
+        return outputs.flatten(0, 1)
 
 
 class Stacked:
@@ -88,9 +90,7 @@ class Stacked:
         kernels, rates, off = self.kernels(theta, direction)
         pairs = zip(kernels.unbind(), [None] * len(theta) if rates is None else rates.unbind(), strict=True)
         return [
-            pair
-            if away <= SAME[theta.dtype]
-            else RuntimeError(f"the kernel's self-check failed, it is off by {away:.2g}")
+            pair if away <= SAME[theta.dtype] else RuntimeError(f"{FAILED}, it is off by {away:.2g}")
             for pair, away in zip(pairs, read(off.unbind()), strict=True)
         ]
 
@@ -98,7 +98,7 @@ class Stacked:
         """Return (-grad L, f, e) of every row."""
         leaf = theta.detach().requires_grad_()
         with exact_derivatives():
-            outputs = self._outputs(leaf, _SeedAxis())
+            outputs = self._outputs(leaf, _SeedAxis(len(theta)))
             error = outputs.detach() - self.targets
             (gradient,) = torch.autograd.grad(outputs, leaf, error)
         return gradient.div_(-len(self.inputs)), outputs.detach(), error
@@ -110,19 +110,21 @@ class Stacked:
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
         """Return J times ``direction`` of every row."""
+
+        def pushed() -> Tensor:
+            outputs = self._outputs(dual(theta, direction), _SeedAxis(len(theta)), tangents=True)
+            return forward_ad.unpack_dual(outputs).tangent
+
         with exact_derivatives(), torch.no_grad():
-            return in_forward_mode(
-                lambda: (
-                    forward_ad.unpack_dual(self._outputs(dual(theta, direction), _SeedAxis(), tangents=True)).tangent
-                )
-            )
+            return in_forward_mode(pushed)
 
     def _outputs(self, theta: Tensor, axis: _SeedAxis, *, tangents: bool = False) -> Tensor:
         own = self.network.parameters
         parts = theta.split([p.numel() for p in own.values()], dim=1)
         stacked = {name: part.view(-1, *p.shape) for (name, p), part in zip(own.items(), parts, strict=True)}
         with self.network.precision(), self.network._composed(tangents), axis:
-            return self.network.plain(stacked, self.inputs.expand(len(theta), *self.inputs.shape))
+            inputs = self.inputs.expand(len(theta), *self.inputs.shape).flatten(0, 1)
+            return self.network.plain(stacked, inputs).unflatten(0, (len(theta), -1))
 
     def kernels(self, theta: Tensor, direction: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return M (B, D, D), M' along ``direction``, and how far either is from J^T of a random cotangent (B,).
@@ -138,16 +140,16 @@ class Stacked:
             return in_forward_mode(lambda: self._kernels(leaf, dual(leaf, direction), tangents=True))
 
     def _kernels(self, leaf: Tensor, theta: Tensor, *, tangents: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        axis = _SeedAxis()
+        axis = _SeedAxis(len(leaf))
         outputs = self._outputs(theta, axis, tangents=tangents)
         shape, samples = outputs.shape[1:], len(self.inputs)
-        select = torch.eye(shape[1:].numel(), dtype=outputs.dtype, device=outputs.device).unflatten(1, shape[1:])
+        classes = shape[1:].numel()
+        select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device).view(classes, *shape[1:])
         at = [call.outputs for call in axis.calls]
         per_class = [
             torch.autograd.grad(outputs, at, one.expand_as(outputs), retain_graph=True) for one in select.unbind()
         ]
-        size = samples * len(select)
-        blocks = [outputs.new_zeros(len(leaf), samples, len(select), samples, len(select)) for _ in range(2)]
+        blocks = [outputs.new_zeros(len(leaf), samples, classes, samples, classes) for _ in range(2)]
         for call, *cotangents in zip(axis.calls, *per_class, strict=True):
             inner, half_inner = _products(call.inputs)
             weight, half_weight = (part.view_as(blocks[0]) for part in _products(torch.stack(cotangents, 2)))
@@ -155,7 +157,7 @@ class Stacked:
             blocks[0].addcmul_(weight, inner)
             if tangents:
                 blocks[1].addcmul_(weight, half_inner[:, :, None, :, None]).addcmul_(half_weight, inner)
-        kernel, half = (part.view(-1, size, size) for part in blocks)
+        kernel, half = (part.flatten(3).flatten(1, 2) for part in blocks)
         rate = half + half.mT
         probe = random_like(outputs[0])
         pull, pull_rate = _pair(torch.autograd.grad(outputs, theta, probe.expand_as(outputs))[0])
@@ -172,7 +174,7 @@ class Stacked:
 
 def _pair(found: Tensor) -> tuple[Tensor, Tensor]:
     """Return the value and the tangent without their graphs; the tangent of a constant is zero."""
-    primal, tangent = forward_ad.unpack_dual(found) if forward_ad._current_level >= 0 else (found, None)
+    primal, tangent = forward_ad.unpack_dual(found)
     return primal.detach(), torch.zeros_like(primal) if tangent is None else tangent.detach()
 
 
