@@ -60,7 +60,9 @@ class _SeedAxis(TorchFunctionMode):
 class Stacked:
     """Networks that differ in their parameters alone, each a row of theta (B, P); squared error.
 
-    ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks.
+    ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks; at
+    most ``MOST`` slots are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``. A slot
+    holds its activations and their derivatives, about six numbers per sample and unit, and a dozen of its parameters.
     """
 
     def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
@@ -205,6 +207,8 @@ def stacked(descent: Descent) -> Stacked | None:
             (alone,), (_, among, _) = found.answers([first]), found.answers([other, first, other])
             if not (_close(alone, _own(descent, first)) and _equal(alone, among)):
                 return None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception:  # the module may do anything with inputs and weights of these shapes
         return None
     return found
