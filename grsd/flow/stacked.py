@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from grsd.flow.gradient import Descent
-from grsd.flow.questions import Course, Kernel, Push, Question, Velocity
+from grsd.flow.questions import AtPoint, Course, Kernel, Push, Velocity
 from grsd.jacobian import Network, exact_derivatives, random_like
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.support.host import read
@@ -69,7 +70,7 @@ class Stacked:
         self.network, self.inputs, self.targets = network, inputs, targets
         self.fixed = inputs.device.type != "cpu"
 
-    def answers(self, questions: Sequence[Question]) -> list:
+    def answers(self, questions: Sequence[AtPoint]) -> list:
         """Answer questions of one kind, each about another network; an ``Exception`` stands where one has no answer."""
         room, found = MOST - 1, []
         if isinstance(questions[0], Kernel):
@@ -81,15 +82,14 @@ class Stacked:
             found += self._answered([*few, *few[:1] * idle])[: len(few)]
         return found
 
-    def _answered(self, questions: Sequence[Question]) -> list:
+    def _answered(self, questions: Sequence[AtPoint]) -> list:
         theta = torch.stack([question.theta for question in questions])
         if isinstance(questions[0], Velocity):
             return list(zip(*(part.unbind() for part in self.velocity(theta)), strict=True))
-        wanted = [question.direction for question in questions]
-        direction = None if wanted[0] is None else torch.stack(wanted)
+        wanted = [question.direction for question in questions if question.direction is not None]
         if isinstance(questions[0], Push):
-            return list(self.pushed(theta, direction).unbind())
-        kernels, rates, off = self.kernels(theta, direction)
+            return list(self.pushed(theta, torch.stack(wanted)).unbind())
+        kernels, rates, off = self.kernels(theta, torch.stack(wanted) if wanted else None)
         pairs = zip(kernels.unbind(), [None] * len(theta) if rates is None else rates.unbind(), strict=True)
         return [
             pair if away <= SAME[theta.dtype] else RuntimeError(f"{FAILED}, it is off by {away:.2g}")
@@ -114,8 +114,7 @@ class Stacked:
         """Return J times ``direction`` of every row."""
 
         def pushed() -> Tensor:
-            outputs = self._outputs(dual(theta, direction), _SeedAxis(len(theta)), tangents=True)
-            return forward_ad.unpack_dual(outputs).tangent
+            return _pair(self._outputs(dual(theta, direction), _SeedAxis(len(theta)), tangents=True))[1]
 
         with exact_derivatives(), torch.no_grad():
             return in_forward_mode(pushed)
@@ -214,22 +213,22 @@ def stacked(descent: Descent) -> Stacked | None:
     return found
 
 
-def _own(descent: Descent, question: Question) -> object:
-    def course() -> Course[object]:
+def _own(descent: Descent, question: AtPoint) -> Any:
+    def course() -> Course[Any]:
         return (yield question)
 
     return descent.answer(course())
 
 
-def _tensors(answer: object) -> Sequence[Tensor]:
+def _tensors(answer: Any) -> Sequence[Tensor]:
     return [answer] if isinstance(answer, Tensor) else answer
 
 
-def _close(found: object, expected: object) -> bool:
+def _close(found: Any, expected: Any) -> bool:
     pairs = zip(_tensors(found), _tensors(expected), strict=True)
     off = [((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)) for a, b in pairs]
     return max(read(off)) <= SAME[off[0].dtype]
 
 
-def _equal(found: object, other: object) -> bool:
+def _equal(found: Any, other: Any) -> bool:
     return all(read((a == b).all() for a, b in zip(_tensors(found), _tensors(other), strict=True)))
