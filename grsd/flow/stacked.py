@@ -85,7 +85,8 @@ class Stacked:
     def _answered(self, questions: Sequence[AtPoint]) -> list:
         theta = torch.stack([question.theta for question in questions])
         if isinstance(questions[0], Velocity):
-            return list(zip(*(part.unbind() for part in self.velocity(theta)), strict=True))
+            rows = zip(*(part.unbind() for part in self.velocity(theta)), strict=True)
+            return [tuple(part.clone() for part in row) for row in rows]  # views would keep the numbers of all
         wanted = [question.direction for question in questions if question.direction is not None]
         if isinstance(questions[0], Push):
             return list(self.pushed(theta, torch.stack(wanted)).unbind())
