@@ -78,19 +78,20 @@ def copied(kept, folder):
 
 
 def test_run_is_the_shell_history(kept):
-    """Against the library called by hand; both widths."""
+    """Against the library called by hand, up to the rounding of another order of sums; both widths."""
     _, _, result = kept
     data = grsd.digits(8, task="parity")
     network = grsd.Perceptron(64, 1, width=8, depth=2, residual=True)
     top = torch.linalg.eigvalsh(grsd.tangent_kernel(network, data.inputs))[-1].item()
     flow = grsd.gradient_flow(network, data.inputs, data.targets, grsd.log_times(0.1 / top, 5 / top, 3))
-    assert float(result.start_largest_eigenvalue) == top
+    assert float(result.start_largest_eigenvalue) == pytest.approx(top, rel=1e-12)
     assert float(result.start_loss) > float(result.loss[0]) > float(result.loss[-1])
     for width in SMALL.shell_widths:
         part, by_hand = grsd.at_width(result, width), grsd.shell_history(flow, grsd.LogShells(width, 0.2))
         assert set(part.variables) == {*by_hand.variables, "start_loss", "start_largest_eigenvalue"}
         for name in by_hand.variables:
-            assert np.array_equal(part[name], by_hand[name], equal_nan=True), name
+            size = 1e-10 * np.abs(np.nan_to_num(by_hand[name].values, posinf=0, neginf=0)).max()
+            np.testing.assert_allclose(part[name], by_hand[name], rtol=1e-7, atol=size, err_msg=name)
             assert part[name].dims == by_hand[name].dims
             assert plain_attributes(part[name].attrs) == plain_attributes(by_hand[name].attrs)
         assert part.attrs["shell_width"] == width

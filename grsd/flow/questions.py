@@ -19,27 +19,24 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Velocity:
-    """Wanted: (-grad L, f, e) at the flat vector ``theta``."""
-
-    theta: Tensor
-
-
-@dataclass(frozen=True)
-class Push:
-    """Wanted: J times ``direction`` at ``theta``."""
-
-    theta: Tensor
-    direction: Tensor
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Wanted: (M, M') at ``theta``, with M' along ``direction``, that of the flow; without it (M, ``None``)."""
+class AtPoint:
+    """A question about the network with the flat vector ``theta`` of parameters."""
 
     theta: Tensor
     direction: Tensor | None = None
 
 
-Question = Numbers | Velocity | Push | Kernel
+class Velocity(AtPoint):
+    """Wanted: (-grad L, f, e)."""
+
+
+class Push(AtPoint):
+    """Wanted: J times ``direction``."""
+
+
+class Kernel(AtPoint):
+    """Wanted: (M, M') with M' along ``direction``, which is that of the flow; without it (M, ``None``)."""
+
+
+Question = Numbers | AtPoint
 Course = Generator[Question, Any, T]

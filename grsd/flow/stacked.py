@@ -1,7 +1,7 @@
 """Networks of one anatomy as one function of stacked parameters: what one call costs is paid once for all of them.
 
-The module itself runs, on inputs (B, N, d), while its linear layers take weights (B, out, in). This is right for
-modules of linear layers and elementwise functions; ``stacked`` finds out whether a module is one.
+The module itself runs, on the samples of all B networks in a row, while its linear layers take weights (B, out, in).
+This is right for modules of linear layers and elementwise functions; ``stacked`` finds out whether a module is one.
 
 The bits of a network depend neither on the others nor on their number. Products are batched ones for any B > 1, and the
 last slot is a copy that nobody reads, since the last numbers of an array take other instructions than the rest. Other
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from grsd.flow.gradient import Descent
-from grsd.flow.questions import Course, Kernel, Push, Question, Velocity
+from grsd.flow.questions import AtPoint, Course, Kernel, Push, Velocity
 from grsd.jacobian import Network, exact_derivatives, random_like
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.support.host import read
@@ -28,6 +29,7 @@ from grsd.support.host import read
 MOST = 32  # slots
 KERNEL_BYTES = 2**30
 NUMBERS_OF_D2 = 10  # held at once for the kernel and the rate of one network
+FAILED = "the kernel's self-check failed"
 SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -35,37 +37,40 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 class _Call:
     inputs: Tensor
     outputs: Tensor
-    weight: Tensor
     bias: Tensor | None
 
 
 class _SeedAxis(TorchFunctionMode):
-    """Inside, ``F.linear`` takes the weights (B, out, in) of B networks. ``calls``: what it was called with."""
+    """Inside, ``F.linear`` takes inputs (B N, in) and weights (B, out, in). ``calls``: its tensors (B, ...)."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: int) -> None:
         super().__init__()
+        self.networks = networks
         self.calls: list[_Call] = []
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         return self.linear(*args, **(kwargs or {})) if func is F.linear else func(*args, **(kwargs or {}))
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        outputs = input @ weight.mT if bias is None else torch.baddbmm(bias[:, None], input, weight.mT)
-        self.calls.append(_Call(input, outputs, weight, bias))
-        return outputs
+        features = input.unflatten(0, (self.networks, -1))
+        outputs = features @ weight.mT if bias is None else torch.baddbmm(bias[:, None], features, weight.mT)
+        self.calls.append(_Call(features, outputs, bias))
+        return outputs.flatten(0, 1)
 
 
 class Stacked:
     """Networks that differ in their parameters alone, each a row of theta (B, P); squared error.
 
-    ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks.
+    ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks; at
+    most ``MOST`` slots are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``. A slot
+    holds its activations and their derivatives, about six numbers per sample and unit, and a dozen of its parameters.
     """
 
     def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
         self.network, self.inputs, self.targets = network, inputs, targets
         self.fixed = inputs.device.type != "cpu"
 
-    def answers(self, questions: Sequence[Question]) -> list:
+    def answers(self, questions: Sequence[AtPoint]) -> list:
         """Answer questions of one kind, each about another network; an ``Exception`` stands where one has no answer."""
         room, found = MOST - 1, []
         if isinstance(questions[0], Kernel):
@@ -77,20 +82,18 @@ class Stacked:
             found += self._answered([*few, *few[:1] * idle])[: len(few)]
         return found
 
-    def _answered(self, questions: Sequence[Question]) -> list:
+    def _answered(self, questions: Sequence[AtPoint]) -> list:
         theta = torch.stack([question.theta for question in questions])
         if isinstance(questions[0], Velocity):
-            return list(zip(*(part.unbind() for part in self.velocity(theta)), strict=True))
-        wanted = [question.direction for question in questions]
-        direction = None if wanted[0] is None else torch.stack(wanted)
+            rows = zip(*(part.unbind() for part in self.velocity(theta)), strict=True)
+            return [tuple(part.clone() for part in row) for row in rows]  # views would keep the numbers of all
+        wanted = [question.direction for question in questions if question.direction is not None]
         if isinstance(questions[0], Push):
-            return list(self.pushed(theta, direction).unbind())
-        kernels, rates, off = self.kernels(theta, direction)
+            return list(self.pushed(theta, torch.stack(wanted)).unbind())
+        kernels, rates, off = self.kernels(theta, torch.stack(wanted) if wanted else None)
         pairs = zip(kernels.unbind(), [None] * len(theta) if rates is None else rates.unbind(), strict=True)
         return [
-            pair
-            if away <= SAME[theta.dtype]
-            else RuntimeError(f"the kernel's self-check failed, it is off by {away:.2g}")
+            pair if away <= SAME[theta.dtype] else RuntimeError(f"{FAILED}, it is off by {away:.2g}")
             for pair, away in zip(pairs, read(off.unbind()), strict=True)
         ]
 
@@ -98,7 +101,7 @@ class Stacked:
         """Return (-grad L, f, e) of every row."""
         leaf = theta.detach().requires_grad_()
         with exact_derivatives():
-            outputs = self._outputs(leaf, _SeedAxis())
+            outputs = self._outputs(leaf, _SeedAxis(len(theta)))
             error = outputs.detach() - self.targets
             (gradient,) = torch.autograd.grad(outputs, leaf, error)
         return gradient.div_(-len(self.inputs)), outputs.detach(), error
@@ -110,19 +113,20 @@ class Stacked:
 
     def pushed(self, theta: Tensor, direction: Tensor) -> Tensor:
         """Return J times ``direction`` of every row."""
+
+        def pushed() -> Tensor:
+            return _pair(self._outputs(dual(theta, direction), _SeedAxis(len(theta)), tangents=True))[1]
+
         with exact_derivatives(), torch.no_grad():
-            return in_forward_mode(
-                lambda: (
-                    forward_ad.unpack_dual(self._outputs(dual(theta, direction), _SeedAxis(), tangents=True)).tangent
-                )
-            )
+            return in_forward_mode(pushed)
 
     def _outputs(self, theta: Tensor, axis: _SeedAxis, *, tangents: bool = False) -> Tensor:
         own = self.network.parameters
         parts = theta.split([p.numel() for p in own.values()], dim=1)
         stacked = {name: part.view(-1, *p.shape) for (name, p), part in zip(own.items(), parts, strict=True)}
         with self.network.precision(), self.network._composed(tangents), axis:
-            return self.network.plain(stacked, self.inputs.expand(len(theta), *self.inputs.shape))
+            inputs = self.inputs.expand(len(theta), *self.inputs.shape).flatten(0, 1)
+            return self.network.plain(stacked, inputs).unflatten(0, (len(theta), -1))
 
     def kernels(self, theta: Tensor, direction: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return M (B, D, D), M' along ``direction``, and how far either is from J^T of a random cotangent (B,).
@@ -138,16 +142,16 @@ class Stacked:
             return in_forward_mode(lambda: self._kernels(leaf, dual(leaf, direction), tangents=True))
 
     def _kernels(self, leaf: Tensor, theta: Tensor, *, tangents: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        axis = _SeedAxis()
+        axis = _SeedAxis(len(leaf))
         outputs = self._outputs(theta, axis, tangents=tangents)
         shape, samples = outputs.shape[1:], len(self.inputs)
-        select = torch.eye(shape[1:].numel(), dtype=outputs.dtype, device=outputs.device).unflatten(1, shape[1:])
+        classes = shape[1:].numel()
+        select = torch.eye(classes, dtype=outputs.dtype, device=outputs.device).view(classes, *shape[1:])
         at = [call.outputs for call in axis.calls]
         per_class = [
             torch.autograd.grad(outputs, at, one.expand_as(outputs), retain_graph=True) for one in select.unbind()
         ]
-        size = samples * len(select)
-        blocks = [outputs.new_zeros(len(leaf), samples, len(select), samples, len(select)) for _ in range(2)]
+        blocks = [outputs.new_zeros(len(leaf), samples, classes, samples, classes) for _ in range(2)]
         for call, *cotangents in zip(axis.calls, *per_class, strict=True):
             inner, half_inner = _products(call.inputs)
             weight, half_weight = (part.view_as(blocks[0]) for part in _products(torch.stack(cotangents, 2)))
@@ -155,7 +159,7 @@ class Stacked:
             blocks[0].addcmul_(weight, inner)
             if tangents:
                 blocks[1].addcmul_(weight, half_inner[:, :, None, :, None]).addcmul_(half_weight, inner)
-        kernel, half = (part.view(-1, size, size) for part in blocks)
+        kernel, half = (part.flatten(3).flatten(1, 2) for part in blocks)
         rate = half + half.mT
         probe = random_like(outputs[0])
         pull, pull_rate = _pair(torch.autograd.grad(outputs, theta, probe.expand_as(outputs))[0])
@@ -172,7 +176,7 @@ class Stacked:
 
 def _pair(found: Tensor) -> tuple[Tensor, Tensor]:
     """Return the value and the tangent without their graphs; the tangent of a constant is zero."""
-    primal, tangent = forward_ad.unpack_dual(found) if forward_ad._current_level >= 0 else (found, None)
+    primal, tangent = forward_ad.unpack_dual(found)
     return primal.detach(), torch.zeros_like(primal) if tangent is None else tangent.detach()
 
 
@@ -203,27 +207,29 @@ def stacked(descent: Descent) -> Stacked | None:
             (alone,), (_, among, _) = found.answers([first]), found.answers([other, first, other])
             if not (_close(alone, _own(descent, first)) and _equal(alone, among)):
                 return None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception:  # the module may do anything with inputs and weights of these shapes
         return None
     return found
 
 
-def _own(descent: Descent, question: Question) -> object:
-    def course() -> Course[object]:
+def _own(descent: Descent, question: AtPoint) -> Any:
+    def course() -> Course[Any]:
         return (yield question)
 
     return descent.answer(course())
 
 
-def _tensors(answer: object) -> Sequence[Tensor]:
+def _tensors(answer: Any) -> Sequence[Tensor]:
     return [answer] if isinstance(answer, Tensor) else answer
 
 
-def _close(found: object, expected: object) -> bool:
+def _close(found: Any, expected: Any) -> bool:
     pairs = zip(_tensors(found), _tensors(expected), strict=True)
     off = [((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)) for a, b in pairs]
     return max(read(off)) <= SAME[off[0].dtype]
 
 
-def _equal(found: object, other: object) -> bool:
+def _equal(found: Any, other: Any) -> bool:
     return all(read((a == b).all() for a, b in zip(_tensors(found), _tensors(other), strict=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from grsd.flow.questions import Course, Kernel, Numbers, Question, T
+from grsd.flow.questions import AtPoint, Course, Kernel, Numbers, Question, T
 from grsd.flow.stacked import Stacked
 from grsd.support.host import read
 
@@ -34,8 +34,10 @@ def answered_together(stacked: Stacked, courses: Iterable[Course[T]]) -> list[T 
         while waiting:
             chosen = _most_wanted(waiting)
             questions = [waiting.pop(place) for place in chosen]
+            numbers = [question for question in questions if isinstance(question, Numbers)]
+            others = [question for question in questions if isinstance(question, AtPoint)]
             try:
-                answers = _numbers(questions) if isinstance(questions[0], Numbers) else stacked.answers(questions)
+                answers = _numbers(numbers) if numbers else stacked.answers(others)
             except Exception as error:
                 answers = [error] * len(chosen)
             for place, answer in zip(chosen, answers, strict=True):

@@ -11,6 +11,7 @@ import torch
 from grsd.datasets import Data
 from grsd.flow import Descent
 from grsd.flow.stacked import Stacked, stacked
+from grsd.runs.fingerprint import content
 from grsd.runs.spec import Spec, sources_of
 from grsd.support.checks import resolve_device
 from grsd.support.pinned import usual_numbers
@@ -50,16 +51,20 @@ def family_of(spec: Spec) -> Family | None:
     """
     if spec.device == "cpu" and (torch.get_num_threads() > 1 or spec.samples * spec.width**2 * spec.depth > LARGEST):
         return None
-    return _family(replace(spec, seed=0), *sources_of(spec))
+    sources = sources_of(spec)
+    return _family(replace(spec, seed=0), sources, *map(content, sources))
 
 
 @lru_cache(maxsize=8)
-def _family(spec: Spec, *sources: Callable) -> Family | None:
+def _family(spec: Spec, sources: tuple[Callable, ...], *contents: str) -> Family | None:
+    """Return the family; it is kept for calls with the same functions and the same ``contents`` of their files."""
     try:
         with usual_numbers(seed=0):
             descent = descent_of(spec)
             found = stacked(descent)
             return None if found is None else Family(spec.batch(), descent, found)
+    except (MemoryError, torch.OutOfMemoryError, OSError):  # they say nothing of the network
+        raise
     except Exception:  # of the network or the data; alone, each run raises its own
         return None
 

@@ -33,7 +33,7 @@ def fingerprint(*functions: Callable) -> str:
     a file has changed since it was imported, so that it is unknown which code would compute.
     """
     files = [_file(function) for function in functions]
-    names = "".join(f"{function.__qualname__}\n{_content(function)}" for function in functions)
+    names = "".join(f"{function.__qualname__}\n{content(function)}" for function in functions)
     return _fingerprint("run(spec)", names, *files)
 
 
@@ -49,7 +49,8 @@ def code_of(measure: Callable) -> str:
     return UNKNOWN if file is None else _fingerprint("Measurement(measure=...)", f"{name}\n", Path(file).resolve())
 
 
-def _content(function: Callable) -> str:
+def content(function: Callable) -> str:
+    """Return what the files hold that a data set reads; empty for any other function."""
     source = getattr(function, "source", None)
     return "" if source is None else f"{source.content()}\n"
 

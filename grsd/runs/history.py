@@ -167,7 +167,8 @@ def join_width_parts(histories: Sequence[Parts]) -> Parts:
     sizes = {dim: max(counts) - (dim == "boundary") for dim in SHELL_DIMENSIONS}
 
     def joined(dims: Sequence[str], rows: Sequence[np.ndarray], attrs: dict[str, object]) -> Labelled:
-        whole = np.zeros([len(rows), *(sizes.get(dim, size) for dim, size in zip(dims, rows[0].shape))], rows[0].dtype)
+        shape = [sizes.get(dim, size) for dim, size in zip(dims, rows[0].shape, strict=True)]
+        whole = np.zeros([len(rows), *shape], rows[0].dtype)
         for place, row in zip(whole, rows, strict=True):
             place[tuple(map(slice, row.shape))] = row
         return ("shell_width", *dims), whole, attrs

@@ -33,10 +33,13 @@ def store_together(specs: Sequence[Spec], folder: Path, threads: int) -> list[St
     already, another process is computing it, or its network is another one. The seconds are those of the whole batch,
     divided by its runs.
     """
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with pinned(threads, 0):
-        family = family_of(specs[0])
+        try:
+            (folder / WORK).mkdir(parents=True, exist_ok=True)
+            family = family_of(specs[0])
+        except (MemoryError, torch.OutOfMemoryError, OSError):  # each run raises its own
+            family = None
         if family is None:
             return [None] * len(specs)
         courses = [_stored(spec, family, folder, threads, len(specs)) for spec in specs]
@@ -103,5 +106,8 @@ def batches(
 
 
 def _is_family(spec: Spec, threads: int) -> bool:
-    with pinned(threads, 0):
-        return family_of(spec) is not None
+    try:
+        with pinned(threads, 0):
+            return family_of(spec) is not None
+    except (MemoryError, torch.OutOfMemoryError, OSError):  # each run raises its own
+        return False

@@ -16,8 +16,8 @@ Labelled = tuple[str | Sequence[str], Any, dict[str, Any]]
 class Parts:
     """``variables`` and ``coords`` as (dimensions, values, attributes) by name, and the ``attributes`` of the whole."""
 
-    variables: dict[str, Labelled]
-    coords: dict[str, Labelled]
+    variables: dict[str, Any]
+    coords: dict[str, Any]
     attributes: dict[str, object]
 
     def __post_init__(self) -> None:
