@@ -1,4 +1,4 @@
-"""What a command writes in the README: five findings with their stored numbers, and the times of the notebooks."""
+"""What a command writes in the README: findings with their stored numbers, and the times of the notebooks."""
 
 from __future__ import annotations
 
@@ -103,6 +103,30 @@ FINDINGS = (
             "forecast-patches-residual-growth": "holds",
             "forecast-plain-growth": "fails",
             "forecast-patches-plain-growth": "fails",
+        },
+    ),
+    Finding(
+        "What skip connections change depends on the network.",
+        "In gated perceptrons, state spaces and transformers on digits, growth makes up more of the squared flux with "
+        "skips than without, by {skips-growth-share-gated-perceptron-digits.estimate:.2f}, "
+        "{skips-growth-share-state-space-digits.estimate:.2f} and "
+        "{skips-growth-share-vit-digits.estimate:.2f}. In small ResNets it is almost everything either way: the "
+        "difference is {skips-growth-share-resnet-digits.estimate:.3f} on digits and "
+        "{skips-growth-share-resnet-patches.estimate:.3f} on patches of photographs. Under Adam it remains in gated "
+        "perceptrons ({skips-growth-share-adam-gated-perceptron-digits.estimate:.2f}) and state spaces "
+        "({skips-growth-share-adam-state-space-digits.estimate:.2f}) on digits.",
+        "12_architectures",
+        {
+            "skips-growth-share-gated-perceptron-digits": "holds",
+            "skips-growth-share-state-space-digits": "holds",
+            "skips-growth-share-vit-digits": "holds",
+            "skips-growth-share-resnet-digits": "holds",
+            "skips-growth-share-resnet-patches": "fails",
+            "skips-growth-share-adam-gated-perceptron-digits": "holds",
+            "skips-growth-share-adam-state-space-digits": "holds",
+            "skips-growth-share-adam-vit-digits": "inconclusive",
+            "skips-growth-share-adam-resnet-digits": "inconclusive",
+            "skips-growth-share-adam-resnet-patches": "fails",
         },
     ),
 )
