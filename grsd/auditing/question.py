@@ -95,9 +95,11 @@ def question(
     runs = () if checkpoints is None else _runs(checkpoints)
     for title, tensor in (("inputs", inputs), ("targets", targets)):
         if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{CALL}({title}=...): expected a torch.Tensor, got {said(tensor)}{_as_tensor(title, tensor)}"
-            )
+            kind = said(tensor)
+            if isinstance(tensor, Mapping | list | tuple):
+                keys = f" of {', '.join(map(str, tensor))!s:.60}" if isinstance(tensor, Mapping) else ""
+                kind = f"a {type(tensor).__name__}{keys}"
+            raise TypeError(f"{CALL}({title}=...): expected a torch.Tensor, got {kind}{_as_tensor(title, tensor)}")
         if tensor.ndim == 0 or tensor.device.type == "meta":
             raise ValueError(f"{CALL}({title}=...): expected a batch (N, ...) with values, got {said(tensor)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
