@@ -171,7 +171,7 @@ def _checked(path: Path, stem: str, marks: Mapping[str, str]) -> xr.Dataset:
     payload = read_file(path, LARGEST)
     if path.stem.removeprefix(f"{stem}-") != hashlib.sha256(payload).hexdigest():
         raise BadFile("its bytes are not those its name promises (truncated, changed or foreign)")
-    dataset = _decoded(payload).copy(deep=True)
+    dataset = decoded(payload).copy(deep=True)
     for name, value in marks.items():
         found = dataset.attrs.get(name)
         if not isinstance(found, str) or found != value:
@@ -180,7 +180,7 @@ def _checked(path: Path, stem: str, marks: Mapping[str, str]) -> xr.Dataset:
 
 
 @lru_cache(maxsize=64)
-def _decoded(payload: bytes) -> xr.Dataset:
+def decoded(payload: bytes) -> xr.Dataset:
     """Decode a payload, with a cache: decoding takes a hundred times as long as reading and hashing."""
     return from_bytes(payload)
 
