@@ -130,7 +130,7 @@ def measured(row: Row, shape: Shape, threads: int) -> dict[str, object]:
 def bench_gpt2(*, folder: Path | None = None, rows: Sequence[Row] = ROWS, shape: Shape = SMALL) -> Path:
     """Write data/benchmarks/gpt2-DEVICE.csv: time and memory of Krylov's route on a GPT-2 with random weights.
 
-    On one thread, in float32; about six minutes of CPU and 7 GiB.
+    On one thread, in float32; many minutes of CPU and 7 GiB.
 
     Args:
         folder: folder of the file, instead of data/benchmarks.
