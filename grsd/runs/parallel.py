@@ -65,8 +65,9 @@ def ensemble(
         threads: per run, as in ``run``; ``None``: one thread, on every machine.
         progress: show a bar with the time left; ``None``: on a terminal and in Jupyter.
 
-    Seeds of one small network are computed at once, up to 31, which takes less time and changes no bit of any result. Finished runs are always kept; the same call goes on with the rest. A script that calls this with
-    several workers needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
+    Seeds of one small network are computed at once, up to 31, which takes less time and changes no bit of any result.
+    Finished runs are always kept; the same call goes on with the rest. A script that calls this with several workers
+    needs the usual ``if __name__ == "__main__":``; notebooks and ``grsd run`` do not.
 
     Errors: ``EnsembleError`` at the end if members failed; ``ValueError`` for workers or threads below one;
     ``TypeError`` for a spec or a function that cannot be named; ``DataNotFound`` if data must be fetched first.
