@@ -21,8 +21,7 @@ ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL, MOST_FIGURES, MOST_PANELS, WIDEST = 15, 4, 3, 10  # lines, figures, panels, inches
 FEWEST_WORDS, MOST_WORDS = 600, 1200
-WIDE = ("11_", "12_")  # notebooks whose figures have more panels or inches
-NARROW = [path for path in sorted((ROOT / "figures").glob("[0-9][0-9]_*.svg")) if not path.name.startswith(WIDE)]
+FIGURES = sorted((ROOT / "figures").glob("[0-9][0-9]_*.svg"))
 CHECKED = "nbval-check-output"
 DRAWING = r"subplots\(|\.(errorbar|plot|semilogy|loglog|axhline|axvline|pcolormesh|legend|set_[xyt]\w*)\("
 OTHER = {"depth": 3, "width": 20, "seed": 7, "residual": False}
@@ -84,7 +83,7 @@ def test_prose_is_as_long_as_an_article(path):
     assert FEWEST_WORDS <= len(words) <= MOST_WORDS
 
 
-@pytest.mark.parametrize("path", NARROW, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figures_are_read_in_a_column(path):
     """Few panels (a colour bar has ticks along one side alone), and no wider than its letters stay readable."""
     text = path.read_text()

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 
 from grsd.evidence import Result
 from grsd.plotting.intervals import bar, rows
-from grsd.plotting.style import COLOURS
+from grsd.plotting.style import COLOURS, WIDTH
 
 LOOKS = {
     1: {"color": COLOURS["blue"], "marker": "o", "linestyle": "none"},
@@ -33,7 +33,7 @@ def skips(judged: Judged, live: Live) -> Figure:
     the pairs trained here, by way.
     """
     cells = list(dict.fromkeys(key[1:] for key in judged))
-    figure, axes = plt.subplots(1, len(WAYS), figsize=(11, 1.4 + 0.4 * len(cells)), sharey=True)
+    figure, axes = plt.subplots(1, len(WAYS), figsize=(WIDTH, 1.4 + 0.4 * len(cells)), sharey=True)
     for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
         for row, cell in enumerate(cells):
             if (result := judged.get((way, *cell))) is None:
@@ -55,7 +55,7 @@ def depths(table: xr.Dataset) -> Figure:
     ``table``: the table of depths.
     """
     ways = {way: title for way, title in WAYS.items() if way in table}
-    figure, axes = plt.subplots(1, len(ways) + 1, figsize=(3.7 * (len(ways) + 1), 3.4))
+    figure, axes = plt.subplots(1, len(ways) + 1, figsize=(min(3.7 * (len(ways) + 1), WIDTH), 3.4))
     labels = table[["skips", "depth"]].isel(seed=0)
     blocks = np.unique(labels.depth.values)
     shares = {

@@ -1,4 +1,4 @@
-"""The figures of notebook 11: one step by shell, its noise, what moves energy in several trainings, over training."""
+"""The figures of notebook 11: one step by shell and by optimizer, its noise, what moves energy in several trainings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.cells import ordered
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, MARKERS, decades, look
+from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades, look
 from grsd.studies.stochastic_steps import over_partitions
 
 PARTS = {
@@ -38,23 +38,31 @@ SIZES = {
 
 
 def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Dataset) -> Figure:
-    """The rest over the rate of the step; the mean heating beside its expectation, by shell and over a grid; the parts.
+    """The rest over the rate of the step; the mean heating beside its expectation, by shell and over a grid.
 
     ``orders``: steps by rate; ``heated``: many draws, with ``expected``; both from ``drawn_steps``. ``grid``: from
-    ``step_grid``; the lower row has a panel for each of its three optimizers.
+    ``step_grid``.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6))
-    _orders(axes[0, 0], orders)
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.8))
+    _orders(axes[0], orders)
     kept = heated.where(heated["mask"] == 0, drop=True)
     mean, error = over_partitions(kept.heating)
-    label = f"mean of {kept.sizes['draw']} minibatches, two standard errors"
-    bar(axes[0, 1], decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
-    axes[0, 1].plot(decades(kept.shell), kept.expected, color="black", lw=1, label="expectation, from the kernel")
-    axes[0, 1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
-    _expectations(axes[0, 2], grid)
-    _parts(axes[1], grid)
-    for panel, columns in zip(axes.flat, (1, 1, 2, 1, 1), strict=False):
-        panel.legend(fontsize=8, ncols=columns)
+    label = f"mean of {kept.sizes['draw']} minibatches"
+    bar(axes[1], decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
+    axes[1].plot(decades(kept.shell), kept.expected, color="black", lw=1, label="expectation, from the kernel")
+    axes[1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
+    _expectations(axes[2], grid)
+    for panel in axes:
+        panel.legend(fontsize=8)
+    return figure
+
+
+def parts(grid: xr.Dataset) -> Figure:
+    """The parts of one step over the learning rate: a panel per optimizer, a marker per size of the minibatch."""
+    figure, axes = plt.subplots(1, grid.sizes["optimizer"], figsize=(WIDTH, 3.8), sharey=True)
+    _parts(axes, grid)
+    for panel in axes[:2]:
+        panel.legend(fontsize=8)
     return figure
 
 
@@ -101,9 +109,6 @@ def _parts(row: Sequence[Axes], grid: xr.Dataset) -> None:
         axes.minorticks_off()
     for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
         row[1].plot([], [], marker=marker, ls="none", color="grey", label=f"batch {batch}")
-    limits = [axes.get_ylim() for axes in row]
-    for axes in row:
-        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     row[0].set_ylabel("size of the part over the energy")
 
 
@@ -112,7 +117,7 @@ def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> F
 
     ``found``: steps of several networks, by name; ``edges``: steps of the full batch at several rates, by label.
     """
-    figure, axes = plt.subplots(1, len(found) + 1, figsize=(4.2 * (len(found) + 1), 4.2))
+    figure, axes = plt.subplots(1, len(found) + 1, figsize=(WIDTH, 4.0))
     for panel, (name, budget) in zip(axes, found.items(), strict=False):
         kept = budget.where(budget["mask"] == 0, drop=True)
         for part, (colour, marker) in PARTS.items():
@@ -140,16 +145,18 @@ def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> F
 
 def moved(
     shares: Mapping[tuple[str, str], Sequence[float]],
-    grid: xr.Dataset,
     judged: Mapping[tuple[str, str], Result],
     rule: DecisionRule,
+    lazy: Mapping[tuple[str, str], xr.DataArray],
+    levels: Sequence[float],
 ) -> Figure:
-    """The growth share late in training, by architecture and way; and over batch and rate of SGD.
+    """The growth share late in training, by architecture and way; growth and the rest over the course of training.
 
-    ``shares``: this run's seeds by (architecture, way); ``judged``: confirmed results by the same;
-    ``grid``: ``share(architecture, batch, rate)``, means over seeds.
+    ``shares``: this run's seeds by (architecture, way); ``judged``: confirmed results by the same; ``lazy``:
+    ``(step, part)``, laziness, mean over seeds, by the same; ``levels``: logs of the loss over its start at the end of
+    each step.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.9))
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 4.2))
     ways = list(dict.fromkeys(way for _, way in shares))
     names = ordered(name for name, _ in shares)
     for number, name in enumerate(names):
@@ -168,50 +175,28 @@ def moved(
     threshold(axes[0], rule, horizontal=True)
     axes[0].set(xlabel="growth share of the squared flux, late", xlim=(-0.03, 1.03))
     axes[0].legend(fontsize=8, loc="lower left")
-    for name in names:
-        for step_, batch in enumerate(grid.batch.values):
-            row = grid.share.sel(architecture=name, batch=batch)
-            style = look(name) | {"alpha": 0.35 + 0.65 * step_ / max(1, grid.sizes["batch"] - 1)}
-            axes[1].plot(grid.rate, row, **style | {"label": f"{name}, batch {batch}"})
-    threshold(axes[1], rule)
-    axes[1].set(xscale="log", xlabel=r"$\eta\,\lambda_{max}(0)$", ylabel="growth share, late", ylim=(0, 1.03))
-    axes[1].set_xticks(grid.rate.values, [f"{rate:g}" for rate in grid.rate.values])
-    axes[1].minorticks_off()
-    axes[1].legend(fontsize=8)
+    for panel, part in zip(axes[1:], ("growth", "rest"), strict=True):
+        _over_training(panel, lazy, part, ways, np.asarray(levels))
+    axes[1].set_ylabel("share of the energies' change")
+    limits = [panel.get_ylim() for panel in axes[1:]]
+    for panel in axes[1:]:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    axes[2].legend(fontsize=8)
     return figure
 
 
-def over_training(shares: Mapping[tuple[str, str], xr.DataArray], levels: Sequence[float]) -> Figure:
-    """Lazy, running clock, transport: shares of the change of the shells' energies over the course of training.
-
-    ``shares(step, part)``: laziness, mean over seeds, by (architecture, way); ``levels``: logs of the loss over its
-    start at the end of each step.
-    """
-    ways = list(dict.fromkeys(way for _, way in shares))
-    names = ordered(name for name, _ in shares)
-    size = (2.6 * len(ways) + 1, 2.4 * len(names) + 0.8)
-    figure, axes = plt.subplots(len(names), len(ways), figsize=size, sharex=True, sharey=True, squeeze=False)
-    for (name, way), found in shares.items():
-        _stacked(axes[names.index(name), ways.index(way)], found, np.asarray(levels))
-    for row, name in enumerate(names):
-        axes[row, 0].set_ylabel(f"{name}\nshare of the change")
-    for column, way in enumerate(ways):
-        axes[0, column].set_title(way)
-        axes[-1, column].set_xlabel("log(loss / loss at 0)")
-    axes[0, 0].set_xlim(0, float(min(levels)))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _stacked(axes: Axes, found: xr.DataArray, levels: np.ndarray) -> None:
-    """Bars from level to level: positive shares above each other, negative ones below zero."""
-    before = np.concatenate([[0.0], levels[:-1]])
-    above, below = np.zeros(len(levels)), np.zeros(len(levels))
-    for part, (label, colour) in LAZINESS.items():
-        values = found.sel(part=part).values
-        start = np.where(values >= 0, above, below)
-        width = levels - before
-        axes.bar(before, values, width, start, align="edge", color=COLOURS[colour], label=label, ec="white", lw=0.5)
-        above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+def _over_training(
+    axes: Axes, lazy: Mapping[tuple[str, str], xr.DataArray], part: str, ways: Sequence[str], levels: np.ndarray
+) -> None:
+    """Draw one part's share from level to level, at the middle of each step: a marker per way of training."""
+    middle = (np.concatenate([[0.0], levels[:-1]]) + levels) / 2
+    for (name, way), found in lazy.items():
+        marker = MARKERS[ways.index(way)]
+        label = way if name == next(iter(lazy))[0] else None
+        style = look(name) | {"marker": marker, "ms": 5, "lw": 1, "label": None}
+        axes.plot(middle, found.sel(part=part), **style)
+        if label:
+            axes.plot([], [], marker=marker, ls="none", color="grey", label=label)
     axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel="log(loss / loss at 0)", title=LAZINESS[part][0])
+    axes.invert_xaxis()
