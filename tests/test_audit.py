@@ -298,7 +298,9 @@ def test_conditions_are_asked():
     assert named == [
         "propagation", "incoherence", "evolution", "invariance", "beyond growth", "interventions", "power law",
     ]  # fmt: skip
-    assert found.document["forecast"]["by"].startswith("the power law"), "too few modes for a velocity"
+    assert found.document["forecast"] is None
+    line = "the loss does not follow the power law of the last e-fold of time in the seen part: "
+    assert found.document["forecast_missing"].startswith(line), "too few modes for a velocity, too short for a law"
     assert all(answer["why"] for answer in found.document["conditions"])
 
 

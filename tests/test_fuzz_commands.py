@@ -167,7 +167,7 @@ def harmless(monkeypatch, tmp_path):
     monkeypatch.setattr("grsd.bench.gpt2.in_a_process", lambda *_: {})
     monkeypatch.setattr(monitor, "summary", lambda *_: [])
     monkeypatch.setattr(os, "execve", ended)
-    monkeypatch.setattr("grsd.workflow.command._snakemake", lambda: "snakemake")
+    monkeypatch.setattr("grsd.workflow.command._snakemake", lambda root: "snakemake")
     monkeypatch.setattr("grsd.workflow.command._ended", lambda line: 0)
     monkeypatch.setattr("grsd.workflow.scale.predicted", ended)
     monkeypatch.setattr("grsd.datasets.download._download", ended)

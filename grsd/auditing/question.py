@@ -280,7 +280,7 @@ def _check_targets(loss: Loss, outputs: tuple[int, ...], targets: Tensor) -> Non
     if change is not None:
         wanted = "whole numbers (N,)" if loss == "cross-entropy" else f"the shape of the outputs, {shape}"
         raise TypeError(f"{CALL}(targets=...): expected {wanted} for loss={loss!r}, got {said(targets)}; use {change}")
-    fitting_targets(CALL, loss, torch.zeros(1).expand(shape), targets)
+    fitting_targets(CALL, loss, torch.zeros(1, dtype=torch.float32, device="cpu").expand(shape), targets)
 
 
 def _as_labels(targets: Tensor, shape: tuple[int, ...]) -> str | None:

@@ -234,8 +234,9 @@ class ForcedProducts(KernelProducts):
         dtype: torch.dtype = torch.float64,
         device: str | torch.device | None = None,
         batch: int = 1000,
-        call: str = "ForcedProducts",
+        call: str | None = None,
     ) -> None:
+        call = call or type(self).__name__
         check_loss(call, loss)
         self.loss, self._targets = loss, targets
         super().__init__(model, inputs, dtype=dtype, device=device, batch=batch, call=call)
@@ -249,8 +250,9 @@ class ForcedProducts(KernelProducts):
     def _prepare_products(self, call: str) -> None:
         super()._prepare(call)
 
-    def error_rate(self, call: str = "ForcedProducts") -> Vector:
+    def error_rate(self, call: str | None = None) -> Vector:
         """e' = -H M e along gradient flow, (D,), H the second derivative of each loss; it costs one ``product``."""
+        call = call or type(self).__name__
         moved = -self.product(self.error).view_as(self.outputs)
         return force_along(call, self.loss, self.outputs, self._targets, moved).reshape(-1)
 
