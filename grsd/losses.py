@@ -50,6 +50,19 @@ def fitting_targets(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targ
     return targets.detach().to(device=outputs.device, dtype=outputs.dtype if targets.is_floating_point() else None)
 
 
+def check_samples(call: str, loss: Loss, samples: int, targets: Tensor) -> None:
+    """Refuse targets that no outputs of that many samples fit, before a model is called; a function takes any."""
+    if loss == "mse":
+        if targets.ndim == 0 or len(targets) != samples or not targets.is_floating_point():
+            hint = "" if targets.is_floating_point() else "; class labels need loss='cross-entropy'"
+            raise ValueError(
+                f"{call}(..., targets): expected floating point of {samples} samples for loss='mse', got "
+                f"{targets.dtype} of shape {tuple(targets.shape)}{hint}"
+            )
+    elif loss == "cross-entropy":
+        _check_classes(call, samples, targets)
+
+
 def _check_values(call: str, outputs: Tensor, targets: Tensor) -> None:
     shape = tuple(outputs.shape)
     if not targets.is_floating_point():
@@ -71,6 +84,15 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor) -> None:
             f"{tuple(outputs.shape)}"
         )
     samples, classes = outputs.shape
+    _check_classes(call, samples, targets)
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{call}(..., targets): expected class labels from 0 to {classes - 1}, got labels from {low} to {high}"
+        )
+
+
+def _check_classes(call: str, samples: int, targets: Tensor) -> None:
     whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not whole or tuple(targets.shape) != (samples,):
         several = whole and targets.ndim > 1 and len(targets) == samples
@@ -78,11 +100,6 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor) -> None:
         raise TypeError(
             f"{call}(..., targets): expected class labels, whole numbers of shape ({samples},), for "
             f"loss='cross-entropy', got {targets.dtype} of shape {tuple(targets.shape)}{hint}"
-        )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"{call}(..., targets): expected class labels from 0 to {classes - 1}, got labels from {low} to {high}"
         )
 
 
