@@ -13,6 +13,7 @@ from grsd.support.values import said
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("mse", "cross-entropy")
+SLOPES, SINGLE_SLOPES = (1e-5, 1e-7), (1e-2, 1e-3)  # steps as shares of the outputs' size, in float64 and in less
 AGREE = 1e-6
 BENDS, BENT_ALIKE, ROUNDING = (1e-5, 1e-7), 1e-3, 1e-14  # steps as shares of the outputs' size
 
@@ -204,6 +205,34 @@ def _bends_so(loss: Callable, outputs: Tensor, targets: Tensor, moved: Tensor, r
     return False
 
 
+def _slopes_so(loss: Callable, outputs: Tensor, targets: Tensor, force: Tensor) -> bool:
+    """Whether the force lies between the slopes of the losses on both sides, along one direction, at one of two steps.
+
+    It is so on a kink, too. A loss that takes its settings' dtype alone is not judged.
+    """
+    f, y = outputs.double(), targets.double() if targets.is_floating_point() else targets
+    places = torch.arange(f.numel(), dtype=torch.float64, device=f.device)
+    moved = (1.7 * places + 1).sin().view_as(f)
+    found = (force.double() * moved).reshape(len(f), -1).sum(1)
+    bound = force.double().reshape(len(f), -1).norm(dim=1) * moved.reshape(len(f), -1).norm(dim=1)
+    try:
+        with torch.no_grad():
+            middle = loss(f, y.clone())
+    except Exception:  # a function may raise anything at another dtype
+        return True
+    limits = torch.finfo(middle.dtype)
+    for step in SLOPES if middle.dtype == torch.float64 else SINGLE_SLOPES:
+        h = step * max(float(f.norm() / moved.norm()), 1e-8)
+        with torch.no_grad():
+            ends = [loss(f + sign * h * moved, y.clone()).double() for sign in (1, -1)]
+        slopes = (ends[0] - middle.double()) / h, (middle.double() - ends[1]) / h
+        allowed = BENT_ALIKE * bound + 100 * limits.eps / h * (middle.double().abs() + h / step * bound)
+        low, high = torch.minimum(*slopes) - allowed, torch.maximum(*slopes) + allowed
+        if bool(((low <= found) & (found <= high)).all()):
+            return True
+    return False
+
+
 def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     samples = len(outputs)
 
@@ -235,4 +264,9 @@ def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) ->
     alone = force * weights.to(force.dtype).reshape(-1, *[1] * (force.ndim - 1))
     if float((weighted - alone).abs().max()) > AGREE * float(force.abs().max()):
         raise ValueError(f"{call}(loss=...): the loss of a sample depends on the outputs of other samples")
+    if not _slopes_so(loss, outputs, targets, force):
+        raise ValueError(
+            f"{call}(loss=...): torch's gradient of the loss disagrees with a difference of its values; the loss "
+            "detaches something that depends on the outputs, or its backward pass is another function's"
+        )
     return losses.detach(), force

@@ -15,11 +15,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.losses import Loss, check_samples
+from grsd.runs.store import say
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
 from grsd.support.checks import DTYPES, check_inputs, check_module, resolve_device
 from grsd.support.values import flag, instance, positive, said, whole_number
-from grsd.runs.store import say
 from grsd.training.identity import weights_of
 from grsd.training.kept import Kept
 from grsd.training.recorder import Recorder
@@ -56,15 +56,15 @@ class Monitor:
 
     While a record is made, every module of the model is in evaluation mode, with autocast off. Modes, hooks, gradients,
     ``requires_grad``, buffers and the states of the random generators are afterwards what they were, also after an
-    exception. Forward hooks of the model run, on a private copy of it; hooks on gradients do not. Wrappers for several devices are looked through;
-    call ``record`` in one process alone.
+    exception. Forward hooks of the model run, on a private copy of it; hooks on gradients do not. Wrappers for several
+    devices are looked through; call ``record`` in one process alone.
 
     Attributes: ``steps``, the recorded steps, among them those of an earlier process in the same folder.
 
     Records survive a kill: each is on the disk before ``record`` returns. The process that goes on continues with the
     budget since the last record, whose decomposed kernel is kept beside it, D^2 numbers; with ``method="krylov"`` it is
     not kept, and the first record of the new process begins a new sequence. If a training goes on from a checkpoint
-    earlier than the last record, ``record`` waits until it is past that record. At the recorded steps that it passes the
+    earlier than the last record, ``record`` waits until it is past that record. At the recorded steps on the way the
     weights are compared: if they are others, a warning says so (with ``strict`` an error), and the next record begins a
     new sequence.
 
@@ -178,7 +178,8 @@ class Monitor:
             if not self._compared:
                 self._compared = True
                 say(
-                    f"{RECORD}(step={step}): steps up to {self._earlier} are of an earlier process; waiting until a step past it"
+                    f"{RECORD}(step={step}): steps up to {self._earlier} are of an earlier process; waiting until a "
+                    "step past it"
                 )
             return
         self._compared = True
@@ -186,9 +187,9 @@ class Monitor:
             return
         self._told, self._recorder.latest = True, None
         text = (
-            f"{RECORD}(step={step}): expected the weights that {self._kept.folder} holds of this step, got others: it is "
-            f"another training, or one that does not repeat exactly; the record after step {last} begins a new sequence; "
-            "choose another folder for another training"
+            f"{RECORD}(step={step}): expected the weights that {self._kept.folder} holds of this step, got others: it "
+            f"is another training, or one that does not repeat exactly; the record after step {last} begins a new "
+            "sequence; choose another folder for another training"
         )
         if self.strict:
             raise ValueError(text)
