@@ -208,27 +208,29 @@ def _bends_so(loss: Callable, outputs: Tensor, targets: Tensor, moved: Tensor, r
 def _slopes_so(loss: Callable, outputs: Tensor, targets: Tensor, force: Tensor) -> bool:
     """Whether the force lies between the slopes of the losses on both sides, along one direction, at one of two steps.
 
-    It is so on a kink, too. A loss that takes its settings' dtype alone is not judged.
+    It is so on a kink, too. A loss that takes the dtype of its settings alone is not judged, nor is a sample at the edge
+    of where its loss is defined.
     """
     f, y = outputs.double(), targets.double() if targets.is_floating_point() else targets
     places = torch.arange(f.numel(), dtype=torch.float64, device=f.device)
     moved = (1.7 * places + 1).sin().view_as(f)
     found = (force.double() * moved).reshape(len(f), -1).sum(1)
     bound = force.double().reshape(len(f), -1).norm(dim=1) * moved.reshape(len(f), -1).norm(dim=1)
+    size = max(float(f.norm() / moved.norm()), 1e-8)
     try:
         with torch.no_grad():
             middle = loss(f, y.clone())
-    except Exception:  # a function may raise anything at another dtype
+            steps = SLOPES if middle.dtype == torch.float64 else SINGLE_SLOPES
+            ends = [[loss(f + sign * size * step * moved, y.clone()) for sign in (1, -1)] for step in steps]
+    except Exception:  # a function may raise anything at another dtype, or outside of where it is defined
         return True
-    limits = torch.finfo(middle.dtype)
-    for step in SLOPES if middle.dtype == torch.float64 else SINGLE_SLOPES:
-        h = step * max(float(f.norm() / moved.norm()), 1e-8)
-        with torch.no_grad():
-            ends = [loss(f + sign * h * moved, y.clone()).double() for sign in (1, -1)]
-        slopes = (ends[0] - middle.double()) / h, (middle.double() - ends[1]) / h
-        allowed = BENT_ALIKE * bound + 100 * limits.eps / h * (middle.double().abs() + h / step * bound)
-        low, high = torch.minimum(*slopes) - allowed, torch.maximum(*slopes) + allowed
-        if bool(((low <= found) & (found <= high)).all()):
+    eps, middle = torch.finfo(middle.dtype).eps, middle.double()
+    for step, (above, below) in zip(steps, ends, strict=True):
+        h = size * step
+        slopes = (above.double() - middle) / h, (middle - below.double()) / h
+        allowed = BENT_ALIKE * bound + 100 * eps / h * (middle.abs() + size * bound)
+        between = (torch.minimum(*slopes) - allowed <= found) & (found <= torch.maximum(*slopes) + allowed)
+        if bool((between | ~torch.isfinite(slopes[0] + slopes[1])).all()):
             return True
     return False
 

@@ -22,6 +22,12 @@ def test_a_force_that_is_not_the_slope_of_its_loss_is_refused(dtype):
         lambda f, y: nn.functional.huber_loss(f, y, reduction="none").sum(1),
         nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=dtype), reduction="none"),
     ]
+    edge = f.sigmoid().clamp(1e-12, 1 - 1e-7)
+    edge[0, 0] = 1e-12
+    checked_force("call", lambda f, y: -f.log().sum(1), edge, y)
+    checked_force(
+        "call", lambda f, _: nn.functional.binary_cross_entropy(f, f.detach() * 0, reduction="none").sum(1), edge, y
+    )
     for loss in good:
         checked_force("call", loss, f, y)
         checked_force("call", loss, y.clone(), y)
