@@ -13,6 +13,7 @@ from grsd.support.values import said
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("mse", "cross-entropy")
+SLOPES, SINGLE_SLOPES = (1e-5, 1e-7), (1e-2, 1e-3)  # steps as shares of the outputs' size, in float64 and in less
 AGREE = 1e-6
 BENDS, BENT_ALIKE, ROUNDING = (1e-5, 1e-7), 1e-3, 1e-14  # steps as shares of the outputs' size
 
@@ -50,6 +51,19 @@ def fitting_targets(call: str, loss: Loss, outputs: Float[Tensor, "N ..."], targ
     return targets.detach().to(device=outputs.device, dtype=outputs.dtype if targets.is_floating_point() else None)
 
 
+def check_samples(call: str, loss: Loss, samples: int, targets: Tensor) -> None:
+    """Refuse targets that no outputs of that many samples fit, before a model is called; a function takes any."""
+    if loss == "mse":
+        if targets.ndim == 0 or len(targets) != samples or not targets.is_floating_point():
+            hint = "" if targets.is_floating_point() else "; class labels need loss='cross-entropy'"
+            raise ValueError(
+                f"{call}(..., targets): expected floating point of {samples} samples for loss='mse', got "
+                f"{targets.dtype} of shape {tuple(targets.shape)}{hint}"
+            )
+    elif loss == "cross-entropy":
+        _check_classes(call, samples, targets)
+
+
 def _check_values(call: str, outputs: Tensor, targets: Tensor) -> None:
     shape = tuple(outputs.shape)
     if not targets.is_floating_point():
@@ -71,6 +85,15 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor) -> None:
             f"{tuple(outputs.shape)}"
         )
     samples, classes = outputs.shape
+    _check_classes(call, samples, targets)
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{call}(..., targets): expected class labels from 0 to {classes - 1}, got labels from {low} to {high}"
+        )
+
+
+def _check_classes(call: str, samples: int, targets: Tensor) -> None:
     whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if not whole or tuple(targets.shape) != (samples,):
         several = whole and targets.ndim > 1 and len(targets) == samples
@@ -78,11 +101,6 @@ def _check_labels(call: str, outputs: Tensor, targets: Tensor) -> None:
         raise TypeError(
             f"{call}(..., targets): expected class labels, whole numbers of shape ({samples},), for "
             f"loss='cross-entropy', got {targets.dtype} of shape {tuple(targets.shape)}{hint}"
-        )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"{call}(..., targets): expected class labels from 0 to {classes - 1}, got labels from {low} to {high}"
         )
 
 
@@ -187,6 +205,36 @@ def _bends_so(loss: Callable, outputs: Tensor, targets: Tensor, moved: Tensor, r
     return False
 
 
+def _slopes_so(loss: Callable, outputs: Tensor, targets: Tensor, force: Tensor) -> bool:
+    """Whether the force lies between the slopes of the losses on both sides, along one direction, at one of two steps.
+
+    It is so on a kink, too. A loss that takes the dtype of its settings alone is not judged, nor is a sample at the edge
+    of where its loss is defined.
+    """
+    f, y = outputs.double(), targets.double() if targets.is_floating_point() else targets
+    places = torch.arange(f.numel(), dtype=torch.float64, device=f.device)
+    moved = (1.7 * places + 1).sin().view_as(f)
+    found = (force.double() * moved).reshape(len(f), -1).sum(1)
+    bound = force.double().reshape(len(f), -1).norm(dim=1) * moved.reshape(len(f), -1).norm(dim=1)
+    size = max(float(f.norm() / moved.norm()), 1e-8)
+    try:
+        with torch.no_grad():
+            middle = loss(f, y.clone())
+            steps = SLOPES if middle.dtype == torch.float64 else SINGLE_SLOPES
+            ends = [[loss(f + sign * size * step * moved, y.clone()) for sign in (1, -1)] for step in steps]
+    except Exception:  # a function may raise anything at another dtype, or outside of where it is defined
+        return True
+    eps, middle = torch.finfo(middle.dtype).eps, middle.double()
+    for step, (above, below) in zip(steps, ends, strict=True):
+        h = size * step
+        slopes = (above.double() - middle) / h, (middle - below.double()) / h
+        allowed = BENT_ALIKE * bound + 100 * eps / h * (middle.abs() + size * bound)
+        between = (torch.minimum(*slopes) - allowed <= found) & (found <= torch.maximum(*slopes) + allowed)
+        if bool((between | ~torch.isfinite(slopes[0] + slopes[1])).all()):
+            return True
+    return False
+
+
 def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     samples = len(outputs)
 
@@ -218,4 +266,9 @@ def _by_autograd(call: str, loss: Callable, outputs: Tensor, targets: Tensor) ->
     alone = force * weights.to(force.dtype).reshape(-1, *[1] * (force.ndim - 1))
     if float((weighted - alone).abs().max()) > AGREE * float(force.abs().max()):
         raise ValueError(f"{call}(loss=...): the loss of a sample depends on the outputs of other samples")
+    if not _slopes_so(loss, outputs, targets, force):
+        raise ValueError(
+            f"{call}(loss=...): torch's gradient of the loss disagrees with a difference of its values; the loss "
+            "detaches something that depends on the outputs, or its backward pass is another function's"
+        )
     return losses.detach(), force

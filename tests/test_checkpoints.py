@@ -188,6 +188,21 @@ def test_what_was_finished_is_kept_and_found_again(states, computed, shells, tmp
         assert len(computed) == 2, changed
 
 
+def test_other_settings_are_kept_beside(states, computed, tmp_path, capsys):
+    """Neither replaces the other's steps, and none is called a foreign file."""
+    models, inputs, targets = states
+    dicts = [model.state_dict() for model in models[:2]]
+    frozen = net("tanh")
+    frozen[0].bias.requires_grad_(False)
+    for model in (models[0], frozen):
+        checkpoints(model, dicts, inputs, targets, FIXED, folder=tmp_path, progress=False)
+    assert len(computed) == 4
+    for model in (models[0], frozen):
+        checkpoints(model, dicts, inputs, targets, FIXED, folder=tmp_path, progress=False)
+    assert len(computed) == 4
+    assert capsys.readouterr().err == ""
+
+
 def test_a_damaged_step_is_computed_again(states, computed, tmp_path, capsys):
     models, inputs, targets = states
     dicts = [model.state_dict() for model in models]

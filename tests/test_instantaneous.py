@@ -109,6 +109,12 @@ REFUSED = {
     r"'0.bias' is none of the trainable parameters; it does not require gradients": {"0.bias": BIAS},
     r"expected a tensor of shape \(7,\) for '2.bias', got .*": {"2.bias": BIAS[:3]},
     r"expected a dense tensor of finite floating point numbers for '2.bias'": {"2.bias": BIAS * math.nan},
+    r"the direction, up to 1e\+200, or its square leaves the range of float64; scale it down, and .*": {
+        "2.bias": torch.full_like(BIAS, 1e200)
+    },
+    r"the direction, up to 1e-200, or its square leaves the range of float64; scale it up, and .*": {
+        "2.bias": torch.full_like(BIAS, 1e-200)
+    },
 }
 
 

@@ -11,6 +11,32 @@ def smooth(outputs, targets):
     return (outputs - targets).cosh().log().sum(1) + outputs.prod(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_force_that_is_not_the_slope_of_its_loss_is_refused(dtype):
+    f, _, y = drawn("mse")
+    f, y = f.to(dtype), y.to(dtype)
+    good = [
+        lambda f, y: (f - y).abs().sum(1),
+        lambda f, y: nn.functional.relu(f - f.detach().round() * 0 - y).sum(1),
+        lambda f, y: (f.float() - y.float()).square().sum(1),
+        lambda f, y: nn.functional.huber_loss(f, y, reduction="none").sum(1),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=dtype), reduction="none"),
+    ]
+    edge = f.sigmoid().clamp(1e-12, 1 - 1e-7)
+    edge[0, 0] = 1e-12
+    checked_force("call", lambda f, y: -f.log().sum(1), edge, y)
+    checked_force(
+        "call", lambda f, _: nn.functional.binary_cross_entropy(f, f.detach() * 0, reduction="none").sum(1), edge, y
+    )
+    for loss in good:
+        checked_force("call", loss, f, y)
+        checked_force("call", loss, y.clone(), y)
+    bad = [lambda f, y: (f.detach() * f).sum(1), lambda f, y: ((f - y).square() * f.detach().sigmoid()).sum(1)]
+    for loss in bad:
+        with pytest.raises(ValueError, match=r"^call\(loss=...\): torch's gradient of the loss disagrees with a diff"):
+            checked_force("call", loss, f, y)
+
+
 def drawn(loss):
     f, moved, y = torch.randn(3, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return f, moved, y.argmax(1) if loss == "cross-entropy" else y

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import textwrap
 import time
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +110,12 @@ def drawn_so_far():
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_nothing_is_disturbed(broken):
-    training = Training(monitored(strict=True)).to(3)
+    training = Training()
     model, seen = training.model, []
-    model[1].eval()
     model[0].bias.requires_grad_(False)
+    training.monitor = monitored(strict=True)(model)
+    training.to(3)
+    model[1].eval()
 
     def draws(*_):
         seen.append((random.random(), np.random.rand(), torch.rand(1)))  # noqa: S311
@@ -149,7 +153,8 @@ def test_due_steps_follow_the_calls():
     assert monitor.record(105, now=True) is None
     assert monitor.record(106) is None
     assert int(monitor.record(106, now=True).step_before) == 105
-    assert monitor.record(50, now=True) is None
+    with pytest.warns(UserWarning, match="step 106 is recorded already"):
+        assert monitor.record(50, now=True) is None
     assert monitor.steps[-1] == 106
 
 
@@ -273,6 +278,118 @@ def test_other_records_are_refused(tmp_path):
     assert monitored(tmp_path)(network()).steps == [0, 1, 2]
 
 
+class Smoothed(nn.CrossEntropyLoss):
+    """A loss per sample, whose settings its printed form does not hold."""
+
+    def __init__(self, **options):
+        super().__init__(reduction="none", **options)
+
+
+def power(f, y, p):
+    return (f - 0.1).abs().pow(p).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "others"),
+    [
+        (Smoothed(), Smoothed(), [Smoothed(label_smoothing=0.5), Smoothed(weight=torch.tensor([1.0, 2.0, 3.0]))]),
+        (partial(power, p=2), lambda f, y: power(f, y, 2), [partial(power, p=3), lambda f, y: power(f, y, 4)]),
+    ],
+)
+def test_a_folder_tells_losses_by_what_they_give(tmp_path, one, same, others):
+    inputs, labels = task()
+    probe = inputs[:12], labels[:12]
+    for step in (0, 1):
+        Monitor(network(), probe, one, folder=tmp_path).record(step)
+    for loss in others:
+        with pytest.raises(ValueError, match=r"^Monitor\(folder=\.\.\.\): .* holds records of another probe, loss"):
+            Monitor(network(), probe, loss, folder=tmp_path)
+    assert Monitor(network(), probe, same, folder=tmp_path).steps == [0, 1]
+
+
+def test_a_folder_knows_the_network_but_not_its_wrappers(tmp_path):
+    Training(monitored(tmp_path)).to(3)
+    frozen, other = network(), network()
+    frozen[4].weight.requires_grad_(False)
+    other[2] = nn.ReLU()
+    for model in (frozen, other):
+        with pytest.raises(ValueError, match=r"^Monitor\(folder=\.\.\.\): .* holds records of another .*, network"):
+            monitored(tmp_path)(model)
+    wrapped = (nn.DataParallel(network()), torch.compile(network()), nn.DataParallel(torch.compile(network())))
+    for number, model in enumerate(wrapped):
+        own = shutil.copytree(tmp_path, tmp_path.with_name(f"copy-{number}"))
+        assert int(monitored(own)(model).record(5).step_before) == 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_another_training_in_the_folder_is_noticed(tmp_path, capsys, strict):
+    """The same training waits; another one, told by its weights at a recorded step, gets no row from the first."""
+    first = Training(monitored(tmp_path, strict=strict)).to(12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Training(monitored(tmp_path, strict=strict)).to(12).monitor.steps == first.monitor.steps
+        assert capsys.readouterr().err == ""
+        between = monitored(tmp_path, strict=strict)(first.model)
+        for step in (8, 9):
+            between.record(step)
+        line = "Monitor.record(step=8): steps up to 10 are of an earlier process; waiting until a step past it"
+        assert capsys.readouterr().err == f"grsd: {line}\n"
+    other = Training(monitored(tmp_path, strict=strict))
+    other.optimizer = torch.optim.Adam(other.model.parameters(), 3e-2)
+    line = r"^Monitor\.record\(step=1\): expected the weights that .* holds of this step, got others: it is another .*"
+    if strict:
+        with pytest.raises(ValueError, match=line + "training$"):
+            other.to(24)
+        return
+    with pytest.warns(UserWarning, match=line) as said:
+        other.to(24)
+    assert len(said) == 1
+    history = other.monitor.history()
+    assert (int(history.step[-1]), int(history.step_before[-1])) == (22, 15)
+    assert 15 not in history.step
+
+
+def test_freezing_is_no_motion_of_the_kernel():
+    training = Training(monitored()).to(3)
+    training.model[4].weight.requires_grad_(False)
+    line = (
+        r"^step 3 is not recorded: Monitor\.record\(model=\.\.\.\): expected the parameters of model, all trained or "
+        r"frozen as there, got '4.weight' with requires_grad=False instead of True; a budget"
+    )
+    with pytest.warns(UserWarning, match=line):
+        assert training.monitor.record(3) is None
+    training.model[4].weight.requires_grad_(True)
+    assert int(training.monitor.record(3, now=True).step_before) == 2, "asked for again after the repair"
+
+
+def test_a_step_that_goes_back_is_said_once():
+    monitor = Training(monitored()).monitor
+    monitor.record(10**9)
+    with pytest.warns(UserWarning, match=r"^Monitor\.record\(step=1\): step 1000000000 is recorded already;"):
+        monitor.record(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert monitor.record(2) is None
+
+
+def test_a_hook_on_a_gradient_stays_and_is_no_part_of_a_record():
+    def clipped(gradient):
+        return gradient.clamp(-1e-3, 1e-3)
+
+    plain, training = Training(monitored()), Training()
+    hook = training.model[4].weight.register_hook(clipped)
+    training.monitor = monitored()(training.model)
+    for monitor in (plain.monitor, training.monitor):
+        monitor.record(0)
+        monitor.record(1)
+    xr.testing.assert_equal(training.monitor.history(), plain.monitor.history())
+    training.monitor = None
+    training.to(1)
+    assert float(training.model[4].weight.grad.abs().max()) == pytest.approx(1e-3)
+    hook.remove()
+    assert not training.model[4].weight._backward_hooks
+
+
 def test_a_record_that_fails_is_left_out_and_the_training_goes_on():
     training = Training(monitored()).to(3)
     good = training.model[4].weight.detach().clone()
@@ -324,6 +441,17 @@ def test_refusals(as_users_run_it, tmp_path):
     meta = torch.empty(3, device="meta")
     refused(TypeError, r"Monitor\(probe=\.\.\.\): expected dense tensors with values", probe=(inputs, meta))
     refused(ValueError, r"Monitor\(\.\.\., inputs\): found NaN", probe=(inputs * np.nan, labels))
+    refused(
+        TypeError, r"Monitor\(\.\.\., targets\): expected class labels, .* of shape \(40,\)", probe=(inputs, labels[:9])
+    )
+    one_hot = nn.functional.one_hot(labels, 3)
+    refused(TypeError, r"Monitor\(\.\.\., targets\): expected class labels, whole numbers", probe=(inputs, one_hot))
+    short = inputs, torch.zeros(9, 3)
+    refused(
+        ValueError, r"Monitor\(\.\.\., targets\): expected floating point of 40 samples for", probe=short, loss="mse"
+    )
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    refused(ValueError, r"Monitor\(model, \.\.\.\): 1.weight has no shape yet; call the model once first", model=lazy)
     refused(ValueError, r"Monitor\(loss=\.\.\.\): expected one of", loss="hinge")
     refused(ValueError, r"Monitor\(per_decade=\.\.\.\): expected a", per_decade=0)
     refused(TypeError, r"Monitor\(dtype=\.\.\.\): expected torch.float32 or", dtype=torch.float16)

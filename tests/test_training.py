@@ -263,9 +263,9 @@ def test_shells_under_the_floor_without_modes_or_energy_are_masked():
     assert (budget["mask"] == 0).any()
 
 
-def test_unrelated_networks_close_too():
+def test_unrelated_states_close_too():
     inputs, targets = batch("cross-entropy")
-    pair = net("convolution"), net("tanh", seed=5)
+    pair = net("convolution"), net("convolution", seed=5)
     budget = checkpoint_budget(*pair, inputs, targets, SHELLS, loss="cross-entropy")
     closes(budget)
     adds(budget)
@@ -429,6 +429,18 @@ def nan(model):
     return model
 
 
+def other_width(model):
+    """The same outputs' shape by a first layer of one unit less."""
+    model[0] = nn.Linear(model[0].in_features, model[0].out_features - 1).double()
+    model[2] = nn.Linear(model[2].in_features - 1, model[2].out_features).double()
+    return model
+
+
+def frozen(model):
+    model[0].bias.requires_grad_(False)
+    return model
+
+
 A, B = net("tanh"), net("tanh", 1)
 REFUSED = {
     r"\(after=...\): expected outputs of shape \(10, 3\), as those of before, got \(10, 2\); a budget .*": {
@@ -436,6 +448,15 @@ REFUSED = {
     },
     r"\(after=...\): the model gives another output each time.*call model.eval\(\) first": {
         "after": nn.Sequential(A, nn.Dropout(0.5))
+    },
+    r"\(after=...\): expected the parameters of before, .*, got '0.weight' of shape .* instead of .*; a budget .*": {
+        "after": other_width(net("tanh"))
+    },
+    r"\(after=...\): expected the parameters of before, .*, got '0.bias' with requires_grad=False instead .*": {
+        "after": frozen(net("tanh", 1))
+    },
+    r"\(loss=...\): torch's gradient of the loss disagrees with a difference of its values; .*": {
+        "loss": lambda f, y: (f.detach() * f).sum(1)
     },
     r"\(before=...\): the model's output contains NaN or infinity": {"before": nan(A)},
     r"\(after=...\): expected a torch.nn.Module or \(module, state_dict\), got 3": {"after": 3},
@@ -495,6 +516,15 @@ def test_refusals_come_in_one_line_before_any_kernel(text, monkeypatch):
         models = [given.pop("before"), given.pop("after")]
         with pytest.raises((TypeError, ValueError, RuntimeError), match=f"^checkpoint_history{text}$"):
             checkpoint_history(models, **given)
+
+
+def test_states_under_a_prefix_are_found():
+    expected = checkpoint_budget(A, B, INPUTS, TARGETS, SHELLS)
+    state = {f"module.{name}": value for name, value in B.state_dict().items()}
+    found = checkpoint_budget(A, (A, state), INPUTS, TARGETS, SHELLS)
+    assert np.array_equal(found.transport, expected.transport)
+    found = checkpoint_budget(nn.DataParallel(A), (nn.DataParallel(A), B.state_dict()), INPUTS, TARGETS, SHELLS)
+    assert np.array_equal(found.transport, expected.transport)
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -32,6 +32,13 @@ def along_parameters(call: str, network: Network, direction: object) -> Paramete
         dense = change.layout == torch.strided and change.device.type != "meta"
         if not (dense and change.is_floating_point() and bool(torch.isfinite(change).all())):
             raise ValueError(f"{where}: expected a dense tensor of finite floating point numbers for {name!r:.60}")
+    limits = torch.finfo(next(iter(network.parameters.values())).dtype)
+    largest = max((float(change.abs().max()) for change in direction.values() if change.numel()), default=0.0)
+    if not (largest == 0 or limits.tiny**0.4 <= largest <= limits.max**0.4):
+        raise ValueError(
+            f"{where}: the direction, up to {largest:.3g}, or its square leaves the range of {limits.dtype}; scale it "
+            f"{'up' if largest < 1 else 'down'}, and the rate back, which is linear in it"
+        )
     given = {own: direction[name] for name, own in known.items() if name in direction}
     return {
         name: given[name].detach().to(p) if name in given else torch.zeros_like(p)

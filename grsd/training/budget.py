@@ -88,7 +88,7 @@ def checkpoint_budget(
     needs eigenvectors or every mode: ``growth``, ``crossing``, ``rotation``, ``laziness``, ``spectral_position`` and
     ``modes``. Its mask says which shells have converged, as in ``krylov_spectrum``.
 
-    That the budget closes proves its algebra alone: it also closes between two unrelated networks. Transport does not
+    That the budget closes proves its algebra alone: it also closes between two unrelated states. Transport does not
     add over steps: the sum of the budgets of many small steps is not the budget of the large one, each is exact for its
     own two states. Sums over neighbouring shells are the budget at the coarser width with the same smoothing. As the
     states approach along gradient flow, T divided by the time between them tends to the coupling of ``energy_budget``

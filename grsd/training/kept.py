@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,40 +22,39 @@ import xarray as xr
 from torch import Tensor, nn
 
 from grsd.decomposition import Spectrum
-from grsd.losses import check_loss
 from grsd.runs.store import LARGEST, say
 from grsd.runs.values import tagged, untagged
 from grsd.support.files import read_file, say_swept, write_atomically
 from grsd.support.folders import writable
 from grsd.training.dense import DenseState
+from grsd.training.identity import architecture, hashed, loss_gives, weights_of
 from grsd.training.reading import Reading
 from grsd.training.recorder import Recorder
 
 RECORD, STATE = "record", "state"
 NAME = re.compile(r"(record|state)-(\d{12,})\.npz")
 MARK = "monitor"
+OWN = (MARK, "span_low", "span_high", "outputs", "loss_gives", "weights", "weights_before")
 
 
 def fingerprint(model: nn.Module, reading: Reading) -> str:
-    """Return a digest of what all records of one folder share: probe, loss, shells, dtype, method, shapes."""
-    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
-    settings = (check_loss(reading.call, reading.loss), reading.shells, reading.dtype, reading.method, shapes)
-    digest = hashlib.sha256(repr(settings).encode())
-    for part in (reading.inputs, reading.targets):
-        digest.update(repr((part.dtype, tuple(part.shape))).encode())
-        digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Return a digest of what all records of one folder share, but the loss: probe, shells, dtype, method, network."""
+    settings = (reading.shells, reading.dtype, reading.method, architecture(model))
+    return hashlib.sha256(f"{settings!r} {hashed(reading.inputs, reading.targets)}".encode()).hexdigest()
 
 
 class Kept:
     """The files of one monitor; ``folder`` ``None`` keeps nothing.
 
+    ``weights``: digests of the weights at the recorded steps, by which another training is told from this one.
     Errors: ``ValueError`` if the folder cannot be written to, or holds records of another monitor.
     """
 
-    def __init__(self, call: str, folder: str | os.PathLike | None, mark: str) -> None:
-        self.call, self.mark = call, mark
+    def __init__(self, call: str, folder: str | os.PathLike | None, model: nn.Module, reading: Reading) -> None:
+        self.call, self.model, self.reading = call, model, reading
         self.folder = None if folder is None else writable(f"{call}(folder=...)", folder)
+        self.mark = "" if folder is None else fingerprint(model, reading)
+        self.weights: dict[int, str] = {}
         self._waiting: dict[str, xr.Dataset] = {}
 
     def open(self, recorder: Recorder, device: torch.device) -> tuple[list[int], list[xr.Dataset]]:
@@ -65,9 +65,9 @@ class Kept:
         recorded, states = self._steps(RECORD), self._steps(STATE)
         if not recorded and not states:
             return [], []
-        budgets = [found for step in recorded if (found := self._load(RECORD, step)) is not None]
+        budgets = [found for step in recorded if (found := self._load(RECORD, step, device)) is not None]
         last = recorded[-1] if recorded else states[0]
-        state = self._load(STATE, last)
+        state = self._load(STATE, last, device)
         if state is None and not budgets:
             return [], []
         shells = (budgets[0] if state is None else state).attrs
@@ -77,6 +77,10 @@ class Kept:
             say(f"{self.folder}: the state of step {last} is not there; the next record begins a new sequence")
         else:
             _restore(recorder, state, device)
+            self.weights[last] = state.attrs["weights"]
+        for one in budgets:
+            self.weights[int(one.step)] = one.attrs["weights"]
+            self.weights.setdefault(int(one.step_before), one.attrs["weights_before"])
         steps = {int(one[name]) for one in budgets for name in ("step", "step_before")} | {last}
         return sorted(steps), [one.drop_attrs(deep=False).assign_attrs(_theirs(one)) for one in budgets]
 
@@ -87,17 +91,19 @@ class Kept:
         """
         if self.folder is None:
             return
-        span = recorder.reading.shells.span
-        own = {MARK: self.mark, "span_low": float(span[0]), "span_high": float(span[1])}
+        reading, own = self.reading, self._own(step, recorder)
         states = {}
         if isinstance(recorder.latest, DenseState):
-            states = {_stem(STATE, step): _state(recorder.latest, recorder.reading.first[1])}
+            state = _state(recorder.latest, reading.first[1])
+            network = {name: [list(shape), trained] for name, (shape, trained) in reading.network.items()}
+            states = {_stem(STATE, step): state.assign_attrs(own, network=network)}
         if budget is not None:
-            self._waiting[_stem(RECORD, step)] = budget
+            before = self.weights[int(budget.step_before)]
+            self._waiting[_stem(RECORD, step)] = budget.assign_attrs(own, weights_before=before)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for stem, found in (states | self._waiting).items():
-                write_atomically(self.folder / f"{stem}.npz", packed(found.assign_attrs(own)))
+                write_atomically(self.folder / f"{stem}.npz", packed(found))
                 self._waiting.pop(stem, None)
             for path, kind, other in self._files():
                 if kind == STATE and other != step:
@@ -106,6 +112,24 @@ class Kept:
             why = error.strerror or error
             say(f"{self.folder}: step {step} is not on the disk yet ({why}); it is written with the next record")
 
+    def _own(self, step: int, recorder: Recorder) -> dict[str, object]:
+        """Return the attributes of the files of this step, and remember the weights."""
+        reading, device = self.reading, recorder.latest.force.device
+        self.weights[step] = weights_of(self.model)
+        shape = [int(size) for size in reading.first[1]]
+        return {
+            MARK: self.mark,
+            "span_low": float(reading.shells.span[0]),
+            "span_high": float(reading.shells.span[1]),
+            "outputs": shape,
+            "loss_gives": self._loss_gives(shape, device),
+            "weights": self.weights[step],
+        }
+
+    def _loss_gives(self, shape: Sequence[int], device: torch.device) -> str:
+        reading = self.reading
+        return loss_gives(self.call, reading.loss, shape, reading.targets, reading.dtype, device)
+
     def _files(self) -> list[tuple[Path, str, int]]:
         found = ((path, NAME.fullmatch(path.name)) for path in sorted(self.folder.iterdir()))
         return [(path, name[1], int(name[2])) for path, name in found if name]
@@ -113,7 +137,7 @@ class Kept:
     def _steps(self, kind: str) -> list[int]:
         return sorted({step for _, own, step in self._files() if own == kind})
 
-    def _load(self, kind: str, step: int) -> xr.Dataset | None:
+    def _load(self, kind: str, step: int, device: torch.device) -> xr.Dataset | None:
         """Return the dataset; ``None`` if its file is damaged or missing. Another monitor's is a ``ValueError``."""
         path = self.folder / f"{_stem(kind, step)}.npz"
         try:
@@ -124,10 +148,11 @@ class Kept:
             said = " ".join(str(error).split())[:100]
             say(f"{path}: it cannot be read ({type(error).__name__}: {said}); it is not used")
             return None
-        if found.attrs.get(MARK) != self.mark:
+        own = found.attrs
+        if own.get(MARK) != self.mark or own["loss_gives"] != self._loss_gives(own["outputs"], device):
             raise ValueError(
                 f"{self.call}(folder=...): {self.folder} holds records of another probe, loss, network or other "
-                "settings; choose another folder"
+                "settings, or of another version of grsd; choose another folder"
             )
         return found
 
@@ -161,7 +186,7 @@ def _stem(kind: str, step: int) -> str:
 
 
 def _theirs(budget: xr.Dataset) -> dict[str, object]:
-    return {name: value for name, value in budget.attrs.items() if name not in (MARK, "span_low", "span_high")}
+    return {name: value for name, value in budget.attrs.items() if name not in OWN}
 
 
 def _state(state: DenseState, outputs: torch.Size) -> xr.Dataset:
@@ -185,3 +210,5 @@ def _restore(recorder: Recorder, data: xr.Dataset, device: torch.device) -> None
     recorder.latest = DenseState(float(data.attrs["loss"]), part("force"), modes)
     recorder.reading.route = "dense"
     recorder.reading.first = "the record before", torch.Size(data["shape"].values.tolist())
+    network = data.attrs["network"]
+    recorder.reading.network = {name: (tuple(shape), trained) for name, (shape, trained) in network.items()}

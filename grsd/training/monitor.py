@@ -14,12 +14,14 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from grsd.losses import Loss
+from grsd.losses import Loss, check_samples
+from grsd.runs.store import say
 from grsd.shells.windows import LogShells
 from grsd.support.arguments import described
-from grsd.support.checks import DTYPES, check_inputs, resolve_device
+from grsd.support.checks import DTYPES, check_inputs, check_module, resolve_device
 from grsd.support.values import flag, instance, positive, said, whole_number
-from grsd.training.kept import Kept, fingerprint
+from grsd.training.identity import weights_of
+from grsd.training.kept import Kept
 from grsd.training.recorder import Recorder
 
 CALL, RECORD = "Monitor", "Monitor.record"
@@ -54,15 +56,19 @@ class Monitor:
 
     While a record is made, every module of the model is in evaluation mode, with autocast off. Modes, hooks, gradients,
     ``requires_grad``, buffers and the states of the random generators are afterwards what they were, also after an
-    exception. Forward hooks of the model run, on a private copy of it. Wrappers for several devices are looked through;
-    call ``record`` in one process alone.
+    exception. Forward hooks of the model run, on a private copy of it; hooks on gradients do not. Wrappers for several
+    devices are looked through; call ``record`` in one process alone.
 
     Attributes: ``steps``, the recorded steps, among them those of an earlier process in the same folder.
 
     Records survive a kill: each is on the disk before ``record`` returns. The process that goes on continues with the
     budget since the last record, whose decomposed kernel is kept beside it, D^2 numbers; with ``method="krylov"`` it is
     not kept, and the first record of the new process begins a new sequence. If a training goes on from a checkpoint
-    earlier than the last record, ``record`` waits until it is past that record.
+    earlier than the last record, ``record`` waits until it is past that record. At the recorded steps on the way the
+    weights are compared: if they are others, a warning says so (with ``strict`` an error), and the next record begins a
+    new sequence.
+
+    All records are of the same trainable parameters; after some are frozen or freed, make another monitor.
 
     Errors: ``TypeError`` or ``ValueError`` in one line.
     """
@@ -86,6 +92,9 @@ class Monitor:
         instance(CALL, "model", model, nn.Module, "a torch.nn.Module")
         inputs, targets = _pair(probe)
         check_inputs(CALL, model, inputs)
+        where = resolve_device(CALL, device, model)
+        with undisturbed(model):
+            check_module(CALL, model, where)
         self.model, self.per_decade = model, positive(CALL, "per_decade", per_decade, *PER_DECADE)
         self.strict, self.parameters = flag(CALL, "strict", strict), parameters
         described(CALL, parameters)
@@ -93,11 +102,12 @@ class Monitor:
         options = {"loss": loss, "method": method, "dtype": dtype, "device": device, "memory_limit": memory_limit}
         asked = LogShells(WIDTH) if shells is None else shells
         self._recorder = Recorder(inputs, targets, asked, **options, call=CALL)
+        check_samples(CALL, loss, len(inputs), targets)
+        self._kept = Kept(CALL, folder, model, self._recorder.reading)
         self._recorder.reading.call = RECORD
-        where = resolve_device(CALL, device, model)
-        self._kept = Kept(CALL, folder, fingerprint(model, self._recorder.reading))
         self.steps, self._budgets = self._kept.open(self._recorder, where)
-        self._tried = self.steps[-1] if self.steps else -1
+        self._tried = self._earlier = self.steps[-1] if self.steps else -1
+        self._compared = self._told = False
 
     def __repr__(self) -> str:
         last = f", the last at step {self.steps[-1]}" if self.steps else ""
@@ -117,13 +127,17 @@ class Monitor:
         Args:
             step: the number of optimizer steps taken so far, a whole number. A step that is not past the last record
                 is left out.
-            now: record although it is not due, for example after the last step.
+            now: record although it is not due, for example after the last step, or once more after a failure.
 
         Returns: the variables of ``checkpoint_budget``, with the coordinates ``step`` and ``step_before``.
         Errors: as ``checkpoint_budget``; for later records only with ``strict``.
         """
         step = whole_number(RECORD, "step", step, 0)
-        if step <= self._tried or not (flag(RECORD, "now", now) or step >= self._next()):
+        asked = flag(RECORD, "now", now)
+        if self.steps and step <= self.steps[-1]:
+            self._not_past(step)
+            return None
+        if not (asked or step >= self._next()):
             return None
         first, self._tried = not self.steps, step
         try:
@@ -145,6 +159,41 @@ class Monitor:
         self.steps.append(step)
         self._kept.keep(step, budget, self._recorder)
         return budget
+
+    def _not_past(self, step: int) -> None:
+        """Tell another training from one that goes on, at a step that is not past the last record; say one line."""
+        last = self.steps[-1]
+        if self._told:
+            return
+        if step > self._earlier:
+            if step < last:
+                self._told = True
+                text = (
+                    f"{RECORD}(step={step}): step {last} is recorded already; nothing is recorded until a step past it"
+                )
+                warnings.warn(text, stacklevel=3)
+            return
+        expected = self._kept.weights.get(step)
+        if expected is None:
+            if not self._compared:
+                self._compared = True
+                say(
+                    f"{RECORD}(step={step}): steps up to {self._earlier} are of an earlier process; waiting until a "
+                    "step past it"
+                )
+            return
+        self._compared = True
+        if weights_of(self.model) == expected:
+            return
+        self._told, self._recorder.latest = True, None
+        text = (
+            f"{RECORD}(step={step}): expected the weights that {self._kept.folder} holds of this step, got others: it "
+            f"is another training, or one that does not repeat exactly; the record after step {last} begins a new "
+            "sequence; choose another folder for another training"
+        )
+        if self.strict:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=3)
 
     def history(self) -> xr.Dataset:
         """Return all budgets along ``step``, the later step of each; ``step_before`` is the earlier one.
@@ -190,8 +239,11 @@ class Monitor:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Inside, all parts of the model are in evaluation mode and autocast is off; modes and random states come back.
 
-    Modes are set as attributes: ``train()`` of a module may do more than that.
+    Modes are set as attributes: ``train()`` of a module may do more than that. Hooks on the gradients of parameters are
+    off, too: they change how the model is trained, not its outputs.
     """
+    tensors = [one for one in [*model.parameters(), *model.buffers()] if one._backward_hooks]
+    hooks = [one._backward_hooks for one in tensors]
     modes = [(part, part.training) for part in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     python, numpy = random.getstate(), np.random.get_state()
@@ -202,8 +254,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         try:
             for part, _ in modes:
                 part.training = False
+            for one in tensors:
+                one._backward_hooks = None
             yield
         finally:
+            for one, own in zip(tensors, hooks, strict=True):
+                one._backward_hooks = own
             for part, mode in modes:
                 part.training = mode
             random.setstate(python)

@@ -21,11 +21,11 @@ from grsd.shells.windows import LogShells
 from grsd.support.arguments import described, listed
 from grsd.support.checks import in_one_line
 from grsd.support.folders import writable
-from grsd.support.host import copied
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, optional_flag, said
 from grsd.training.files import Source, read_state
+from grsd.training.identity import architecture, hashed
 from grsd.training.names import by_own_names
 from grsd.training.reading import Force, Reading
 from grsd.training.recorder import Seen, budgets_between
@@ -83,6 +83,7 @@ def checkpoints(
     named = _labels(labels, sources)
     module = _module(model)
     marks = {} if folder is None else _marks(reading, module)
+    spec = marks.get("spec", "")
     folder = None if folder is None else writable(CALL, folder)
 
     def state(k: int) -> tuple[nn.Module, Mapping[str, Tensor]]:
@@ -106,11 +107,11 @@ def checkpoints(
     kept = None if folder is None else Scratch(Path(folder), marks | {"route": reading.route})
     span = shells.span
     if span is None:
-        span = _span(kept, look, digests)
+        span = _span(kept, look, digests, _part(f"span {digests[0]} {digests[-1]}", spec, reading))
         reading.shells = replace(shells, span=span)
     budgets = []
     for k in bar(range(len(sources) - 1), show=progress, desc=CALL, unit="step"):
-        part = hashlib.sha256("{} {} {:.12g}-{:.12g}".format(*digests[k : k + 2], *span).encode()).hexdigest()[:32]
+        part = _part("{} {} {:.12g}-{:.12g}".format(*digests[k : k + 2], *span), spec, reading)
         found = None if kept is None else kept.load(part)
         if found is None:
             found = budgets_between(reading, [look(k), look(k + 1)], None)
@@ -121,9 +122,13 @@ def checkpoints(
     return _joined(budgets, named, parameters, (*marks, "route", "part"))
 
 
-def _span(kept: Scratch | None, look: Callable[[int], Seen], digests: Sequence[str]) -> tuple[float, float]:
+def _part(what: str, spec: str, reading: Reading) -> str:
+    """Return the name under which a part is kept: other settings have other names, so that none replaces another's."""
+    return hashlib.sha256(f"{what} {spec} {reading.route}".encode()).hexdigest()[:32]
+
+
+def _span(kept: Scratch | None, look: Callable[[int], Seen], digests: Sequence[str], part: str) -> tuple[float, float]:
     """Return the range of the spectra of the first and the last state, kept too: it takes their kernels."""
-    part = hashlib.sha256(f"span {digests[0]} {digests[-1]}".encode()).hexdigest()[:32]
     found = None if kept is None else kept.load(part)
     if found is None:
         ranges = [look(k).range() for k in (0, len(digests) - 1)]
@@ -178,7 +183,7 @@ def _marks(reading: Reading, module: nn.Module) -> dict[str, str]:
         if own == UNKNOWN:
             raise ValueError(f"{CALL}(folder=..., loss=...): steps are kept only for a loss that stands in a file")
         code = hashlib.sha256(f"{code} {own}".encode()).hexdigest()
-    trained = [(name, p.requires_grad) for name, p in module.named_parameters()]
+    modes = [part.training for part in module.modules()]
     spec = {
         "loss": check_loss(CALL, reading.loss),
         "width": reading.shells.width,
@@ -186,8 +191,8 @@ def _marks(reading: Reading, module: nn.Module) -> dict[str, str]:
         "dtype": str(reading.dtype),
         "steps": reading.steps,
         "tolerance": reading.tolerance,
-        "samples": _hashed(reading.inputs, reading.targets),
-        "model": hashlib.sha256(f"{module!r} {trained} {module.training}".encode()).hexdigest(),
+        "samples": hashed(reading.inputs, reading.targets),
+        "model": hashlib.sha256(f"{architecture(module)} {modes}".encode()).hexdigest(),
     }
     return {"function": CALL, "spec": json.dumps(spec, sort_keys=True), "code": code}
 
@@ -197,16 +202,7 @@ def _digest(state: Mapping[str, object], force: Force) -> str:
     size = f"{force.loss:.6g} {float(force.force.norm()):.6g}"
     tensors = [(name, value) for name, value in sorted(state.items()) if isinstance(value, Tensor)]
     text = " ".join(name for name, _ in tensors)
-    return hashlib.sha256(f"{_hashed(*(value for _, value in tensors))} {text} {size}".encode()).hexdigest()
-
-
-def _hashed(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for value in tensors:
-        plain = copied(value).contiguous()
-        digest.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{hashed(*(value for _, value in tensors))} {text} {size}".encode()).hexdigest()
 
 
 def _joined(
