@@ -90,7 +90,7 @@ def _expectations(axes: Axes, grid: xr.Dataset) -> None:
             bar(axes, cell.expected, ratio, ratio - 2 * error, ratio + 2 * error, **style)
     axes.axhline(1, color="black", lw=1)
     far = float((np.abs(grid.heating / grid.expected - 1) + 2 * grid.heating_error / grid.expected).max())
-    axes.set_ylim(1 - 1.1 * far, 1 + 1.8 * far)  # room for the legend
+    axes.set_ylim(1 - 1.1 * far, 1 + 3 * far)  # room for the legend
     axes.set(xscale="log", xlabel="expected heating over the energy", ylabel="mean heating over its expectation")
 
 
@@ -174,7 +174,8 @@ def moved(
     rows(axes[0], ways)
     threshold(axes[0], rule, horizontal=True)
     axes[0].set(xlabel="growth share of the squared flux, late", xlim=(-0.03, 1.03))
-    axes[0].legend(fontsize=8, loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=4)
     for panel, part in zip(axes[1:], ("growth", "rest"), strict=True):
         _over_training(panel, lazy, part, ways, np.asarray(levels))
     axes[1].set_ylabel("share of the energies' change")
