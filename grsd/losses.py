@@ -208,8 +208,8 @@ def _bends_so(loss: Callable, outputs: Tensor, targets: Tensor, moved: Tensor, r
 def _slopes_so(loss: Callable, outputs: Tensor, targets: Tensor, force: Tensor) -> bool:
     """Whether the force lies between the slopes of the losses on both sides, along one direction, at one of two steps.
 
-    It is so on a kink, too. A loss that takes the dtype of its settings alone is not judged, nor is a sample at the edge
-    of where its loss is defined.
+    It is so on a kink, too. Not judged: a loss that takes the dtype of its settings alone, a sample at the edge of
+    where its loss is defined.
     """
     f, y = outputs.double(), targets.double() if targets.is_floating_point() else targets
     places = torch.arange(f.numel(), dtype=torch.float64, device=f.device)
