@@ -173,7 +173,7 @@ def test_closure_of_an_audit_is_an_answer():
     data = grsd.digits(24, task="parity")
     found = grsd.audit(
         lambda: nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1)),
-        data.inputs, data.targets, seeds=8, samples=16, fall=1.0, progress=False,
+        data.inputs, data.targets, seeds=8, samples=24, fall=1.0, progress=False,
     )  # fmt: skip
     (answer,) = [one for one in found.document["conditions"] if one["condition"] == "interventions"]
     assert answer["verdict"] in ("holds", "fails", "inconclusive")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from grsd.laws.beyond import LEAST_RUNS, NEGLIGIBLE
 from grsd.theory import velocity_band
 
 LEVELS = (-2.5, -2.0, -1.5, -1.0, -0.75, -0.5, -0.25)
+CALLED = re.compile(r"^[a-z_]+\.(judge|measure)(\([^)]*\))?: ")  # a call that the reader of a report has not written
 REACH = 7.0  # e-folds below the frontier: farther down shells have hardly moved
 
 
@@ -64,7 +66,7 @@ def _answered(name: str, ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except (ValueError, TypeError, RuntimeError) as error:
-        why = " ".join(str(error).split())
+        why = CALLED.sub("", " ".join(str(error).split()))
         return Answer(name, ASKS[name], "not measured", why, number(ASKS[name], []))
 
 

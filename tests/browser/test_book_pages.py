@@ -11,6 +11,7 @@ import pytest
 
 import grsd
 from grsd.evidence import claims
+from grsd.evidence.findings import FINDINGS
 
 ROOT = grsd.project()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -75,7 +76,7 @@ def test_the_book_has_what_it_promises(book):
     reference = (book / "book" / "api.html").read_text(encoding="utf-8")
     assert [name for name in grsd.__all__ if f'id="grsd.{name}"' not in reference] == []
     first = (book / "book" / "index.html").read_text(encoding="utf-8")
-    assert first.partition("What we found")[2].count("<li><p><strong>") == 5, "the README's findings"
+    assert first.partition("What we found")[2].count("<li><p><strong>") == len(FINDINGS), "the README's findings"
     assert "NBVAL_CHECK_OUTPUT" not in "".join(path.read_text(encoding="utf-8") for path in pages(book))
 
 
