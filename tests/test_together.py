@@ -53,7 +53,12 @@ def siblings(descent, count):
     return [descent.sibling(descent.theta + 0.2 * number * away, {"seed": number}) for number in range(count)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+SLOW = {"one sample", "erf, one output", "deep linear"}  # a minute together
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.long] if case.name in SLOW else []) for case in CASES]
+)
 def test_together_is_alone_to_the_tolerance_of_the_integrator(case):
     """Over the shared table of models; a module of another kind is not taken for one of these."""
     model, inputs, targets = case.make()
