@@ -58,11 +58,24 @@ def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Datase
 
 
 def parts(grid: xr.Dataset) -> Figure:
-    """The parts of one step over the learning rate: a panel per optimizer, a marker per size of the minibatch."""
-    figure, axes = plt.subplots(1, grid.sizes["optimizer"], figsize=(WIDTH, 3.8), sharey=True)
-    _parts(axes, grid)
-    for panel in axes[:2]:
-        panel.legend(fontsize=8)
+    """The parts of one step over the learning rate: panels by optimizer, colours by part, markers by minibatch size."""
+    figure, row = plt.subplots(1, grid.sizes["optimizer"], figsize=(WIDTH, 3.8), sharey=True)
+    for axes, optimizer in zip(row, grid.optimizer.values, strict=True):
+        for part, (label, colour) in SIZES.items():
+            for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
+                cell = grid.sel(optimizer=optimizer, batch=batch)
+                size, error = cell[part], cell[f"{part}_error"]
+                style = {"color": COLOURS[colour], "marker": marker, "ls": "-", "lw": 0.8}
+                named = label if axes is row[0] and marker == MARKERS[0] else None
+                bar(axes, cell.factor, size, size - 2 * error, size + 2 * error, **style, label=named)
+        axes.set(xscale="log", yscale="log", xlabel="learning rate over the usual one", title=optimizer)
+        axes.set_xticks(grid.factor.values, [f"{factor:g}" for factor in grid.factor.values])
+        axes.minorticks_off()
+    for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
+        row[1].plot([], [], marker=marker, ls="none", color="grey", label=f"batch {batch}")
+    row[0].set_ylabel("size of the part over the energy")
+    for axes in row[:2]:
+        axes.legend(fontsize=8)
     return figure
 
 
@@ -80,7 +93,7 @@ def _orders(axes: Axes, orders: Mapping[float, xr.Dataset]) -> None:
 
 
 def _expectations(axes: Axes, grid: xr.Dataset) -> None:
-    """Mean heating over its expectation, one point a cell: an optimizer a colour, a size of the minibatch a marker."""
+    """Mean heating over its expectation, one point per cell: colours by optimizer, markers by minibatch size."""
     known = grid.expected.notnull().any(("batch", "factor")).values
     for optimizer, colour in zip(grid.optimizer.values[known], ("blue", "green", "purple"), strict=False):
         for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
@@ -92,24 +105,6 @@ def _expectations(axes: Axes, grid: xr.Dataset) -> None:
     far = float((np.abs(grid.heating / grid.expected - 1) + 2 * grid.heating_error / grid.expected).max())
     axes.set_ylim(1 - 1.1 * far, 1 + 3 * far)  # room for the legend
     axes.set(xscale="log", xlabel="expected heating over the energy", ylabel="mean heating over its expectation")
-
-
-def _parts(row: Sequence[Axes], grid: xr.Dataset) -> None:
-    """The parts of one step over the rate, a panel an optimizer: a part a colour, a size of the minibatch a marker."""
-    for axes, optimizer in zip(row, grid.optimizer.values, strict=True):
-        for part, (label, colour) in SIZES.items():
-            for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
-                cell = grid.sel(optimizer=optimizer, batch=batch)
-                size, error = cell[part], cell[f"{part}_error"]
-                style = {"color": COLOURS[colour], "marker": marker, "ls": "-", "lw": 0.8}
-                named = label if axes is row[0] and marker == MARKERS[0] else None
-                bar(axes, cell.factor, size, size - 2 * error, size + 2 * error, **style, label=named)
-        axes.set(xscale="log", yscale="log", xlabel="learning rate over the usual one", title=optimizer)
-        axes.set_xticks(grid.factor.values, [f"{factor:g}" for factor in grid.factor.values])
-        axes.minorticks_off()
-    for batch, marker in zip(grid.batch.values, MARKERS, strict=False):
-        row[1].plot([], [], marker=marker, ls="none", color="grey", label=f"batch {batch}")
-    row[0].set_ylabel("size of the part over the energy")
 
 
 def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> Figure:

@@ -123,7 +123,6 @@ EARLY_CLAIMS = {
 }
 LATE_CLAIMS = {(name, depth): f"late-invariance-{name}-{depth}" for name, depth in EARLY_CLAIMS}
 LARGE_CLAIMS = {("residual", depth): f"late-invariance-residual-{depth}-96" for depth in (16, 32)}
-DEFECT_CLAIMS = {"early, 8 seeds": EARLY_CLAIMS, "late, 24 seeds": LATE_CLAIMS, "late, 96 seeds": LARGE_CLAIMS}
 MEASUREMENTS = {
     **_defects(EARLY, 1000, EARLY_CLAIMS),
     "residual-networks": _contrast(EARLY, 32, 1000),
