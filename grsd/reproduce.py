@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -194,7 +195,7 @@ def _refresh(run: NotebookRun) -> None:
 
     notebook = nbformat.read(run.output, as_version=4)
     notebook.metadata.pop("papermill", None)
-    notebook.metadata[TOOK] = {"seconds": round(run.seconds), "cpu_seconds": round(run.cpu_seconds)}
+    notebook.metadata[TOOK] = {"seconds": math.ceil(run.seconds), "cpu_seconds": math.ceil(run.cpu_seconds)}
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

@@ -1,17 +1,15 @@
 """Tests on the posing device; ``test_posing.py`` runs them in a process of their own, where it is registered."""
 
 import inspect
-from dataclasses import fields, is_dataclass
-from functools import cache
 
-import calls
+import moving
 import numpy as np
 import posing
 import pytest
 import torch
-import xarray as xr
 from material import SHELLS, learning, model
-from posing import DEVICE, NAME, Mixed, Posing, ReadInALoop, holds_tensors, inside, moved
+from moving import with_tensors
+from posing import DEVICE, NAME, Mixed, Posing, ReadInALoop, inside, moved
 
 import grsd
 from grsd.flow import Descent, chebyshev
@@ -21,7 +19,6 @@ from grsd.flow.together import answered_together
 from grsd.krylov import tridiagonal
 
 pytestmark = pytest.mark.usefixtures("let_in")
-LEAST = 30  # of the public calls take tensors or modules
 
 
 @pytest.fixture
@@ -30,26 +27,7 @@ def let_in(monkeypatch):
 
 
 def same(found, expected):
-    """Equal up to rounding: tensors, datasets, and what holds them."""
-    if isinstance(expected, torch.Tensor):
-        return bool(torch.allclose(inside(found.detach()), expected.detach(), rtol=1e-6, atol=1e-9, equal_nan=True))
-    if isinstance(expected, xr.Dataset):
-        names = [name for name in expected.data_vars if expected[name].dtype.kind == "f"]
-        return all(np.allclose(found[name], expected[name], rtol=1e-6, atol=1e-9, equal_nan=True) for name in names)
-    if isinstance(expected, dict):
-        return all(same(found[name], value) for name, value in expected.items())
-    if isinstance(expected, (list, tuple)):
-        return all(map(same, found, expected))
-    if is_dataclass(expected):
-        return all(same(getattr(found, f.name), getattr(expected, f.name)) for f in fields(expected))
-    return True
-
-
-@cache
-def with_tensors():
-    found = {name: public for name, public in calls.PUBLIC.items() if holds_tensors(public.arguments())}
-    assert len(found) >= LEAST
-    return found
+    return moving.same(found, expected, inside)
 
 
 def test_the_public_calls_on_tensors_of_the_device():

@@ -6,21 +6,18 @@ on any machine. Real devices refuse the first at run time, and wait in the secon
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import Counter
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import moving
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import grsd
 from grsd.jacobian import copies
-from grsd.krylov.tridiagonal import Tridiagonal
 from grsd.support import checks
 from grsd.support.host import reading
 
@@ -163,26 +160,8 @@ def site(stack):
 
 
 def moved(value):
-    """The value with every tensor and module in it on the posing device; what stays on the CPU by contract stays."""
-    if isinstance(value, (torch.Tensor, nn.Module)):
-        return copy.deepcopy(value).to(DEVICE)
-    if isinstance(value, dict):
-        return {name: moved(part) for name, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(moved(part) for part in value)
-    if is_dataclass(value) and not isinstance(value, (type, Tridiagonal)) and holds_tensors(value):
-        return type(value)(**{field.name: moved(getattr(value, field.name)) for field in fields(value) if field.init})
-    return value
-
-
-def holds_tensors(value):
-    if isinstance(value, dict):
-        return any(map(holds_tensors, value.values()))
-    if type(value) in (list, tuple):
-        return any(map(holds_tensors, value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return any(holds_tensors(getattr(value, field.name)) for field in fields(value))
-    return isinstance(value, (torch.Tensor, nn.Module))
+    """The value with every tensor and module in it on the posing device."""
+    return moving.moved(value, DEVICE)
 
 
 def inside(value):
