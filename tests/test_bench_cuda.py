@@ -51,7 +51,7 @@ def test_the_parts_exist():
 
 
 def test_the_tables(tmp_path, monkeypatch):
-    (row,) = cuda.krylov("cpu", [60], steps=8).to_dict("records")
+    (row,) = cuda.krylov("cpu", [60], steps=8, batches=[3]).to_dict("records")
     assert (row["dimension"], row["steps"]) == (60, 8)
     assert row["norm_difference"] < 1e-12
     small = replace(cuda.LATE, width=4, depth=2, samples=10, times=(0.5, 2.0, 2))

@@ -44,7 +44,8 @@ def table():
 
 
 def relative(found, expected):
-    return float((found.cpu() - expected).norm() / expected.norm().clamp(min=1e-300))
+    scale = expected.abs().max().clamp(min=1e-300)  # squares of the largest numbers would overflow
+    return float((found.cpu() / scale - expected / scale).norm() / (expected / scale).norm().clamp(min=1e-300))
 
 
 def test_kernel_and_rate(any_case, table):
@@ -59,7 +60,7 @@ def test_kernel_and_rate(any_case, table):
 
 
 def test_every_family(table):
-    """The whole table of model families: the numbers of the CPU, or its refusal."""
+    """The whole table of model families: the numbers of the CPU; where it refuses, a refusal in one line."""
     wrong, worst = {}, {"kernel": 0.0, "rate": 0.0}
     for name, family in FAMILIES.items():
         found = []
@@ -73,10 +74,9 @@ def test_every_family(table):
                 worst[call] = max(worst[call], off)
                 if not off <= BOUND:
                     wrong[f"{name}, {call}"] = off
-            elif isinstance(expected, torch.Tensor) or isinstance(there, torch.Tensor) or expected != there:
-                wrong[f"{name}, {call}"] = [
-                    value if isinstance(value, str) else "no refusal" for value in (expected, there)
-                ]
+            elif isinstance(expected, torch.Tensor) or isinstance(there, torch.Tensor) or "\n" in there:
+                said = [value if isinstance(value, str) else "no refusal" for value in (expected, there)]
+                wrong[f"{name}, {call}"] = said
     table.extend((f"{call}, worst of {len(FAMILIES)} model families", off) for call, off in worst.items())
     assert not wrong, "\n".join(f"{name}: {what}" for name, what in wrong.items())
 
@@ -88,7 +88,8 @@ def _kernel_or_refusal(call, made, device):
             return grsd.tangent_kernel(model, inputs, device=device)
         return grsd.tangent_kernel_and_rate(model, inputs, targets, device=device)[1]
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}"
+        return said if "tangent_kernel" in said else f"{said}\nnames no call"
 
 
 def test_float32_products_are_not_rounded_to_ten_bits(table):

@@ -11,7 +11,7 @@ import grsd
 from grsd.flow import Descent, StepUnderflow
 from grsd.flow import stacked as stacked_module
 from grsd.flow.questions import Kernel, Push, Velocity
-from grsd.flow.stacked import MOST, stacked
+from grsd.flow.stacked import most, stacked
 from grsd.flow.together import answered_together
 from grsd.jacobian import random_like
 from grsd.networks import Perceptron
@@ -232,6 +232,8 @@ def test_tasks_are_batches_of_a_family():
     few, wide = SMALL.with_seeds(range(5)), Spec(width=300, samples=50)
     assert batches([*few, wide], range(6), train, 1, 2) == [[0, 1, 2], [3, 4], [5]]
     assert batches([*few, wide], [1, 3], train, 1, 1) == [[1, 3]]
-    assert [len(task) for task in batches(SMALL.with_seeds(range(70)), range(70), train, 1, 1)] == [MOST - 1] * 2 + [8]
+    assert [len(task) for task in batches(SMALL.with_seeds(range(70)), range(70), train, 1, 1)] == [most("cpu")] * 2 + [
+        8
+    ]
     assert batches(few, range(5), train, 2, 1) == [[0], [1], [2], [3], [4]]
     assert batches([{"seed": 0}, {"seed": 1}], range(2), len, 1, 1) == [[0], [1]]

@@ -43,8 +43,7 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
 
     A kernel that differs from this package's is a ``RuntimeError``; a peer that is missing or raises gets a ``note``.
     """
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
+    _prepare(threads)
     model, inputs, targets = PROBLEMS[case.problem].make(case.samples, getattr(torch, case.dtype), device)
     try:
         if method in KERNELS:
@@ -70,8 +69,7 @@ def alone(case: Case, method: str, device: str, threads: int) -> dict[str, objec
 
 def together(case: Case, methods: Sequence[str], device: str, threads: int) -> dict[str, dict[str, float]]:
     """Median seconds over ``case.repeats`` rounds of all methods in turn, after one round that is not counted."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
+    _prepare(threads)
     problem = PROBLEMS[case.problem].make(case.samples, getattr(torch, case.dtype), device)
     runs = {method: _ready(method, *problem, case.memory_limit) for method in methods}
     seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
@@ -83,6 +81,13 @@ def together(case: Case, methods: Sequence[str], device: str, threads: int) -> d
         method: {"wall_s": median(wall), "cpu_s": median(cpu), "repeats": case.repeats}
         for method, (wall, cpu) in counted.items()
     }
+
+
+def _prepare(threads: int) -> None:
+    """In this process every method computes float32 in float32: by default cuDNN rounds it to ten bits."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def check_same(method: str, kernel: Tensor, ours: Tensor, dtype: str) -> None:

@@ -26,7 +26,7 @@ from grsd.jacobian import Network, exact_derivatives, random_like
 from grsd.jacobian.duals import dual, in_forward_mode
 from grsd.support.host import read
 
-MOST = 32  # slots
+SLOTS, SLOTS_OF_A_DEVICE = 32, 128  # a device is left waiting by fewer
 KERNEL_BYTES = 2**30
 NUMBERS_OF_D2 = 10  # held at once for the kernel and the rate of one network
 FAILED = "the kernel's self-check failed"
@@ -58,12 +58,18 @@ class _SeedAxis(TorchFunctionMode):
         return outputs.flatten(0, 1)
 
 
+def most(kind: str) -> int:
+    """The largest number of networks that are evaluated at once on a device of this kind; one slot is a copy."""
+    return (SLOTS if kind == "cpu" else SLOTS_OF_A_DEVICE) - 1
+
+
 class Stacked:
     """Networks that differ in their parameters alone, each a row of theta (B, P); squared error.
 
     ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks; at
-    most ``MOST`` slots are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``. A slot
-    holds its activations and their derivatives, about six numbers per sample and unit, and a dozen of its parameters.
+    most ``most(device)`` are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``.
+    A slot holds its activations and their derivatives, about six numbers per sample and unit, and a dozen of its
+    parameters.
     """
 
     def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
@@ -72,7 +78,7 @@ class Stacked:
 
     def answers(self, questions: Sequence[AtPoint]) -> list:
         """Answer questions of one kind, each about another network; an ``Exception`` stands where one has no answer."""
-        room, found = MOST - 1, []
+        room, found = most(self.inputs.device.type), []
         if isinstance(questions[0], Kernel):
             each = NUMBERS_OF_D2 * self.targets.numel() ** 2 * self.targets.element_size()
             room = max(1, min(room, KERNEL_BYTES // each - 1))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from grsd.jacobian.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
-from grsd.jacobian.recurrent import CELLS, LAYERS
+from grsd.jacobian.recurrent import CELLS, LAYERS, without_cudnn
 
 LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 NAMES = {"torch.FloatTensor", "torch.HalfTensor", "torch.BFloat16Tensor", "float32", "float16", "bfloat16"}
@@ -256,6 +256,9 @@ TANGENT: dict[Callable, Callable[..., Tensor]] = {
     F.hardsigmoid: _elementwise(lambda x: _hardtanh(x, -3.0, 3.0) / 6 + 0.5),
     F.hardswish: _elementwise(_hardswish),
 }
+# On CUDA torch divides by six in float32, and cuDNN's layers have no backward pass in evaluation mode.
+ON_CUDA: dict[Callable, Callable] = {function: TANGENT[function] for function in (F.hardsigmoid, F.hardswish)}
+ON_CUDA |= {layer: without_cudnn(layer) for layer in LAYERS}
 CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
 TO = frozenset({Tensor.to, Tensor.type, Tensor.type_as})
 
@@ -277,6 +280,10 @@ def _seen_through(function: Callable) -> Callable:
     )
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
+
+
+def _is_on_cuda(args: tuple) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_cuda
 
 
 OPENED: dict[Callable, Callable] = {
@@ -317,11 +324,13 @@ class Composed(TorchFunctionMode):
         if func in self.replaced:
             self.intervened = True
             return self.replaced[func](*args, **kwargs)
+        special = func in ON_CUDA and _is_on_cuda(args)
+        self.intervened |= special
         if func in self.opened or (self.tangents and _is_written_in_python(func)):
             self.intervened |= func is F.embedding_bag  # the others are opened only to record the calls inside
             with self:
                 return (self.opened.get(func) or _seen_through(func))(*args, **kwargs)
-        return func(*args, **kwargs)
+        return (ON_CUDA[func] if special else func)(*args, **kwargs)
 
     def _raised(self, value: object) -> object:
         if isinstance(value, Tensor):

@@ -17,6 +17,7 @@ from grsd.jacobian.size import evaluated_at_once
 from grsd.jacobian.trace import ForwardTrace, foreign_leaves, pull, trace_forward, trace_with_graph, trace_without_calls
 from grsd.support.checks import FEW, check_inputs, check_module, check_outputs, floating_dtype, resolve_device
 from grsd.support.faults import is_slip
+from grsd.support.folders import one_line
 from grsd.support.host import changed, read
 
 COUPLED_GRADIENT = (
@@ -230,15 +231,16 @@ def evaluated(
     except Exception as error:  # raised by the model
         if is_slip(error):
             raise
-        said = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        said = f"{type(error).__name__}: {one_line((str(error).strip() or 'no message').splitlines()[0])}"
     if network.dtype == torch.float64 and _runs_in_float32(model, network, inputs):
         raise ValueError(
             f"{call}(model, ...): the model cannot be evaluated in torch.float64 ({said}); it can in float32: "
             "take dtype=torch.float32"
         ) from None
+    elsewhere = "; what it keeps outside of its parameters and buffers stays on the CPU: make it a buffer"
     raise ValueError(
         f"{call}(model, inputs): the model cannot be evaluated on {len(inputs)} samples of shape "
-        f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({said})"
+        f"{tuple(inputs.shape[1:])} and {inputs.dtype} ({said}){elsewhere if 'same device' in said else ''}"
     ) from None
 
 

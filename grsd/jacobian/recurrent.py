@@ -46,13 +46,27 @@ def _one_direction(
     return torch.stack(outputs), state
 
 
+def without_cudnn(function: Callable) -> Callable:
+    """The function by torch's own kernels: those of cuDNN have a backward pass in training mode alone."""
+
+    def called(*args: object, **kwargs: object) -> object:
+        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.enabled
+        cudnn.enabled = False
+        try:
+            return function(*args, **kwargs)
+        finally:
+            cudnn.enabled = before
+
+    return called
+
+
 def _layers(step: Step, function: Callable) -> Callable:
     def run(*args: object) -> tuple[Tensor, ...]:
         """(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
         packed = isinstance(args[3], (list, tuple))
         if packed or (args[5] > 0 and args[6]):
             with torch._C.DisableTorchFunction():
-                return function(*args)
+                return without_cudnn(function)(*args)
         x, hx, params, biases, depth, _, _, both_ways, batch_first = args
         states = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         x = x.transpose(0, 1) if batch_first else x

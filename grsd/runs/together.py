@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from grsd.flow.questions import Course
-from grsd.flow.stacked import MOST
+from grsd.flow.stacked import most
 from grsd.flow.together import answered_together
 from grsd.runs.compute import described, identity, keep, random_state
 from grsd.runs.family import Family, family_of
@@ -92,7 +92,7 @@ def batches(
     specs: Sequence[object], chosen: Sequence[int], function: Callable, threads: int, workers: int
 ) -> list[list[int]]:
     """Divide the positions ``chosen`` among ``specs`` into tasks: families together, all else one by one."""
-    most = min(MOST - 1, math.ceil(len(chosen) / workers))
+    share = math.ceil(len(chosen) / workers)
     families: dict[object, list[int]] = {}
     for index in chosen:
         spec = specs[index]
@@ -100,7 +100,7 @@ def batches(
         families.setdefault(alike, []).append(index)
     found = []
     for alike, own in families.items():
-        each = most if len(own) > 1 and _is_family(alike, threads) else 1
+        each = min(most(alike.device), share) if len(own) > 1 and _is_family(alike, threads) else 1
         found += [own[start : start + each] for start in range(0, len(own), each)]
     return found
 
