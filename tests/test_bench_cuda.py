@@ -24,6 +24,11 @@ def test_without_a_device_one_line_and_nothing_else():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", NOTHING)
 
 
+def test_its_figures_need_matplotlib_alone():
+    lacking = f"import sys; sys.modules |= dict.fromkeys({NOT_NEEDED[1:]}); import grsd.bench.figure"
+    subprocess.run([sys.executable, "-c", lacking], cwd=ROOT, check=True)
+
+
 def test_make_runs_it():
     made = ["make", "-n", "--no-print-directory", "cuda", "PYTHON=some-python"]
     done = subprocess.run(made, capture_output=True, text=True, cwd=ROOT, check=True)

@@ -12,6 +12,7 @@ from untouched import state
 
 import grsd
 from grsd.bench.families import FAMILIES, Family
+from grsd.jacobian import composed
 
 NAMES = list(FAMILIES)
 SHORT = NAMES[::3]
@@ -152,3 +153,14 @@ def test_casts_to_float32_are_more_than_the_tolerance(name):
     inputs = family.make()[1]
     narrow = evaluate(lambda: family.make()[0], inputs).kernel
     assert not close(narrow, evaluate(lambda: fresh(family), inputs).kernel, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "packed sequences", "inverted residual, hardswish, excite"])
+def test_what_stands_in_for_cuda_kernels_is_the_same(name, monkeypatch):
+    """There cuDNN's recurrent layers have no backward pass in evaluation mode, and a sixth is one of float32."""
+    family = FAMILIES[name]
+    monkeypatch.setattr(composed, "_is_on_cuda", lambda args: True)
+    model, inputs, targets = family.make()
+    kernel, _ = grsd.tangent_kernel_and_rate(model, inputs, targets)
+    assert close(kernel, evaluate(lambda: fresh(family), inputs).kernel, 1e-10)
+    assert close(grsd.tangent_kernel(model, inputs), kernel, 1e-10)

@@ -28,7 +28,7 @@ from grsd.jacobian import (
 )
 from grsd.jacobian.directions import along_parameters
 from grsd.jacobian.prepare import COUPLED_GRADIENT, prepare
-from grsd.jacobian.verify import Expected, ExpectedRate, check_part, pullback, same_outputs
+from grsd.jacobian.verify import STEPS, Expected, ExpectedRate, check_part, pullback, same_outputs
 from grsd.kernel.fallback import CannotDifferentiate, asking_torch, said
 from grsd.kernel.meter import peak_and_result, through
 from grsd.kernel.pieces import joined, merged
@@ -55,7 +55,7 @@ from grsd.kernel.strategies import (
 from grsd.losses import Loss, checked_force, fitting_targets
 from grsd.support.checks import in_one_line, memory_bytes
 
-SMALL = 2**30  # bytes; the memory of smaller problems is not measured
+SMALL, SMALL_ON_A_DEVICE = 2**30, 2**33  # bytes; the memory of smaller problems is not measured
 T = TypeVar("T")
 
 
@@ -88,7 +88,8 @@ class KernelComputation:
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
 
         def small(network: Network, few: ForwardTrace, samples: int) -> bool:
-            room = min(SMALL, free_memory(network.device) // 2)
+            most = SMALL if network.device.type == "cpu" else SMALL_ON_A_DEVICE
+            room = min(most, free_memory(network.device) // 2)
             return crude_bytes(network, few, samples, rate, per_parameter) < room
 
         self.prepared = prepared = prepare(
@@ -186,7 +187,8 @@ class KernelComputation:
         replan = strategy.factored != self.strategy.factored
         self.strategy = strategy
         if replan:
-            self._plan_groups()
+            self._choose_groups()
+            self.plan = self._plan()
 
     def _warn_of_cost(self, problem: str) -> None:
         if all(group.uses for group in self.groups):
@@ -265,8 +267,8 @@ class KernelComputation:
         device = torch.device("cpu") if self.plan.host else self.outputs.device
         return self.rate, self.plan.workspace, self.small, self.outputs.dtype, device
 
-    def _plan_groups(self) -> None:
-        """Choose the parameter groups and the plan of the current strategy."""
+    def _choose_groups(self) -> None:
+        """Choose the parameter groups of the current strategy."""
         self.groups = plan_groups(
             self.network,
             self.trace,
@@ -275,7 +277,6 @@ class KernelComputation:
             per_parameter=self.per_parameter,
             backprops=traced_at_once(self.prepared) and not self.rate,
         )
-        self.plan = single_pass_plan(self.groups, self.samples) if self.small else self._plan()
 
     def _first_strategy(self) -> None:
         """Choose the first strategy, its groups and its plan."""
@@ -284,7 +285,7 @@ class KernelComputation:
             self.prepared.check_samples()
         if not self.network.functional:
             self.strategy = OWN_PARAMETERS if self.small else LAST_RESORT
-        self._plan_groups()
+        self._choose_groups()
         if (
             self.strategy.factored
             and self.strategy.row_method == RowMethod.PER_SAMPLE
@@ -293,7 +294,7 @@ class KernelComputation:
             self.strategy = replace(self.strategy, row_method=RowMethod.WHOLE_BATCH)
         if not self.small and self.network.functional:
             self.strategy = replace(self.strategy, row_method=self._row_method())
-            self.plan = self._plan()
+        self.plan = self._plan()
 
     def _row_method(self) -> RowMethod:
         """The fastest method that works on two samples, for parameters that no recognised call claims."""
@@ -315,9 +316,7 @@ class KernelComputation:
             few, probe = self.inputs[:count], random_like(self.outputs[:count])
             if not self.rate:
                 return pullback(self.network, few, probe, count)
-            return ExpectedRate(self.network, few, probe, self.network.parameters, count).disagreement(
-                probe.new_zeros(probe.numel(), probe.numel())
-            )
+            return ExpectedRate(self.network, few, probe, self.network.parameters, count).difference(STEPS[0])
 
         def evaluation(count: int) -> object:
             return trace_forward(self.network, self.inputs[:count])
@@ -340,6 +339,8 @@ class KernelComputation:
         return {"matrices": len(self.groups) if self.per_parameter else 1 + self.rate, "entries": None}
 
     def _plan(self) -> Plan:
+        if self.small:
+            return single_pass_plan(self.groups, self.samples)
         few = [trace_forward(self.network, self.inputs[:count]) for count in measured_samples(self.samples)]
         if not all(trace.same_calls(self.trace) for trace in few):
             return replace(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-import ipywidgets
-
 from grsd.support.progress import headless
 
 
@@ -19,7 +17,9 @@ def explore(draw: Callable[..., object], **controls: object) -> object:
     """
     if headless():
         return draw(**start(draw, **controls))
-    ipywidgets.interact(draw, **controls)
+    from ipywidgets import interact  # only notebooks have it
+
+    interact(draw, **controls)
     return None
 
 
