@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
 SHARP = 1e-9  # for networks that bend within the second step; without an allowance for rounding, far below there
-STEADY = 1e-3  # two steps that see one derivative agree to this share of its bound
+STEADY = 1e-5  # two steps that see one derivative agree to this share of its bound
 SINGLES = 16
 OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
@@ -83,15 +83,15 @@ class ExpectedRate:
 
     def _compared(self, found: float, dtype: torch.dtype) -> tuple[bool | None, list[float]]:
         """Whether a difference gives ``found``, None if the differences of two steps are not the same; and them."""
-        values, steady = [], 0.0
+        values, steady = [], []
         for step in (*STEPS, SHARP):
             value, bound, noise = self.difference(step)
             allowed = noise if step in STEPS else 0.0
             if abs(found - value) <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + allowed:
                 return True, values
             values.append(value)
-            steady = max(steady, STEADY * bound + noise) if step in STEPS else steady
-        return (False if abs(values[0] - values[1]) <= steady else None), values
+            steady.append(STEADY * bound + noise)
+        return (False if abs(values[0] - values[1]) <= min(steady[:2]) else None), values
 
     def _agrees_by_samples(self, rate: Tensor) -> bool:
         """Whether most of a few single samples agree, and none has a derivative that is another one."""
