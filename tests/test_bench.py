@@ -165,6 +165,24 @@ def test_a_table_and_a_figure(monkeypatch, tmp_path, capsys):
     assert tuple(labels) == methods
 
 
+def test_a_method_that_fails_loses_no_other_row(monkeypatch, tmp_path):
+    def measured(what, function, case, method, *_):
+        if method == "grsd, with rate":
+            raise RuntimeError("grsd bench: mlp, grsd, with rate: it failed")
+        times = {"wall_s": 1.0, "cpu_s": 2.0, "repeats": 1, "peak_gib": 1.0}
+        return times if function is measure.alone else dict.fromkeys(method, times)
+
+    monkeypatch.setattr(
+        measure, "SMALL", (Case("mlp", 4, "float32", (OURS, "grsd, with rate", "torch.func jacrev"), 3),)
+    )
+    monkeypatch.setattr(measure, "in_a_process", measured)
+    with pytest.raises(RuntimeError, match=r"with rate: it failed; the other rows are in .*\.csv$"):
+        bench(folder=tmp_path)
+    (table,) = (pd.read_csv(path, skiprows=1) for path in tmp_path.glob("*.csv"))
+    assert table.cpu_s.isna().tolist() == [False, True, False]
+    assert table.note[1] == "failed"
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -69,7 +69,7 @@ def krylov(
 
 
 def ensemble(devices: Sequence[tuple[str, int]], spec: Spec = LATE) -> pd.DataFrame:
-    """Seconds a run of the late cell among so many seeds on each device, and the loss's difference from the first.
+    """Seconds per run of the late cell among so many seeds on each device, and the loss's difference from the first.
 
     The seeds are computed at once where their network allows it. The first call warms a device up and is not timed.
     """
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     root = project()
     if arguments:
+        torch.set_num_threads(1)
         write(TABLES[arguments[0]](), arguments[0], root / "data" / "benchmarks")
         return 0
     failed = []

@@ -64,18 +64,19 @@ def bench(
             with pip (see ``grsd.bench.neural_tangents``), ``None`` for no such rows.
 
     Ratios are to the first method of each case. Peers that are not installed are listed as such. Every kernel is
-    first compared with this package's; a different one is a ``RuntimeError``. Peak memory is that of a fresh process
-    minus what it held before the call.
+    first compared with this package's. Peak memory is that of a fresh process minus what it held before the call.
 
-    Errors: ``ValueError`` in one line, before anything is timed, for a folder that cannot be written to, a wrong number
-    of threads, or a missing CUDA device or Python.
+    Errors: ``RuntimeError``, when all else is measured and written, for a method of ours that fails and a kernel that
+    is another one; ``ValueError`` in one line, before anything is timed, for a folder that cannot be written to, a
+    wrong number of threads, or a missing CUDA device or Python.
     """
     folder = folder or project() / "data" / "benchmarks"
     check_request(device, threads, folder, neural_tangents)
     cases = (LARGE_CUDA if device == "cuda" else LARGE) if large else SMALL
-    rows = []
+    rows, failed = [], []
     for case in bar(cases, desc="grsd bench", unit="case"):
-        rows += _rows(case, device, threads, neural_tangents)
+        own, problems = _rows(case, device, threads, neural_tangents)
+        rows, failed = rows + own, failed + problems
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     name = device_name(device)
     path = folder / f"{'large-' if large else ''}{name}.csv"
@@ -91,15 +92,23 @@ def bench(
         from grsd.bench.figure import draw
 
         draw(table, path.with_suffix(".svg"))
+    if failed:
+        raise RuntimeError(f"{failed[0]}; the other rows are in {path}")
     return path
 
 
-def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) -> list[dict[str, object]]:
+def _rows(
+    case: Case, device: str, threads: int, neural_tangents: str | None
+) -> tuple[list[dict[str, object]], list[str]]:
+    """The rows of a case, and what failed in words; a method of ours that fails has a note, and the others go on."""
     described = {name: value for name, value in asdict(case).items() if name not in ("methods", "repeats")}
-    rows = {
-        method: in_a_process(f"{case.problem}, {method}", alone, case, method, device, threads)
-        for method in case.methods
-    }
+    rows, failed = {}, []
+    for method in case.methods:
+        try:
+            rows[method] = in_a_process(f"{case.problem}, {method}", alone, case, method, device, threads)
+        except RuntimeError as error:
+            failed.append(str(error))
+            rows[method] = {"note": "failed"}
     fast = [method for method, row in rows.items() if row.get("cpu_s", SLOW) < SLOW]
     if fast and case.repeats > 1:
         for method, times in in_a_process(f"{case.problem}, {fast}", together, case, fast, device, threads).items():
@@ -109,9 +118,9 @@ def _rows(case: Case, device: str, threads: int, neural_tangents: str | None) ->
     first = rows[case.methods[0]]
     for row in rows.values():
         for ratio, value in {"cpu_ratio": "cpu_s", "peak_ratio": "peak_gib"}.items():
-            if value in row and first[value] > 0:
+            if value in row and first.get(value, 0) > 0:
                 row[ratio] = row[value] / first[value]
-    return [described | {"method": method} | row for method, row in rows.items()]
+    return [described | {"method": method} | row for method, row in rows.items()], failed
 
 
 def device_name(device: str) -> str:

@@ -278,7 +278,8 @@ def krylov_spectrum(
         probes: number of random sign vectors, 0 or at least 2, for the counts of modes; each takes m more steps
             without M'.
         tolerance: largest stated error of a converged value, as a share of the value.
-        batch: samples differentiated at once, whose activations are held.
+        batch: samples differentiated at once, whose activations are held. A GPU is idle at 1,000: 20,000 of a small
+            network took a twentieth of the time on an H100 at D = 10^6 (data/benchmarks).
         seed: of the probes.
         dtype: of the products; T is float64. float32 halves time and memory and raises the floor.
 
