@@ -18,7 +18,7 @@ from grsd.datasets.registry import dataset
 from grsd.evidence import claims
 from grsd.networks import ResNet, StateSpace, Transformer, architecture
 from grsd.networks.stack import Stack, grid_of
-from grsd.studies.architectures import cells, depth, flows, tables, trained
+from grsd.studies.architectures import cells, depth, flows, scales, tables, trained
 from grsd.theory.prediction import early, predict_loss
 
 SKIPPED = [name.removesuffix(cells.WITHOUT) for name in architecture.names() if name.endswith(cells.WITHOUT)]
@@ -305,6 +305,42 @@ def test_the_trend_with_depth_is_a_slope_in_its_binary_log(monkeypatch):
     }
 
 
+def test_outputs_are_scaled_around_their_start():
+    """Zero at first, alpha^2 times the kernel, and alpha times every later change."""
+    network = tiny(True).spec(0).network(tiny(True).spec(0).batch()).double()
+    inputs = torch.randn(5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = scales.Scaled(network, 3.0)
+    assert own(inputs).abs().max() == 0
+    torch.testing.assert_close(grsd.tangent_kernel(own, inputs), 9 * grsd.tangent_kernel(network, inputs))
+    before = network(inputs).detach()
+    with torch.no_grad():
+        next(network.parameters()).add_(0.1)
+    torch.testing.assert_close(own(inputs), 3 * (network(inputs) - before))
+
+
+def test_speeds_of_a_flux_that_is_growth_and_one_that_is_not(tiny_run, monkeypatch):
+    budget = budget_at_loss("a test", tiny_run, flows.SHELLS, -1.0)
+    monkeypatch.setattr(scales, "history", lambda protocol, seed: tiny_run)
+    monkeypatch.setattr(scales, "budget_at_loss", lambda call, run, shells, log_loss: budget)
+    protocol = scales.Scale(flows.Reading(tiny(True)), 1.0)
+    budget["flux"] = -0.7 * budget.density
+    found = scales.speeds(protocol, 0)
+    assert found["growth"] == pytest.approx(-0.7 * float(budget.time))
+    assert found["rest"] == pytest.approx(0, abs=1e-6)
+    budget["flux"] = budget.density * np.exp(budget.boundary)
+    frontier = -math.log(float(budget.time))
+    inside = (budget.boundary_mask == 0) & (budget.boundary <= frontier) & (budget.boundary >= frontier - 6)
+    flux, density = (budget[name].where(inside, drop=True).values for name in ("flux", "density"))
+    expected = float(budget.time) * np.linalg.norm(flux) / np.linalg.norm(density)
+    assert scales.speed(protocol, 0) == pytest.approx(expected)
+
+
+def test_lazy_training_has_slope_minus_one(monkeypatch):
+    monkeypatch.setattr(scales, "speed", lambda protocol, seed: (2.0 + seed) / protocol.output_scale)
+    slope = scales.MEASUREMENTS["scale-slope-gated-perceptron-digits"]
+    assert slope.measure(slope.protocol, 3) == pytest.approx(-1)
+
+
 def test_exponents_of_the_loss_are_slopes_in_log_time(monkeypatch):
     time = np.array([1.0, 2.0, 5.0])
     losses = {"measured": 3 * time**-0.7, "growth": time**-0.9, "lazy": time**-0.4}
@@ -317,4 +353,4 @@ def test_exponents_of_the_loss_are_slopes_in_log_time(monkeypatch):
 
 def test_every_claim_of_the_notebook_has_its_measurement():
     known = {name for name, claim in claims().items() if claim.notebook == "12_architectures"}
-    assert known == set(flows.MEASUREMENTS) | set(trained.MEASUREMENTS) | set(depth.MEASUREMENTS)
+    assert known == {name for study in (flows, trained, depth, scales) for name in study.MEASUREMENTS}

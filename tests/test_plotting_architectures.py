@@ -70,3 +70,15 @@ def test_depths():
     assert heights(1, "without") == pytest.approx([0.6, 0.15])
     assert heights(2, "gradient flow, squared error") == pytest.approx([0.3, 0.35])
     assert heights(2, "Adam, cross-entropy") == pytest.approx([0.0, 0.25])
+
+
+def test_scales():
+    """Medians of the speed with skips and without, and means of the share."""
+    growth, rest = [[3.0, 0.6], [0.0, 0.0]], [[4.0, 0.8], [2.0, 6.0]]
+    rows = {"growth": growth, "rest": rest, "share": [[0.9, 0.7], [0.2, 0.4]]}
+    table = xr.Dataset({name: (("cell", "seed"), values) for name, values in rows.items()}, {"seed": [1, 2]})
+    figure = draw.scales(table.assign(skips=("cell", [1, 0]), output_scale=("cell", [4.0, 4.0])))
+    heights = [{bars.get_label(): bars[0].get_ydata() for bars in panel.containers} for panel in figure.axes]
+    assert heights[0]["with skips"] == pytest.approx([3.0])
+    assert heights[0]["without"] == pytest.approx([4.0])
+    assert heights[1]["with skips"] == pytest.approx([0.8])

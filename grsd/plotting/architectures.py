@@ -1,4 +1,4 @@
-"""The figures of notebook 12: what skips do to the growth share, cell by cell and with depth."""
+"""The figures of notebook 12: what skips do to the growth share, cell by cell, with depth, and from rich to lazy."""
 
 from __future__ import annotations
 
@@ -78,6 +78,31 @@ def depths(table: xr.Dataset) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set_xticks(blocks, [str(depth) for depth in blocks])
         panel.set(xlabel="blocks")
+    return figure
+
+
+def scales(table: xr.Dataset) -> Figure:
+    """How fast energy moves between shells, and how much of it is growth, by the scale of the outputs.
+
+    ``table``: the table of scales. The dashed line is the slope of lazy training, -1.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(min(7.4, WIDTH), 3.4))
+    for own, style in LOOKS.items():
+        cells = np.flatnonzero(table.skips.values == own)
+        places = table.output_scale.values[cells] * (1.06 if own else 1 / 1.06)
+        speeds = np.hypot(table.growth.values[cells], table.rest.values[cells])
+        middle, low, high = np.median(speeds, 1), *np.quantile(speeds, [0.25, 0.75], 1)
+        look = style | {"linestyle": "-", "lw": 1, "label": LABELS[own]}
+        bar(left, places, middle, low, high, **look)
+        _means(right, places, table.share.values[cells], look)
+        if own:
+            left.plot(places, middle[-1] * places[-1] / places, "--", color="grey", lw=1, label="slope -1")
+    left.set(yscale="log", ylabel="speed between shells, t |F| / |energy density|", title="how fast")
+    right.set(ylabel="growth share of the squared flux", title="how much of it is growth")
+    for panel in (left, right):
+        panel.set_xscale("log", base=2)
+        panel.set(xlabel="scale of the outputs (rich to lazy)")
+    left.legend(fontsize=8)
     return figure
 
 

@@ -24,7 +24,7 @@ from grsd.studies import (
     stochastic_training,
     the_whole_chain,
 )
-from grsd.studies.architectures import depth
+from grsd.studies.architectures import depth, scales
 from grsd.studies.architectures import tables as architecture_tables
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
@@ -48,6 +48,7 @@ STUDIES = (
     search,
     architectures,
     depth,
+    scales,
 )
 MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
 WITH_TABLES = (*STUDIES, architecture_tables)
