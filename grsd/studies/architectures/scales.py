@@ -1,8 +1,8 @@
 r"""From lazy to rich learning: the outputs are scaled by alpha around their start, f -> alpha (f - f_0).
 
 The larger alpha, the less the parameters have to move for the same loss (Chizat, Oyallon and Bach 2019, On lazy
-training in differentiable programming). What moves between shells has two speeds, both zero for lazy learning: that of the
-kernel's growth, t r, and that of the rest of the flux, t |F - r eps| / |eps| over the boundaries of the window.
+training in differentiable programming). What moves between shells has two speeds, both zero for lazy learning: that of
+the kernel's growth, t r, and that of the rest of the flux, t |F - r eps| / |eps| over the boundaries of the window.
 """
 
 from __future__ import annotations
