@@ -104,11 +104,11 @@ FINDINGS = (
         "What skip connections change depends on the network.",
         "On digits growth makes up more of the squared flux with skips than without: by "
         "{skips-growth-share-gated-perceptron-digits.estimate:.2f} in gated perceptrons, "
-        "{skips-growth-share-state-space-digits.estimate:.2f} in state spaces, "
+        "{skips-growth-share-state-space-digits.estimate:.2f} in state-space models, "
         "{skips-growth-share-vit-digits.estimate:.2f} in transformers, only "
         "{skips-growth-share-resnet-digits.estimate:.3f} in ResNets. On photographs ResNets show the reverse "
-        "({skips-growth-share-resnet-patches.estimate:.3f}). Under Adam only gated perceptrons and state spaces "
-        "keep a clear difference.",
+        "({skips-growth-share-resnet-patches.estimate:.3f}). On digits under Adam only gated perceptrons and "
+        "state-space models keep a clear difference.",
         "12_architectures",
         {
             "skips-growth-share-gated-perceptron-digits": "holds",
