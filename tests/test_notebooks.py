@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import grsd
+from grsd.evidence import results
 from grsd.networks import architecture
 from grsd.plan import plan
 from grsd.plotting import decades
@@ -81,6 +82,25 @@ def test_prose_is_as_long_as_an_article(path):
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     words = re.findall(r"[A-Za-z][\w'-]*", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", " ", prose, flags=re.DOTALL))
     assert FEWEST_WORDS <= len(words) <= MOST_WORDS
+
+
+def shown(value, figures):
+    """Whether ``figures`` is the value, rounded to as many decimals."""
+    decimals = len(figures.partition(".")[2])
+    return abs(value - float(figures.replace("\N{MINUS SIGN}", "-"))) <= 0.5001 * 10**-decimals
+
+
+def test_every_interval_in_the_prose_is_that_of_a_result():
+    """With its sign, or with the other one where the prose says "smaller by"."""
+    number = "([-\N{MINUS SIGN}]?\\d*\\.?\\d+)"
+    stored = [(found.estimate, found.low, found.high) for found in results().values()]
+    stored += [(-estimate, -high, -low) for estimate, low, high in stored]
+    for path in NOTEBOOKS:
+        prose = " ".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+        for written in re.findall(rf"{number}(?: %| per cent)? \[{number}, {number}\]", prose):
+            assert any(all(map(shown, found, written)) for found in stored), (path.stem, written)
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
