@@ -135,11 +135,7 @@ SHARE_WORDS = {
 def _judged(numbers: dict[str, Number], runs: int, unit: str) -> tuple[str, str, int | None]:
     moved, share, fallen = numbers["moved"], numbers["growth_share"], numbers["fallen"]
     if fallen.value is None or fallen.value < FALLEN:
-        rose = (fallen.value or 0.0) < 0
-        said = "" if fallen.value is None else f" ({-fallen.value:+.2f} e-folds)"
-        why = "was a learning rate past the edge of stability?" if rose else "train for longer, or on other targets"
-        what = f"the loss {'rose' if rose else 'hardly fell'}{said}, so nothing was learned that could be judged; {why}"
-        return "inconclusive", what, None
+        return "inconclusive", _unlearned(fallen.value), None
     if runs < LEAST_RUNS or moved.low is None:
         return (
             "inconclusive",
@@ -161,6 +157,18 @@ def _judged(numbers: dict[str, Number], runs: int, unit: str) -> tuple[str, str,
         said = "" if timed is None or timed.value is None else f", as t^{timed}"
         return "running clock", f"growth of the whole kernel gives {share} of the squared flux{said}", 0
     return "transport", f"growth of the whole kernel gives only {share} of the squared flux, less than .75", 0
+
+
+def _unlearned(fallen: float | None) -> str:
+    """Say that nothing was learned, and what may be wrong."""
+    why = "train for longer, or on other targets"
+    if fallen is None:
+        return f"the loss cannot be read, so nothing was learned that could be judged; {why}"
+    how, change = "hardly changed", f"it {'rose' if fallen < 0 else 'fell'} by {abs(fallen):.2f} e-folds"
+    if fallen <= -FALLEN:
+        how = "rose"
+        why = "are the states in the order of training, or was a learning rate past the edge of stability?"
+    return f"the loss {how} ({change}), so nothing was learned that could be judged; {why}"
 
 
 def _open(text: str, decided: Number, unit: str) -> tuple[str, str, int | None]:
