@@ -107,11 +107,11 @@ def fragment(document: Mapping[str, object]) -> str:
 def _figures(document: Mapping[str, object]) -> str:
     from grsd.plotting import audits
 
-    one, _ = UNITS[document["question"]["unit"]]
+    where = "on each group of samples" if document["question"]["unit"] == "groups" else "of each run"
     drawn = [
         (audits.numbers, 1.8, "The two numbers that decide, with their 95 % intervals; dashed, the thresholds."),
         (audits.course, 3.0, "What changed the energies of the shells while the loss fell, from left to right."),
-        (audits.loss, 2.6, f"The loss of each {one}, and its forecast where there is one."),
+        (audits.loss, 2.6, f"The loss {where}, and its forecast where there is one."),
     ]
     return "".join(
         f"<figure>{_svg(draw, document, number, height)}<figcaption class='soft'>{escape(text)}</figcaption></figure>"

@@ -59,7 +59,7 @@ def screen(document: Mapping[str, object]) -> str:
         lines += _wrapped(f"no forecast: {document['forecast_missing']}", "  ")
     else:
         ends = f"{ahead['loss'][-1]:.3g} [{ahead['low'][-1]:.3g}, {ahead['high'][-1]:.3g}]"
-        lines += _wrapped(f"loss at {farther(ahead)} times the time: {ends}, by {ahead['by']}", "  ")
+        lines += _wrapped(f"loss at {farther(ahead)} times the time of the runs: {ends}, by {ahead['by']}", "  ")
     for choice in document["choices"]:
         lines += _wrapped(f"{choice['what']}: {choice['chosen']} ({choice['why']})", "  ")
     for text in (*(f"next: {text}" for text in document["next"][:2]), f"words: {WORDS}"):
