@@ -58,7 +58,7 @@ def _places(question: Question, number: int) -> str:
 
 def _check(question: Question, plan: Plan, model: nn.Module, run: Sequence[object], places: str) -> None:
     """Refuse a training whose states cannot be compared, in one line that names the file, or the place of a state."""
-    states = []
+    first, unchanged = None, True
     batches = question.chosen(plan.samples, plan.groups)
     for k, source in enumerate(run):
         place = f"{places}[{k}]"
@@ -67,8 +67,9 @@ def _check(question: Question, plan: Plan, model: nn.Module, run: Sequence[objec
             _finite(place, state)
             module = module_of(CALL, place, (model, by_own_names(CALL, place, state, model)))
             _alive(question, place, module, batches, last=k == len(run) - 1)
-        states.append(state)
-    if all(_equal(state, states[0]) for state in states[1:]):
+        first = state if first is None else first
+        unchanged = unchanged and _equal(state, first)
+    if unchanged:
         kept = "are they files of the network that the optimizer trains?"
         if not is_file(run[0]):
             kept = "keep copies, copy.deepcopy(model.state_dict()): the dict itself follows the training"
