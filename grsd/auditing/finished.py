@@ -29,7 +29,7 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 def read(question: Question, plan: Plan, folder: str | os.PathLike | None, progress: bool | None) -> list[Followed]:
     """Return one ``Followed`` for each training, or for each group of samples of a single one.
 
-    Errors: in one line for states that are not those of the model, or that contain NaN or infinity.
+    Errors: in one line for states that are not those of the model, that contain NaN or infinity, or that cannot learn.
     """
     model = question.make(question.seeds[0])
     for number, run in enumerate(question.runs):
