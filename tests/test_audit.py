@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -91,7 +92,11 @@ def test_open_intervals_say_how_many_more():
     assert one.document["verdict"]["more"] == 1
     rising = [shares_of(run.isel(step=slice(None, None, -1)).rename(loss_before="loss_after", loss_after="loss_before"))
               for run in one.runs]  # fmt: skip
-    assert decide(rising, "runs", True).why.startswith("the loss rose")
+    assert decide(rising, "runs", True).why.startswith("the loss rose (it rose by 0.")
+    assert ", or was a learning rate past the edge of stability?" in decide(rising, "runs", True).why
+    level = [replace(one, fallen=-0.05) for one in rising]
+    line = "the loss hardly changed (it rose by 0.05 e-folds), so nothing was learned that could be judged; train for "
+    assert decide(level, "runs", True).why.startswith(line)
 
 
 def test_the_same_question_has_the_same_bytes_and_goes_on(tmp_path, monkeypatch):
@@ -186,7 +191,14 @@ class Dead(nn.Module):
             {"model": lambda: Noisy(nn.BatchNorm1d(8))},
             r"audit\(model=\.\.\.\): seed 0: the model changes .*; return model.eval\(\) from the",
         ),
-        ({"model": Dead}, r"audit\(model=\.\.\.\): .*the tangent kernel is zero at the start"),
+        (
+            {"model": Dead},
+            r"audit\(model=\.\.\.\): seed 0: the gradients of all outputs are zero at the start, so that",
+        ),
+        (
+            {"model": Dead, "method": "krylov"},
+            r"seed 0: the gradients of all outputs are zero at the start, so that no",
+        ),
         ({"loss": "hinge"}, r"audit\(loss=\.\.\.\): expected one of"),
         ({"loss": "cross-entropy"}, r"audit\(loss='cross-entropy'\): expected outputs of shape \(N, C\)"),
         (CROSS | {"targets": LABELS[:, None]}, r"audit\(targets=\.\.\.\): .*; use targets.squeeze\(1\)$"),
@@ -208,7 +220,23 @@ class Dead(nn.Module):
             {"model": lambda: nn.Sequential(nn.Embedding(7, 1), nn.Flatten(), small())},
             r"if inputs are tokens: inputs.long",
         ),
-        ({"model": blind}, r"audit\(model=\.\.\.\): seed 0: the tangent kernel is the same for all samples: no weight"),
+        (
+            {"model": blind},
+            r"audit\(model=\.\.\.\): seed 0: every sample has the same gradients at the start, so that no",
+        ),
+        ({"model": blind, "method": "krylov"}, r"seed 0: every sample has the same gradients at the start, so that no"),
+        (
+            {"inputs": torch.ones(12, 5)},
+            r"audit\(inputs=\.\.\.\): all 12 inputs are the same, so that no network can tell",
+        ),
+        (
+            {"model": lambda: small().requires_grad_(False)},
+            r"audit\(model=\.\.\.\): the model has no parameter with requires_grad=True; nothing can learn$",
+        ),
+        (
+            {"loss": lambda outputs, targets: -(outputs * targets).square().sum(1)},
+            r"audit\(loss=\.\.\.\): seed 0: the loss is -0\.\d+ at the start, and its fall, counted in e-folds, takes",
+        ),
         ({"model": broken}, r"audit\(model=\.\.\.\): '0.weight' contains NaN or infinity at the start$"),
         ({"seeds": 1}, r"audit\(seeds=\.\.\.\): expected a whole number of at least 2"),
         ({"samples": 99}, r"audit\(samples=\.\.\.\): expected at most the 12 samples given"),
@@ -233,19 +261,6 @@ def test_what_makes_no_network():
     assert torch.equal(one[0].weight, other[0].weight)
 
 
-def test_checkpoints_that_are_none(tmp_path):
-    files = states(tmp_path, broken=True)
-    with pytest.raises(ValueError, match=r"s12.pt: '0.weight' contains NaN or infinity: the training div"):
-        grsd.audit(small, *data(32), checkpoints=files, progress=False)
-    other = states(tmp_path, steps=4)
-    torch.save(nn.Linear(3, 3).state_dict(), other[1])
-    with pytest.raises(
-        ValueError, match=r"audit\(checkpoints\[1\]=\.\.\.\): the state does not fit its module"
-    ) as caught:
-        grsd.audit(small, *data(32), checkpoints=other, progress=False)
-    assert "\n" not in str(caught.value)
-
-
 NET = "import torch\n\n\ndef make():\n    return torch.nn.Linear(5, 1)\n"
 
 
@@ -254,7 +269,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     (tmp_path / "audited_net.py").write_text(NET)
     x, y = data()
     np.savez("d.npz", x=x.numpy(), y=y.numpy())
-    line = ["audit", "audited_net:make", "--data", "d.npz", "--seeds", "0-2", "--no-conditions", "--out", "r"]
+    torch.save({"s": nn.Linear(5, 1).state_dict()}, "s.pt")
+    line = ["audit", "audited_net:make", "--data", "d.npz", "--seeds", "0-2", "--no-conditions", "--out=r"]
     assert cli.main(line) == 0
     out = capsys.readouterr().out
     assert "VERDICT LAZY" in out
@@ -267,8 +283,21 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ({1: "os.system('x')"}, "expected module:factory such as net:make"),
         ({3: "gone.npz"}, "gone.npz: there is no such file"),
         ({3: "other"}, "expected a file .npz or .safetensors, or one of"),
+        ({8: "--samples=99"}, "grsd audit: --samples: expected at most the 12 samples given, got 99"),
+        ({8: "--loss=cross-entropy"}, "grsd audit: --loss: expected outputs of shape (N, C)"),
+        (
+            {8: "--checkpoints=gone.pt"},
+            "grsd audit: --checkpoints: expected two or more states of each training, got 1",
+        ),
+        ({8: ["--checkpoints", "gone.pt", "d.npz"]}, "grsd audit: --checkpoints: gone.pt: there is no such file"),
+        (
+            {8: ["--checkpoints", "s.pt", "s.pt", "--key=x"]},
+            "grsd audit: --key: s.pt has no such key; its keys are 's'",
+        ),
+        ({8: ["--checkpoints", "s.pt", "s.pt"]}, "got a mapping with the keys 's'; pass --key s"),
     ):
-        assert cli.main([change.get(k, word) for k, word in enumerate(line)]) in (1, 2)
+        words = [change.get(k, word) for k, word in enumerate([*line, ""])]
+        assert cli.main([word for given in words if given for word in ([given] if type(given) is str else given)]) > 0
         err = capsys.readouterr().err
         assert said in err
         assert err.count("\n") == 1

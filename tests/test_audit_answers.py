@@ -102,7 +102,10 @@ def test_gradients_of_a_deep_network_are_judged(factor, verdict):
 
 @pytest.mark.parametrize(
     ("layers", "seeds", "said"),
-    [(2, 4, "it has 3 nodes (0, 1, 2), and cutting the network at 3 depths takes 4"), (6, 3, "it has 3 seeds, and a")],
+    [
+        (2, 4, "there are 3 nodes (0, 1, 2), and cutting the network at 3 depths takes 4"),
+        (6, 3, "there are 3 seeds, and a"),
+    ],
 )
 def test_gradients_of_few_layers_or_seeds_are_not_judged_but_told_how(layers, seeds, said):
     answer = _gains([growing(1.5, layers, seed) for seed in range(seeds)])
@@ -158,11 +161,11 @@ def test_closure_is_measured_by_default_and_a_larger_budget_is_named_where_it_is
     assert planned.interventions
     assert planned.samples >= 16
     (said,) = [choice for choice in planned.choices if choice.what == "closure"]
-    assert said.chosen == f"interventions on at most {INTERVENED} shells, wider than the others"
+    assert said.chosen == f"energies are changed by hand in at most {INTERVENED} shells, wider than the others"
     poor = asked(256, budget=0.1)
     assert not poor.interventions
     (said,) = [choice for choice in poor.choices if choice.what == "closure"]
-    room = float(said.why.split("budget=")[1].split()[0])
+    room = float(said.why.split("a budget of ")[1].split()[0])
     assert asked(256, budget=room).interventions, "the budget that it names has room"
     assert not asked(256, budget=0.8 * room).interventions, "and is the least"
 

@@ -21,7 +21,9 @@ from grsd.laws.beyond import LEAST_RUNS, NEGLIGIBLE
 from grsd.theory import velocity_band
 
 LEVELS = (-2.5, -2.0, -1.5, -1.0, -0.75, -0.5, -0.25)
-CALLED = re.compile(r"^[a-z_]+\.(judge|measure)(\([^)]*\))?: ")  # a call that the reader of a report has not written
+CALLED = re.compile(
+    r"^[a-z_.]+(\.(judge|measure)|(?=\())(\([^)]*\))?: "
+)  # a call that the reader of a report has not written
 REACH = 7.0  # e-folds below the frontier: farther down shells have hardly moved
 
 
@@ -106,8 +108,12 @@ def _of(found: Verdict, level: float = math.nan, runs: int | None = None) -> Ans
     if finite and threshold is not None and found.verdict == "inconclusive":
         more = more_runs(estimate, (low, high), threshold, runs, LEAST[found.condition]) or None
     asks = ASKS[found.condition]
-    why = found.reason if math.isnan(level) else f"at e^{level:g} of the first loss, {found.reason}"
+    why = found.reason if math.isnan(level) else f"{_at(level)}, {found.reason}"
     return Answer(found.condition, asks, found.verdict, why, Number(asks, *values, runs, threshold, power, more))
+
+
+def _at(level: float) -> str:
+    return f"when the loss has fallen to {math.exp(level):.2g} of its start"
 
 
 LEAST = {
@@ -144,7 +150,8 @@ def _gains(found: Sequence[xr.Dataset]) -> Answer:
         else f"{len(names)} nodes ({nodes}), and cutting the network at {CUTS} depths takes {CUTS + 1}"
     )
     why = (
-        f"gradients grow by {measured} nats at most; whether that is bounded is a question of several depths: it has "
+        f"the log of a gradient's size grows by {measured} at most between two layers; whether that is bounded is a "
+        "question of several depths: there are "
         f"{few}. Give them with make(depth, seed): grsd.conditions.judge_models('propagation', make, inputs, targets, "
         "depths=[4, 8, 16])"
     )
@@ -161,7 +168,7 @@ def _beyond(matched: Sequence[xr.Dataset], window: tuple[float, float], level: f
     more = 0
     if found.verdict == "inconclusive":
         more = more_runs((low + high) / 2, (low, high), NEGLIGIBLE, found.runs, LEAST_RUNS)
-    why = f"at e^{level:g} of the first loss, {found.reason}"
+    why = f"{_at(level)}, {found.reason}"
     what = "share of the squared couplings beyond growth"
     measured = Number(what, found.share, low, high, found.runs, NEGLIGIBLE, None, more)
     return Answer("beyond growth", ASKS["beyond growth"], found.verdict, why, measured)
@@ -170,7 +177,7 @@ def _beyond(matched: Sequence[xr.Dataset], window: tuple[float, float], level: f
 def _distance(matched: Sequence[xr.Dataset], window: tuple[float, float], level: float) -> Answer:
     band = velocity_band(widths_of("audit", matched), window=window)
     found, asks = band.certificate(), ASKS["power law"]
-    place = f"at e^{level:g} of the first loss, over {np.ptp(band.s):.1f} e-folds of the eigenvalue,"
+    place = f"{_at(level)}, over {np.ptp(band.s):.1f} e-folds of the eigenvalue,"
     if math.isinf(found.least):
         why = f"{place} the velocity certainly changes its sign, which no power law does"
         return Answer("power law", asks, "fails", why, number(asks, []))

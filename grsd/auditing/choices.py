@@ -103,7 +103,7 @@ def plan(question: Question) -> Plan:
     choices = [
         _samples(question, count, 1),
         _route(question, count, dense),
-        Choice("training", f"gradient flow, at most {gradients} gradients a network", _stops(question)),
+        Choice("training", f"gradient flow, at most {gradients} gradients per network", _stops(question)),
     ]
     if question.conditions:
         room = _minutes(max(kernels(least, True) / MEASURING[True], 500 * cost.gradient(least) / DESCENDING), question)
@@ -136,11 +136,16 @@ def _minutes(each: float, question: Question) -> str:
 
 def _closure(closes: bool, dense: bool, room: str) -> Choice:
     if closes:
-        why = "each shell takes a kernel rate; finer shells would leave room for fewer samples"
-        return Choice("closure", f"interventions on at most {INTERVENED} shells, wider than the others", why)
+        why = "each shell takes a kernel and its rate of change; finer shells would leave room for fewer samples"
+        return Choice(
+            "closure", f"energies are changed by hand in at most {INTERVENED} shells, wider than the others", why
+        )
     if not dense:
         return Choice("closure", "left out", "it needs the whole kernel")
-    why = f"it takes {INTERVENED} kernel rates a network beside the {SNAPSHOTS} along its flow; budget={room} has room"
+    why = (
+        f"it takes {INTERVENED} kernels and their rates beside the {SNAPSHOTS} of a flow; a budget of {room} minutes "
+        "has room"
+    )
     return Choice("closure", "left out", why)
 
 
@@ -167,7 +172,7 @@ def _route(question: Question, count: int, dense: bool) -> Choice:
 
 
 def _stops(question: Question) -> str:
-    return f"until the loss has fallen by {question.fall:g} e-folds, or the budget is spent"
+    return f"until the loss has fallen by a factor of {math.exp(question.fall):.3g}, or the budget is spent"
 
 
 def _sizes(total: int) -> list[int]:

@@ -23,6 +23,7 @@ from grsd.support.provenance import provenance
 
 VERSION = 1
 DIGITS = 12  # significant; the rest is rounding of sums
+MANY = 100  # seeds that hardly anybody trains
 GRID = 12  # places on the axis of the loss
 
 
@@ -73,7 +74,7 @@ def document(question: Question, planned: Plan, followed: Sequence[Followed]) ->
 def _ahead(question: Question, planned: Plan, followed: Sequence[Followed]) -> tuple[Forecast | None, str | None]:
     """Forecast by the shells, and where too few of them can be read by the loss alone; or say why not."""
     if question.runs:
-        return None, "checkpoints carry no time of gradient flow; a forecast needs one"
+        return None, "checkpoints carry no time of gradient flow, which a forecast needs"
     squared, why = question.loss == "mse", ""
     for by_shells in [True, False] if squared and planned.conditions else [squared]:
         try:
@@ -85,7 +86,7 @@ def _ahead(question: Question, planned: Plan, followed: Sequence[Followed]) -> t
 
 def _missing(question: Question, planned: Plan) -> str:
     if question.runs:
-        return "conditions follow gradient flow; of a finished training the budgets between its states are judged"
+        return "not asked: they follow gradient flow, and of a finished training only its states are known"
     return (
         "left out as asked" if planned.route == "dense" else "they need the whole kernel, which does not fit the budget"
     )
@@ -149,9 +150,12 @@ def _next(
             f"The verdict needs about {decided.more} more {'seeds' if planned.groups == 1 else 'sample groups'}."
         )
     if wanted > (decided.more or 0):
-        said.append(f"seeds={len(followed) + wanted} would about decide every condition that is open here.")
+        least = len(followed) + wanted
+        most = f"more than {MANY}" if least > MANY else f"about {least}"
+        said.append(f"To decide every condition that is open here takes {most} seeds.")
     if any("spent" in one.stopped for one in followed):
-        said.append(f"budget={2 * question.budget:g} lets the flows go on: some ended before the loss fell far enough.")
+        more_time = f"A budget of {2 * question.budget:g} minutes lets the flows go on"
+        said.append(f"{more_time}: some ended before the loss had fallen far enough.")
     tried = {
         "lazy": "To leave the lazy regime: a smaller scale of the outputs or of the last layer, or a smaller width.",
         "running clock": "The kernel grows as one: compare with the same network without skips, or with other widths.",
@@ -159,7 +163,7 @@ def _next(
     }
     said.append(tried.get(decided.verdict, "Longer training or more samples narrow the intervals."))
     if not question.runs:
-        said.append("Audit checkpoints of your own training too (checkpoints=...): it may differ from gradient flow.")
+        said.append("Audit checkpoints of your own training too: it may differ from gradient flow.")
     return said
 
 

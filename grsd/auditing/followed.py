@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from grsd.auditing.blind import blindness
 from grsd.auditing.choices import INTERVENED, PER_DECADE, Plan
 from grsd.auditing.question import CALL, Question
 from grsd.conditions import evolution, incoherence, interventions, propagation
@@ -34,7 +35,6 @@ from grsd.training.reading import Reading
 from grsd.training.recorder import budgets_between
 
 TOLERANCE = 1e-2  # shares are judged to a tenth; at 1e-4 networks with kinks take forty times as many gradients
-SAME = 1e-12  # relative difference of numbers that are equal but for rounding
 FIRST = 0.3  # from one snapshot to the next at least, in units of 1 / lambda_max then
 EACH = 0.25  # e-folds of |e|^2 after which a snapshot is due whatever the time
 MOST_SNAPSHOTS = 32
@@ -45,7 +45,7 @@ PLACES = {
     "(model, ...": "(model=...",
     "(model, inputs": "(model=...",
     "(kernel=...": "(model=...",
-    "(files[": "(checkpoints[",
+    "(files": "(checkpoints",
 }
 EVALUATION = "call model.eval() first", "return model.eval() from the function that makes it"
 STILL = 0.02, 0.2  # e-folds of the loss in a decade of time, after it fell by so much
@@ -117,6 +117,16 @@ def follow(question: Question, plan: Plan, seed: int, kept: Scratch | None) -> F
         followed = _follow(question, plan, seed, model, inputs, targets)
         _save(kept, digest, followed)
         return followed
+
+
+def positive_loss(place: str, loss: float, when: str = "") -> None:
+    """Refuse a loss that has no log."""
+    if loss <= 0:
+        hint = "" if when else "; leave such states out"
+        raise ValueError(
+            f"{CALL}({place}=...): the loss is {loss:.3g}{when}, and its fall, counted in e-folds, takes a loss above "
+            f"zero{hint}"
+        )
 
 
 def scratch(question: Question, plan: Plan, folder: str | None) -> Scratch | None:
@@ -197,8 +207,13 @@ class _Work:
 
     def add(self, snapshot: Snapshot) -> None:
         """Measure one snapshot of the flow."""
+        when = f" at t = {snapshot.time:.3g}" if snapshot.time else " at the start"
+        why = blindness(snapshot.model, self.descent.inputs, when)
+        if why is not None:
+            raise ValueError(f"{CALL}(model=...): {why}")
         outputs = self.descent.outputs(snapshot.model)
         loss, force = self.descent.read(outputs)
+        positive_loss("loss", loss, when)
         snapshot = Snapshot(snapshot.time, snapshot.model, force)
         self.times.append(snapshot.time)
         self.losses.append(loss)
@@ -213,15 +228,8 @@ class _Work:
             kernel, rate = tangent_kernel_and_rate(snapshot.model, inputs, outputs - force)
         else:
             kernel, rate = tangent_kernel(snapshot.model, inputs), None  # budgets between states take no rate
-        if not bool(kernel.any()):
-            when = f"at t = {snapshot.time:.3g}" if snapshot.time else "at the start"
-            raise ValueError(
-                f"{CALL}(model=...): the tangent kernel is zero {when}: no output depends on a trainable parameter "
-                "(dead units, or a last layer of zeros?)"
-            )
         modes = spectrum(kernel, rate)
         if self.first is None:
-            self._refuse_blind(kernel)
             self.top = float(modes.eigenvalues[-1])
             low, high = log_range(modes)
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
@@ -233,22 +241,16 @@ class _Work:
             self.budgets.append(energy_budget(modes, force, self.shells))
         return DenseState(loss, force.reshape(-1), modes)
 
-    def _refuse_blind(self, kernel: Tensor) -> None:
-        """Refuse a kernel that is the same for all samples: whatever learns there sees nothing of the inputs."""
-        samples = len(self.descent.inputs)
-        blocks = kernel.reshape(samples, len(kernel) // samples, samples, -1)
-        if bool((blocks - blocks[:1, :, :1]).abs().max() <= SAME * blocks.abs().max()):
-            raise ValueError(
-                f"{CALL}(model=...): the tangent kernel is the same for all samples: no weight that learns sees the "
-                "inputs (dead units, or layers of zeros?)"
-            )
-
     def _krylov(self, snapshot: Snapshot, loss: float) -> KrylovState:
         products = KernelProducts(snapshot.model, self.descent.inputs, call=CALL)
         self._read("krylov", snapshot.error)
         state = KrylovState.of(loss, snapshot.error.reshape(-1), products, self.reading.steps, self.reading.tolerance)
         if self.first is None:
             low, high = state.range()
+            if high == -math.inf:
+                raise ValueError(
+                    f"{CALL}(model=...): the gradient of the loss is zero at the start: nothing would move"
+                )
             self.top, self.first = math.exp(high), (None, snapshot.error)
             self.start = snapshot.model
             self.shells = LogShells(self.question.shell_width, span=(max(low, high - DEPTH), high + ROOM))
@@ -318,7 +320,7 @@ class _Work:
 
 
 @contextmanager
-def naming(who: str) -> Iterator[None]:
+def naming(who: str, places: Mapping[str, str] = PLACES) -> Iterator[None]:
     """Let refusals of the floors below name the audit, and say of ``who`` they speak."""
     starts = ("gradient_flow", "tangent_kernel_and_rate", "tangent_kernel", "spectrum", "checkpoints")
     try:
@@ -328,7 +330,7 @@ def naming(who: str) -> Iterator[None]:
         for start in (CALL, *starts):
             if text.startswith(f"{start}("):
                 head, _, rest = text.removeprefix(start).partition("): ")
-                for said, own in PLACES.items():
+                for said, own in places.items():
                     head = head.replace(said, own)
                 rest = rest.removeprefix(who).replace(*EVALUATION)
                 raise type(error)(f"{CALL}{head}): {who}{rest}") from error

@@ -18,6 +18,7 @@ from grsd.support.checks import adapter, check_inputs, in_one_line, resolve_devi
 from grsd.support.pinned import pinned
 from grsd.support.values import choice, flag, instance, number, positive, said, seed_of, whole_number
 from grsd.training import Loss, check_loss, fitting_targets
+from grsd.training.files import is_file
 from grsd.training.reading import METHODS
 
 CALL = "audit"
@@ -115,10 +116,18 @@ def question(
             f"{CALL}(targets=...): all {len(targets)} targets are the same; a constant is learned without any feature, "
             "so there is nothing to tell shells apart; pass targets that differ"
         )
+    rows = inputs.reshape(len(inputs), -1)
+    if bool((rows == rows[0]).all()):
+        raise ValueError(
+            f"{CALL}(inputs=...): all {len(inputs)} inputs are the same, so that no network can tell samples apart; "
+            "pass inputs that differ"
+        )
     if samples is not None and whole_number(CALL, "samples", samples, FEW) > len(inputs):
         raise ValueError(f"{CALL}(samples=...): expected at most the {len(inputs)} samples given, got {samples}")
     make = factory(model)
     first = make(chosen[0])
+    if not any(p.requires_grad for p in first.parameters()):
+        raise ValueError(f"{CALL}(model=...): the model has no parameter with requires_grad=True; nothing can learn")
     check_inputs(CALL, first, inputs)
     resolve_device(CALL, device, first)
     outputs = _outputs(first, inputs[:FEW])
@@ -227,7 +236,7 @@ def _runs(checkpoints: object) -> tuple[tuple[object, ...], ...]:
         if len(run) < 2:
             raise ValueError(f"{CALL}(checkpoints=...): expected two or more states of each training, got {len(run)}")
         for source in run:
-            if isinstance(source, str | Path) and not Path(source).exists():
+            if is_file(source) and not Path(source).exists():
                 raise FileNotFoundError(f"{CALL}(checkpoints=...): {source}: there is no such file")
     return runs
 

@@ -57,7 +57,8 @@ class Number:
     def __str__(self) -> str:
         if self.value is None:
             return "not measured"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        value, low, high = (round(one, 2) + 0.0 for one in (self.value, self.low, self.high))  # -0.0 + 0.0 is 0.0
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def decide(found: Sequence[Shares], unit: str, timed: bool) -> Decision:
     numbers = {
         "moved": number(LAZY.statistic, [one.moved for one in found], LAZY),
         "growth_share": number(CLOCK.statistic, [one.growth for one in found], CLOCK),
-        "clock": number("c, the kernel grows as t^c over the last e-fold of the loss", [one.clock for one in found]),
+        "clock": number(
+            "the exponent c if the kernel grows as t^c over the last e-fold of the loss", [one.clock for one in found]
+        ),
         "log_growth": number("e-folds by which the whole kernel grew", [one.log_growth for one in found]),
         **{
             name: number(f"share of the change of the shells' energies that {text}", [one.parts[name] for one in found])
@@ -135,36 +138,56 @@ SHARE_WORDS = {
 def _judged(numbers: dict[str, Number], runs: int, unit: str) -> tuple[str, str, int | None]:
     moved, share, fallen = numbers["moved"], numbers["growth_share"], numbers["fallen"]
     if fallen.value is None or fallen.value < FALLEN:
-        rose = (fallen.value or 0.0) < 0
-        said = "" if fallen.value is None else f" ({-fallen.value:+.2f} e-folds)"
-        why = "was a learning rate past the edge of stability?" if rose else "train for longer, or on other targets"
-        what = f"the loss {'rose' if rose else 'hardly fell'}{said}, so nothing was learned that could be judged; {why}"
-        return "inconclusive", what, None
+        return "inconclusive", _unlearned(fallen.value), None
     if runs < LEAST_RUNS or moved.low is None:
         return (
             "inconclusive",
-            f"{runs} {UNITS[unit][runs > 1]}: a verdict needs {LEAST_RUNS}",
+            f"{runs} {UNITS[unit][runs > 1]} are too few: a verdict needs {LEAST_RUNS}",
             max(LEAST_RUNS - runs, 1),
         )
     lazy = LAZY.verdict(moved.low, moved.high)
     if lazy == "holds":
-        return "lazy", f"the kernel's motion did {moved} of what learning did, at most {LAZY.threshold:g}", 0
+        return "lazy", f"the kernel's motion did {moved} of what learning did; at most {LAZY.threshold:g} is lazy", 0
     if lazy == "inconclusive":
-        return _open(f"{moved}, the kernel's motion over what learning did, is not decided beside", moved, unit)
+        return _open("the kernel's motion over what learning did", moved, unit)
     if share.low is None:
         return "inconclusive", "no flux between shells could be read", None
     clock = CLOCK.verdict(share.low, share.high)
     if clock == "inconclusive":
-        return _open(f"the kernel moves ({moved}); the growth share {share} is not decided beside", share, unit)
+        return _open(f"the kernel moves ({moved}); growth's share of the squared flux", share, unit)
     if clock == "holds":
         timed = numbers.get("clock")
-        said = "" if timed is None or timed.value is None else f", as t^{timed}"
-        return "running clock", f"growth of the whole kernel gives {share} of the squared flux{said}", 0
-    return "transport", f"growth of the whole kernel gives only {share} of the squared flux, less than .75", 0
+        said = "" if timed is None or timed.value is None else f"; the kernel grows as t^c, c = {timed}"
+        return (
+            "running clock",
+            f"growth of the whole kernel gives {share} of the squared flux, at least {CLOCK.threshold:g}{said}",
+            0,
+        )
+    return (
+        "transport",
+        f"growth of the whole kernel gives only {share} of the squared flux, less than {CLOCK.threshold:g}",
+        0,
+    )
+
+
+def _unlearned(fallen: float | None) -> str:
+    """Say that nothing was learned, and what may be wrong."""
+    why = "train for longer, or on other targets"
+    if fallen is None:
+        return f"the loss cannot be read, so nothing was learned that could be judged; {why}"
+    how, change = "hardly changed", f"it {'rose' if fallen < 0 else 'fell'} by {abs(fallen):.2f} e-folds"
+    if fallen <= -FALLEN:
+        how = "rose"
+        why = "are the states in the order of training, or was a learning rate past the edge of stability?"
+    return f"the loss {how} ({change}), so nothing was learned that could be judged; {why}"
 
 
 def _open(text: str, decided: Number, unit: str) -> tuple[str, str, int | None]:
-    return "inconclusive", f"{text} {decided.threshold:g}; it {needs(decided.more, unit)}", decided.more
+    return (
+        "inconclusive",
+        f"{text}, {decided}, may lie on either side of {decided.threshold:g}; it {needs(decided.more, unit)}",
+        decided.more,
+    )
 
 
 def needs(more: int | None, unit: str = "runs") -> str:

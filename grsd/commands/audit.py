@@ -56,16 +56,31 @@ def run(options: argparse.Namespace) -> int:
         found = audit(
             model, inputs, targets, conditions=not options.no_conditions, folder=out, name=options.model, **asked
         )
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
         if not str(error).startswith("audit("):
             raise
-        said = re.sub(r"^audit\(model=\.\.\.", options.model, str(error)).replace(
-            f"{options.model}): ", f"{options.model}: "
-        )
-        raise ValueError(re.sub(r"^audit\((inputs|targets)=\.\.\.\)", r"--data: \1", said)) from None
+        raise ValueError(_typed(str(error), options.model)) from None
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "audit.json", found.to_json().encode())
     print(found)
     found.html(out / "audit.html")
     print(f"report: {os.path.relpath(out / 'audit.html')}, numbers: {os.path.relpath(out / 'audit.json')}")
     return 0
+
+
+def _typed(refusal: str, model: str) -> str:
+    """Turn a refusal of ``grsd.audit`` into one of what was typed."""
+    refusal = re.sub(r"\bpass key='([^']*)'", r"pass --key \1", refusal)
+    typed = {
+        r"model=\.\.\.": model,
+        r"inputs=\.\.\.": "--data: inputs",
+        r"targets=\.\.\.": "--data: targets",
+        r"inputs, targets": "--data",
+        r"checkpoints=\.\.\., key=.*?": "--key",
+        r"loss=[^)]*": "--loss",
+    }
+    for place, said in typed.items():
+        found = re.match(rf"audit\({place}\)", refusal)
+        if found:
+            return said + refusal[found.end() :]
+    return refusal

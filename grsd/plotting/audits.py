@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.plotting.stochastic_training import LAZINESS
-from grsd.plotting.style import COLOURS, WIDTH, decades
+from grsd.plotting.style import COLOURS, WIDTH, decades, plain_log
 
 VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
 
@@ -29,11 +29,14 @@ def loss(document: Mapping[str, object], size: tuple[float, float] = (5.2, 3.0))
     """The loss of each run, and with times the forecast with its interval."""
     figure, axes = plt.subplots(figsize=size)
     found, ahead = document["course"], document["forecast"]
+    each = "sample groups" if document["question"]["unit"] == "groups" else "runs"
     for row, losses in enumerate(found["losses"]):
         x = np.arange(len(losses)) if not found["times"] else found["times"][row]
-        axes.plot(x, losses[-len(x) :], color=COLOURS["blue"], lw=0.8, alpha=0.6, label=None if row else "runs")
+        axes.plot(x, losses[-len(x) :], color=COLOURS["blue"], lw=1, alpha=0.8, label=None if row else each)
     axes.set(ylabel="loss", yscale="log", xscale="log" if found["times"] else "linear")
     axes.set_xlabel("time of gradient flow" if found["times"] else "checkpoint")
+    for axis in (axes.yaxis, axes.xaxis) if found["times"] else (axes.yaxis,):
+        plain_log(axis)
     if ahead is not None:
         axes.fill_between(ahead["times"], ahead["low"], ahead["high"], color=COLOURS["orange"], alpha=0.25, lw=0)
         axes.plot(ahead["times"], ahead["loss"], color=COLOURS["orange"], ls="--", label="forecast, 95 %")

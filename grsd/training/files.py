@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,23 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth")  # 
 Source = str | os.PathLike | Mapping[str, object]
 
 
+@contextmanager
+def naming_source(call: str, name: str, place: str, source: object) -> Iterator[None]:
+    """Let refusals of the state in ``place`` of the list ``name`` say the file that it comes from, if there is one."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+        head, text = f"{call}({place}=...): ", str(error)
+        if not is_file(source) or not text.startswith(head):
+            raise
+        raise type(error)(f"{call}({name}=...): {one_line(source)}: {text.removeprefix(head)}") from error.__cause__
+
+
+def is_file(source: object) -> bool:
+    """Return whether a source is the path of a file."""
+    return isinstance(source, str | os.PathLike)
+
+
 def read_state(call: str, name: str, source: object, key: str | None) -> Mapping[str, Tensor]:
     """Return the state dict in ``source``: a file, or a mapping that holds it itself or under ``key``.
 
@@ -24,7 +42,7 @@ def read_state(call: str, name: str, source: object, key: str | None) -> Mapping
     """
     if isinstance(source, Mapping):
         found, shown = source, "the mapping"
-    elif isinstance(source, str | os.PathLike):
+    elif is_file(source):
         found, shown = _read(call, name, Path(source)), one_line(source)
     else:
         raise TypeError(

@@ -53,10 +53,10 @@ class KrylovState:
         return self.own if other is self else _taken(self.products, other.force, self.steps)
 
     def range(self) -> tuple[float, float]:
-        """Return the logs of the smallest Ritz value above the floor and of the largest; (inf, -inf) if e = 0."""
-        if self.own is None:
+        """Return the logs of the smallest Ritz value above the floor and of the largest; (inf, -inf) if M e = 0."""
+        values = None if self.own is None else torch.linalg.eigvalsh(self.own.matrix)
+        if values is None or float(values[-1]) <= 0:
             return math.inf, -math.inf
-        values = torch.linalg.eigvalsh(self.own.matrix)
         return math.log(max(float(values[0]), _floor(self.own, self.force))), math.log(float(values[-1]))
 
 

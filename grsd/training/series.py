@@ -24,7 +24,7 @@ from grsd.support.folders import writable
 from grsd.support.progress import bar
 from grsd.support.provenance import provenance
 from grsd.support.values import instance, optional_flag, said
-from grsd.training.files import Source, read_state
+from grsd.training.files import Source, is_file, naming_source, read_state
 from grsd.training.identity import architecture, hashed
 from grsd.training.names import by_own_names
 from grsd.training.reading import Force, Reading
@@ -87,13 +87,14 @@ def checkpoints(
     folder = None if folder is None else writable(CALL, folder)
 
     def state(k: int) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        name = f"files[{k}]"
-        return module, by_own_names(CALL, name, read_state(CALL, name, sources[k], key), module)
+        read = read_state(CALL, "files" if is_file(sources[k]) else f"files[{k}]", sources[k], key)
+        return module, by_own_names(CALL, f"files[{k}]", read, module)
 
     digests = []
     for k in range(len(sources)):
-        given = state(k)
-        force = reading.force(f"files[{k}]", given)
+        with naming_source(CALL, "files", f"files[{k}]", sources[k]):
+            given = state(k)
+            force = reading.force(f"files[{k}]", given)
         if reading.route is None:
             reading.decide(force.force, 2)
         digests.append(_digest(given[1], force))
@@ -101,7 +102,8 @@ def checkpoints(
 
     def look(k: int) -> Seen:
         if k not in seen:
-            seen[k] = reading.look(f"files[{k}]", state(k))
+            with naming_source(CALL, "files", f"files[{k}]", sources[k]):
+                seen[k] = reading.look(f"files[{k}]", state(k))
         return seen[k]
 
     kept = None if folder is None else Scratch(Path(folder), marks | {"route": reading.route})
@@ -158,7 +160,7 @@ def _module(model: object) -> nn.Module:
 
 def _labels(labels: object, sources: Sequence[object]) -> np.ndarray:
     if labels is None:
-        names = [Path(source).stem for source in sources if isinstance(source, str | os.PathLike)]
+        names = [Path(source).stem for source in sources if is_file(source)]
         return np.array(names) if len(set(names)) == len(sources) else np.arange(len(sources))
     given = listed(CALL, "labels", labels, "numbers or texts")
     numbers = all(
