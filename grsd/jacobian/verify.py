@@ -95,30 +95,31 @@ class ExpectedRate:
         return (False if abs(values[0] - values[1]) <= min(steady[:2]) else None), values
 
     def _agrees_in_parts(self, rate: Tensor) -> bool:
-        """Whether most of a few single samples agree, and no part of the batch has a derivative that is another one.
+        """Whether no part of the batch has a derivative that is another one, and more samples agree than have none.
 
-        The other samples are examined in spans between these, and spans in halves until no unit of them is at a kink,
-        ``PARTS`` at most. The samples of all parts that agree are then examined together: only so are the blocks of M'
-        between the parts.
+        Parts are a few single samples and the spans between them, and spans in halves until no unit of them is at a
+        kink, ``PARTS`` at most. The samples of all parts that agree are then examined together: only so are the blocks
+        of M' between the parts.
         """
         samples = len(self.inputs)
         here = replace(self, network=self.network.in_float64())
         singles = sorted({round(i * (samples - 1) / (SINGLES - 1)) for i in range(SINGLES)})
         parts = [slice(i, i + 1) for i in singles]
         parts += [slice(i + 1, j) for i, j in pairwise(singles) if j > i + 1]
-        votes, agreeing = [], torch.zeros(samples, dtype=torch.bool)
-        for number, part in enumerate(parts):
+        known, at_kinks, agreeing = 0, 0, torch.zeros(samples, dtype=torch.bool)
+        for part in parts:
             agrees, moves = here._part_agrees(rate, part)
             if agrees is False:
                 return False
-            if number < len(singles) and moves:
-                votes.append(agrees)
-            agreeing[part] |= bool(agrees)
-            middle = (part.start + part.stop) // 2
-            if agrees is None and middle > part.start and len(parts) < PARTS:
+            size = part.stop - part.start
+            known += size * (agrees is True and moves)
+            at_kinks += size == 1 and agrees is None
+            agreeing[part] |= agrees is True
+            if agrees is None and size > 1 and len(parts) < PARTS:
+                middle = part.start + size // 2
                 parts += [slice(part.start, middle), slice(middle, part.stop)]
         together = here._only(agreeing)
-        return 2 * votes.count(True) > len(votes) and together._close(quadratic(rate, together.probe), rate.dtype)[0]
+        return known > at_kinks and together._judged(quadratic(rate, together.probe), rate.dtype)[0] is not False
 
     def _part_agrees(self, rate: Tensor, part: slice) -> tuple[bool | None, bool]:
         """Whether M' of these samples agrees, None if they have no derivative; and whether their J^T v changes."""
@@ -128,7 +129,7 @@ class ExpectedRate:
         rows = slice(part.start * classes, part.stop * classes)
         found = quadratic(rate[rows, rows], self.probe[part])
         alone = replace(
-            self, inputs=self.inputs[part], probe=self.probe[part], batch=min(self.batch, int(inside.sum()))
+            self, inputs=self.inputs[part], probe=self.probe[part], batch=min(self.batch, part.stop - part.start)
         )
         try:
             judged = alone._judged(found * len(self.inputs) / len(alone.inputs), rate.dtype)
@@ -143,17 +144,12 @@ class ExpectedRate:
 
         In large networks single samples have kinks within the first step: half of the second tells kinks from errors.
         """
-        close, value, bound, noise = self._close(found, dtype)
-        if close:
+        value, bound, noise = self.difference(STEPS[1])
+        if abs(found - value) <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
             return True, bound > 0
         other, other_bound, other_noise = self.difference(STEPS[1] / 2)
         steady = min(STEADY * bound + noise, STEADY * other_bound + other_noise)
         return (False if abs(value - other) <= steady else None), True
-
-    def _close(self, found: float, dtype: torch.dtype) -> tuple[bool, float, float, float]:
-        """Whether the difference of the second step is ``found``, and what ``difference`` returns."""
-        value, bound, noise = self.difference(STEPS[1])
-        return abs(found - value) <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise, value, bound, noise
 
     def _only(self, chosen: Tensor) -> ExpectedRate:
         """The check whose v is zero for all but the chosen samples."""
