@@ -103,3 +103,26 @@ def test_wrong_blocks_between_samples_are_refused(whole):
     blocks[own, :, own] = right
     assert "not dM/dt" in check.disagreement(rate)
     assert whole[-1] is None
+
+
+class Tokens(nn.Module):
+    """Its curves are no smaller than its tolerance over the second step."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.first = nn.Embedding(20, 16), nn.Linear(16, 80)
+        self.second, self.readout = nn.Linear(80, 80), nn.Linear(80, 2)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(self.embedding(x).mean(1)))
+        outputs = self.readout(torch.relu(self.second(hidden)))
+        return outputs / (9 + outputs.square().sum(1, keepdim=True)).sqrt()
+
+
+def test_curves_are_told_from_a_wrong_derivative(whole):
+    generator = torch.Generator().manual_seed(0)
+    tokens, targets = torch.randint(20, (60, 5), generator=generator), Y[:60]
+    _, rate = grsd.tangent_kernel_and_rate(Tokens(), tokens, targets)
+    assert whole == [None]
+    assert torch.allclose(rate, dense(Tokens().double(), tokens, targets)[1], rtol=1e-9, atol=1e-12)

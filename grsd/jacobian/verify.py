@@ -142,13 +142,15 @@ class ExpectedRate:
     def _judged(self, found: float, dtype: torch.dtype) -> tuple[bool | None, bool]:
         """As ``_part_agrees``. The second step alone decides, so that parts that agree do so together.
 
-        In large networks single samples have kinks within the first step: half of the second tells kinks from errors.
+        In large networks single samples have kinks within the first step. Half of the second tells errors from kinks
+        and curves: these change what is off by its own size.
         """
         value, bound, noise = self.difference(STEPS[1])
-        if abs(found - value) <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
+        off = abs(found - value)
+        if off <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
             return True, bound > 0
         other, other_bound, other_noise = self.difference(STEPS[1] / 2)
-        steady = min(STEADY * bound + noise, STEADY * other_bound + other_noise)
+        steady = min(STEADY * bound + noise, STEADY * other_bound + other_noise, off / 10)
         return (False if abs(value - other) <= steady else None), True
 
     def _only(self, chosen: Tensor) -> ExpectedRate:
