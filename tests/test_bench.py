@@ -165,22 +165,50 @@ def test_a_table_and_a_figure(monkeypatch, tmp_path, capsys):
     assert tuple(labels) == methods
 
 
-def test_a_method_that_fails_loses_no_other_row(monkeypatch, tmp_path):
-    def measured(what, function, case, method, *_):
-        if method == "grsd, with rate":
-            raise RuntimeError("grsd bench: mlp, grsd, with rate: it failed")
-        times = {"wall_s": 1.0, "cpu_s": 2.0, "repeats": 1, "peak_gib": 1.0}
-        return times if function is measure.alone else dict.fromkeys(method, times)
+def fails_in(monkeypatch, fails):
+    """The benchmark of one small case whose process fails where ``fails(function, method)`` says so."""
 
-    monkeypatch.setattr(
-        measure, "SMALL", (Case("mlp", 4, "float32", (OURS, "grsd, with rate", "torch.func jacrev"), 3),)
-    )
+    def measured(what, function, case, method, *_):
+        if fails(function, method):
+            raise RuntimeError(f"grsd bench: {what}: it failed")
+        times = {"wall_s": 1.0, "cpu_s": 2.0, "repeats": 1, "peak_gib": 1.0}
+        return times if function is measure.alone else dict.fromkeys(method, times | {"cpu_s": 3.0})
+
+    methods = (OURS, "grsd, with rate", "torch.func jacrev")
+    monkeypatch.setattr(measure, "SMALL", (Case("mlp", 4, "float32", methods, 3),))
     monkeypatch.setattr(measure, "in_a_process", measured)
+
+
+def table_in(folder):
+    (table,) = (pd.read_csv(path, skiprows=1) for path in folder.glob("*.csv"))
+    return table
+
+
+def test_a_method_that_fails_loses_no_other_row(monkeypatch, tmp_path):
+    fails_in(monkeypatch, lambda _, method: method == "grsd, with rate")
     with pytest.raises(RuntimeError, match=r"with rate: it failed; the other rows are in .*\.csv$"):
         bench(folder=tmp_path)
-    (table,) = (pd.read_csv(path, skiprows=1) for path in tmp_path.glob("*.csv"))
+    table = table_in(tmp_path)
     assert table.cpu_s.isna().tolist() == [False, True, False]
     assert table.note[1] == "failed"
+
+
+def test_repeated_rounds_that_fail_lose_no_first_round(monkeypatch, tmp_path):
+    fails_in(monkeypatch, lambda function, _: function is measure.together)
+    with pytest.raises(RuntimeError, match=r"^grsd bench: mlp, .*: it failed; the other rows are in .*\.csv$"):
+        bench(folder=tmp_path)
+    assert table_in(tmp_path).cpu_s.tolist() == [2.0] * 3
+
+
+def test_a_peer_with_another_kernel_loses_no_row(monkeypatch, tmp_path):
+    def differs(*_):
+        raise RuntimeError("neural-tangents gives another kernel than grsd")
+
+    fails_in(monkeypatch, lambda *_: False)
+    monkeypatch.setattr(measure, "neural_tangents_row", differs)
+    with pytest.raises(RuntimeError, match=r"mlp: neural-tangents gives another kernel than grsd; the other rows are"):
+        bench(folder=tmp_path, neural_tangents="")
+    assert table_in(tmp_path).cpu_s.tolist() == [3.0] * 3
 
 
 @pytest.mark.parametrize(

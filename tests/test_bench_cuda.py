@@ -67,3 +67,18 @@ def test_the_tables(tmp_path, monkeypatch):
     path = cuda.write(table, "ensemble", tmp_path)
     assert path.name == "ensemble-a-device.csv"
     assert path.read_text().startswith("# python ")
+
+
+def test_a_row_that_fails_leaves_the_others(monkeypatch):
+    measured = cuda.krylov_spectrum
+
+    def too_large(*given, batch, **named):
+        if batch == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+        return measured(*given, batch=batch, **named)
+
+    monkeypatch.setattr(cuda, "krylov_spectrum", too_large)
+    table = cuda.krylov("cpu", [60], steps=8, batches=[3, 6, 2])
+    assert table.batch.tolist() == [3, 6, 2]
+    assert (table.wall_s > 0).tolist() == [True, False, True]
+    assert table.note[1] == r"OutOfMemoryError: CUDA out of memory.\nTried to allocate 9 GiB"

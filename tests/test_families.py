@@ -1,7 +1,9 @@
 """Every family of the table: its kernel and its rate are the naive ones, or it is refused in its own line."""
 
 import re
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +15,7 @@ from untouched import state
 import grsd
 from grsd.bench.families import FAMILIES, Family
 from grsd.jacobian import composed
+from grsd.jacobian.recurrent import without_cudnn
 
 NAMES = list(FAMILIES)
 SHORT = NAMES[::3]
@@ -164,3 +167,31 @@ def test_what_stands_in_for_cuda_kernels_is_the_same(name, monkeypatch):
     kernel, _ = grsd.tangent_kernel_and_rate(model, inputs, targets)
     assert close(kernel, evaluate(lambda: fresh(family), inputs).kernel, 1e-10)
     assert close(grsd.tangent_kernel(model, inputs), kernel, 1e-10)
+
+
+def test_cudnn_is_as_before_if_threads_cross(monkeypatch):
+    """The first thread ends while the second, which began later, still computes."""
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", True)
+    first_began, second_began, first_ended = (threading.Event() for _ in range(3))
+
+    def first():
+        first_began.set()
+        second_began.wait(0.2)
+        return torch.backends.cudnn.enabled
+
+    def second():
+        second_began.set()
+        first_ended.wait(1)
+        return torch.backends.cudnn.enabled
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(without_cudnn(first))
+        first_began.wait(1)
+        two = pool.submit(without_cudnn(second))
+        assert one.result() is False
+        first_ended.set()
+        assert two.result() is False
+    assert torch.backends.cudnn.enabled is True
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    without_cudnn(first)()
+    assert torch.backends.cudnn.enabled is False

@@ -101,6 +101,24 @@ def test_the_bits_do_not_depend_on_the_company(samples, width, activation, monke
         assert all(map(stacked_module._equal, found.answers(questions), alone))
 
 
+def test_slots_of_a_device_are_fewer_if_they_are_large(monkeypatch):
+    """4 samples and 11 units."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
+    descent = Descent(Perceptron(3, 1, width=5, depth=2), inputs, targets)
+    found = stacked(descent)
+    questions = [Velocity(flow.theta) for flow in siblings(descent, 5)]
+    expected, slots, evaluate = found.answers(questions), [], found.velocity
+    monkeypatch.setattr(found, "velocity", lambda theta: slots.append(len(theta)) or evaluate(theta))
+    monkeypatch.setattr(found, "fixed", True)
+    each = 8 * (6 * 4 * 11 + 12 * sum(p.numel() for p in found.network.parameters.values()))
+    for room, counts in ((3, [3, 3, 3]), (1, [2] * 5), (9, [9])):
+        monkeypatch.setattr(stacked_module, "DEVICE_BYTES", room * each)
+        slots.clear()
+        assert all(map(stacked_module._equal, found.answers(questions), expected))
+        assert slots == counts
+
+
 class Summed(nn.Module):
     """Right for one network: the sum of its biases. For several it would be that of all."""
 

@@ -26,7 +26,7 @@ from grsd.networks import Perceptron
 from grsd.runs import Spec
 from grsd.runs.together import train_together
 from grsd.support.files import write_atomically
-from grsd.support.folders import project
+from grsd.support.folders import one_line, project
 from grsd.support.provenance import provenance
 
 CALL = "grsd.bench.cuda"
@@ -41,7 +41,8 @@ def krylov(
 ) -> pd.DataFrame:
     """Time and memory of ``krylov_spectrum`` at each D = N C, and how far its first moment is from |e|^2.
 
-    ``batches``: how many samples are differentiated at once. The first call warms the device up and is not timed.
+    ``batches``: how many samples are differentiated at once. The first call warms the device up and is not timed. A row
+    that fails has a note.
     """
     rows = []
     for dimension, batch in [(1_000, 10), *itertools.product(dimensions, batches)]:
@@ -52,7 +53,11 @@ def krylov(
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        found = krylov_spectrum(network, inputs, targets, steps=steps, device=device, batch=batch)
+        try:
+            found = krylov_spectrum(network, inputs, targets, steps=steps, device=device, batch=batch)
+        except (RuntimeError, MemoryError) as error:  # a device that is too small for one row
+            rows.append({"dimension": dimension, "batch": batch, "note": one_line(f"{type(error).__name__}: {error}")})
+            continue
         wall = time.perf_counter() - start
         squares = float(found.error.square().sum())
         rows.append(
@@ -118,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = project()
     if arguments:
         torch.set_num_threads(1)
-        write(TABLES[arguments[0]](), arguments[0], root / "data" / "benchmarks")
-        return 0
+        table = TABLES[arguments[0]]()
+        write(table, arguments[0], root / "data" / "benchmarks")
+        return int("note" in table)
     failed = []
     for name, command in commands().items():
         print(f"{CALL}: {name}", flush=True)

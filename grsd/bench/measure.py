@@ -100,7 +100,10 @@ def bench(
 def _rows(
     case: Case, device: str, threads: int, neural_tangents: str | None
 ) -> tuple[list[dict[str, object]], list[str]]:
-    """The rows of a case, and what failed in words; a method of ours that fails has a note, and the others go on."""
+    """The rows of a case, and what failed in words; a method of ours that fails has a note, and the others go on.
+
+    If the repeated rounds fail, the times are those of the first round.
+    """
     described = {name: value for name, value in asdict(case).items() if name not in ("methods", "repeats")}
     rows, failed = {}, []
     for method in case.methods:
@@ -111,10 +114,18 @@ def _rows(
             rows[method] = {"note": "failed"}
     fast = [method for method, row in rows.items() if row.get("cpu_s", SLOW) < SLOW]
     if fast and case.repeats > 1:
-        for method, times in in_a_process(f"{case.problem}, {fast}", together, case, fast, device, threads).items():
+        try:
+            repeated = in_a_process(f"{case.problem}, {fast}", together, case, fast, device, threads)
+        except RuntimeError as error:
+            failed.append(str(error))
+            repeated = {}
+        for method, times in repeated.items():
             rows[method] |= times
     if neural_tangents is not None and JACREV in case.methods and device == "cpu" and threads == 1:
-        rows |= neural_tangents_row(case, neural_tangents)
+        try:
+            rows |= neural_tangents_row(case, neural_tangents)
+        except RuntimeError as error:
+            failed.append(f"grsd bench: {case.problem}: {error}")
     first = rows[case.methods[0]]
     for row in rows.values():
         for ratio, value in {"cpu_ratio": "cpu_s", "peak_ratio": "peak_gib"}.items():

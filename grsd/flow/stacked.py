@@ -28,6 +28,7 @@ from grsd.support.host import read
 
 SLOTS, SLOTS_OF_A_DEVICE = 32, 128  # a device is left waiting by fewer
 KERNEL_BYTES = 2**30
+DEVICE_BYTES = 2**33  # a slot of a wide network with many samples may hold gigabytes, and even one run fills all slots
 NUMBERS_OF_D2 = 10  # held at once for the kernel and the rate of one network
 FAILED = "the kernel's self-check failed"
 SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -67,9 +68,10 @@ class Stacked:
     """Networks that differ in their parameters alone, each a row of theta (B, P); squared error.
 
     ``network``: one of them, whose parameters are not used. ``answers`` may be asked about any number of networks; at
-    most ``most(device)`` are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``.
-    A slot holds its activations and their derivatives, about six numbers per sample and unit, and a dozen of its
-    parameters.
+    most ``most(device)`` are evaluated at once, fewer for kernels if these would take more than ``KERNEL_BYTES``, and
+    on other devices than CPUs if the slots would take more than ``DEVICE_BYTES``. A slot holds its activations and
+    their derivatives, about six numbers per sample and unit, and a dozen of its parameters. Their number depends on
+    sizes alone, never on the memory that is free, since the bits depend on it.
     """
 
     def __init__(self, network: Network, inputs: Tensor, targets: Tensor) -> None:
@@ -78,7 +80,7 @@ class Stacked:
 
     def answers(self, questions: Sequence[AtPoint]) -> list:
         """Answer questions of one kind, each about another network; an ``Exception`` stands where one has no answer."""
-        room, found = most(self.inputs.device.type), []
+        room, found = self._room(), []
         if isinstance(questions[0], Kernel):
             each = NUMBERS_OF_D2 * self.targets.numel() ** 2 * self.targets.element_size()
             room = max(1, min(room, KERNEL_BYTES // each - 1))
@@ -87,6 +89,16 @@ class Stacked:
             idle = room + 1 - len(few) if self.fixed else 1
             found += self._answered([*few, *few[:1] * idle])[: len(few)]
         return found
+
+    def _room(self) -> int:
+        """The most networks at once; one slot is a copy."""
+        room = most(self.inputs.device.type)
+        if not self.fixed:
+            return room
+        weights = [p for p in self.network.parameters.values() if p.ndim > 1]
+        numbers = 6 * len(self.inputs) * sum(len(weight) for weight in weights)
+        numbers += 12 * sum(p.numel() for p in self.network.parameters.values())
+        return max(1, min(room, DEVICE_BYTES // (numbers * self.inputs.element_size()) - 1))
 
     def _answered(self, questions: Sequence[AtPoint]) -> list:
         theta = torch.stack([question.theta for question in questions])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 State = tuple[Tensor, ...]
 Step = Callable[[Tensor, State, Tensor], State]
+SWITCH = threading.RLock()  # of cuDNN
 
 
 def _lstm_step(x: Tensor, state: State, hidden: Tensor) -> State:
@@ -47,15 +49,20 @@ def _one_direction(
 
 
 def without_cudnn(function: Callable) -> Callable:
-    """The function by torch's own kernels: those of cuDNN have a backward pass in training mode alone."""
+    """The function by torch's own kernels: those of cuDNN have a backward pass in training mode alone.
+
+    The switch is the whole process's. Threads take turns, so that none restores what another has set.
+    """
 
     def called(*args: object, **kwargs: object) -> object:
-        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.enabled
-        cudnn.enabled = False
-        try:
-            return function(*args, **kwargs)
-        finally:
-            cudnn.enabled = before
+        cudnn = torch.backends.cudnn
+        with SWITCH:
+            before = cudnn.enabled
+            cudnn.enabled = False
+            try:
+                return function(*args, **kwargs)
+            finally:
+                cudnn.enabled = before
 
     return called
 

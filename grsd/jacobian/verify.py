@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ RATE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for kinks to be rare
 SHARP = 1e-9  # for networks that bend within the second step; without an allowance for rounding, far below there
 STEADY = 1e-5  # two steps that see one derivative agree to this share of its bound
-SINGLES = 16
+SINGLES, PARTS = 16, 128
 OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
 
@@ -66,13 +67,13 @@ class ExpectedRate:
         """None if M' agrees with the differences, else the problem in words.
 
         In a large batch of a network with kinks some unit is always at one. No difference is then a derivative: the
-        steps disagree with each other. Single samples decide in that case.
+        steps disagree with each other. Parts of the batch decide in that case.
         """
         found = quadratic(rate, self.probe)
         if not math.isfinite(found):
             return f"M' {OVERFLOW}"
         agrees, values = self._compared(found, rate.dtype)
-        if agrees or (agrees is None and self._agrees_by_samples(rate)):
+        if agrees or (agrees is None and self._agrees_in_parts(rate)):
             return None
         return (
             f"self-check failed, v^T M' v = {found:.9g} but a difference of J^T v along the flow gives "
@@ -93,17 +94,69 @@ class ExpectedRate:
             steady.append(STEADY * bound + noise)
         return (False if abs(values[0] - values[1]) <= min(steady[:2]) else None), values
 
-    def _agrees_by_samples(self, rate: Tensor) -> bool:
-        """Whether most of a few single samples agree, and none has a derivative that is another one."""
-        samples, classes = len(self.inputs), self.probe.numel() // len(self.probe)
-        chosen = sorted({round(i * (samples - 1) / (SINGLES - 1)) for i in range(SINGLES)})
-        votes = []
-        for i in chosen:
-            one, rows = slice(i, i + 1), slice(i * classes, (i + 1) * classes)
-            alone = replace(self, inputs=self.inputs[one], probe=self.probe[one], batch=1)
-            found = quadratic(rate[rows, rows], alone.probe) * samples
-            votes.append(alone._compared(found, rate.dtype)[0])
-        return False not in votes and 2 * votes.count(True) > len(votes)
+    def _agrees_in_parts(self, rate: Tensor) -> bool:
+        """Whether no part of the batch has a derivative that is another one, and more samples agree than have none.
+
+        Parts are a few single samples and the spans between them, and spans in halves until no unit of them is at a
+        kink, ``PARTS`` at most. The samples of all parts that agree are then examined together: only so are the blocks
+        of M' between the parts.
+        """
+        samples = len(self.inputs)
+        here = replace(self, network=self.network.in_float64())
+        singles = sorted({round(i * (samples - 1) / (SINGLES - 1)) for i in range(SINGLES)})
+        parts = [slice(i, i + 1) for i in singles]
+        parts += [slice(i + 1, j) for i, j in pairwise(singles) if j > i + 1]
+        known, at_kinks, agreeing = 0, 0, torch.zeros(samples, dtype=torch.bool)
+        for part in parts:
+            agrees, moves = here._part_agrees(rate, part)
+            if agrees is False:
+                return False
+            size = part.stop - part.start
+            known += size * (agrees is True and moves)
+            at_kinks += size == 1 and agrees is None
+            agreeing[part] |= agrees is True
+            if agrees is None and size > 1 and len(parts) < PARTS:
+                middle = part.start + size // 2
+                parts += [slice(part.start, middle), slice(middle, part.stop)]
+        together = here._only(agreeing)
+        return known > at_kinks and together._judged(quadratic(rate, together.probe), rate.dtype)[0] is not False
+
+    def _part_agrees(self, rate: Tensor, part: slice) -> tuple[bool | None, bool]:
+        """Whether M' of these samples agrees, None if they have no derivative; and whether their J^T v changes."""
+        inside = torch.zeros(len(self.inputs), dtype=torch.bool)
+        inside[part] = True
+        classes = self.probe.numel() // len(self.probe)
+        rows = slice(part.start * classes, part.stop * classes)
+        found = quadratic(rate[rows, rows], self.probe[part])
+        alone = replace(
+            self, inputs=self.inputs[part], probe=self.probe[part], batch=min(self.batch, part.stop - part.start)
+        )
+        try:
+            judged = alone._judged(found * len(self.inputs) / len(alone.inputs), rate.dtype)
+        except (torch.OutOfMemoryError, MemoryError, OSError):
+            raise
+        except Exception:  # the model needs its full batch
+            judged = False, True
+        return self._only(inside)._judged(found, rate.dtype) if judged[0] is False else judged
+
+    def _judged(self, found: float, dtype: torch.dtype) -> tuple[bool | None, bool]:
+        """As ``_part_agrees``. The second step alone decides, so that parts that agree do so together.
+
+        In large networks single samples have kinks within the first step. Half of the second tells errors from kinks
+        and curves: these change what is off by its own size.
+        """
+        value, bound, noise = self.difference(STEPS[1])
+        off = abs(found - value)
+        if off <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
+            return True, bound > 0
+        other, other_bound, other_noise = self.difference(STEPS[1] / 2)
+        steady = min(STEADY * bound + noise, STEADY * other_bound + other_noise, off / 10)
+        return (False if abs(value - other) <= steady else None), True
+
+    def _only(self, chosen: Tensor) -> ExpectedRate:
+        """The check whose v is zero for all but the chosen samples."""
+        mask = chosen.to(self.probe.device).view(-1, *[1] * (self.probe.ndim - 1))
+        return replace(self, probe=self.probe * mask)
 
     def difference(self, step: float) -> tuple[float, float, float]:
         """(v^T M' v, an upper bound of its size, its rounding error)."""

@@ -132,7 +132,7 @@ class BlockComputation(KernelComputation):
                     f"self-check failed, u^T M v = {found:.9g} but backward passes give {expected:.9g}; the model "
                     "couples samples, depends on the size of its batch, or changes tensors in place"
                 )
-        if self.small:
+        if self.prepared.small:
             self.prepared.check_gradient([])
         return None
 

@@ -88,9 +88,7 @@ class KernelComputation:
         limit = None if memory_limit is None else memory_bytes(call, memory_limit)
 
         def small(network: Network, few: ForwardTrace, samples: int) -> bool:
-            most = SMALL if network.device.type == "cpu" else SMALL_ON_A_DEVICE
-            room = min(most, free_memory(network.device) // 2)
-            return crude_bytes(network, few, samples, rate, per_parameter) < room
+            return crude_bytes(network, few, samples, rate, per_parameter) < small_bytes(network.device)
 
         self.prepared = prepared = prepare(
             call,
@@ -121,12 +119,8 @@ class KernelComputation:
             self._first_strategy()
         if not self.small:
             prepared.release()
-        if refuse and self.plan.peak > self.limit:
-            raise MemoryError(
-                f"{call}(memory_limit={memory_limit!r}): D = {self.outputs.numel()} needs about "
-                f"{_size(self.plan.peak)} at least, {_size(self.limit)} are allowed; raise the "
-                "limit, take fewer samples or dtype=torch.float32"
-            )
+        self.allowed = f"{call}(memory_limit={memory_limit!r})"
+        self._refuse_above_limit()
 
     def total(self) -> list[Tensor]:
         """[M], or [M, M'], checked."""
@@ -150,6 +144,13 @@ class KernelComputation:
 
         return self._checked(compute)
 
+    def _refuse_above_limit(self) -> None:
+        if self.refuse and self.plan.peak > self.limit:
+            raise MemoryError(
+                f"{self.allowed}: D = {self.outputs.numel()} needs about {_size(self.plan.peak)} at least, "
+                f"{_size(self.limit)} are allowed; raise the limit, take fewer samples or dtype=torch.float32"
+            )
+
     def _pull(self, cotangent: Tensor) -> dict[str, Tensor]:
         """J^T cotangent; uses the graph of all samples if there is one."""
         if self.small:
@@ -162,10 +163,11 @@ class KernelComputation:
         for strategy in self._strategies():
             if problem:
                 self.prepared.check_samples()
-            self._switch_to(strategy)
-            if problem and strategy.row_method == RowMethod.ONE_OUTPUT and self.network.functional:
-                self._warn_of_cost(problem)
             try:
+                self._switch_to(strategy)
+                self._refuse_above_limit()
+                if problem and strategy.row_method == RowMethod.ONE_OUTPUT and self.network.functional:
+                    self._warn_of_cost(problem)
                 result, matrices = compute()
                 with asking_torch(self.call):
                     problem = self._disagreement(matrices)
@@ -184,11 +186,21 @@ class KernelComputation:
         return [self.strategy, *(strategy for strategy in SLOWER if strategy != self.strategy)]
 
     def _switch_to(self, strategy: Strategy) -> None:
-        replan = strategy.factored != self.strategy.factored
+        """Take another strategy, with the plan of what it holds: rows of whole parameters may need far more."""
+        if strategy == self.strategy:
+            return
+        regroup = strategy.factored != self.strategy.factored
         self.strategy = strategy
-        if replan:
+        if regroup:
             self._choose_groups()
+            self.small = self.small and (strategy.factored or self._rows_are_small())
+        if regroup or not self.small:
             self.plan = self._plan()
+
+    def _rows_are_small(self) -> bool:
+        parameters = sum(p.numel() for p in self.network.parameters.values())
+        held = 4 * (1 + self.rate) * parameters * self.outputs.numel() * self.outputs.element_size()
+        return held < small_bytes(self.outputs.device)
 
     def _warn_of_cost(self, problem: str) -> None:
         if all(group.uses for group in self.groups):
@@ -211,7 +223,7 @@ class KernelComputation:
 
     def _check_part(self, kernel: Square) -> None:
         here = self.prepared
-        if not self.small or here.gradient is None or len(here.chosen) == self.samples:
+        if not here.small or here.gradient is None or len(here.chosen) == self.samples:
             return
         if not check_part(kernel, here.chosen, here.probe, here.gradient):
             raise ValueError(f"{self.call}(model, ...): {COUPLED_GRADIENT}")
@@ -294,7 +306,20 @@ class KernelComputation:
             self.strategy = replace(self.strategy, row_method=RowMethod.WHOLE_BATCH)
         if not self.small and self.network.functional:
             self.strategy = replace(self.strategy, row_method=self._row_method())
-        self.plan = self._plan()
+        self.plan = self._first_plan()
+
+    def _first_plan(self) -> Plan:
+        """The plan of the first strategy whose memory can be measured."""
+        try:
+            return self._plan()
+        except CannotDifferentiate:
+            first = self.strategy
+            for strategy in self._strategies():
+                with suppress(CannotDifferentiate):
+                    if strategy != first:
+                        self._switch_to(strategy)
+                        return self.plan
+            raise
 
     def _row_method(self) -> RowMethod:
         """The fastest method that works on two samples, for parameters that no recognised call claims."""
@@ -360,6 +385,11 @@ class KernelComputation:
         )
         plan = make_plan(problem, self.limit)
         return replace(plan, peak=max(plan.peak, self.checking))
+
+
+def small_bytes(device: torch.device) -> int:
+    """Problems that hold fewer bytes are not measured."""
+    return min(SMALL if device.type == "cpu" else SMALL_ON_A_DEVICE, free_memory(device) // 2)
 
 
 def _size(count: int) -> str:
