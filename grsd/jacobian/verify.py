@@ -24,6 +24,8 @@ STEPS = (1e-5, 1e-7)  # of the parameters' norm; the second is small enough for 
 SHARP = 1e-9  # for networks that bend within the second step; without an allowance for rounding, far below there
 STEADY = 1e-5  # two steps that see one derivative agree to this share of its bound
 SINGLES, PARTS = 16, 128
+FINER = (1.0, 0.5, 0.1, 0.01)  # of the second step, for parts of the batch
+SEEN = 1e-2  # largest rounding error of a difference that decides, as a share of its bound
 OVERFLOW = "is not finite: it is out of the range of its precision; scale the outputs down"
 ROUNDINGS = 1e-13  # of a gradient, relative to its size
 
@@ -140,18 +142,24 @@ class ExpectedRate:
         return self._only(inside)._judged(found, rate.dtype) if judged[0] is False else judged
 
     def _judged(self, found: float, dtype: torch.dtype) -> tuple[bool | None, bool]:
-        """As ``_part_agrees``. The second step alone decides, so that parts that agree do so together.
+        """As ``_part_agrees``, by the second step and finer ones, within which few units are at a kink.
 
-        In large networks single samples have kinks within the first step. Half of the second tells errors from kinks
-        and curves: these change what is off by its own size.
+        The derivative is another one if two steps agree with each other and not with ``found``, much better: kinks and
+        curves change what is off by its own size.
         """
-        value, bound, noise = self.difference(STEPS[1])
-        off = abs(found - value)
-        if off <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
-            return True, bound > 0
-        other, other_bound, other_noise = self.difference(STEPS[1] / 2)
-        steady = min(STEADY * bound + noise, STEADY * other_bound + other_noise, off / 10)
-        return (False if abs(value - other) <= steady else None), True
+        values, steady, off = [], [], math.inf
+        for share in FINER:
+            value, bound, noise = self.difference(STEPS[1] * share)
+            if values and noise > SEEN * bound:
+                break
+            off = min(off, abs(found - value))
+            if abs(found - value) <= RATE_TOLERANCE[dtype] * max(bound, 1e-300) + noise:
+                return True, bound > 0
+            values.append(value)
+            steady.append(STEADY * bound + noise)
+            if len(values) > 1 and abs(values[-1] - values[-2]) <= min(*steady[-2:], off / 10):
+                return False, True
+        return None, True
 
     def _only(self, chosen: Tensor) -> ExpectedRate:
         """The check whose v is zero for all but the chosen samples."""
