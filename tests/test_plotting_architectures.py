@@ -77,7 +77,9 @@ def test_scales():
     growth, rest = [[3.0, 0.6], [0.0, 0.0]], [[4.0, 0.8], [2.0, 6.0]]
     rows = {"growth": growth, "rest": rest, "share": [[0.9, 0.7], [0.2, 0.4]]}
     table = xr.Dataset({name: (("cell", "seed"), values) for name, values in rows.items()}, {"seed": [1, 2]})
-    figure = draw.scales(table.assign(skips=("cell", [1, 0]), output_scale=("cell", [4.0, 4.0])))
+    figure = draw.scales(
+        table.assign(skips=(("cell", "seed"), [[1, 1], [0, 0]]), output_scale=(("cell", "seed"), [[4.0, 4.0]] * 2))
+    )
     heights = [{bars.get_label(): bars[0].get_ydata() for bars in panel.containers} for panel in figure.axes]
     assert heights[0]["with skips"] == pytest.approx([3.0])
     assert heights[0]["without"] == pytest.approx([4.0])
