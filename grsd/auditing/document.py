@@ -158,7 +158,7 @@ def _next(
         said.append(f"{more_time}: some ended before the loss had fallen far enough.")
     tried = {
         "lazy": "To leave the lazy regime: a smaller scale of the outputs or of the last layer, or a smaller width.",
-        "running clock": "The kernel grows as one: compare with other widths, and with skip connections added or taken away.",
+        "running clock": "The kernel grows as one: compare with other widths, and with skips added or taken away.",
         "transport": "Energy moves between shells: grsd.shell_history and notebook 06 show which shells exchange it.",
     }
     said.append(tried.get(decided.verdict, "Longer training or more samples narrow the intervals."))
