@@ -109,7 +109,7 @@ def test_what_is_written_is_not_forecast_again():
 
 
 def test_unknown_claims_are_refused_before_measuring():
-    with pytest.raises(ValueError, match="^no claim 'guess' in data/claims; grsd claims lists them$"):
+    with pytest.raises(ValueError, match=r"^no claim 'guess' in data/claims; grsd claims lists them$"):
         confirm.confirm_claims(["guess"])
 
 

@@ -116,6 +116,7 @@ def _measurement(known: Mapping[str, Claim], name: str) -> Measurement:
     measured = known[name].measurement
     if measured not in MEASUREMENTS:
         raise ValueError(
-            f"claim {name}: nothing measures it; expected an entry {measured!r} in MEASUREMENTS of a file in grsd/studies"
+            f"claim {name}: nothing measures it; expected an entry {measured!r} in MEASUREMENTS of a file in "
+            "grsd/studies"
         )
     return MEASUREMENTS[measured]
