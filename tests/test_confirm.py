@@ -1,4 +1,3 @@
-import importlib
 from dataclasses import replace
 
 import pytest
@@ -20,13 +19,12 @@ def test_a_new_study_is_found_by_its_file(tmp_path, monkeypatch):
     (tmp_path / "planets/mars.py").write_text("TABLES = {'b': len}\n")
     (tmp_path / "planets/outer/saturn.py").write_text("from planets.mars import TABLES\nMEASUREMENTS = {'a': 1}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    package = importlib.import_module("planets")
-    assert confirm.gathered("TABLES", package) == {"b": len}
-    assert confirm.gathered("MEASUREMENTS", package) == {"a": 1}
+    assert confirm.gathered("TABLES", "planets") == {"b": len}
+    assert confirm.gathered("MEASUREMENTS", "planets") == {"a": 1}
     (tmp_path / "planets/venus.py").write_text("TABLES = {'b': max}\n")
     line = r"^TABLES: 'b' stands in planets\.mars and, another one, in planets\.venus$"
     with pytest.raises(ValueError, match=line):
-        confirm.gathered("TABLES", package)
+        confirm.gathered("TABLES", "planets")
 
 
 def test_a_claim_that_nothing_measures_is_told_where_to_be_measured(monkeypatch):

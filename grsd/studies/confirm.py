@@ -7,12 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pkgutil import walk_packages
-from types import ModuleType
 from typing import Any
 
 import xarray as xr
 
-from grsd import studies
 from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, recheck, results, write_result
 from grsd.evidence.source import commit
 from grsd.evidence.tables import path_of, save_table
@@ -22,13 +20,13 @@ from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
 
-def gathered(name: str, package: ModuleType = studies) -> dict[str, Any]:
+def gathered(name: str, package: str = "grsd.studies") -> dict[str, Any]:
     """Return all entries of the dictionaries called ``name`` in the files of ``package``, sorted.
 
     Errors: ``ValueError`` if two files give an entry different values.
     """
     found, places = {}, {}
-    for module in walk_packages(package.__path__, f"{package.__name__}."):
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
         if module.name == __name__:
             continue
         for key, value in getattr(import_module(module.name), name, {}).items():
