@@ -8,7 +8,9 @@ from grsd.support.folders import project
 
 
 def test_every_rule_has_its_measurement():
-    assert set(confirm.MEASUREMENTS) == {claim.measurement for claim in claims().values() if claim.rule}
+    judged = {claim.measurement for claim in claims().values() if claim.rule}
+    assert judged - set(confirm.MEASUREMENTS) == set(), "no MEASUREMENTS of a file in grsd/studies has them"
+    assert set(confirm.MEASUREMENTS) - judged == set(), "no claim in data/claims is judged by them"
 
 
 def test_a_new_study_is_found_by_its_file(tmp_path, monkeypatch):

@@ -89,7 +89,8 @@ def test_readme_makefile_and_ci_say_the_same():
 def test_readme_maps_every_notebook():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"[{path.stem}](notebooks/{path.name})" in readme
+        row = f"[{path.stem}](notebooks/{path.name})"
+        assert row in readme, f"a row | {row} | its question? | 0 s | is missing in README.md"
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
 
