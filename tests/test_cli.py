@@ -105,7 +105,7 @@ def test_help_and_version():
         (["--branch-scale", "none", "--smoothing", "-1"], "grsd run: --smoothing: expected a positive finite number"),
         (
             ["--architecture", "conv"],
-            "grsd run: --architecture: expected one of gated-perceptron, ",
+            "grsd run: --architecture: expected one of ",
         ),
         (
             ["--seeds", "3-1"],

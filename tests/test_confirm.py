@@ -8,7 +8,33 @@ from grsd.support.folders import project
 
 
 def test_every_rule_has_its_measurement():
-    assert set(confirm.MEASUREMENTS) == {claim.measurement for claim in claims().values() if claim.rule}
+    judged = {claim.measurement for claim in claims().values() if claim.rule}
+    assert judged - set(confirm.MEASUREMENTS) == set(), "no MEASUREMENTS of a file in grsd/studies has them"
+    assert set(confirm.MEASUREMENTS) - judged == set(), "no claim in data/claims is judged by them"
+
+
+def test_a_new_study_is_found_by_its_file(tmp_path, monkeypatch):
+    """In a file or a folder of studies, without a list of them; one entry may not stand for two things."""
+    for place in ("planets", "planets/outer"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "__init__.py").touch()
+    (tmp_path / "planets/mars.py").write_text("TABLES = {'b': len}\n")
+    (tmp_path / "planets/outer/saturn.py").write_text("from planets.mars import TABLES\nMEASUREMENTS = {'a': 1}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert confirm.gathered("TABLES", "planets") == {"b": len}
+    assert confirm.gathered("MEASUREMENTS", "planets") == {"a": 1}
+    (tmp_path / "planets/venus.py").write_text("TABLES = {'b': max}\n")
+    line = r"^TABLES: 'b' stands in planets\.mars and, another one, in planets\.venus$"
+    with pytest.raises(ValueError, match=line):
+        confirm.gathered("TABLES", "planets")
+
+
+def test_a_claim_that_nothing_measures_is_told_where_to_be_measured(monkeypatch):
+    monkeypatch.delitem(confirm.MEASUREMENTS, "rigidity")
+    line = "claim rigidity: nothing measures it; expected an entry 'rigidity' in MEASUREMENTS of a file in grsd/studies"
+    for call in (confirm.confirm_claims, confirm.check_claims):
+        with pytest.raises(ValueError, match=f"^{line}$"):
+            call(["rigidity"])
 
 
 def test_repetitions_measure_the_same():
@@ -53,7 +79,7 @@ def test_a_result_is_checked_by_one_seed():
     assert (found.seed, found.stored) == (stored.seeds[0], stored.values[0])
     assert found.agrees
     assert not found.same_code
-    for name, line in (("guess", "no measurement for claim 'guess'; there are budget-closes"), ("a\nb", r"'a\\nb'")):
+    for name, line in (("guess", "^no claim 'guess' in data/claims; grsd claims lists them$"), ("a\nb", r"'a\\nb'")):
         with pytest.raises(ValueError, match=line):
             confirm.check_claims([name])
 
@@ -83,7 +109,7 @@ def test_what_is_written_is_not_forecast_again():
 
 
 def test_unknown_claims_are_refused_before_measuring():
-    with pytest.raises(ValueError, match="no measurement for claim 'guess'; there are budget-closes"):
+    with pytest.raises(ValueError, match=r"^no claim 'guess' in data/claims; grsd claims lists them$"):
         confirm.confirm_claims(["guess"])
 
 

@@ -89,7 +89,8 @@ def test_readme_makefile_and_ci_say_the_same():
 def test_readme_maps_every_notebook():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"[{path.stem}](notebooks/{path.name})" in readme
+        row = f"[{path.stem}](notebooks/{path.name})"
+        assert row in readme, f"a row | {row} | its question? | 0 s | is missing in README.md"
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
 
@@ -147,6 +148,7 @@ def test_imports_go_one_way():
         module = module_of(path.relative_to(package).parts)
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("grsd"):
+                assert node.module != "grsd", f"{path.name}: import from grsd.MODULE, so that its order is seen"
                 other = module_of(node.module.split(".")[1:])
                 if other == module:
                     inner.setdefault(node.module, set()).add(f"grsd.{module}.{path.stem}")

@@ -1,5 +1,6 @@
 """Where committed files come from: one entry for each, and commands that can be given."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -47,6 +48,21 @@ def test_every_committed_file_has_one_entry():
         if entry.makes is not None:
             assert callable(entry.function(path))
     assert used == set(entries), "an entry that matches nothing"
+
+
+def test_the_command_that_a_file_records_makes_that_file():
+    """Of tables and results: a table's name without .csv may be that of its figure too, and is refused then."""
+    root, recorded = project(), {}
+    for path in (root / "data/tables").glob("*.csv"):
+        recorded[path.relative_to(root).as_posix()] = tables.read_table(path.stem).attrs.get("command")
+    assert sum(command is not None for command in recorded.values()) >= 15
+    entries = manifest()
+    for path, command in recorded.items():
+        if command is not None:
+            assert named(shlex.split(command)[-1], root, entries) == path
+    for path in (root / "data/results").glob("*.json"):
+        entry = entry_of(path.relative_to(root).as_posix(), entries)
+        assert entry.shown(path.name) == json.loads(path.read_text())["provenance"]["command"]
 
 
 @pytest.fixture
@@ -153,7 +169,7 @@ def test_seconds_are_shown_where_a_file_records_them(here, monkeypatch):
     assert shown("data/tables/02_a-b.csv") == "seconds unknown)"
     studies.write_table("02_a-b")
     assert re.fullmatch(r"0\.[2-9] s\)", shown("data/tables/02_a-b.csv"))
-    assert tables.read_table("02_a-b").attrs["command"] == "grsd data 02_a-b"
+    assert tables.read_table("02_a-b").attrs["command"] == "grsd data 02_a-b.csv"
     assert shown("figures/02_a-b.svg") == "seconds unknown)"
     notebook = here / "notebooks" / "02_a.ipynb"
     notebook.parent.mkdir()

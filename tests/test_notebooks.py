@@ -50,11 +50,13 @@ def test_form(path):
     assert "device" in found
     assert "tables" not in found, "grsd data makes them"
     for cell in cells:
-        assert cell.execution_count is not None, cell.source
+        assert cell.execution_count is not None, (
+            f"grsd reproduce --only {path.stem[:2]} --refresh executes:\n{cell.source}"
+        )
         assert not [output for output in cell.outputs if output.output_type == "error"]
         assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.source
     marked = [cell for cell in cells if "NBVAL_CHECK_OUTPUT" in cell.source or CHECKED in cell.metadata.get("tags", [])]
-    assert marked
+    assert marked, f"tag {CHECKED} on a cell whose output is the same everywhere"
     assert all(cell.outputs for cell in marked)
     assert "papermill" not in nbformat.read(path, as_version=4).metadata
     figures = [name for cell in cells for name in re.findall(r'savefig\(figure, "([^"]+)"', cell.source)]
@@ -69,9 +71,11 @@ def test_cells_are_read_at_a_glance(path):
     """Short cells; drawing is the package's, and cells that only draw, or only import, are collapsed in Lab."""
     cells = code(path)
     assert [cell.source for cell in cells if len(cell.source.splitlines()) > LONGEST_CELL] == []
-    assert [cell.source for cell in cells if re.search(DRAWING, cell.source)] == []
-    collapsed = [cell.metadata.get("jupyter", {}).get("source_hidden", False) for cell in cells]
-    assert collapsed == ["savefig(" in cell.source or only_imports(cell.source) for cell in cells]
+    assert [cell.source for cell in cells if re.search(DRAWING, cell.source)] == [], "draw in grsd/plotting"
+    for cell in cells:
+        collapsed = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        wanted = "savefig(" in cell.source or only_imports(cell.source)
+        assert collapsed == wanted, f'"jupyter": {{"source_hidden": {wanted}}} in the metadata of:\n{cell.source}'
     assert 1 <= sum("savefig(figure" in cell.source for cell in cells) <= MOST_FIGURES
 
 

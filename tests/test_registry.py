@@ -26,7 +26,7 @@ def test_all_are_found_without_torch():
     assert done.returncode == 0, done.stderr
     for name in (*architecture.names(), *dataset.names()):
         assert repr(name) in done.stdout
-    assert architecture.names(compared=True) == ("residual", "plain")
+    assert set(architecture.names(compared=True)) >= {"residual", "plain"}
 
 
 OFFLINE = [name for name in dataset.names() if name not in SETS]
@@ -64,7 +64,7 @@ def test_refusals():
         architecture("other", colour="red")
     with pytest.raises(
         ValueError,
-        match=r"^dataset: expected one of cifar10, cifar5m, mnist, .*, prose, got .cifar.",
+        match=r"^dataset: expected one of .*cifar10, .*mnist, .*prose.*, got .cifar.",
     ):
         dataset["cifar"]
 
@@ -174,6 +174,6 @@ def test_the_example_for_contributors_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(architecture, "_entries", dict(architecture.entries))
     importlib.import_module("gated_example")
-    assert architecture.names(compared=True) == ("residual", "plain", "gated")
+    assert architecture.names(compared=True)[-1] == "gated"
     spec = grsd.Spec(architecture="gated", width=4, samples=6, times=(0.1, 1.0, 2))
     assert grsd.run(spec, folder=tmp_path, progress=False).sizes["time"] == 2

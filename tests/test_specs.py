@@ -56,7 +56,7 @@ def test_spec_is_plain_data():
     [
         (
             {"architecture": "conv"},
-            r"Spec\(architecture=...\): expected one of gated-perceptron, ",
+            r"Spec\(architecture=...\): expected one of .*residual, plain.*, got 'conv'",
         ),
         ({"width": 0}, r"Spec\(width=...\): expected a whole number of at least 1, got 0"),
         ({"width": 8.0}, r"Spec\(width=...\): expected a whole number"),

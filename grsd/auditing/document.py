@@ -17,9 +17,10 @@ from grsd.auditing.finished import labels
 from grsd.auditing.followed import Followed
 from grsd.auditing.forecasts import Forecast, forecast
 from grsd.auditing.question import Question, size_of
-from grsd.auditing.shares import PARTS, shares_of, weights
+from grsd.auditing.shares import shares_of, weights
 from grsd.auditing.verdicts import CLOCK, LAZY, Decision, decide
 from grsd.support.provenance import provenance
+from grsd.training.labelled import PARTS
 
 VERSION = 1
 DIGITS = 12  # significant; the rest is rounding of sums

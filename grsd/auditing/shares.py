@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-PARTS = ("frozen", "growth", "rest")
+from grsd.training.labelled import PARTS
+
 LATE = 1.0  # e-folds of the loss at the end from which the clock is read
 ROUNDING = 1e-12
 

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
 from grsd.evidence import Result
+from grsd.laws.ensemble import mean_interval
 from grsd.plotting.intervals import bar, rows
 from grsd.plotting.style import COLOURS, WIDTH
 
@@ -109,11 +109,5 @@ def scales(table: xr.Dataset) -> Figure:
 
 def _means(panel: Axes, places: np.ndarray, values: np.ndarray, style: Mapping[str, object]) -> None:
     """Draw the mean of each row with Student's 95 % interval."""
-    means, halves = zip(*(_interval(row) for row in values), strict=True)
-    bar(panel, places, means, np.subtract(means, halves), np.add(means, halves), **style)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """The mean, and half of its 95 % interval by Student's t."""
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(half)
+    means, intervals = zip(*(mean_interval(row, 0.95) for row in values), strict=True)
+    bar(panel, places, means, *np.transpose(intervals), **style)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grsd.plotting.stochastic_training import LAZINESS
-from grsd.plotting.style import COLOURS, WIDTH, decades, plain_log
+from grsd.plotting.style import COLOURS, LAMBDA, WIDTH, decades, plain_log
 
 VERDICTS = {"lazy": "sky", "running clock": "green", "transport": "purple", "inconclusive": "black"}
 
@@ -76,7 +76,7 @@ def flux(budget: xr.Dataset, reach: float, size: tuple[float, float] = (7, 3.2))
     label = f"growth alone, {share:.0%} of the squared flux"
     axes.plot(decades(place[kept]), scale * grown[kept], color=COLOURS["green"], marker="^", label=label)
     axes.axhline(0, color="black", lw=0.6)
-    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel="energy moved upward")
+    axes.set(xlabel=f"boundary, {LAMBDA}", ylabel="energy moved upward")
     axes.legend(fontsize=8)
     return figure
 

@@ -15,11 +15,11 @@ from grsd.evidence import Claim, DecisionRule, Result
 from grsd.laws import LawTest
 from grsd.laws.fit import LawFit
 from grsd.plotting.intervals import bar, forest, threshold
-from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades
+from grsd.plotting.style import COLOURS, LAMBDA, MARKERS, WIDTH, decades
 from grsd.solvable import PlantedShells
 from grsd.studies.exact_readings import Reading
 
-LAMBDA, VELOCITY = r"$\log_{10}\lambda$ [1/time]", r"$u = F/\varepsilon$ [1/time]"
+VELOCITY = r"$u = F/\varepsilon$ [1/time]"
 OUTCOMES = {
     "b_velocity": "b in its interval",
     "c": "c in its interval",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades, look
+from grsd.plotting.style import COLOURS, LAMBDA, MARKERS, WIDTH, decades, look
 from grsd.studies.gradient_propagation import compared
 from grsd.studies.initial_incoherence import by_distance, judged_boundaries
 
@@ -74,7 +74,7 @@ def _signs(panels: Sequence[Axes]) -> None:
     for panel in panels:
         panel.axhspan(-SIGNS, SIGNS, color="lightgrey", alpha=0.6, lw=0, zorder=0)
         panel.axhline(0, color="black", lw=0.8)
-        panel.set(yscale="symlog", ylim=(-30, 30), xlabel=r"boundary, $\log_{10}\lambda$ [1/time]")
+        panel.set(yscale="symlog", ylim=(-30, 30), xlabel=f"boundary, {LAMBDA}")
         panel.set_yticks([-10, -1, 0, 1, 10], ["-10", "-1", "0", "1", "10"])
         panel.set_yticks([], minor=True)
     panels[0].set_ylabel("$z_c$ (band: 95 % of independent signs)")

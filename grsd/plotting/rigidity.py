@@ -15,7 +15,7 @@ from grsd.conditions.covariance import Collapse
 from grsd.evidence import DecisionRule
 from grsd.networks import architecture
 from grsd.plotting.intervals import bar, threshold
-from grsd.plotting.style import COLOURS, WIDTH, decades, look
+from grsd.plotting.style import COLOURS, LAMBDA, WIDTH, decades, look
 from grsd.theory import nearest_affine
 from grsd.theory.band import Band
 from grsd.theory.counterexamples import Example
@@ -134,7 +134,7 @@ def certified(bands: Mapping[str, Band], true: Mapping[str, float], tables: Mapp
         panel.plot(place, decades(line.slope * band.s + line.intercept), color="black", lw=1)
         numbers = f"least {found.least:.2f}, most {found.most:.2f}, true {true[name]:.2f}"
         panel.set_title(f"planted: {name}\n{numbers}", fontsize=9)
-        panel.set(xlabel=r"$\log_{10}\lambda$ [1/time]", ylim=(bottom, None))
+        panel.set(xlabel=LAMBDA, ylim=(bottom, None))
     axes[names[0]].set_ylabel(r"$\log_{10}u$ [1/time], 95 % band")
     _networks(axes["networks"], tables)
     return figure

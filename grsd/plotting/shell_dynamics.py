@@ -14,10 +14,10 @@ from grsd.evidence import DecisionRule
 from grsd.plotting.intervals import bar, threshold
 from grsd.plotting.parts import draw_parts
 from grsd.plotting.shells import energy_map
-from grsd.plotting.style import COLOURS, WIDTH, decades
+from grsd.plotting.style import COLOURS, LAMBDA, WIDTH, decades
 from grsd.shells import parts_over_runs, transport_parts, velocity_over_runs
 
-SHELL = r"shell, $\log_{10}\lambda$ [1/time]"
+SHELL = f"shell, {LAMBDA}"
 FRONTIER = {"color": "grey", "ls": "--", "lw": 1, "label": r"$\lambda t = 1$"}
 
 
@@ -55,7 +55,7 @@ def _flux(axes: Axes, now: xr.Dataset) -> None:
     draw_parts(axes, parts.flux[:, inner] / total, parts.share)
     axes.axhline(0, color="black", lw=0.8)
     axes.axvline(-np.log10(float(now.time)), **FRONTIER)
-    axes.set(xlabel=r"boundary, $\log_{10}\lambda$ [1/time]", ylabel=r"flux $F$ / $\langle e, M e\rangle$")
+    axes.set(xlabel=f"boundary, {LAMBDA}", ylabel=r"flux $F$ / $\langle e, M e\rangle$")
     axes.set_title("flux upward and its parts", fontsize=10)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
@@ -83,7 +83,7 @@ def _coupling(axes: Axes, now: xr.Dataset) -> object:
     coupling = now.coupling.isel(shell=kept, shell_from=kept) / float(now.dissipation.sum())
     limit, width = float(np.abs(coupling).max()), now.attrs["shell_width"]
     edges = decades(np.append(coupling.shell - width / 2, coupling.shell[-1] + width / 2))
-    axes.set(xlabel=rf"from {SHELL}", ylabel=r"to shell, $\log_{10}\lambda$ [1/time]")
+    axes.set(xlabel=rf"from {SHELL}", ylabel=f"to shell, {LAMBDA}")
     axes.set(aspect="equal")
     axes.set_title(r"who feeds whom: $T_{ab}$ / $\langle e, M e\rangle$", fontsize=10)
     return axes.pcolormesh(edges, edges, coupling, cmap="PuOr_r", vmin=-limit, vmax=limit, rasterized=True)
@@ -130,7 +130,7 @@ def velocities(budgets: Sequence[xr.Dataset], title: str) -> Figure:
         axes.axhline(0, color="black", lw=0.8)
         axes.axvline(-np.log10(float(np.mean([budget.attrs["time"] for budget in budgets]))), **FRONTIER)
         axes.set_yscale("symlog", linthresh=0.2)
-        axes.set_xlabel(r"$\log_{10}\lambda$ [1/time]")
+        axes.set_xlabel(LAMBDA)
         axes.legend(fontsize=8)
     whole.set(ylabel=r"velocity $u$ [1/time]", title=title)
     parts.set_title("what it is made of")

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
-from grsd.plotting.style import COLOURS, decades
+from grsd.plotting.style import COLOURS, LAMBDA, decades
 
 
 def energy_map(
@@ -41,6 +41,6 @@ def energy_map(
         xlim=(time_edges[0], time_edges[-1]),
         ylim=decades(edges[[0, -1]]),
         xlabel=r"$\log_{10}$ time $t$",
-        ylabel=r"shell, $\log_{10}\lambda$ [1/time]",
+        ylabel=f"shell, {LAMBDA}",
     )
     return mesh

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from grsd.evidence import DecisionRule, Result
 from grsd.plotting.cells import ordered
 from grsd.plotting.intervals import bar, rows, threshold
-from grsd.plotting.style import COLOURS, MARKERS, WIDTH, decades, look
+from grsd.plotting.style import COLOURS, LAMBDA, MARKERS, WIDTH, decades, look
 from grsd.studies.stochastic_steps import over_partitions
 
 PARTS = {
@@ -50,7 +50,7 @@ def step(orders: Mapping[float, xr.Dataset], heated: xr.Dataset, grid: xr.Datase
     label = f"mean of {kept.sizes['draw']} minibatches"
     bar(axes[1], decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, color=COLOURS["red"], label=label)
     axes[1].plot(decades(kept.shell), kept.expected, color="black", lw=1, label="expectation, from the kernel")
-    axes[1].set(yscale="log", xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="heating [energy]")
+    axes[1].set(yscale="log", xlabel=f"shell, {LAMBDA}", ylabel="heating [energy]")
     _expectations(axes[2], grid)
     for panel in axes:
         panel.legend(fontsize=8)
@@ -123,7 +123,7 @@ def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> F
             bar(panel, decades(kept.shell), mean, mean - 2 * error, mean + 2 * error, **style)
         panel.set_yscale("symlog", linthresh=1e-4)
         panel.axhline(0, color="grey", lw=0.6)
-        panel.set(title=name, xlabel=r"shell, $\log_{10}\lambda$ [1/time]")
+        panel.set(title=name, xlabel=f"shell, {LAMBDA}")
     axes[0].set_ylabel("change per step over the shell's energy")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=len(PARTS))
@@ -132,7 +132,7 @@ def noise(found: Mapping[str, xr.Dataset], edges: Mapping[str, xr.Dataset]) -> F
         ratio = -kept.overshoot / kept.descent
         axes[-1].semilogy(decades(kept.shell), ratio, "o-", lw=1, color=colour, label=label)
     axes[-1].axhline(1, color="black", ls="--", lw=1)
-    axes[-1].set(xlabel=r"shell, $\log_{10}\lambda$ [1/time]", ylabel="overshoot over descent")
+    axes[-1].set(xlabel=f"shell, {LAMBDA}", ylabel="overshoot over descent")
     axes[-1].set_title("stable below the dashed line", fontsize=10)
     axes[-1].legend(fontsize=8)
     return figure

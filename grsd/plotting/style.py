@@ -32,6 +32,7 @@ MARKERS = "os^vDPX"
 ARCHITECTURES = {"residual": ("blue", "o", "-"), "plain": ("red", "s", "--")}
 FURTHER = [name for name in COLOURS if name not in {"blue", "red"}]
 WIDTH = 10.0  # inches of a wide figure: in a column of 740 pixels its smallest letters, of 8 points, stay readable
+LAMBDA = r"$\log_{10}\lambda$ [1/time]"  # the axis of shells, boundaries and eigenvalues
 METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),

@@ -12,7 +12,10 @@ class Verdicts:
         known = claims()
         self._mine = {name: claim for name, claim in known.items() if claim.notebook == notebook}
         if not self._mine:
-            raise ValueError(f"show_verdicts(notebook=...): no claim in data/claims is of {notebook!r:.80}")
+            raise ValueError(
+                "show_verdicts(notebook=...): expected the name of a file in data/claims without .yaml, such as "
+                f"'06_log_shift_invariance', got {notebook!r:.80}"
+            )
         self._judged = results(known=known)
 
     def _repr_markdown_(self) -> str:

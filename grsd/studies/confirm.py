@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any
+
+import xarray as xr
 
 from grsd.evidence import Claim, Measurement, Recheck, Result, claims, confirm, recheck, results, write_result
 from grsd.evidence.source import commit
 from grsd.evidence.tables import path_of, save_table
-from grsd.studies import (
-    architectures,
-    calibration,
-    gradient_propagation,
-    initial_incoherence,
-    jacobian_evolution,
-    log_shift_invariance,
-    power_law_scaling,
-    renormalization,
-    rigidity,
-    shell_dynamics,
-    stochastic_steps,
-    stochastic_training,
-    the_whole_chain,
-)
-from grsd.studies.architectures import depth, scales
-from grsd.studies.architectures import tables as architecture_tables
 from grsd.studies.power_law_scaling import bottlenecks, forecasts
 from grsd.studies.the_whole_chain import exponents as chain_exponents
-from grsd.studies.the_whole_chain import search
 from grsd.support.folders import one_line
 from grsd.support.progress import bar
 
-STUDIES = (
-    shell_dynamics,
-    calibration,
-    gradient_propagation,
-    initial_incoherence,
-    jacobian_evolution,
-    log_shift_invariance,
-    renormalization,
-    rigidity,
-    power_law_scaling,
-    stochastic_steps,
-    stochastic_training,
-    the_whole_chain,
-    search,
-    architectures,
-    depth,
-    scales,
-)
-MEASUREMENTS = {name: measurement for study in STUDIES for name, measurement in study.MEASUREMENTS.items()}
-WITH_TABLES = (*STUDIES, architecture_tables)
-TABLES = {name: make for study in WITH_TABLES for name, make in getattr(study, "TABLES", {}).items()}
+
+def gathered(name: str, package: str = "grsd.studies") -> dict[str, Any]:
+    """Return all entries of the dictionaries called ``name`` in the files of ``package``, sorted.
+
+    Errors: ``ValueError`` if two files give an entry different values.
+    """
+    found, places = {}, {}
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
+        if module.name == __name__:
+            continue
+        for key, value in getattr(import_module(module.name), name, {}).items():
+            if found.setdefault(key, value) is not value:
+                raise ValueError(f"{name}: {key!r} stands in {places[key]} and, another one, in {module.name}")
+            places.setdefault(key, module.name)
+    return dict(sorted(found.items()))
+
+
+MEASUREMENTS: dict[str, Measurement] = gathered("MEASUREMENTS")
+TABLES: dict[str, Callable[[], xr.Dataset]] = gathered("TABLES")
 
 
 def write_table(name: str) -> None:
@@ -62,7 +47,7 @@ def write_table(name: str) -> None:
     """
     if name not in TABLES:
         raise ValueError(f"write_table(name): expected one of {', '.join(TABLES)}, got {one_line(repr(name), 80)}")
-    made_by, begun = {"command": f"grsd data {name}", "commit": commit()}, time.perf_counter()
+    made_by, begun = {"command": f"grsd data {name}.csv", "commit": commit()}, time.perf_counter()
     table = TABLES[name]()
     save_table(table.assign_attrs(made_by, seconds=round(time.perf_counter() - begun, 1)), name)
 
@@ -124,6 +109,12 @@ def check_claims(names: Sequence[str]) -> Iterator[Recheck]:
 
 
 def _measurement(known: Mapping[str, Claim], name: str) -> Measurement:
-    if name not in known or known[name].measurement not in MEASUREMENTS:
-        raise ValueError(f"no measurement for claim {one_line(repr(name), 80)}; there are {', '.join(MEASUREMENTS)}")
-    return MEASUREMENTS[known[name].measurement]
+    if name not in known:
+        raise ValueError(f"no claim {one_line(repr(name), 80)} in data/claims; grsd claims lists them")
+    measured = known[name].measurement
+    if measured not in MEASUREMENTS:
+        raise ValueError(
+            f"claim {name}: nothing measures it; expected an entry {measured!r} in MEASUREMENTS of a file in "
+            "grsd/studies"
+        )
+    return MEASUREMENTS[measured]

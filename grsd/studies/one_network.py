@@ -1,4 +1,4 @@
-"""Conditions 1 to 3 of one network: each call takes the same ``grsd.Spec`` and seeds, and returns a verdict.
+"""Conditions 1 to 3 of one network: each call measures the same ``grsd.Spec``, one network per seed.
 
 Condition 1 is about growing depth: it varies the depth of the spec. Condition 2 reads the start. Condition 3 follows
 training from t = 1 / lambda_max(0) to the spec's last time. All measurements are stored, as ``grsd.ensemble`` does.
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import xarray as xr
 
-from grsd.conditions import Verdict, evolution, incoherence, of_specs, propagation
+from grsd.conditions import evolution, incoherence, of_specs, propagation
 from grsd.runs import Spec
 from grsd.studies.stages import LATE
 
@@ -48,20 +48,3 @@ def rates(spec: Spec, seeds: Sequence[int], *, workers: int | None = 1) -> list[
     """``evolution.measure`` of the spec, with J', at ten times from 1 / lambda_max(0) to its last, one per seed."""
     followed = replace(spec, times=(1.0, spec.times[1], SNAPSHOTS), **RATE_SHELLS)
     return of_specs(evolution, followed.with_seeds(seeds), workers=workers, jacobian=True)
-
-
-def judge_propagation(
-    spec: Spec, seeds: Sequence[int], *, depths: Sequence[int] = DEPTHS, workers: int | None = 1
-) -> Verdict:
-    """Condition 1: do gradients, random and worst, not grow with depth? At least 4 seeds."""
-    return propagation.judge(gains(spec, seeds, depths=depths, workers=workers))
-
-
-def judge_incoherence(spec: Spec, seeds: Sequence[int], *, workers: int | None = 1) -> Verdict:
-    """Condition 2: does the flux at the start add up like a random walk? At least 4 seeds."""
-    return incoherence.judge(signs(spec, seeds, workers=workers))
-
-
-def judge_evolution(spec: Spec, seeds: Sequence[int], *, rate: str = "rho", workers: int | None = 1) -> Verdict:
-    """Condition 3: is the Jacobian's evolution controlled, by eta? ``rate``: as in ``evolution.eta``; 8 seeds."""
-    return evolution.judge(rates(spec, seeds, workers=workers), rate=rate)
