@@ -108,7 +108,7 @@ class ExpectedRate:
         singles = sorted({round(i * (samples - 1) / (SINGLES - 1)) for i in range(SINGLES)})
         parts = [slice(i, i + 1) for i in singles]
         parts += [slice(i + 1, j) for i, j in pairwise(singles) if j > i + 1]
-        known, at_kinks, agreeing = 0, 0, torch.zeros(samples, dtype=torch.bool)
+        known, at_kinks, agreeing = 0, 0, torch.zeros(samples, dtype=torch.bool, device="cpu")
         for part in parts:
             agrees, moves = here._part_agrees(rate, part)
             if agrees is False:
@@ -125,7 +125,7 @@ class ExpectedRate:
 
     def _part_agrees(self, rate: Tensor, part: slice) -> tuple[bool | None, bool]:
         """Whether M' of these samples agrees, None if they have no derivative; and whether their J^T v changes."""
-        inside = torch.zeros(len(self.inputs), dtype=torch.bool)
+        inside = torch.zeros(len(self.inputs), dtype=torch.bool, device="cpu")
         inside[part] = True
         classes = self.probe.numel() // len(self.probe)
         rows = slice(part.start * classes, part.stop * classes)
