@@ -123,12 +123,17 @@ def opened(lab, watched):
             self.page, self.complaints = self.watch.__enter__()
             self.page.goto(f"{address}/lab/tree/lab/{self.name}?token={TOKEN}&reset")
             self.page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell .jp-InputPrompt")
-            self.page.wait_for_selector(".jp-StatusBar-TextItem:text-matches('\\\\| Idle$')")
+            self.idle()
             return self
 
         def __exit__(self, *failure):
             end_kernels(address)
             self.watch.__exit__(*failure)
+
+        def idle(self):
+            """Wait for the kernel, and as long as a person takes: it still refuses cells right after an error."""
+            self.page.wait_for_selector(".jp-StatusBar-TextItem:text-matches('\\\\| Idle$')")
+            self.page.wait_for_timeout(1000)
 
         def menu(self, name, command):
             self.page.click(f'.lm-MenuBar-itemLabel:text-is("{name}")')
@@ -207,6 +212,7 @@ def test_an_interrupted_notebook_runs_again(opened, plain):
         notebook.until(lambda prompts: prompts == ["[1]:", "[2]:", "[ ]:"])
         notebook.until(lambda _: notebook.errors())
         assert ["KeyboardInterrupt" in error for error in notebook.errors()] == [True]
+        notebook.idle()
         notebook.run_all()
         notebook.until(lambda prompts: prompts == ["[3]:", "[4]:", "[5]:"])
         assert notebook.errors() == []
