@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,31 +109,34 @@ def _rows(
     described = {name: value for name, value in asdict(case).items() if name not in ("methods", "repeats")}
     rows, failed = {}, []
     for method in case.methods:
-        try:
+        rows[method] = {"note": "failed"}
+        with _noted(failed):
             rows[method] = in_a_process(f"{case.problem}, {method}", alone, case, method, device, threads)
-        except RuntimeError as error:
-            failed.append(str(error))
-            rows[method] = {"note": "failed"}
     fast = [method for method, row in rows.items() if row.get("cpu_s", SLOW) < SLOW]
     if fast and case.repeats > 1:
-        try:
+        repeated: dict[str, dict[str, float]] = {}
+        with _noted(failed):
             repeated = in_a_process(f"{case.problem}, {fast}", together, case, fast, device, threads)
-        except RuntimeError as error:
-            failed.append(str(error))
-            repeated = {}
         for method, times in repeated.items():
             rows[method] |= times
     if neural_tangents is not None and JACREV in case.methods and device == "cpu" and threads == 1:
-        try:
+        with _noted(failed, f"grsd bench: {case.problem}: "):
             rows |= neural_tangents_row(case, neural_tangents)
-        except RuntimeError as error:
-            failed.append(f"grsd bench: {case.problem}: {error}")
     first = rows[case.methods[0]]
     for row in rows.values():
         for ratio, value in {"cpu_ratio": "cpu_s", "peak_ratio": "peak_gib"}.items():
             if value in row and first.get(value, 0) > 0:
                 row[ratio] = row[value] / first[value]
     return [described | {"method": method} | row for method, row in rows.items()], failed
+
+
+@contextmanager
+def _noted(failed: list[str], before: str = "") -> Iterator[None]:
+    """Inside, a ``RuntimeError`` ends the block alone; its words are added to ``failed``."""
+    try:
+        yield
+    except RuntimeError as error:
+        failed.append(f"{before}{error}")
 
 
 def device_name(device: str) -> str:

@@ -21,7 +21,6 @@ from grsd.evidence import Measurement
 from grsd.runs import Spec, run
 from grsd.shells import transport_parts
 from grsd.studies.architectures import flows, tables
-from grsd.studies.architectures.cells import cell
 
 FAMILY, DATA = "gated-perceptron", "digits"
 SCALES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
@@ -115,7 +114,7 @@ def share_contrast(protocol: Pair, seed: int) -> float:
 
 def at(skips: bool, scale: float) -> Scale:
     """The confirmatory runs of the cell at a scale."""
-    return Scale(flows.Reading(cell(FAMILY, skips, DATA)), scale)
+    return Scale(flows.reading(FAMILY, skips, DATA), scale)
 
 
 def scale_table() -> xr.Dataset:
