@@ -7,16 +7,17 @@ import sys
 import types
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from grsd.jacobian.composed import Composed
 from grsd.jacobian.copies import copy_and_attributes
 from grsd.jacobian.kept import Attributes, forget
+from grsd.support.switches import DTYPE, GRADIENTS, Switch, Switched, attribute
 
 Parameters = dict[str, Tensor]
 
@@ -27,66 +28,48 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, str]:
     return (module.module, "module.") if isinstance(module, wrappers) else (module, "")
 
 
-@contextmanager
-def _without_checkpoints() -> Iterator[None]:
-    """Inside, ``torch.utils.checkpoint`` recomputes nothing in backward passes; its results are the same."""
-    places = {
-        "CheckpointFunction": types.SimpleNamespace(apply=lambda function, _, *args: function(*args)),
-        "_checkpoint_without_reentrant_generator": lambda *_, **__: iter((None,)),
-    }
-    before = {name: getattr(torch.utils.checkpoint, name) for name in places if hasattr(torch.utils.checkpoint, name)}
-    try:
-        for name in before:
-            setattr(torch.utils.checkpoint, name, places[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(torch.utils.checkpoint, name, value)
+CHECKPOINTS = {
+    "CheckpointFunction": types.SimpleNamespace(apply=lambda function, _, *args: function(*args)),
+    "_checkpoint_without_reentrant_generator": lambda *_, **__: iter((None,)),
+}
 
 
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Inside, 10-bit products on NVIDIA GPUs are allowed or not; sets the old switches if torch has no new ones."""
+def _attention(name: str) -> Switch:
+    cuda = torch.backends.cuda
+    return Switch(getattr(cuda, f"{name}_sdp_enabled"), getattr(cuda, f"enable_{name}_sdp"))
+
+
+SWITCHES: list[tuple[Switch, Any]] = [
+    (Switch(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled), False),
+    *((_attention(name), name == "math") for name in ("flash", "mem_efficient", "math", "cudnn")),
+    *(
+        (attribute(torch.utils.checkpoint, name), plain)
+        for name, plain in CHECKPOINTS.items()
+        if hasattr(torch.utils.checkpoint, name)
+    ),
+    (GRADIENTS, True),
+]
+
+
+def _tf32(allowed: bool) -> list[tuple[Switch, Any]]:
+    """Whether 10-bit products on NVIDIA GPUs are allowed; by the old switches if torch has no new ones."""
     backends = torch.backends
     parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn] if hasattr(backends.cudnn, "conv") else []
     name, value = ("fp32_precision", "tf32" if allowed else "ieee") if parts else ("allow_tf32", allowed)
-    parts = parts or [backends.cuda.matmul, backends.cudnn]
-    before = [getattr(part, name) for part in parts]
-    try:
-        for part in parts:
-            setattr(part, name, value)
-        yield
-    finally:
-        for part, old in zip(parts, before, strict=True):
-            setattr(part, name, old)
+    return [(attribute(part, name), value) for part in parts or [backends.cuda.matmul, backends.cudnn]]
 
 
-@contextmanager
-def exact_derivatives(tf32: bool = False) -> Iterator[None]:
+def exact_derivatives(tf32: bool = False) -> Switched:
     """Inside, attention is unfused, products have full precision, gradients are on; nothing is cached or compiled.
 
-    Fused attention has no forward mode, TF32 has 10 bits, ``parametrize.cached()`` would keep a tensor of the first
-    evaluation for all others, and under ``no_grad`` forward derivatives of some backward passes are silently lost.
-    All switches are restored at the end.
+    Fused attention has no forward mode, TF32 has 10 bits, ``torch.utils.checkpoint`` would compute again in backward
+    passes, ``parametrize.cached()`` would keep a tensor of the first evaluation for all others, and under ``no_grad``
+    forward derivatives of some backward passes are silently lost. All switches are restored at the end.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    cache = parametrize._cache_enabled, parametrize._cache
-    compiled = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        parametrize._cache_enabled, parametrize._cache = 0, {}
-        with (
-            compiled,
-            _without_checkpoints(),
-            _tf32(tf32) if torch.cuda.is_available() else nullcontext(),
-            sdpa_kernel(SDPBackend.MATH),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        parametrize._cache_enabled, parametrize._cache = cache
+    cache = [(attribute(parametrize, "_cache_enabled"), 0), (attribute(parametrize, "_cache"), {})]
+    compiled = [torch.compiler.set_stance("force_eager")] if "torch._dynamo" in sys.modules else []
+    products = _tf32(tf32) if torch.cuda.is_available() else []
+    return Switched([*SWITCHES, *cache, *products], inside=[*compiled, torch.inference_mode(False)])
 
 
 class Network:
@@ -205,15 +188,9 @@ class Network:
         """Restore the module's attributes to their values before its first call."""
         self.keeps |= self.attributes.restore()
 
-    @contextmanager
-    def precision(self) -> Iterator[None]:
+    def precision(self) -> Switched:
         """Inside, the default dtype is that of the network, so that tensors that the module creates have it."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+        return Switched([(DTYPE, self.dtype)])
 
     def forget(self, inputs: Tensor) -> None:
         """Drop the tensors kept from earlier calls that the module computes again from its parameters."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 
 import nbformat
 import pytest
@@ -22,10 +23,13 @@ RUN = ("00_start_here.ipynb", "02_calibration.ipynb", "13_your_own_network.ipynb
 OPENED = "08_rigidity.ipynb"
 ENDLESS = "99_endless.ipynb"  # at the first try; it ends at the second
 CELLS = (
-    "import grsd\n\ntries = globals().get('tries', 0) + 1\ndata = grsd.digits(20)",
-    "for seed in range(10**6 if tries == 1 else 1):\n"
+    # sympy, which torch loads late, cannot be loaded any more once its loading is interrupted: one flow comes first
+    "import grsd\n\n"
+    "def trained(seed):\n"
     "    network = grsd.Perceptron(64, 10, width=16, depth=2, seed=seed)\n"
-    "    flow = grsd.gradient_flow(network, data.inputs, data.targets, [0.0, 0.1])",
+    "    return grsd.gradient_flow(network, data.inputs, data.targets, [0.0, 0.1])\n\n"
+    "tries = globals().get('tries', 0) + 1\ndata = grsd.digits(20)\nflow = trained(0)",
+    "for seed in range(10**6 if tries == 1 else 1):\n    flow = trained(seed)",
     "print('try', tries, 'of seed', seed)",
 )
 TOKEN = "abc"  # noqa: S105
@@ -148,8 +152,8 @@ def opened(lab, watched):
         def prompts(self):
             return self.page.evaluate(PROMPTS)
 
-        def until(self, done):
-            for _ in range(PATIENCE):
+        def until(self, done, patience=PATIENCE):
+            for _ in range(patience):
                 if done(self.prompts()):
                     return
                 self.page.wait_for_timeout(250)
@@ -208,13 +212,16 @@ def test_an_interrupted_notebook_runs_again(opened, plain):
     with opened(ENDLESS) as notebook:
         notebook.run_all()
         notebook.until(lambda prompts: prompts == ["[1]:", "[*]:", "[*]:"])
-        notebook.interrupt()
-        notebook.until(lambda prompts: prompts == ["[1]:", "[2]:", "[ ]:"])
+        for _ in range(5):  # Python ignores an interrupt that comes while an object is being deleted
+            notebook.interrupt()
+            with suppress(AssertionError):
+                notebook.until(lambda prompts: prompts == ["[1]:", "[2]:", "[ ]:"], patience=120)
+                break
         notebook.until(lambda _: notebook.errors())
         assert ["KeyboardInterrupt" in error for error in notebook.errors()] == [True]
         notebook.idle()
         notebook.run_all()
-        notebook.until(lambda prompts: prompts == ["[3]:", "[4]:", "[5]:"])
+        notebook.until(lambda prompts: prompts == ["[3]:", "[4]:", "[5]:"] or len(notebook.errors()) > 0)
         assert notebook.errors() == []
         said = notebook.page.locator(".jp-OutputArea-output").all_inner_texts()
         assert [text.strip() for text in said][-1] == "try 2 of seed 0"
