@@ -54,6 +54,7 @@ class Switched(AbstractContextManager[None]):
 
     At the end the old values come back. If an exception ends it, so do the default dtype, whether gradients are on, and
     the modes and the level of forward derivatives of before, in case the exception came while one was entered or left.
+    Only an interrupt at the first instruction of the outermost ``__exit__`` is not dealt with.
     """
 
     def __init__(
