@@ -49,6 +49,8 @@ def checked(
     whole = {name: whole_number(call, name, value, 1) for name, value in sizes.items()}
     choice(call, "activation", activation, sorted(ACTIVATIONS))
     fits_memory(call, "width, depth", (12 * whole["width"] ** 2 + EACH_BLOCK) * whole["depth"], 8)
+    ends = [name for name in whole if name not in ("width", "depth")]
+    fits_memory(call, ", ".join([*ends, "width"]), sum(whole[name] for name in ends) * whole["width"], 8)
     scale = 1 / math.sqrt(branches * whole["depth"]) if branch_scale is None else branch_scale
     return (
         list(whole.values()),
