@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,8 @@ def read_state(call: str, name: str, source: object, key: str | None) -> Mapping
             f"{said(source)}"
         )
     if key is not None:
+        if not isinstance(key, Hashable):
+            raise TypeError(f"{call}({name}=..., key=...): expected one of the file's keys, got {said(key)}")
         if not isinstance(found, Mapping) or key not in found:
             there = f"its keys are {_keys(found)}" if isinstance(found, Mapping) else f"it holds {said(found)}"
             raise ValueError(f"{call}({name}=..., key={key!r:.60}): {shown} has no such key; {there}")
