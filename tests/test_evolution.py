@@ -97,6 +97,9 @@ def test_verdicts_where_the_answer_is_known():
     assert "7 seeds are fewer than the 8 that a verdict needs" in few.reason
     with pytest.raises(ValueError, match="expected at least 2 seeds, got 1"):
         evolution.judge_slopes(runs[:1])
+    deeper = [runs[0].assign_attrs(depth=2), *runs[1:]]
+    with pytest.raises(ValueError, match=r"judge_slopes\(ensemble\): .* one depth without seed"):
+        evolution.judge_slopes(deeper)
 
 
 def planted(slope_time, slope_shell, slope_depth, seed, noise=0.1):

@@ -146,7 +146,7 @@ def judge_slopes(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Ve
     Returns: a verdict whose ``details`` are an ``Evolution``. By our rule it holds if the upper 95 % limit of each
     |beta| is at most .1 and no t rho or t omega is above 3. It fails if the whole interval of some |beta| is above .1,
     or the whole interval of the mean supremum is above 3. Otherwise, and with fewer than 8 seeds, it is inconclusive.
-    Errors: ``ValueError`` for fewer than 2 seeds.
+    Errors: ``ValueError`` for fewer than 2 seeds, or if a single seed has all runs of a second depth.
     """
     call = "evolution.judge_slopes"
     measured = points(call, ensemble)
@@ -156,6 +156,13 @@ def judge_slopes(ensemble: Sequence[xr.Dataset], *, exponent: float = 1.0) -> Ve
     seeds = np.unique(measured.seed.values)
     if len(seeds) < 2:
         raise ValueError(f"{call}(ensemble): expected at least 2 seeds, got {len(seeds)}")
+    depths = {seed: set(measured.depth.values[measured.seed.values != seed].tolist()) for seed in seeds}
+    alone = [seed for seed, others in depths.items() if len(others) == 1]
+    if alone and np.ptp(measured.depth.values) > 0:
+        raise ValueError(
+            f"{call}(ensemble): expected several depths without any one seed, got one depth without seed {alone[0]}; "
+            "give each depth at least 2 seeds, or runs of one depth"
+        )
     values, intervals, suprema, tops, estimates = {}, {}, {}, {}, []
     holds, fails, largest = True, False, 0.0
     for rate in RELATIVE_RATES:
