@@ -102,3 +102,17 @@ def test_a_switch_that_cannot_be_put_brings_the_others_back():
     with pytest.raises(ZeroDivisionError), Switched([(DTYPE, torch.float64), (stiff, 0)]):
         pass
     assert switches() == before
+
+
+def test_a_generator_that_is_closed_later_changes_nothing_else():
+    """Its switches come back; whether gradients are on is by then somebody else's."""
+
+    def half():
+        with Switched([(DTYPE, torch.float64)]):
+            yield
+
+    before, waiting = switches(), half()
+    next(waiting)
+    with torch.no_grad():
+        waiting.close()
+        assert switches() == before | {"gradients": False}

@@ -54,6 +54,7 @@ class Switched(AbstractContextManager[None]):
 
     At the end the old values come back. If an exception ends it, so do the default dtype, whether gradients are on, and
     the modes and the level of forward derivatives of before, in case the exception came while one was entered or left.
+    A generator that is closed, maybe late and elsewhere, is no such exception.
     Only an interrupt at the first instruction of the outermost ``__exit__`` is not dealt with.
     """
 
@@ -79,7 +80,7 @@ class Switched(AbstractContextManager[None]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._leave(failed=kind is not None)
+            self._leave(failed=kind not in (None, GeneratorExit))
         except BaseException:
             self._leave(failed=True)
             raise
