@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from grsd.jacobian.composed import Composed
 from grsd.jacobian.copies import copy_and_attributes
 from grsd.jacobian.kept import Attributes, forget
+from grsd.support.allocator import keep_freed_memory
 from grsd.support.switches import DTYPE, GRADIENTS, Switch, Switched, attribute
 
 Parameters = dict[str, Tensor]
@@ -66,6 +67,7 @@ def exact_derivatives(tf32: bool = False) -> Switched:
     passes, ``parametrize.cached()`` would keep a tensor of the first evaluation for all others, and under ``no_grad``
     forward derivatives of some backward passes are silently lost. All switches are restored at the end.
     """
+    keep_freed_memory()
     cache = [(attribute(parametrize, "_cache_enabled"), 0), (attribute(parametrize, "_cache"), {})]
     compiled = [torch.compiler.set_stance("force_eager")] if "torch._dynamo" in sys.modules else []
     products = _tf32(tf32) if torch.cuda.is_available() else []
