@@ -255,6 +255,7 @@ def test_self_check_sees_a_wrong_matrix(monkeypatch, which):
         monkeypatch.setattr(KernelAccumulator, name, spoiled)
 
     spoil("_put")
+    spoil("_add")
     spoil("_multiply")
     model, x = grsd.Perceptron(5, 3, width=8, depth=2), torch.randn(6, 5)
     what = ("M", "M'")[which]

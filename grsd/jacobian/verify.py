@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grsd.jacobian.network import Network, Parameters
-from grsd.jacobian.trace import pull, trace_with_graph
+from grsd.jacobian.trace import pull, trace_without_calls
 from grsd.support.host import read
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -194,7 +194,7 @@ def pullback(network: Network, inputs: Tensor, cotangent: Tensor, batch: int) ->
     """J^T cotangent, ``batch`` samples at a time."""
     total: Parameters = {}
     for few, part in zip(inputs.split(batch), cotangent.split(batch), strict=True):
-        found = pull(network, trace_with_graph(network, few), few, part, retain=False)
+        found = pull(network, trace_without_calls(network, few), few, part, retain=False)
         total = {name: total[name] + value for name, value in found.items()} if total else found
     return total
 

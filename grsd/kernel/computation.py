@@ -55,7 +55,7 @@ from grsd.kernel.strategies import (
 from grsd.losses import Loss, checked_force, fitting_targets
 from grsd.support.checks import in_one_line, memory_bytes
 
-SMALL, SMALL_ON_A_DEVICE = 2**30, 2**33  # bytes; the memory of smaller problems is not measured
+SMALL, SMALL_ON_A_DEVICE = 2**31, 2**33  # bytes; the memory of smaller problems is not measured
 T = TypeVar("T")
 
 

@@ -173,8 +173,9 @@ class KernelAccumulator:
                 self._put(target[0], block, weight)
                 if rate:
                     torch.mm(rows[1], columns[0], out=change[0]).addmm_(rows[0], columns[1])
-                    self._put(target[1], change[0], weight)
-                    self._put(target[1], block, weight_rate[0])
+                    by_sample, still = (part.view(len(weight), self.classes, -1) for part in (change[0], block))
+                    by_sample.mul_(weight).addcmul_(still, weight_rate[0])
+                    self._add(target[1], change[0])
 
     def _add_weighted(self, here: Tile, there: Tile, channel_group: int) -> None:
         """Products of weighted backprops, sample by sample; several positions a sample."""
@@ -217,6 +218,13 @@ class KernelAccumulator:
             target.addmm_(rows, columns, alpha=1 / self.samples)
         else:
             target += (rows @ columns).div_(self.samples).to(target.device)
+
+    def _add(self, target: Tensor, block: Tensor) -> None:
+        """Add a block over N."""
+        if target.device == block.device:
+            target.add_(block, alpha=1 / self.samples)
+        else:
+            target += block.div_(self.samples).to(target.device)
 
     def _put(self, target: Tensor, block: Tensor, weight: Tensor) -> None:
         """Add block (n C, m C) times weight (n, 1, m C) over N."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 PRODUCT_ROWS, PRODUCT_COLUMNS = 160, 1280  # on a CPU, so that a product stays in the cache
-SMALLEST_TRIANGLE = 80  # rows; smaller triangles are not halved
+SMALLEST_TRIANGLE = 40  # rows; smaller triangles are not halved
 GPU_PARTS = 16  # into which a tile is divided on a GPU
 GRAM_NUMBERS = 2**18  # in one Gram matrix of the features
 # Rows transposed per block, and padding so that one column does not map to a single cache set.
