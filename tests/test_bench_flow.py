@@ -42,9 +42,12 @@ def test_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(flow, "beside_floor", lambda spec: dict.fromkeys(COUNTED, 1.0))
     path = flow.main(tmp_path, {"small": SMALL, "large": large}, seeds=2)
     table = pd.read_csv(path, comment="#")
-    assert list(table.columns) == ["cell", *COUNTED, "seeds", "alone_s", "together_s", "gain"]
+    at_once = ["alone_s", "together_s", "gain", "alone_kept_s", "together_kept_s", "gain_kept"]
+    assert list(table.columns) == ["cell", *COUNTED, "seeds", *at_once]
     assert list(table.cell) == ["small", "large"]
-    assert table.gain[0] == pytest.approx(table.alone_s[0] / table.together_s[0], rel=2e-3)
+    for kind in ("", "_kept"):
+        ratio = table[f"alone{kind}_s"][0] / table[f"together{kind}_s"][0]
+        assert table[f"gain{kind}"][0] == pytest.approx(ratio, rel=2e-3)
     assert table.seeds[0] == 2
     assert np.isnan(table.gain[1]), "a network that is not small is computed alone"
     assert "small" in capsys.readouterr().out

@@ -18,7 +18,7 @@ import xarray as xr
 import grsd
 from grsd.runs import obtain
 from grsd.runs.compute import identity
-from grsd.runs.netcdf import BadFile, from_bytes, to_bytes
+from grsd.runs.netcdf import BadFile, from_bytes, to_bytes, to_bytes_and_back
 from grsd.runs.store import load
 from grsd.runs.values import Unstorable, tagged, untagged
 
@@ -90,6 +90,54 @@ def test_a_variable_is_read_back_equal(name, place):
         else mine.tolist() == yours.tolist()
     )
     assert to_bytes(found) == to_bytes(data)
+
+
+def same(one, other):
+    """Whether two attributes or arrays have one type and the same bytes."""
+    if isinstance(one, np.ndarray | np.generic):
+        return (
+            type(one) is type(other)
+            and one.dtype == other.dtype
+            and one.shape == other.shape
+            and (one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes())
+        )
+    return type(one) is type(other) and one == other
+
+
+def assert_the_same(one, other):
+    """Of two datasets: the order of variables and dimensions, types, bytes, attributes, coordinates, indexes."""
+    assert list(one.variables) == list(other.variables)
+    assert dict(one.sizes) == dict(other.sizes)
+    assert list(one.coords) == list(other.coords)
+    assert list(one.indexes) == list(other.indexes)
+    for mine, yours in [(one, other), *((one[name].variable, other[name].variable) for name in one.variables)]:
+        assert list(mine.attrs) == list(yours.attrs)
+        assert all(same(mine.attrs[name], yours.attrs[name]) for name in mine.attrs)
+        assert not mine.encoding
+        assert not yours.encoding
+    for name in one.variables:
+        assert one[name].dims == other[name].dims
+        assert same(one[name].values, other[name].values), name
+
+
+@pytest.mark.parametrize("name", [*ATTRIBUTES, *VARIABLES], ids=repr)
+def test_what_was_written_is_what_would_be_read(name):
+    """The result of a run is not read from the file that was just written."""
+    values = VARIABLES.get(name, np.arange(4.0))
+    data = xr.Dataset(
+        {
+            "z": ((), values.ravel()[:1].reshape(()) if values.size else 1.0),
+            name: (("b", "a")[: values.ndim], values),
+            "short": ("b", np.array(["u", "v", "w", "x"], "U20"), {"units": "1", "number": 3, "share": 0.5}),
+        },
+        {"y": ("b", values if values.ndim == 1 else np.arange(4)), "b": [3, 1, 2, 0], "c": 2.5},
+        {name: ATTRIBUTES.get(name, 7), "float": 1.5, "small": np.float32(2.5), "int": np.int16(3)},
+    )
+    payload, kept = to_bytes_and_back(data)
+    assert payload == to_bytes(data)
+    assert_the_same(kept, from_bytes(payload))
+    for variable in kept.variables.values():
+        assert not any(np.shares_memory(variable.values, mine.values) for mine in data.variables.values())
 
 
 def test_what_other_readers_see_is_plain_netcdf():

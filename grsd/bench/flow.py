@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import torch
 
 from grsd.bench.measure import device_name
 from grsd.kernel import tangent_kernel, tangent_kernel_and_rate
-from grsd.runs import Spec, train
+from grsd.runs import Spec, ensemble, run, train
 from grsd.runs.family import descent_of, family_of
 from grsd.runs.together import train_together
 from grsd.runs.training import course
@@ -50,7 +51,7 @@ def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
     pair = tangent_kernel_and_rate(model, inputs, targets)
     taken: dict[str, int] = {}
 
-    def run() -> None:
+    def whole() -> None:
         history = train(spec, progress=False)
         taken.update(gradients=int(history.gradient_evaluations[-1]), snapshots=history.sizes["time"])
 
@@ -69,7 +70,7 @@ def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
             vectors = torch.linalg.eigh(pair[0])[1]
             _ = vectors.T @ (pair[1] @ vectors)
 
-    parts = {part.__name__: part for part in (run, gradients, kernels, decompositions)}
+    parts = {"run": whole} | {part.__name__: part for part in (gradients, kernels, decompositions)}
     with pinned(1, 0):
         for part in parts.values():
             part()
@@ -82,7 +83,8 @@ def beside_floor(spec: Spec, repeats: int = REPEATS) -> dict[str, float]:
 def among_others(spec: Spec, seeds: int = SEEDS, repeats: int = REPEATS) -> dict[str, float]:
     """CPU seconds a seed by its own network alone and among ``seeds`` computed at once, and their ratio.
 
-    Medians of alternating repeats. Empty if ``spec`` is of no family whose runs are computed at once.
+    ``kept``: the same through ``grsd.run`` and ``grsd.ensemble``, each result in a file. Medians of alternating
+    repeats. Empty if ``spec`` is of no family whose runs are computed at once.
     """
     specs = spec.with_seeds(range(1, seeds + 1))
 
@@ -93,14 +95,27 @@ def among_others(spec: Spec, seeds: int = SEEDS, repeats: int = REPEATS) -> dict
     def together() -> None:
         train_together(specs)
 
+    def alone_kept() -> None:
+        with TemporaryDirectory() as folder:
+            run(spec, folder=folder, progress=False)
+
+    def together_kept() -> None:
+        with TemporaryDirectory() as folder:
+            ensemble(specs, workers=1, folder=folder, progress=False)
+
     with pinned(1, 0):
         if family_of(spec) is None:
             return {}
         alone()
         train_together(specs[:2])
-        seconds = [(_seconds(alone), _seconds(together) / seeds) for _ in range(repeats)]
-    own, each = np.median(seconds, axis=0)
-    return {"seeds": seeds, "alone_s": float(own), "together_s": float(each), "gain": float(own / each)}
+        alone_kept()
+        seconds = [
+            (_seconds(alone), _seconds(together) / seeds, _seconds(alone_kept), _seconds(together_kept) / seeds)
+            for _ in range(repeats)
+        ]
+    own, each, own_kept, each_kept = np.median(seconds, axis=0).tolist()
+    found = {"seeds": seeds, "alone_s": own, "together_s": each, "gain": own / each}
+    return found | {"alone_kept_s": own_kept, "together_kept_s": each_kept, "gain_kept": own_kept / each_kept}
 
 
 def _seconds(part: Callable[[], None]) -> float:

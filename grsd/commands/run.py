@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         for member in (done[index] for index in sorted(done) if done[index].failure):
             print(f"grsd run: {member.spec}: {one_line(member.failure, MOST_SAID)}", file=sys.stderr)
         if options.table is not None:
-            _write_table(options.table, summary(specs, collected(specs, done, threads=options.threads, folder=folder)))
+            _write_table(options.table, summary(specs, collected(specs, done)))
     except KeyboardInterrupt:
         print("grsd run: interrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130

@@ -15,10 +15,10 @@ from grsd.datasets.registry import require
 from grsd.runs.encoding import with_text
 from grsd.runs.fingerprint import fingerprint
 from grsd.runs.leftovers import WORK, tidy
-from grsd.runs.netcdf import to_bytes
+from grsd.runs.netcdf import to_bytes_and_back
 from grsd.runs.plain import key, text
 from grsd.runs.spec import Spec, sources_of
-from grsd.runs.store import Scratch, decoded, load, locked, runs_folder, save, say
+from grsd.runs.store import Scratch, load, locked, runs_folder, save, say
 from grsd.runs.training import train
 from grsd.runs.values import Unstorable
 from grsd.support.files import say_swept
@@ -146,11 +146,10 @@ def keep(result: xr.Dataset, folder: Path, stem: str, scratch: Scratch) -> tuple
     if texts:
         say(f"{stem}: attributes that no file can hold are kept as text: {', '.join(texts)}")
     try:
-        payload = to_bytes(result)
+        payload, result = to_bytes_and_back(result)
     except Unstorable as error:
         say(f"{stem}: the result is returned, but cannot be kept: {error}")
         return None, result
-    result = decoded(payload).copy(deep=True)
     try:
         try:
             return save(folder, stem, payload), result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Hashable, Mapping
 
 import h5py
 import numpy as np
@@ -30,11 +31,35 @@ def to_bytes(dataset: xr.Dataset) -> bytes:
 
     Errors: ``Unstorable`` for what no file can hold, see ``grsd.runs.encoding``.
     """
+    return to_bytes_and_back(dataset)[0]
+
+
+def to_bytes_and_back(dataset: xr.Dataset) -> tuple[bytes, xr.Dataset]:
+    """The file of ``dataset``, and what ``from_bytes`` makes of it, without reading it. Errors: as ``to_bytes``."""
     encoded, written = encode(dataset)
     try:
-        return bytes(encoded.to_netcdf(None, engine=ENGINE, encoding=written))
+        payload = bytes(encoded.to_netcdf(None, engine=ENGINE, encoding=written))
     except Exception as error:
         raise Unstorable(f"netCDF refuses it ({_first_line(error)})") from error
+    return payload, decode(_as_read(encoded))
+
+
+def _as_read(encoded: xr.Dataset) -> xr.Dataset:
+    """``encoded`` as its file gives it: numbers in attributes are NumPy's, and texts are as long as the longest."""
+
+    def values(variable: xr.Variable) -> np.ndarray:
+        own = variable.values
+        return own.astype(object).astype(str) if own.dtype.kind == "U" and own.size else own.copy()
+
+    def attributes(given: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        return {name: value if isinstance(value, str) else np.array(value)[()] for name, value in given.items()}
+
+    parts = {
+        name: xr.Variable(variable.dims, values(variable), attributes(variable.attrs))
+        for name, variable in encoded.variables.items()
+    }
+    whole = xr.Dataset(parts, attrs=attributes(encoded.attrs))
+    return whole.set_coords([name for name in encoded.coords if name in parts])
 
 
 def from_bytes(payload: bytes) -> xr.Dataset:

@@ -28,7 +28,7 @@ from grsd.support.values import cores, optional_flag, said, whole_number
 class Member:
     """The outcome of one spec: its file and the seconds it took (``None``: it was stored already), or its failure.
 
-    ``result``: the dataset itself, if it could not be stored in a file.
+    ``result``: the dataset as its file gives it; the file is not read once more for that.
     """
 
     spec: object
@@ -80,7 +80,7 @@ def ensemble(
     with closing(members(specs, function, workers, threads, folder, progress)) as arriving:
         for index, member in bar(arriving, show=progress, total=len(specs), desc="ensemble", unit="run"):
             done[index] = member
-    results = collected(specs, done, function, threads, folder)
+    results = collected(specs, done)
     failures = [done[index] for index in sorted(done) if done[index].failure]
     if failures:
         raise EnsembleError(results, failures)
@@ -127,22 +127,9 @@ def members(
                 yield index, Member(specs[index], failure=failure)
 
 
-def collected(
-    specs: Sequence,
-    done: Mapping[int, Member],
-    function: Callable[..., xr.Dataset] = train,
-    threads: int | None = None,
-    folder: str | os.PathLike | None = None,
-) -> list[xr.Dataset | None]:
-    """Return the results of ``members`` in the order of ``specs``, read from their files; ``None`` if one failed."""
-    results: list[xr.Dataset | None] = []
-    for index, spec in enumerate(specs):
-        member = done.get(index) or Member(spec, failure="not run")
-        if member.failure is None and member.result is None:
-            results.append(obtain(spec, function, folder, threads=threads or 1)[1])
-        else:
-            results.append(member.result)
-    return results
+def collected(specs: Sequence, done: Mapping[int, Member]) -> list[xr.Dataset | None]:
+    """Return the results of ``members`` in the order of ``specs``; ``None`` if one failed or was not run."""
+    return [done[index].result if index in done else None for index in range(len(specs))]
 
 
 def summary(specs: Sequence, results: Sequence[xr.Dataset | None]) -> str:
@@ -194,7 +181,7 @@ def _outcome(
     if isinstance(found, Exception):
         return Member(spec, failure=_in_one_line(found))
     path, result, seconds = found
-    return Member(spec, path, seconds, result=result if path is None else None)
+    return Member(spec, path, seconds, result=result)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -208,4 +195,4 @@ def _member(
         path, result, seconds = obtain(spec, function, folder, progress, threads)
     except Exception as error:
         return Member(spec, failure=_in_one_line(error))
-    return Member(spec, path, seconds, result=result if path is None else None)
+    return Member(spec, path, seconds, result=result)
