@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRSD_PROGRESS", "0")
 
+import binding  # noqa: F401  # before the package is imported
 import jaxtyping
 import pytest
 import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp
@@ -86,6 +87,12 @@ ZOO = [
         "transformer, norms last",
     ]
 ]
+SOME_CASES = pytest.mark.parametrize(
+    "any_case",
+    [*CASES, *(pytest.param(case, marks=[pytest.mark.long] if n % 3 else []) for n, case in enumerate(ZOO))],
+    ids=[case.name for case in CASES + ZOO],
+    indirect=True,
+)  # the perceptrons and a third of the other layers in every run, the rest in the long one
 
 
 def dense(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Callable[[float], Tensor]]:

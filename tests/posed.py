@@ -102,6 +102,7 @@ def course(flow):
     return flow.row()
 
 
+@pytest.mark.long
 def test_flows_together_pass_the_door_together():
     """Less often than each alone, and never with a read of their own."""
     with Posing() as device:

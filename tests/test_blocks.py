@@ -82,6 +82,11 @@ def test_every_part_against_one_dense_jacobian(row):
 
 
 @pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(row, id=row.name, marks=[pytest.mark.long] if n % 3 else []) for n, row in enumerate(CASES)],
+    indirect=True,
+)
 def test_tiles_and_batches_change_nothing(case):
     model, inputs, _ = case
     rows, _ = rows_of(model, inputs)

@@ -99,6 +99,7 @@ def test_distances_are_taken_along_the_axis(monkeypatch):
 
 def test_stored_results_follow_from_the_stored_tables():
     written, found = bottlenecks.read_losses(bottlenecks.FOLDER), bottlenecks.read_losses()
+    stored = results()
     for claim, name, axis in (
         ("network-samples-slope", "by_samples", "by_samples"),
         ("network-width-readout-slope", "readout", "by_width"),
@@ -108,6 +109,6 @@ def test_stored_results_follow_from_the_stored_tables():
             abs(slope(found[name].sel(seed=seed, drop=True)) - slope(written[axis].sel(seed=seed, drop=True)))
             for seed in found.seed.values
         ]
-        assert gaps == pytest.approx(results()[claim].values)
+        assert gaps == pytest.approx(stored[claim].values)
     gain = np.log(found.by_samples / found.lazy).mean("size")
-    assert gain.values == pytest.approx(results()["network-samples-gain"].values)
+    assert gain.values == pytest.approx(stored["network-samples-gain"].values)

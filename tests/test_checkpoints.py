@@ -146,7 +146,7 @@ def test_a_tied_tensor_may_stand_under_one_name(states):
     same(checkpoints(models[0], once, few, targets, FIXED), checkpoint_history(models, few, targets, FIXED))
 
 
-@pytest.mark.parametrize("shells", [SHELLS, FIXED])
+@pytest.mark.parametrize("shells", [pytest.param(SHELLS, marks=pytest.mark.long), FIXED])
 def test_what_was_finished_is_kept_and_found_again(states, computed, shells, tmp_path, monkeypatch):
     """Interrupted before its last kernel; other samples, settings or states are other steps."""
     models, inputs, targets = states

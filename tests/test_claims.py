@@ -201,18 +201,19 @@ def test_all_attempts_are_shown_and_no_verdict_without_power():
 
 def test_findings_in_the_readme(tmp_path):
     """The committed findings are what the committed results give; edited ones are put right; no marks, no findings."""
+    known, stored = claims(), results()
     committed = project() / "README.md"
     copy = tmp_path / "README.md"
     copy.write_text(committed.read_text(encoding="utf-8").replace("95% interval", "95% interval 9"), encoding="utf-8")
     assert copy.read_text(encoding="utf-8") != committed.read_text(encoding="utf-8")
-    write_findings(copy, claims(), results())
+    write_findings(copy, known, stored)
     assert copy.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
-    shown = headlines(claims(), results())
-    table = headline_table(claims(), results())
+    shown = headlines(known, stored)
+    table = headline_table(known, stored)
     assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + len(shown) > 4
     copy.write_text("nothing here")
     with pytest.raises(ValueError, match="expected the marks"):
-        write_findings(copy, claims(), results())
+        write_findings(copy, known, stored)
 
 
 def test_times_in_the_readme(tmp_path):

@@ -170,7 +170,7 @@ SPEC = grsd.Spec(
 )
 
 
-ALIKE = ("closure", "locality", "profile_flow")  # as invariance
+ALIKE = ("incoherence", "covariance", "interventions", "closure", "locality", "profile_flow")  # as one of the others
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in ALIKE else ()) for n in CONDITIONS])

@@ -18,12 +18,12 @@ from grsd.jacobian import composed
 from grsd.jacobian.recurrent import without_cudnn
 
 NAMES = list(FAMILIES)
-SHORT = NAMES[::3]
+SHORT = NAMES[::5]
 LONG = [name for name in NAMES if name not in SHORT]
 
 
 def marked(names):
-    """A third of the table in every run, the rest in the long one."""
+    """A fifth of the table in every run, the rest in the long one."""
     return [
         pytest.param(name, marks=[] if name in SHORT and not FAMILIES[name].slow else [pytest.mark.long])
         for name in names

@@ -88,6 +88,7 @@ def test_the_flow_of_any_loss_is_that_of_another_integrator(loss):
     assert torch.equal(start.error, equation.force(equation.outputs(equation.start())))
 
 
+@pytest.mark.long
 def test_a_function_of_squares_is_the_squared_error():
     """At a tight tolerance: the same flow by the route of any loss."""
     data = grsd.digits(12)
@@ -217,7 +218,7 @@ def test_rejected_steps_are_counted():
     assert int(final.steps) > int(final.rejected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.long)])
 def test_taken_up_again_with_the_same_bits(dtype):
     """Stopped after every third of its steps, in turn: state, snapshot and counts are those of a flow that was not."""
     data = grsd.digits(20)

@@ -124,6 +124,7 @@ def test_a_full_disk_loses_no_run(full, capsys):
     assert not list(full.path.glob("*.nc"))
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_no_checkpointing_run(full, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["grsd.runs.training"], "SECONDS_BETWEEN_CHECKPOINTS", 0.05)
     full.fill()
@@ -134,6 +135,7 @@ def test_a_full_disk_stops_no_checkpointing_run(full, capsys, monkeypatch):
     assert "the result is returned, but cannot be kept" in second
 
 
+@pytest.mark.long
 def test_a_full_disk_of_the_command(full, capsys):
     """The table is printed where it cannot be written; other seeds' runs, kept before, stay."""
     command = ["run", *OPTIONS, "--workers", "1", "--folder", str(full.path / "runs")]

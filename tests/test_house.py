@@ -206,12 +206,12 @@ def tracked():
     return listed.stdout.split()
 
 
-@pytest.mark.parametrize("path", tracked())
-def test_tracked_files(path):
+def test_tracked_files():
     """Small, and unsafe calls nowhere."""
-    file = ROOT / path
-    assert file.stat().st_size < 2**20
-    if file.suffix == ".py":
-        tree = ast.parse(file.read_text())
-        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        assert not calls & {"eval", "exec", "yaml.load", "pickle.load", "pickle.loads", "os.system"}
+    for path in tracked():
+        file = ROOT / path
+        assert file.stat().st_size < 2**20, path
+        if file.suffix == ".py":
+            tree = ast.parse(file.read_text())
+            calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            assert not calls & {"eval", "exec", "yaml.load", "pickle.load", "pickle.loads", "os.system"}, path

@@ -14,7 +14,6 @@ import grsd
 from grsd.support.switches import DTYPE, Switch, Switched
 
 DATA = grsd.digits(8)
-STEP = 211  # of some 40,000 moments
 WITHIN = ("/grsd/", "/contextlib.py", "/overrides.py", "/forward_ad.py")
 LAST = (Switched.__enter__.__code__, "return"), (Switched.__exit__.__code__, "call")
 
@@ -70,10 +69,12 @@ def interrupted(moment):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_leaves_no_switch():
+@pytest.mark.parametrize("step", [499, pytest.param(211, marks=pytest.mark.long)])
+def test_an_interrupt_leaves_no_switch(step):
+    """At every so many of its moments, which are more than ten thousand."""
     work()
     before, errors = switches(), []
-    for moment in itertools.count(1, STEP):
+    for moment in itertools.count(1, step):
         interrupt, error = interrupted(moment)
         if error is None and interrupt.place is None:
             break

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import CASES, ZOO, dense, differences
+from models import CASES, SOME_CASES, ZOO, dense, differences
 from torch import nn
 
 import grsd
@@ -50,6 +50,7 @@ def test_rate_by_forward_mode_of_the_dense_kernel(case):
     assert relative(found, rate) < 1e-12 or float(rate.norm()) == 0
 
 
+@SOME_CASES
 @pytest.mark.parametrize("size", ["as_large", "as_wide"])
 def test_large_problems_against_one_dense_jacobian(any_case, size, request):
     request.getfixturevalue(size)
@@ -60,6 +61,7 @@ def test_large_problems_against_one_dense_jacobian(any_case, size, request):
     assert torch.equal(rate, rate.T)
 
 
+@SOME_CASES
 def test_rate_against_differences_of_the_dense_kernel(any_case):
     """Fourth order, along the straight line theta + h theta', where M' is the first derivative."""
     m, _, along = dense(*any_case)
@@ -69,6 +71,7 @@ def test_rate_against_differences_of_the_dense_kernel(any_case):
     assert float((found - difference).norm()) <= 1e-8 * float(found.norm()) + 1e-14 * float(m.norm()) / h
 
 
+@SOME_CASES
 def test_parameter_kernels_add_up(any_case):
     """Each is the kernel of the model with all other parameters frozen."""
     model, inputs, _ = any_case
@@ -86,6 +89,7 @@ def test_unused_parameters_have_no_share():
     assert set(dict(model.named_parameters())) - set(grsd.parameter_kernels(model, inputs)) == {"unused"}
 
 
+@SOME_CASES
 @pytest.mark.parametrize(("batch", "tile", "passes"), [(1, 2, 2)])
 def test_batches_groups_and_tiles_change_nothing(any_case, request, monkeypatch, batch, tile, passes):
     """Any plan gives the same matrices, by the routes of large problems too; slices of a few numbers too."""
@@ -158,6 +162,7 @@ def test_every_route_is_taken(request):
     }
 
 
+@SOME_CASES
 def test_without_vmap(any_case, monkeypatch):
     """What torch.vmap cannot batch (for one sample alone the backward pass of PReLU) is done one by one."""
     model, inputs, targets = any_case

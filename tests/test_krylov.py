@@ -276,7 +276,7 @@ def test_in_float32_the_worst_case_of_rounding_ends_no_steps():
     )
 
 
-@pytest.mark.parametrize("steps", [12, 40, 80])
+@pytest.mark.parametrize("steps", [12, pytest.param(40, marks=pytest.mark.long), 80])
 @pytest.mark.parametrize("kind", ["apart", "unseen", "noise", "opposite", "zero"])
 def test_relaxation_holds_for_an_error_rate_that_the_steps_from_the_error_do_not_reach(kind, steps):
     """Apart: e' and e share no large mode; unseen: e has no small ones at all, which e' has."""
@@ -308,6 +308,7 @@ def test_relaxation_holds_for_an_error_rate_that_the_steps_from_the_error_do_not
         assert (budget.relaxation_error < 0.02 * abs(dense.relaxation)).any()
 
 
+@pytest.mark.long
 def test_eighty_steps_declare_what_a_dense_budget_confirms():
     """At D = 2000; ``python -m grsd.bench.krylov`` does the same for two dozen networks."""
     (row,) = against_dense([(64, 4)], [True], [1.0], steps=[80]).to_dict("records")

@@ -151,6 +151,7 @@ def test_a_scale_near_the_flat_law_is_inconclusive():
     assert velocity_law(synthetic(2, b=1.6, r=0.05, noise=0.02), scale=True).conclusive
 
 
+@pytest.mark.long
 def test_rejection_under_the_law_and_power():
     rejected, caught = 0, 0
     for seed in range(120):

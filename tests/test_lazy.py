@@ -50,6 +50,7 @@ def in_a_new_process(code):
     return done.stdout.split()
 
 
+@pytest.mark.long
 def test_every_import_order():
     """Each module of the package first, then the face: its names are what they always are."""
     code = """

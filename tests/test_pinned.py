@@ -66,7 +66,9 @@ def hostile(name):
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):
     folder = tmp_path_factory.mktemp("usual")
-    specs = [SMALL, grsd.Spec.from_dict(SMALL.to_dict() | {"dtype": "float32"})]
+    specs = [
+        grsd.Spec.from_dict(SMALL.to_dict() | {"tolerance": 0.01, "dtype": dtype}) for dtype in ("float64", "float32")
+    ]
     for spec in specs:
         grsd.run(spec, folder=folder)
     grsd.run({"seed": 1}, planted.careless, folder=folder)

@@ -168,13 +168,13 @@ def test_verdicts_of_a_notebook():
     """A Markdown table in a notebook, lines of 80 columns elsewhere; no word is torn apart in either."""
     shown = show_verdicts("03_gradient_propagation")
     mine = {name: claim for name, claim in claims().items() if claim.notebook == "03_gradient_propagation"}
-    table = shown._repr_markdown_().splitlines()
+    stored, table = results(), shown._repr_markdown_().splitlines()
     assert len(table) == 2 + len(mine)
     for claim, row in zip(mine.values(), table[2:], strict=True):
-        assert row.startswith(f"| {claim.claim} `{claim.id}` | {claim.whose} | **{results()[claim.id].verdict}** | ")
+        assert row.startswith(f"| {claim.claim} `{claim.id}` | {claim.whose} | **{stored[claim.id].verdict}** | ")
     lines = repr(shown).splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(verdict_lines(mine, results())).split())
+    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(verdict_lines(mine, stored)).split())
     with pytest.raises(
         ValueError, match=r"^show_verdicts\(notebook=\.\.\.\): expected the name of a file .* got '03'$"
     ):

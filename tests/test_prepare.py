@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from models import ZOO
+from models import SOME_CASES, ZOO
 from torch import nn
 from untouched import state
 
@@ -229,6 +229,7 @@ def test_an_exception_anywhere_leaves_nothing_behind(at):
     assert state(model, X) == before
 
 
+@SOME_CASES
 def test_calls_leave_nothing_behind(any_case):
     model, inputs, targets = any_case
     before = state(model, inputs, targets)

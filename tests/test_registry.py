@@ -33,7 +33,12 @@ OFFLINE = [name for name in dataset.names() if name not in SETS]
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [(name, "digits") for name in architecture.names()] + [("residual", data) for data in OFFLINE]
+    ("name", "data"),
+    [
+        pytest.param(name, "digits", marks=[pytest.mark.long] if name.endswith("-no-skips") else [])
+        for name in architecture.names()
+    ]
+    + [("residual", data) for data in OFFLINE],
 )
 def test_each_registered_name_makes_a_run(name, data, tmp_path):
     task = dataset[data].facts["tasks"][0]

@@ -121,6 +121,7 @@ def test_halves_of_one_partition_are_one_draw():
     assert np.allclose(error, pairs[:, 0].std(0, ddof=1) / np.sqrt(6))
 
 
+@pytest.mark.long
 def test_a_cell_of_the_grid_has_the_order_of_the_rest_and_the_expected_heating():
     """Momentum by its actual step; Adam's has no expectation, its rest falls fourfold too."""
     grid = single.step_grid(single.Grid(("momentum", "adam"), (8,), (1.0,), partitions=6, few=3))

@@ -53,7 +53,13 @@ def siblings(descent, count):
     return [descent.sibling(descent.theta + 0.2 * number * away, {"seed": number}) for number in range(count)]
 
 
-SLOW = {"one sample", "erf, one output", "deep linear"}  # a minute together
+SLOW = {
+    "one sample",
+    "erf, one output",
+    "deep linear",
+    "plain",
+    "flat output, buffer",
+}  # by the same ways as "residual"
 
 
 @pytest.mark.parametrize(
