@@ -318,6 +318,8 @@ def test_any_function_of_a_spec(tmp_path, computed):
     assert [member.failure for member in found.values()] == [None] * 4
     assert sorted(found[index].seconds is not None for index in (0, 3)) == [False, True]
     assert names(tmp_path / "one") == names(tmp_path / "two")
+    for index, result in enumerate(results):
+        xr.testing.assert_identical(found[index].result, result)
     assert os.environ["OMP_NUM_THREADS"] == str(torch.get_num_threads())
     header, *rows = summary(DRAWS, [results[0], None, results[2]]).splitlines()
     assert header == "exponent,draws,seed,mean"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from grsd.commands.options import EACH_WORKER, MOST_SAID, MOST_WORKERS, as_typed, option, path, seeds
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         with closing(members(specs, workers=options.workers, threads=options.threads, folder=folder)) as arriving:
             shown = bar(arriving, total=len(specs), desc="grsd run", unit="run")
             for index, member in shown:
-                done[index] = member
+                done[index] = replace(member, result=None) if options.table is None else member
                 if member.failure:
                     continue
                 took = "already there" if member.seconds is None else f"{member.seconds:.1f} s"
