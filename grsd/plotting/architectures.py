@@ -87,7 +87,7 @@ def scales(table: xr.Dataset) -> Figure:
     ``table``: the table of scales. Left, the dashed line is the slope of lazy training, -1. Right, the hollow marks on
     dashed lines are the controls: the share that fluxes which are no growth have in the same runs.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(min(7.4, WIDTH), 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(min(7.4, WIDTH), 3.8))
     labels = table[["skips", "output_scale"]].isel(seed=0)
     for own, style in LOOKS.items():
         cells = np.flatnonzero(labels.skips.values == own)
@@ -106,7 +106,8 @@ def scales(table: xr.Dataset) -> Figure:
     for panel in (left, right):
         panel.set_xscale("log", base=2)
         panel.set(xlabel="scale of the outputs (rich to lazy)")
-        panel.legend(fontsize=8)
+    left.legend(fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=4)
     return figure
 
 
