@@ -335,6 +335,24 @@ def test_speeds_of_a_flux_that_is_growth_and_one_that_is_not(tiny_run, monkeypat
     assert scales.speed(protocol, 0) == pytest.approx(expected)
 
 
+def test_growth_is_above_its_control_and_what_is_no_growth_is_not(tiny_run, monkeypatch):
+    budget = budget_at_loss("a test", tiny_run, flows.SHELLS, -1.0)
+    monkeypatch.setattr(scales, "history", lambda protocol, seed: tiny_run)
+    monkeypatch.setattr(scales, "budget_at_loss", lambda call, run, shells, log_loss: budget)
+    protocol = scales.Scale(flows.Reading(tiny(True)), 1.0)
+    budget["flux"] = 0.3 * budget.density
+    control = scales.speeds(protocol, 0)["tilted"]
+    assert control < 0.99
+    assert scales.control_contrast(protocol, 0) == pytest.approx(1 - control)
+    differences = []
+    for tilt in (-1, 1):
+        budget["flux"] = budget.density * np.exp(tilt * budget.boundary)
+        assert scales.speeds(protocol, 0)["tilted"] == control
+        differences.append(scales.control_contrast(protocol, 0))
+    assert max(differences) == pytest.approx(0, abs=1e-12)
+    assert min(differences) <= 0
+
+
 def test_lazy_training_has_slope_minus_one(monkeypatch):
     monkeypatch.setattr(scales, "speed", lambda protocol, seed: (2.0 + seed) / protocol.output_scale)
     slope = scales.MEASUREMENTS["scale-slope-gated-perceptron-digits"]

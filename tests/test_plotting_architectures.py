@@ -73,9 +73,9 @@ def test_depths():
 
 
 def test_scales():
-    """Medians of the speed with skips and without, and means of the share."""
+    """Medians of the speed with skips and without, and means of the share and of its control."""
     growth, rest = [[3.0, 0.6], [0.0, 0.0]], [[4.0, 0.8], [2.0, 6.0]]
-    rows = {"growth": growth, "rest": rest, "share": [[0.9, 0.7], [0.2, 0.4]]}
+    rows = {"growth": growth, "rest": rest, "share": [[0.9, 0.7], [0.2, 0.4]], "tilted": [[0.5, 0.6], [0.7, 0.9]]}
     table = xr.Dataset({name: (("cell", "seed"), values) for name, values in rows.items()}, {"seed": [1, 2]})
     figure = draw.scales(
         table.assign(skips=(("cell", "seed"), [[1, 1], [0, 0]]), output_scale=(("cell", "seed"), [[4.0, 4.0]] * 2))
@@ -84,3 +84,5 @@ def test_scales():
     assert heights[0]["with skips"] == pytest.approx([3.0])
     assert heights[0]["without"] == pytest.approx([4.0])
     assert heights[1]["with skips"] == pytest.approx([0.8])
+    assert heights[1]["control, with skips"] == pytest.approx([0.55])
+    assert heights[1]["control, without"] == pytest.approx([0.8])

@@ -84,9 +84,10 @@ def depths(table: xr.Dataset) -> Figure:
 def scales(table: xr.Dataset) -> Figure:
     """How fast energy moves between shells, and how much of it is growth, by the scale of the outputs.
 
-    ``table``: the table of scales. The dashed line is the slope of lazy training, -1.
+    ``table``: the table of scales. Left, the dashed line is the slope of lazy training, -1. Right, the hollow marks on
+    dashed lines are the controls: the share that fluxes which are no growth have in the same runs.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(min(7.4, WIDTH), 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(min(7.4, WIDTH), 3.8))
     labels = table[["skips", "output_scale"]].isel(seed=0)
     for own, style in LOOKS.items():
         cells = np.flatnonzero(labels.skips.values == own)
@@ -96,6 +97,8 @@ def scales(table: xr.Dataset) -> Figure:
         look = style | {"linestyle": "-", "lw": 1, "label": LABELS[own]}
         bar(left, places, middle, low, high, **look)
         _means(right, places, table.share.values[cells], look)
+        control = look | {"linestyle": "--", "mfc": "white", "alpha": 0.7, "label": f"control, {LABELS[own]}"}
+        _means(right, places, table.tilted.values[cells], control)
         if own:
             left.plot(places, middle[-1] * places[-1] / places, "--", color="grey", lw=1, label="slope -1")
     left.set(yscale="log", ylabel="speed, t |F| / |energy density|", title="how fast")
@@ -104,6 +107,7 @@ def scales(table: xr.Dataset) -> Figure:
         panel.set_xscale("log", base=2)
         panel.set(xlabel="scale of the outputs (rich to lazy)")
     left.legend(fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=4)
     return figure
 
 

@@ -177,7 +177,7 @@ def moved(
     limits = [panel.get_ylim() for panel in axes[1:]]
     for panel in axes[1:]:
         panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    axes[2].legend(fontsize=8)
+    axes[2].legend(fontsize=8, ncols=2)
     return figure
 
 

@@ -212,17 +212,21 @@ def shares(protocol: Shares, seed: int) -> float:
 
 WAYS = {
     "flow": Training(batch=0, rate=0.2),
+    "gd": Training(batch=0),
     "sgd": Training(),
     "momentum": Training(optimizer="momentum"),
     "adam": Training(optimizer="adam", rate=1e-3, loss="cross-entropy"),
 }
 CELLS = {(name, way): replace(of, architecture=name) for name in ("residual", "plain") for way, of in WAYS.items()}
 SHARE_CLAIMS = {cell: "-".join(("growth-share", *cell)) for cell in CELLS}
+# Full batches in small steps to minibatches in large ones, and the two changes one by one.
+CONTRASTS = {"noise": ("flow", "sgd"), "batch": ("gd", "sgd"), "step": ("flow", "gd")}
 MEASUREMENTS = {
     **{SHARE_CLAIMS[cell]: Measurement(Shares((training,)), shares) for cell, training in CELLS.items()},
     **{
-        f"noise-lowers-growth-share-{name}": Measurement(Shares((CELLS[name, "flow"], CELLS[name, "sgd"])), shares)
+        f"{cause}-lowers-growth-share-{name}": Measurement(Shares((CELLS[name, one], CELLS[name, other])), shares)
         for name in ("residual", "plain")
+        for cause, (one, other) in CONTRASTS.items()
     },
     "growth-share-tilted": Measurement(Shares((CELLS["residual", "flow"],), tilts=(-1.0, 1.0)), shares),
 }

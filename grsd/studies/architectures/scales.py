@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -23,8 +23,10 @@ from grsd.shells import transport_parts
 from grsd.studies.architectures import flows, tables
 
 FAMILY, DATA = "gated-perceptron", "digits"
-SCALES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+SAID = {"sixteenth": 1 / 16, "quarter": 1 / 4, "one": 1.0, "four": 4.0, "sixteen": 16.0}
+SCALES = tuple(SAID.values())
 RICH, LAZY = SCALES[0], SCALES[-1]
+FRESH = {"runs": 48, "first": 5000}  # for the control, looked at after the first verdicts
 LINEAR = SCALES[2:]  # where the speed should fall as 1 / alpha
 
 
@@ -80,14 +82,16 @@ def history(protocol: Scale, seed: int) -> xr.Dataset:
 def speeds(protocol: Scale, seed: int) -> dict[str, float]:
     """``growth``: t r of the best growth of the whole kernel. ``rest``: t |F - r eps| / |eps|. ``share``: of growth.
 
-    In the run's own window, where its loss is e^-1 of the start; |F|^2 / |eps|^2 is (r^2 + rest^2 / t^2).
+    In the run's own window, where its loss is e^-1 of the start; |F|^2 / |eps|^2 is (r^2 + rest^2 / t^2). ``tilted``:
+    the control of the share, ``tables.tilted``.
     """
     own = protocol.reading
     budget = budget_at_loss("speeds", history(protocol, seed), flows.SHELLS, own.log_loss)
     frontier = -math.log(float(budget.time))
     parts = transport_parts(budget, window=(frontier - own.reach, frontier))
     growth, share = float(parts.clock), float(parts.share.sel(part="growth"))
-    return {"growth": growth, "rest": abs(growth) * math.sqrt(1 / share - 1), "share": share}
+    rest = abs(growth) * math.sqrt(max(1 / share - 1, 0.0))  # a share of one is not always rounded down
+    return {"growth": growth, "rest": rest, "share": share, "tilted": tables.tilted(budget, own.reach)}
 
 
 def speed(protocol: Scale, seed: int) -> float:
@@ -112,19 +116,25 @@ def share_contrast(protocol: Pair, seed: int) -> float:
     return speeds(protocol.one, seed)["share"] - speeds(protocol.other, seed)["share"]
 
 
-def at(skips: bool, scale: float) -> Scale:
-    """The confirmatory runs of the cell at a scale."""
-    return Scale(flows.reading(FAMILY, skips, DATA), scale)
+def control_contrast(protocol: Scale, seed: int) -> float:
+    """The growth share of one run minus that of its control."""
+    found = speeds(protocol, seed)
+    return found["share"] - found["tilted"]
+
+
+def at(skips: bool, scale: float, **block: int) -> Scale:
+    """The confirmatory runs of the cell at a scale; ``block``: other ``runs`` from another ``first`` on."""
+    return Scale(replace(flows.reading(FAMILY, skips, DATA), **block), scale)
 
 
 def scale_table() -> xr.Dataset:
-    """One row per scale, with skips and without: the two speeds and the growth share of every seed."""
+    """One row per scale, with skips and without: the speeds, the growth share and its control of every seed."""
     cells = [(scale, skips) for scale in SCALES for skips in (True, False)]
     seeds = range(flows.FIRST, flows.FIRST + flows.RUNS)
     rows = [[speeds(at(skips, scale), seed) for seed in seeds] for scale, skips in cells]
     columns = {
         name: (("cell", "seed"), [[found[name] for found in row] for row in rows])
-        for name in ("growth", "rest", "share")
+        for name in ("growth", "rest", "share", "tilted")
     }
     columns["output_scale"] = ("cell", [scale for scale, _ in cells])
     table = xr.Dataset(columns, {"cell": np.arange(len(cells)), "seed": list(seeds)})
@@ -136,5 +146,9 @@ MEASUREMENTS = {
     f"rich-clock-{FAMILY}-{DATA}": Measurement(at(True, RICH), growth_speed),
     f"rich-skips-growth-share-{FAMILY}-{DATA}": Measurement(Pair(at(True, RICH), at(False, RICH)), share_contrast),
     f"lazy-skips-growth-share-{FAMILY}-{DATA}": Measurement(Pair(at(True, LAZY), at(False, LAZY)), share_contrast),
+    **{
+        f"above-control-{FAMILY}-scale-{name}": Measurement(at(True, scale, **FRESH), control_contrast)
+        for name, scale in SAID.items()
+    },
 }
 TABLES = {"12_architectures-scales": scale_table}

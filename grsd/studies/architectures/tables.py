@@ -54,17 +54,22 @@ def rates(run: xr.Dataset) -> xr.Dataset:
     return found.assign_attrs(seed=int(run.attrs["seed"]), depth=1, shell_width=evolution.SHELLS.width)
 
 
-def tilted_share(own: Reading, seed: int) -> float:
+def tilted(budget: xr.Dataset, reach: float) -> float:
     """The larger growth share of two fluxes that are no growth: eps lambda^-1 and eps lambda, on the run's own eps.
 
-    A control: where few shells carry the flux, no growth share is far from one.
+    A control: where few shells carry the flux, no growth share is far from one. ``budget``: one state with its
+    ``time``; ``reach``: e-folds of the window down from the frontier.
     """
-    budget = budget_at_loss("tilted_share", history(own.cell, seed), SHELLS, own.log_loss)
     frontier = -math.log(float(budget.time))
-    inside = (budget.boundary_mask == 0) & (np.abs(budget.boundary - frontier + own.reach / 2) <= own.reach / 2)
+    inside = (budget.boundary_mask == 0) & (np.abs(budget.boundary - frontier + reach / 2) <= reach / 2)
     density, place = budget.density.values[inside], budget.boundary.values[inside] - frontier
     fluxes = [density * np.exp(tilt * place) for tilt in TILTS]
     return max(float((flux @ density) ** 2 / (flux @ flux) / (density @ density)) for flux in fluxes)
+
+
+def tilted_share(own: Reading, seed: int) -> float:
+    """``tilted`` of one run."""
+    return tilted(budget_at_loss("tilted_share", history(own.cell, seed), SHELLS, own.log_loss), own.reach)
 
 
 def loss_exponents(run: xr.Dataset) -> dict[str, float]:
