@@ -107,11 +107,10 @@ FINDINGS = (
         "{skips-growth-share-state-space-digits.estimate:.2f} in state-space models, "
         "{skips-growth-share-vit-digits.estimate:.2f} in transformers, only "
         "{skips-growth-share-resnet-digits.estimate:.3f} in ResNets. On photographs ResNets show the reverse "
-        "({skips-growth-share-resnet-patches.estimate:.3f}). On digits under Adam only gated perceptrons and "
-        "state-space models keep a clear difference. In rich learning growth explains more of gated perceptrons with "
-        "skips than of a control without growth (by {above-control-gated-perceptron-scale-sixteenth.estimate:.2f} with "
-        "outputs scaled by 1/16); in lazy learning it explains less "
-        "(by {above-control-gated-perceptron-scale-sixteen.size:.2f} with outputs scaled by 16).",
+        "({skips-growth-share-resnet-patches.estimate:.3f}). Under Adam only the first two keep a clear difference on "
+        "digits. A control without growth reads "
+        "{above-control-gated-perceptron-scale-sixteenth.estimate:.2f} less than a gated perceptron in rich learning, "
+        "{above-control-gated-perceptron-scale-sixteen.size:.2f} more in lazy learning.",
         "12_architectures",
         {
             "skips-growth-share-gated-perceptron-digits": "holds",
