@@ -82,7 +82,7 @@ def forked(command):
 
 def test_runs_killed_anywhere(tmp_path, monkeypatch, capsys):
     """Checkpoints all the time. Each kill leaves whole files; the last call leaves the bytes of a run undisturbed."""
-    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.1)
+    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.02)
     command = ["run", *OPTIONS, "--seeds", "0-1", "--workers", "1", "--folder"]
     for place in ("warm", "undisturbed"):
         begun = time.perf_counter()
