@@ -140,6 +140,13 @@ def test_what_was_written_is_what_would_be_read(name):
         assert not any(np.shares_memory(variable.values, mine.values) for mine in data.variables.values())
 
 
+@pytest.mark.parametrize("texts", [[], [""], ["", "long"]], ids=repr)
+def test_texts_that_were_written_are_those_that_would_be_read(texts):
+    data = xr.Dataset({"x": ("a", np.array(texts, "U9")), "scalar": ((), np.array("é", "U9"))})
+    payload, kept = to_bytes_and_back(data)
+    assert_the_same(kept, from_bytes(payload))
+
+
 def test_what_other_readers_see_is_plain_netcdf():
     data = xr.Dataset(
         {"x": ("a", [1.0, 2.0], {"units": "seconds"})}, {"a": ["u", "v"]}, {"widths": [1.0, 2.0], "odd": None}

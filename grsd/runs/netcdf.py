@@ -49,7 +49,7 @@ def _as_read(encoded: xr.Dataset) -> xr.Dataset:
 
     def values(variable: xr.Variable) -> np.ndarray:
         own = variable.values
-        return own.astype(object).astype(str) if own.dtype.kind == "U" and own.size else own.copy()
+        return own.astype(object).astype(str) if own.dtype.kind == "U" else own.copy()
 
     def attributes(given: Mapping[Hashable, object]) -> dict[Hashable, object]:
         return {name: value if isinstance(value, str) else np.array(value)[()] for name, value in given.items()}
