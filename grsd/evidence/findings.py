@@ -108,9 +108,9 @@ FINDINGS = (
         "{skips-growth-share-vit-digits.estimate:.2f} in transformers, only "
         "{skips-growth-share-resnet-digits.estimate:.3f} in ResNets. On photographs ResNets show the reverse "
         "({skips-growth-share-resnet-patches.estimate:.3f}). Under Adam only the first two keep a clear difference on "
-        "digits. A control without growth reads "
-        "{above-control-gated-perceptron-scale-sixteenth.estimate:.2f} less than a gated perceptron in rich learning, "
-        "{above-control-gated-perceptron-scale-sixteen.size:.2f} more in lazy learning.",
+        "digits. Growth explains {above-control-gated-perceptron-scale-sixteenth.estimate:.2f} more of a gated "
+        "perceptron's flux than of a flux without growth when learning is rich, "
+        "{above-control-gated-perceptron-scale-sixteen.size:.2f} less when lazy.",
         "12_architectures",
         {
             "skips-growth-share-gated-perceptron-digits": "holds",
